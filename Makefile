@@ -1,0 +1,29 @@
+# Two commands do everything on a machine with Python and make:
+#   make search   a first search on the Python standard library's own text
+#   make test     ruff and the test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.PHONY: install search test slow lint clean
+install: $(VENV)/.installed
+
+search: install
+	$(BIN)/python -m nanoevolve_jax.search --config=configs/screen.py $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist
