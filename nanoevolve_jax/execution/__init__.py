@@ -1,0 +1,1 @@
+"""How a candidate runs: schedules, the training segment, populations, evaluation."""

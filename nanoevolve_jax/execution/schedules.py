@@ -1,0 +1,159 @@
+"""NanoChat's recipe: learning rates, parameter groups and schedules, as traced numbers.
+
+The recipe is data, like the spec: one compiled program trains any recipe at any horizon.
+Facts are those of NanoChat's `scripts/base_train.py`; horizons NanoChat counts in steps are
+fractions of the run here, so that a short proxy run sees the whole schedule.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nanoevolve_jax.policy.spec import OptimizerSpec
+from nanoevolve_jax.policy.transform import MATRIX, AdamWGroup, candidate_optimizer
+
+REFERENCE_BATCH_TOKENS = 2.0**19
+# NanoChat's d12 at 12 tokens a parameter: 110,100,480 matrix and head parameters.
+REFERENCE_TOKENS = 12.0 * 110_100_480
+REFERENCE_WIDTH = 768
+# NanoChat's momentum in units of its memory: 0.85 and 0.90 around a plateau of 0.97.
+_WARMUP_GAP = (1 - 0.85) / (1 - 0.97)
+_WARMDOWN_GAP = (1 - 0.90) / (1 - 0.97)
+
+
+class Recipe(NamedTuple):
+    """Everything about training that is not the policy; all numbers, possibly traced.
+
+    Learning rates are the ones used at the peak of the schedule: batch and width scaling is
+    already in them (`scale_recipe`).
+    """
+
+    matrix_lr: Any
+    embedding_lr: Any
+    unembedding_lr: Any
+    scalar_lr: Any
+    smear_lr: Any
+    weight_decay: Any  # of matrices, at step 0
+    warmup_fraction: Any  # of the horizon, linear
+    warmdown_fraction: Any  # of the horizon, linear
+    final_lr_fraction: Any  # of the peak
+    momentum_warmup_fraction: Any  # of the horizon
+
+
+def scale_recipe(recipe: Recipe, *, batch_tokens: float, total_steps: int, width: int) -> Recipe:
+    """NanoChat's transfer rules from its reference batch, horizon and width.
+
+    Learning rates grow with the square root of the batch; AdamW's for embeddings and head fall
+    with the square root of the width; weight decay keeps the total shrinkage of a run
+    (arXiv:2405.13698): `sqrt(B / B_ref) * D_ref / D`. The smear group is not scaled.
+    """
+    batch = (batch_tokens / REFERENCE_BATCH_TOKENS) ** 0.5
+    adam = batch * (width / REFERENCE_WIDTH) ** -0.5
+    tokens = batch_tokens * total_steps
+    return recipe._replace(
+        matrix_lr=recipe.matrix_lr * batch,
+        embedding_lr=recipe.embedding_lr * adam,
+        unembedding_lr=recipe.unembedding_lr * adam,
+        scalar_lr=recipe.scalar_lr * batch,
+        weight_decay=recipe.weight_decay * batch * REFERENCE_TOKENS / tokens,
+    )
+
+
+def _round_steps(fraction: Any, total_steps: Any) -> jax.Array:
+    return jnp.round(jnp.asarray(fraction * total_steps, jnp.float32))  # half to even
+
+
+def lr_multiplier(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
+    """Linear warm-up, constant, linear warm-down; 1 at the peak."""
+    warmup = _round_steps(recipe.warmup_fraction, total_steps)
+    warmdown = _round_steps(recipe.warmdown_fraction, total_steps)
+    rising = (step + 1.0) / jnp.maximum(warmup, 1.0)
+    progress = (total_steps - step) / jnp.maximum(warmdown, 1.0)
+    falling = progress + (1.0 - progress) * recipe.final_lr_fraction
+    late = jnp.where(step <= total_steps - warmdown, 1.0, falling)
+    return jnp.where(step < warmup, rising, late)
+
+
+def muon_momentum(plateau: Any, recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
+    """Up to the plateau over the warm-up, down during the learning rate's warm-down."""
+    start = jnp.maximum(1.0 - _WARMUP_GAP * (1.0 - plateau), 0.0)
+    end = jnp.maximum(1.0 - _WARMDOWN_GAP * (1.0 - plateau), 0.0)
+    warmup = _round_steps(recipe.momentum_warmup_fraction, total_steps)
+    warmdown = _round_steps(recipe.warmdown_fraction, total_steps)
+    rise = step / jnp.maximum(warmup, 1.0)
+    fall = (step - (total_steps - warmdown)) / jnp.maximum(warmdown, 1.0)
+    rising = (1.0 - rise) * start + rise * plateau
+    falling = (1.0 - fall) * plateau + fall * end
+    late = jnp.where(step >= total_steps - warmdown, falling, plateau)
+    return jnp.where(step < warmup, rising, late)
+
+
+def muon_weight_decay(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
+    """Cosine to zero over the run."""
+    return recipe.weight_decay * 0.5 * (1.0 + jnp.cos(jnp.pi * step / total_steps))
+
+
+def nanochat_groups(
+    recipe: Recipe, schedule: Callable[[Any], Callable[[Any], Any]]
+) -> dict[str, AdamWGroup]:
+    """NanoChat's AdamW groups by label; `schedule` turns a peak learning rate into a schedule."""
+    return {
+        "unembedding": AdamWGroup(schedule(recipe.unembedding_lr), 0.8, 0.96, 0.01),
+        "embedding": AdamWGroup(schedule(recipe.embedding_lr), 0.8, 0.995, 0.001),
+        "value_embedding": AdamWGroup(schedule(recipe.embedding_lr * 0.5), 0.8, 0.995, 0.01),
+        "residual": AdamWGroup(schedule(recipe.scalar_lr * 0.01), 0.8, 0.95, 0.05),
+        "x0": AdamWGroup(schedule(recipe.scalar_lr), 0.96, 0.95, 0.0),
+        "smear": AdamWGroup(schedule(recipe.smear_lr), 0.8, 0.95, 0.0),
+    }
+
+
+# First match wins; what matches nothing is a matrix.
+_LABELS = (
+    ("lm_head", "unembedding"),
+    ("value_embeds", "value_embedding"),
+    ("wte", "embedding"),
+    ("resid_lambdas", "residual"),
+    ("x0_lambdas", "x0"),
+    ("smear", "smear"),
+    ("backout", "smear"),
+)
+
+
+def nanochat_labels(params: Any) -> Any:
+    """Labels NanoChat's parameters by group."""
+
+    def label(path, leaf):
+        del leaf
+        name = jax.tree_util.keystr(path)
+        return next((group for word, group in _LABELS if word in name), MATRIX)
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def nanochat_optimizer(
+    spec: OptimizerSpec,
+    recipe: Recipe,
+    *,
+    total_steps: Any,
+    batch_tokens: Any,
+    **policy_args: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The candidate optimizer for NanoChat's GPT under a recipe."""
+
+    def scheduled(peak):
+        return lambda step: peak * lr_multiplier(recipe, step, total_steps)
+
+    return candidate_optimizer(
+        spec,
+        scheduled(recipe.matrix_lr),
+        total_steps=total_steps,
+        others=nanochat_groups(recipe, scheduled),
+        labels=nanochat_labels,
+        momentum=lambda step: muon_momentum(spec.momentum, recipe, step, total_steps),
+        weight_decay=lambda step: muon_weight_decay(recipe, step, total_steps),
+        batch_tokens=batch_tokens,
+        **policy_args,
+    )

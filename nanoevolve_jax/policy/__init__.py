@@ -1,0 +1,1 @@
+"""What can evolve: the spec, the gate, the optimizer mathematics, the mutations."""

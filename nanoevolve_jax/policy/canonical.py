@@ -1,0 +1,114 @@
+"""When two specs are the same policy: fields that nothing reads are set to their defaults.
+
+A child that differs only in such a field would spend a training run on its parent's result.
+"""
+
+import jax
+
+from nanoevolve_jax.policy.spec import (
+    CLIP_GLOBAL_NORM,
+    CLIP_NONE,
+    CLIP_UPDATE_RMS,
+    FIELDS,
+    Actuators,
+    OptimizerSpec,
+    Sensors,
+    get_field,
+    set_field,
+)
+
+_CONTROL = tuple(path for path in FIELDS if path.startswith("control."))
+
+
+def _poles(actuator: str) -> tuple[str, str]:
+    return f"control.aggressive.{actuator}", f"control.conservative.{actuator}"
+
+
+def _moves(spec: OptimizerSpec, actuator: str) -> bool:
+    low, high = (get_field(spec, path) for path in _poles(actuator))
+    return low != high
+
+
+def _dead_actuators(spec: OptimizerSpec) -> set[str]:
+    """Actuators whose stage of the optimizer is switched off."""
+    stage_on = Actuators(
+        update_multiplier=True,
+        trust_ratio_mix=spec.trust_ratio,
+        clip_threshold=spec.clip != CLIP_NONE,
+        second_moment_beta=spec.second_moment,
+        orthogonal_mix=spec.orthogonalize,
+    )
+    return {name for name, on in stage_on._asdict().items() if not on}
+
+
+def _clip_never_binds(spec: OptimizerSpec) -> bool:
+    """Whether an RMS limit is provably never reached.
+
+    Without a trust ratio a direction's RMS is at most that of an orthogonal matrix, times the
+    multiplier.
+    """
+    if spec.clip != CLIP_UPDATE_RMS or spec.trust_ratio:
+        return False
+    if not spec.control.enabled:
+        return spec.clip_threshold >= spec.update_multiplier
+    poles = (spec.control.aggressive, spec.control.conservative)
+    largest = spec.update_multiplier * max(pole.update_multiplier for pole in poles)
+    return min(pole.clip_threshold for pole in poles) >= largest
+
+
+def unread_fields(spec: OptimizerSpec) -> set[str]:
+    """Paths of the fields that cannot change what the policy does."""
+    unread: set[str] = set()
+    dead = _dead_actuators(spec)
+    control = spec.control
+    if control.enabled:
+        unread |= {"clip_threshold", "second_moment_beta"}  # the gate's poles replace them
+        for actuator in dead:
+            unread |= set(_poles(actuator))
+        if not any(_moves(spec, name) for name in Actuators._fields if name not in dead):
+            unread |= {p for p in _CONTROL if ".coefficients." in p or ".normalisers." in p}
+            unread |= {"control.bias", "control.sharpness"}
+        for name in Sensors._fields[:-1]:
+            if getattr(control.coefficients, name) == 0:
+                unread.add(f"control.normalisers.{name}")
+    else:
+        unread |= set(_CONTROL) - {"control.enabled", "control.ema_beta"}
+        if spec.clip == CLIP_NONE:
+            unread.add("clip_threshold")
+    senses = control.enabled and any(
+        getattr(control.coefficients, name) != 0 for name in Sensors._fields[:-1]
+    )
+    gate_moves = "control.bias" not in unread
+    if spec.clip != CLIP_GLOBAL_NORM and not (senses and gate_moves):
+        unread.add("control.ema_beta")
+    if not spec.second_moment:
+        unread.add("second_moment_beta")
+    orthogonal_unused = (
+        control.enabled
+        and control.aggressive.orthogonal_mix == 0
+        and control.conservative.orthogonal_mix == 0
+    )
+    if not spec.orthogonalize or orthogonal_unused:
+        unread.add("ns_steps")
+    trust_unused = (
+        control.enabled
+        and control.aggressive.trust_ratio_mix == 0
+        and control.conservative.trust_ratio_mix == 0
+    )
+    if not spec.trust_ratio or trust_unused:
+        unread |= {"trust_ratio_min", "trust_ratio_max"}
+    return unread
+
+
+def canonical(spec: OptimizerSpec) -> OptimizerSpec:
+    """The representative of all specs that do what this one does.
+
+    Equal canonical forms mean the same training run; different ones promise nothing more than
+    that no rule here proves them equal.
+    """
+    spec = jax.tree.map(lambda leaf: leaf.item() if hasattr(leaf, "item") else leaf, spec)
+    if _clip_never_binds(spec):
+        spec = spec._replace(clip=CLIP_NONE)
+    for path in unread_fields(spec):
+        spec = set_field(spec, path, FIELDS[path].default)
+    return spec

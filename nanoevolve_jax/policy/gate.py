@@ -1,0 +1,148 @@
+"""The gate as an optax transform: sense, decide, hand the actuators to an inner transform."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nanoevolve_jax.policy import sensors as sensing
+from nanoevolve_jax.policy.select import is_known, select
+from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
+
+
+class GateState(NamedTuple):
+    """State of `gated`; its scalars are what telemetry reads."""
+
+    count: jax.Array  # shape=(), dtype=jnp.int32
+    first_log_loss: jax.Array  # shape=(), dtype=jnp.float32
+    averages: sensing.Averages
+    last_log_update_ratio: jax.Array  # shape=(), dtype=jnp.float32
+    previous_sample: Any  # like the parameters, each leaf a 1-D sample of its entries
+    log_grad_norm: jax.Array  # shape=(), dtype=jnp.float32
+    sensors: Sensors  # of shape=() float32, as the gate saw them
+    gate: jax.Array  # shape=(), dtype=jnp.float32
+    actuators: Actuators  # of shape=() float32, as they were applied
+    inner_state: Any
+
+
+def static_actuators(spec: OptimizerSpec) -> Actuators:
+    """Where the actuators stand without a gate."""
+    return Actuators(
+        update_multiplier=spec.update_multiplier,
+        trust_ratio_mix=select(spec.trust_ratio, 1.0, 0.0),
+        clip_threshold=spec.clip_threshold,
+        second_moment_beta=spec.second_moment_beta,
+        orthogonal_mix=1.0,
+    )
+
+
+def blended_actuators(spec: OptimizerSpec, gate: Any) -> Actuators:
+    """Where a gate in [0, 1] puts the actuators: 0 aggressive, 1 conservative."""
+    control = spec.control
+    poles = zip(control.aggressive, control.conservative, strict=True)
+    blended = Actuators(*(low + gate * (high - low) for low, high in poles))
+    multiplier = spec.update_multiplier * blended.update_multiplier
+    return blended._replace(update_multiplier=multiplier)
+
+
+def gated(
+    inner: optax.GradientTransformation,
+    spec: OptimizerSpec,
+    *,
+    total_steps: Any,
+    batch_tokens: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Runs `inner` under the policy's gate.
+
+    Args:
+      inner: a transform that takes `actuators` (an `Actuators` of scalars) and
+        `log_running_norm` (log of the running mean gradient norm before this step) as extra
+        arguments and returns a direction, not yet scaled by a learning rate.
+      spec: the policy; numbers or traced scalars.
+      total_steps: horizon of the run in steps; a number or a traced scalar.
+      batch_tokens: tokens a gradient is averaged over; a number or a traced scalar.
+
+    Returns:
+      A transform whose `update` takes the loss as `value`. Only a spec whose gate is known to
+      be off may go without one; its loss sensors then read 0.
+    """
+    inner = optax.with_extra_args_support(inner)
+    control = spec.control
+    value_optional = is_known(control.enabled) and not control.enabled
+
+    def init_fn(params):
+        zero = jnp.zeros((), jnp.float32)
+        sample = sensing.sample_entries(params)
+        return GateState(
+            count=jnp.zeros((), jnp.int32),
+            first_log_loss=zero,
+            averages=sensing.init_averages(),
+            last_log_update_ratio=zero,
+            previous_sample=jax.tree.map(jnp.zeros_like, sample),
+            log_grad_norm=zero,
+            sensors=Sensors(*[zero] * len(Sensors._fields)),
+            gate=zero,
+            actuators=Actuators(*[zero] * len(Actuators._fields)),
+            inner_state=inner.init(params),
+        )
+
+    def update_fn(updates, state, params=None, *, value=None, **extra_args):
+        if params is None:
+            raise ValueError("params is None; allowed: the parameters (the policy senses them)")
+        if value is None:
+            if not value_optional:
+                raise ValueError(
+                    "value is None; allowed: the loss of this step, as in "
+                    "tx.update(grads, state, params, value=loss)"
+                )
+            value = 1.0
+        started = state.count > 0
+        sample = sensing.sample_entries(updates)
+        log_loss = sensing.safe_log(value)
+        first_log_loss = jnp.where(started, state.first_log_loss, log_loss)
+        log_grad_norm = sensing.log_norm(updates)
+        signals = sensing.Signals(
+            log_loss=log_loss,
+            log_step=jnp.log(state.count.astype(jnp.float32) + 1.0),
+            log_grad_norm=log_grad_norm,
+            log_update_ratio=state.last_log_update_ratio,
+            alignment=sensing.cosine(sample, state.previous_sample),
+        )
+        seen = sensing.Signals(True, True, True, started, started)
+        averages = sensing.update_averages(
+            state.averages, signals, seen, control.ema_beta, total_steps
+        )
+        raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps, batch_tokens)
+        sensors = sensing.squash(raw, control.normalisers)
+        gate = sensing.gate_value(control, sensors)
+        actuators = select(
+            control.enabled, blended_actuators(spec, gate), static_actuators(spec)
+        )
+        # The norm before this step: a spike must not raise the limit it is measured against.
+        running = jnp.where(started, state.averages.mean(1).log_grad_norm, log_grad_norm)
+        direction, inner_state = inner.update(
+            updates,
+            state.inner_state,
+            params,
+            actuators=actuators,
+            log_running_norm=running,
+            log_grad_norm=log_grad_norm,
+            **extra_args,
+        )
+        log_ratio = sensing.log_norm(direction) - sensing.log_norm(params)
+        as_scalar = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+        return direction, GateState(
+            count=optax.safe_increment(state.count),
+            first_log_loss=first_log_loss,
+            averages=averages,
+            last_log_update_ratio=log_ratio,
+            previous_sample=sample,
+            log_grad_norm=log_grad_norm,
+            sensors=jax.tree.map(as_scalar, sensors),
+            gate=gate,
+            actuators=jax.tree.map(as_scalar, actuators),
+            inner_state=inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

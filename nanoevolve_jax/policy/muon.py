@@ -1,0 +1,246 @@
+"""Muon as NanoChat runs it, with the policy's switches as selects between whole results.
+
+Per matrix: Nesterov momentum; row equilibration (MuonEq, arXiv:2603.28254); Polar Express
+(arXiv:2505.16932) towards the orthogonal factor; renormalisation to the Frobenius norm of a
+semi-orthogonal matrix (Muon+, arXiv:2602.21545); factored second moment (NorMuon,
+arXiv:2510.05491). Decay and learning rate come after, in `transform.py`.
+
+Matrices are Flax kernels, `[..., inputs, outputs]`. NanoChat's rules are stated for PyTorch's
+`(outputs, inputs)`: its rows are our columns, its wide matrices our tall ones.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nanoevolve_jax.policy.select import select
+from nanoevolve_jax.policy.spec import POST, PRE, OptimizerSpec
+
+# Amsel, Persson, Musco, Gower 2025 (arXiv:2505.16932), safety factor 2e-2, cushion 2.
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+INPUTS, OUTPUTS = -2, -1
+_SMALL_NORM = 1e-6
+_PRESCALE_ABOVE = 1e15  # squares of larger entries would overflow float32
+
+
+class MuonState(NamedTuple):
+    """State of `scale_by_muon`."""
+
+    count: jax.Array  # shape=(), dtype=jnp.int32
+    momentum: Any  # like the matrices
+    second_moment: Any  # [..., 1, outputs] or [..., inputs, 1]: the longer side is kept
+
+
+def frobenius(x: jax.Array) -> jax.Array:
+    """Frobenius norm of each matrix; [..., m, n] -> [..., 1, 1]."""
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=(INPUTS, OUTPUTS), keepdims=True))
+
+
+def prescale(x: jax.Array) -> jax.Array:
+    """Divides matrices with entries above 1e15 by a power of two; exact, and idle below."""
+    peak = jnp.max(jnp.abs(x), axis=(INPUTS, OUTPUTS), keepdims=True)
+    _, exponent = jnp.frexp(peak)
+    return x * jnp.where(peak > _PRESCALE_ABOVE, jnp.ldexp(jnp.float32(1.0), -exponent), 1.0)
+
+
+def equilibrate(x: jax.Array) -> jax.Array:
+    """Scales every output's weights to the root mean square of their norms."""
+    target = frobenius(x) / math.sqrt(x.shape[OUTPUTS])
+    norms = jnp.sqrt(jnp.sum(jnp.square(x), axis=INPUTS, keepdims=True))
+    return x * (target / jnp.maximum(norms, _SMALL_NORM))
+
+
+def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
+    """Moves the singular values of `x` (Frobenius norm below 1) towards 1.
+
+    `ns_steps` counts how many of the five iterations apply. The Gram matrix is taken on the
+    shorter side; a square matrix counts as wide in PyTorch's layout.
+    """
+    tall = x.shape[OUTPUTS] > x.shape[INPUTS]
+    for i, (a, b, c) in enumerate(POLAR_EXPRESS):
+        gram = x @ x.mT if tall else x.mT @ x
+        poly = b * gram + c * (gram @ gram)
+        following = a * x + (poly @ x if tall else x @ poly)
+        x = select(i < ns_steps, following, x)
+    return x
+
+
+def renormalise(x: jax.Array) -> jax.Array:
+    """Snaps the Frobenius norm to that of a semi-orthogonal matrix, `sqrt(min(m, n))`."""
+    target = math.sqrt(min(x.shape[INPUTS], x.shape[OUTPUTS]))
+    return x * (target / jnp.maximum(frobenius(x), _SMALL_NORM))
+
+
+def direction(g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any) -> jax.Array:
+    """The orthogonal factor of each matrix, its normalised self, or a mix of the two.
+
+    All have the Frobenius norm of a semi-orthogonal matrix, so that a switch changes the shape
+    of an update and not its size.
+
+    Args:
+      g: float32[..., inputs, outputs].
+      spec: the policy.
+      orthogonal_mix: actuator in [0, 1].
+      dtype: of the iteration; NanoChat uses bfloat16 only where it computes in bfloat16.
+    """
+    g = prescale(g)
+    x = equilibrate(g.astype(dtype).astype(jnp.float32))
+    x = x / (frobenius(x) * 1.01 + _SMALL_NORM)
+    orthogonal = renormalise(polar_express(x.astype(dtype), spec.ns_steps).astype(jnp.float32))
+    raw = renormalise(g)
+    mixed = orthogonal_mix * orthogonal + (1.0 - orthogonal_mix) * raw
+    mixed = select(orthogonal_mix >= 1.0, orthogonal, mixed)
+    return select(spec.orthogonalize, mixed, raw)
+
+
+def reduced_axis(shape: tuple[int, ...]) -> int:
+    """The axis the factored second moment averages over."""
+    return INPUTS if shape[OUTPUTS] >= shape[INPUTS] else OUTPUTS
+
+
+def second_moment_like(x: jax.Array) -> jax.Array:
+    """Zeros of the shape of the factored second moment of a matrix."""
+    shape = list(x.shape)
+    shape[reduced_axis(x.shape)] = 1
+    return jnp.zeros(shape, x.dtype)
+
+
+def normalise_variance(
+    u: jax.Array, second_moment: jax.Array, beta: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Divides each neuron by its running RMS and restores the matrix norm (NorMuon)."""
+    axis = reduced_axis(u.shape)
+    size = u.shape[axis]
+    square = jnp.mean(jnp.square(u), axis=axis, keepdims=True)
+    second_moment = second_moment + (1.0 - beta) * (square - second_moment)
+    step = jax.lax.rsqrt(jnp.maximum(second_moment, 1e-10))
+    norm = jnp.sqrt(jnp.sum(square, axis=(INPUTS, OUTPUTS), keepdims=True) * size)
+    scaled = jnp.sum(square * size * jnp.square(step), axis=(INPUTS, OUTPUTS), keepdims=True)
+    return u * (step * (norm / jnp.maximum(jnp.sqrt(scaled), 1e-10))), second_moment
+
+
+def momentum_step(
+    g: jax.Array, buffer: jax.Array, coefficient: Any, nesterov: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Interpolated momentum without bias correction; returns (direction, new buffer)."""
+    buffer = buffer + (1.0 - coefficient) * (g - buffer)
+    return select(nesterov, g + coefficient * (buffer - g), buffer), buffer
+
+
+def muon_step(
+    g: jax.Array,
+    buffer: jax.Array,
+    second_moment: jax.Array,
+    *,
+    spec: OptimizerSpec,
+    momentum: Any,
+    second_moment_beta: Any,
+    orthogonal_mix: Any,
+    dtype: Any = jnp.float32,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One step for a stack of matrices of one shape.
+
+    Args:
+      g: gradient, float32[..., inputs, outputs].
+      buffer: momentum, like `g`.
+      second_moment: see `second_moment_like`.
+      spec: the policy.
+      momentum: coefficient in [0, 1).
+      second_moment_beta: actuator in [0, 1).
+      orthogonal_mix: actuator in [0, 1].
+      dtype: of the Polar Express iteration.
+
+    Returns:
+      (direction, new momentum, new second moment).
+    """
+
+    before, buffer_pre = momentum_step(g, buffer, momentum, spec.nesterov)
+    source = select(spec.momentum_placement == PRE, before, g)
+    u = direction(source, spec, orthogonal_mix, dtype)
+    after, buffer_post = momentum_step(u, buffer, momentum, spec.nesterov)
+    is_post = spec.momentum_placement == POST
+    u = select(is_post, after, u)
+    buffer = select(is_post, buffer_post, buffer_pre)
+    scaled, updated = normalise_variance(u, second_moment, second_moment_beta)
+    return (
+        select(spec.second_moment, scaled, u),
+        buffer,
+        select(spec.second_moment, updated, second_moment),
+    )
+
+
+def by_shape(tree: Any, batched: bool) -> list[list[int]]:
+    """Groups leaf positions whose matrices can be stacked; one group a leaf if not batched."""
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        groups.setdefault((leaf.shape, leaf.dtype.name) if batched else i, []).append(i)
+    return list(groups.values())
+
+
+def scale_by_muon(
+    spec: OptimizerSpec,
+    momentum: Any = None,
+    *,
+    dtype: Any = jnp.float32,
+    batched: bool | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Turns gradients of matrices into Muon directions of Frobenius norm `sqrt(min(m, n))`.
+
+    Args:
+      spec: the policy; numbers or traced scalars.
+      momentum: coefficient, or a schedule from the step count to it; by default the spec's.
+      dtype: of the Polar Express iteration.
+      batched: stack matrices of one shape inside the update. By default on accelerators only:
+        a CPU runs 2-D dots faster than batched ones (`benchmarks/step.py`).
+
+    Returns:
+      A transform that reads `actuators` from its extra arguments.
+    """
+    momentum = spec.momentum if momentum is None else momentum
+    batched = jax.default_backend() != "cpu" if batched is None else batched
+
+    def init_fn(params):
+        return MuonState(
+            count=jnp.zeros((), jnp.int32),
+            momentum=jax.tree.map(jnp.zeros_like, params),
+            second_moment=jax.tree.map(second_moment_like, params),
+        )
+
+    def update_fn(updates, state, params=None, *, actuators, **extra_args):
+        del params, extra_args
+        coefficient = momentum(state.count) if callable(momentum) else momentum
+        leaves, treedef = jax.tree.flatten(updates)
+        buffers = jax.tree.leaves(state.momentum)
+        moments = jax.tree.leaves(state.second_moment)
+        out: list[Any] = [None] * len(leaves)
+        for group in by_shape(updates, batched):
+            stacks = [gather([xs[i] for i in group]) for xs in (leaves, buffers, moments)]
+            step = muon_step(
+                *(x.astype(jnp.float32) for x in stacks),
+                spec=spec,
+                momentum=coefficient,
+                second_moment_beta=actuators.second_moment_beta,
+                orthogonal_mix=actuators.orthogonal_mix,
+                dtype=dtype,
+            )
+            for k, i in enumerate(group):
+                out[i] = tuple(
+                    (x[k] if len(group) > 1 else x).astype(like[i].dtype)
+                    for x, like in zip(step, (leaves, buffers, moments), strict=True)
+                )
+        direction_, buffers, moments = (treedef.unflatten(xs) for xs in zip(*out, strict=True))
+        return direction_, MuonState(optax.safe_increment(state.count), buffers, moments)
+
+    def gather(xs):
+        return jnp.stack(xs) if len(xs) > 1 else xs[0]
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,178 @@
+"""The thirteen mutation operators: each changes exactly one field, always within its bounds."""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from nanoevolve_jax.policy.canonical import canonical
+from nanoevolve_jax.policy.spec import (
+    FIELDS,
+    Actuators,
+    OptimizerSpec,
+    Sensors,
+    get_field,
+    set_field,
+)
+from nanoevolve_jax.policy.spec_json import field_to_json
+
+Operator = Callable[[OptimizerSpec, np.random.Generator], OptimizerSpec]
+_MAX_DRAWS = 1000
+_DIGITS = 4  # significant digits of a mutated number: what a reader can compare
+
+
+class Mutation(NamedTuple):
+    """A child with the one thing that changed."""
+
+    spec: OptimizerSpec
+    operator: str
+    change: str  # "control.bias -0.5 -> -0.25"
+
+
+class ExhaustedError(RuntimeError):
+    """No operator found a child that is neither inert nor a duplicate."""
+
+
+def _other_choice(path: str) -> Operator:
+    """Switches to another of the field's values."""
+
+    def operator(spec, rng):
+        field = FIELDS[path]
+        others = [v for v in range(len(field.choices)) if v != get_field(spec, path)]
+        return set_field(spec, path, int(rng.choice(others)))
+
+    return operator
+
+
+def _bounded(path: str, value: float) -> float:
+    field = FIELDS[path]
+    return float(np.clip(float(f"{value:.{_DIGITS}g}"), field.low, field.high))
+
+
+def _scale(path: str, spread: float) -> Operator:
+    """Multiplies by a log-normal factor."""
+
+    def operator(spec, rng):
+        value = get_field(spec, path) * float(np.exp(rng.normal(0.0, spread)))
+        return set_field(spec, path, _bounded(path, value))
+
+    return operator
+
+
+def _shift(path: str, spread: float) -> Operator:
+    """Adds a normal step."""
+
+    def operator(spec, rng):
+        value = get_field(spec, path) + float(rng.normal(0.0, spread))
+        return set_field(spec, path, _bounded(path, value))
+
+    return operator
+
+
+def _scale_memory(path: str, spread: float) -> Operator:
+    """Multiplies the memory length `1 / (1 - beta)` of an average by a log-normal factor."""
+
+    def operator(spec, rng):
+        gap = (1.0 - get_field(spec, path)) * float(np.exp(rng.normal(0.0, spread)))
+        return set_field(spec, path, _bounded(path, 1.0 - gap))
+
+    return operator
+
+
+def _step_integer(path: str) -> Operator:
+    """Moves an integer up or down by one, inwards at a bound."""
+
+    def operator(spec, rng):
+        field, value = FIELDS[path], get_field(spec, path)
+        steps = [v for v in (value - 1, value + 1) if field.low <= v <= field.high]
+        return set_field(spec, path, int(rng.choice(steps)))
+
+    return operator
+
+
+def _one_of(operators: list[Operator]) -> Operator:
+    def operator(spec, rng):
+        return operators[rng.integers(len(operators))](spec, rng)
+
+    return operator
+
+
+def _pole(path: str) -> Operator:
+    if path.endswith(("second_moment_beta",)):
+        return _scale_memory(path, 0.5)
+    if path.endswith("_mix"):
+        return _shift(path, 0.3)
+    return _scale(path, 0.4)
+
+
+OPERATORS: dict[str, Operator] = {
+    "toggle_momentum_placement": _other_choice("momentum_placement"),
+    "toggle_trust_ratio": _other_choice("trust_ratio"),
+    "adjust_trust_ratio_clamp": _one_of(
+        [_scale("trust_ratio_min", 0.7), _scale("trust_ratio_max", 0.7)]
+    ),
+    "toggle_clip_policy": _other_choice("clip"),
+    "toggle_decay_mode": _other_choice("decay"),
+    "scale_update_multiplier": _scale("update_multiplier", 0.3),
+    "adjust_ns_steps": _step_integer("ns_steps"),
+    "adjust_second_moment_beta": _scale_memory("second_moment_beta", 0.7),
+    "toggle_stateful_control": _other_choice("control.enabled"),
+    "adjust_gate_bias": _shift("control.bias", 0.4),
+    "adjust_gate_weight": _one_of(
+        [_shift(f"control.coefficients.{name}", 0.7) for name in Sensors._fields]
+    ),
+    "adjust_stateful_ema_beta": _scale_memory("control.ema_beta", 0.7),
+    "adjust_stateful_range": _one_of(
+        [
+            _pole(f"control.{pole}.{name}")
+            for pole in ("aggressive", "conservative")
+            for name in Actuators._fields
+        ]
+    ),
+}
+
+
+def changed_fields(parent: OptimizerSpec, child: OptimizerSpec) -> list[str]:
+    """Paths at which two specs differ."""
+    return [path for path in FIELDS if get_field(parent, path) != get_field(child, path)]
+
+
+def describe_change(parent: OptimizerSpec, child: OptimizerSpec) -> str:
+    """The difference in words, fields separated by '; '."""
+    return "; ".join(
+        f"{path} {field_to_json(path, get_field(parent, path))} -> "
+        f"{field_to_json(path, get_field(child, path))}"
+        for path in changed_fields(parent, child)
+    )
+
+
+def mutate(
+    parent: OptimizerSpec,
+    rng: np.random.Generator,
+    seen: Collection[OptimizerSpec],
+    operators: dict[str, Operator] | None = None,
+) -> Mutation:
+    """Draws a child that differs from its parent in one field that matters.
+
+    Args:
+      parent: a spec of concrete numbers.
+      rng: source of randomness; consumed.
+      seen: canonical forms of every earlier candidate; their equals are not children.
+      operators: by default all thirteen.
+
+    Raises:
+      ExhaustedError: if 1000 draws bring nothing new.
+    """
+    operators = OPERATORS if operators is None else operators
+    names = list(operators)
+    own = canonical(parent)
+    for _ in range(_MAX_DRAWS):
+        name = names[rng.integers(len(names))]
+        child = operators[name](parent, rng)
+        form = canonical(child)
+        if form != own and form not in seen:
+            return Mutation(child, name, describe_change(parent, child))
+    raise ExhaustedError(
+        f"no new child after {_MAX_DRAWS} draws by {', '.join(names)}; "
+        f"{len(seen)} candidates are known"
+    )

@@ -1,0 +1,138 @@
+"""What a policy senses: six scale-free numbers from loss, gradients and updates.
+
+A policy found on a small model and a short run should mean the same on a large one. So the
+averages look back over a share of the run and not a number of steps, norms enter as changes of
+their logarithm, progress as a slope in log-log coordinates (a power law `L = c * t**-a` reads
+`a` at every step), and the alignment of gradients is corrected for the batch size.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nanoevolve_jax.policy.spec import Sensors, StatefulControl
+
+REFERENCE_STEPS = 1000  # control.ema_beta is quoted at this horizon
+SLOW_WINDOW = 8.0  # the slow average looks back this much further than the fast one
+REFERENCE_BATCH_TOKENS = 1024.0  # alignment is reported as if measured on this batch
+SAMPLE_STRIDE = 29  # keeps 1/29 of the gradient; a prime meets every column in turn
+_TINY, _HUGE = 1.2e-38, 3.4e38  # float32's own range: where logarithms saturate
+
+
+class Signals(NamedTuple):
+    """The raw observations of one step, all float32 scalars."""
+
+    log_loss: Any
+    log_step: Any
+    log_grad_norm: Any
+    log_update_ratio: Any
+    alignment: Any
+
+
+class Averages(NamedTuple):
+    """Exponential averages of the signals with their own weights.
+
+    Dividing by the weight corrects the bias from the first step on, and an observation that
+    does not exist yet (there is no previous gradient at step 0) simply adds no weight.
+    """
+
+    total: jax.Array  # shape=(2, 5), dtype=jnp.float32; fast and slow
+    weight: jax.Array  # shape=(2, 5), dtype=jnp.float32
+
+    def mean(self, row: int) -> Signals:
+        return Signals(*(self.total[row] / jnp.maximum(self.weight[row], _TINY)))
+
+
+def init_averages() -> Averages:
+    """Averages that have seen nothing."""
+    shape = (2, len(Signals._fields))
+    return Averages(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
+
+
+def update_averages(
+    averages: Averages, signals: Signals, seen: Signals, ema_beta: Any, total_steps: Any
+) -> Averages:
+    """Folds one step's signals in; `seen` holds booleans."""
+    fast = jnp.asarray(ema_beta, jnp.float32) ** (REFERENCE_STEPS / total_steps)
+    beta = jnp.stack([fast, fast ** (1.0 / SLOW_WINDOW)])[:, None]  # [2, 1]
+    values = jnp.stack([jnp.asarray(x, jnp.float32) for x in signals])  # [5]
+    present = jnp.stack([jnp.asarray(x, bool) for x in seen])  # [5]
+    return Averages(
+        jnp.where(present, beta * averages.total + (1 - beta) * values, averages.total),
+        jnp.where(present, beta * averages.weight + (1 - beta), averages.weight),
+    )
+
+
+def safe_log(x: Any) -> jax.Array:
+    """Natural logarithm that saturates at float32's range; NaN stays NaN."""
+    return jnp.log(jnp.clip(jnp.asarray(x, jnp.float32), _TINY, _HUGE))
+
+
+def squared_norm(tree: Any) -> jax.Array:
+    """Sum of squares over a tree, in float32; 0 for an empty tree."""
+    squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)]
+    return sum(squares, jnp.zeros((), jnp.float32))
+
+
+def log_norm(tree: Any) -> jax.Array:
+    """Logarithm of the global norm; saturates instead of overflowing."""
+    return 0.5 * safe_log(squared_norm(tree))
+
+
+def sample_entries(tree: Any) -> Any:
+    """A fixed, scattered sample of every leaf's entries, scaled so that the largest is 1."""
+    sample = jax.tree.map(lambda x: x.reshape(-1)[::SAMPLE_STRIDE], tree)
+    peaks = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(sample)]
+    peak = jnp.maximum(jnp.max(jnp.stack(peaks)), _TINY) if peaks else 1.0
+    return jax.tree.map(lambda x: (x / peak).astype(x.dtype), sample)
+
+
+def cosine(a: Any, b: Any) -> jax.Array:
+    """Cosine between two trees of samples; 0 if either is zero."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    zero = jnp.zeros((), jnp.float32)
+    dot = sum((jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)) for x, y in pairs), zero)
+    scale = jnp.sqrt(squared_norm(a)) * jnp.sqrt(squared_norm(b))
+    return jnp.where(scale > 0, dot / jnp.where(scale > 0, scale, 1.0), 0.0)
+
+
+def correct_for_batch(alignment: Any, batch_tokens: Any) -> jax.Array:
+    """The cosine a batch of `REFERENCE_BATCH_TOKENS` would show.
+
+    With signal s and noise n per token, gradients of B tokens have cosine
+    `c = s / (s + n / B)`: `c / (1 - c)` is proportional to B (McCandlish et al. 2018,
+    arXiv:1812.06162, call its inverse the noise scale). The sign is kept.
+    """
+    size = jnp.minimum(jnp.abs(alignment), 1.0)
+    kept = size * (REFERENCE_BATCH_TOKENS / batch_tokens)
+    return jnp.sign(alignment) * kept / jnp.maximum(1.0 - size + kept, _TINY)
+
+
+def raw_sensors(
+    averages: Averages, first_log_loss: Any, step: Any, total_steps: Any, batch_tokens: Any
+) -> Sensors:
+    """The six sensors before they are squashed, from averages that include this step."""
+    fast, slow = averages.mean(0), averages.mean(1)
+    elapsed = fast.log_step - slow.log_step
+    slope = (fast.log_loss - slow.log_loss) / jnp.where(elapsed > 0, elapsed, 1.0)
+    return Sensors(
+        loss_ema=1.0 - jnp.exp(fast.log_loss - first_log_loss),
+        loss_improvement_ema=jnp.where(elapsed > 0, -slope, 0.0),
+        grad_norm_ema=fast.log_grad_norm - slow.log_grad_norm,
+        update_ratio_ema=fast.log_update_ratio - slow.log_update_ratio,
+        grad_alignment_ema=correct_for_batch(fast.alignment, batch_tokens),
+        step_fraction=jnp.asarray(step, jnp.float32) / total_steps,
+    )
+
+
+def squash(raw: Sensors, normalisers: Sensors) -> Sensors:
+    """`tanh(raw / normaliser)` for every sensor but the step fraction."""
+    squashed = Sensors(*(jnp.tanh(r / n) for r, n in zip(raw, normalisers, strict=True)))
+    return squashed._replace(step_fraction=raw.step_fraction)
+
+
+def gate_value(control: StatefulControl, sensors: Sensors) -> jax.Array:
+    """The gate in [0, 1]; shape=(), dtype=float32."""
+    drive = sum(c * s for c, s in zip(control.coefficients, sensors, strict=True))
+    return jax.nn.sigmoid(jnp.asarray(control.sharpness * (control.bias + drive), jnp.float32))

@@ -1,0 +1,250 @@
+"""The whole candidate optimizer as an optax chain.
+
+`evolved_muon` is the policy for matrices; `candidate_optimizer` puts it beside AdamW under
+`optax.partition`. The order is NanoChat's: clip, Muon, trust ratio, multiplier, decay,
+learning rate.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nanoevolve_jax.policy.gate import gated
+from nanoevolve_jax.policy.muon import INPUTS, OUTPUTS, frobenius, scale_by_muon
+from nanoevolve_jax.policy.select import select
+from nanoevolve_jax.policy.spec import (
+    CLIP_GLOBAL_NORM,
+    CLIP_UPDATE_RMS,
+    DECAY_CAUTIOUS,
+    DECAY_NONE,
+    OptimizerSpec,
+)
+
+MATRIX = "matrix"
+_TINY = 1.2e-38
+
+
+class AdamWGroup(NamedTuple):
+    """Hyperparameters of one group of parameters that does not evolve."""
+
+    learning_rate: Any  # a number or a schedule from the step count
+    b1: Any
+    b2: Any
+    weight_decay: Any
+    eps: Any = 1e-10
+
+
+class CountState(NamedTuple):
+    """State of a transform with a schedule of its own."""
+
+    count: jax.Array  # shape=(), dtype=jnp.int32
+
+
+def _stateless(update: Callable) -> optax.GradientTransformationExtraArgs:
+    def update_fn(updates, state, params=None, **extra_args):
+        return update(updates, params, **extra_args), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update_fn)
+
+
+def clip_by_running_norm(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
+    """Limits the global gradient norm to `clip_threshold` running mean norms.
+
+    Relative, because a threshold in absolute norms would not carry over to another model.
+    """
+
+    def update(updates, params, *, actuators, log_running_norm, log_grad_norm, **extra_args):
+        del params, extra_args
+        excess = log_grad_norm - log_running_norm - jnp.log(actuators.clip_threshold)
+        factor = jnp.exp(-jnp.maximum(excess, 0.0))
+        clipped = jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates)
+        return select(spec.clip == CLIP_GLOBAL_NORM, clipped, updates)
+
+    return _stateless(update)
+
+
+def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
+    """Scales each matrix by its clamped parameter norm over update norm (arXiv:1708.03888)."""
+
+    def scale(u, p, mix):
+        p_norm, u_norm = frobenius(p.astype(jnp.float32)), frobenius(u.astype(jnp.float32))
+        ratio = jnp.clip(
+            p_norm / jnp.maximum(u_norm, _TINY), spec.trust_ratio_min, spec.trust_ratio_max
+        )
+        return (u * (1.0 - mix + mix * ratio)).astype(u.dtype)
+
+    def update(updates, params, *, actuators, **extra_args):
+        del extra_args
+        mix = actuators.trust_ratio_mix
+        scaled = jax.tree.map(lambda u, p: scale(u, p, mix), updates, params)
+        return select(spec.trust_ratio, scaled, updates)
+
+    return _stateless(update)
+
+
+def scale_by_update_multiplier() -> optax.GradientTransformationExtraArgs:
+    """Applies the update multiplier actuator."""
+
+    def update(updates, params, *, actuators, **extra_args):
+        del params, extra_args
+        return jax.tree.map(
+            lambda u: (u * actuators.update_multiplier).astype(u.dtype), updates
+        )
+
+    return _stateless(update)
+
+
+def clip_update_rms(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
+    """Limits each matrix's RMS to `clip_threshold` times that of a semi-orthogonal matrix.
+
+    Adafactor's update clipping (arXiv:1804.04235) in units that hold at any width.
+    """
+
+    def clip(u, threshold):
+        orthogonal = jnp.sqrt(float(min(u.shape[INPUTS], u.shape[OUTPUTS])))
+        excess = frobenius(u.astype(jnp.float32)) / (threshold * orthogonal)
+        return (u / jnp.maximum(excess, 1.0)).astype(u.dtype)
+
+    def update(updates, params, *, actuators, **extra_args):
+        del params, extra_args
+        clipped = jax.tree.map(lambda u: clip(u, actuators.clip_threshold), updates)
+        return select(spec.clip == CLIP_UPDATE_RMS, clipped, updates)
+
+    return _stateless(update)
+
+
+def add_decay(spec: OptimizerSpec, weight_decay: Any) -> optax.GradientTransformationExtraArgs:
+    """Adds weight decay: none, everywhere, or where the update agrees with the parameter.
+
+    The mask of cautious decay is `update * parameter >= 0`, so entries with no gradient still
+    decay, as in NanoChat.
+    """
+
+    def init_fn(params):
+        del params
+        return CountState(jnp.zeros((), jnp.int32))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        rate = weight_decay(state.count) if callable(weight_decay) else weight_decay
+
+        def decay(u, p):
+            u32, p32 = u.astype(jnp.float32), p.astype(jnp.float32)
+            term = rate * p32
+            cautious = jnp.where(u32 * p32 >= 0, term, 0.0)
+            term = select(spec.decay == DECAY_CAUTIOUS, cautious, term)
+            return select(spec.decay == DECAY_NONE, u32, u32 + term).astype(u.dtype)
+
+        decayed = jax.tree.map(decay, updates, params)
+        return decayed, CountState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def scale_by_aspect() -> optax.GradientTransformationExtraArgs:
+    """Scales update and decay by `sqrt(max(1, outputs / inputs))`, NanoChat's shape factor."""
+
+    def update(updates, params, **extra_args):
+        del params, extra_args
+        factor = lambda u: max(1.0, u.shape[OUTPUTS] / u.shape[INPUTS]) ** 0.5  # noqa: E731
+        return jax.tree.map(lambda u: (u * factor(u)).astype(u.dtype), updates)
+
+    return _stateless(update)
+
+
+def evolved_muon(
+    spec: OptimizerSpec,
+    learning_rate: Any,
+    *,
+    total_steps: Any,
+    momentum: Any = None,
+    weight_decay: Any = 0.0,
+    batch_tokens: Any = 1024.0,
+    dtype: Any = jnp.float32,
+    batched: bool | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The policy for a tree of matrices.
+
+    Args:
+      spec: the policy; numbers, or traced scalars for a program that runs any spec.
+      learning_rate: a number or a schedule from the step count.
+      total_steps: horizon in steps: what the sensors' windows and `step_fraction` refer to.
+      momentum: a number or a schedule; by default `spec.momentum`.
+      weight_decay: a number or a schedule, multiplied by the learning rate.
+      batch_tokens: tokens (or examples) a gradient is averaged over.
+      dtype: of the Polar Express iteration.
+      batched: see `scale_by_muon`.
+
+    Returns:
+      A transform for kernels of shape [..., inputs, outputs]. Its `update` needs `params`, and
+      `value=loss` unless the gate is known to be off.
+    """
+    direction = optax.chain(
+        clip_by_running_norm(spec),
+        scale_by_muon(spec, momentum, dtype=dtype, batched=batched),
+        scale_by_trust_ratio(spec),
+        scale_by_update_multiplier(),
+        clip_update_rms(spec),
+    )
+    return optax.chain(
+        gated(direction, spec, total_steps=total_steps, batch_tokens=batch_tokens),
+        add_decay(spec, weight_decay),
+        scale_by_aspect(),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adamw(group: AdamWGroup) -> optax.GradientTransformation:
+    """AdamW for a group that does not evolve."""
+    return optax.chain(
+        optax.scale_by_adam(group.b1, group.b2, group.eps),
+        optax.add_decayed_weights(group.weight_decay),
+        optax.scale_by_learning_rate(group.learning_rate),
+    )
+
+
+def default_labels(params: Any) -> Any:
+    """Labels every leaf `matrix` or `other`.
+
+    Matrices are leaves of two or more dimensions whose path names neither an embedding nor an
+    output head (https://kellerjordan.github.io/posts/muon/ says why those stay with AdamW).
+    """
+
+    def label(path, leaf):
+        name = jax.tree_util.keystr(path).lower()
+        excluded = any(word in name for word in ("embed", "wte", "wpe", "head"))
+        return MATRIX if jnp.ndim(leaf) >= 2 and not excluded else "other"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def candidate_optimizer(
+    spec: OptimizerSpec,
+    learning_rate: Any,
+    *,
+    total_steps: Any,
+    others: Mapping[str, AdamWGroup] | AdamWGroup,
+    labels: Callable[[Any], Any] = default_labels,
+    **policy_args: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The policy on matrices and AdamW on everything else.
+
+    Args:
+      spec: the policy.
+      learning_rate: of the matrices; a number or a schedule from the step count.
+      total_steps: horizon in steps.
+      others: AdamW hyperparameters by label; one group alone serves the label `other`.
+      labels: from parameters to a tree of labels, `matrix` or a key of `others`.
+      **policy_args: see `evolved_muon`.
+
+    Returns:
+      A transform; call `update(grads, state, params, value=loss)`.
+    """
+    groups = {"other": others} if isinstance(others, AdamWGroup) else dict(others)
+    policy = evolved_muon(spec, learning_rate, total_steps=total_steps, **policy_args)
+    transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
+    return optax.partition(transforms, labels)
+
