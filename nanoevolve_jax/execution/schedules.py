@@ -113,7 +113,7 @@ def nanochat_groups(
 # First match wins; what matches nothing is a matrix.
 _LABELS = (
     ("lm_head", "unembedding"),
-    ("value_embeds", "value_embedding"),
+    ("value_embed", "value_embedding"),
     ("wte", "embedding"),
     ("resid_lambdas", "residual"),
     ("x0_lambdas", "x0"),

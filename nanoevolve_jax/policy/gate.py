@@ -116,9 +116,7 @@ def gated(
         raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps, batch_tokens)
         sensors = sensing.squash(raw, control.normalisers)
         gate = sensing.gate_value(control, sensors)
-        actuators = select(
-            control.enabled, blended_actuators(spec, gate), static_actuators(spec)
-        )
+        actuators = select(control.enabled, blended_actuators(spec, gate), static_actuators(spec))
         # The norm before this step: a spike must not raise the limit it is measured against.
         running = jnp.where(started, state.averages.mean(1).log_grad_norm, log_grad_norm)
         direction, inner_state = inner.update(

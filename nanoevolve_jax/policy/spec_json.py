@@ -70,7 +70,7 @@ def spec_from_json(document: Any) -> OptimizerSpec:
 def spec_to_json(spec: OptimizerSpec) -> dict[str, Any]:
     """The nested JSON object of a spec of concrete numbers, switches spelled as words."""
     document: dict[str, Any] = {}
-    for path, field in FIELDS.items():
+    for path in FIELDS:
         *groups, name = path.split(".")
         node = document
         for group in groups:

@@ -90,9 +90,7 @@ def scale_by_update_multiplier() -> optax.GradientTransformationExtraArgs:
 
     def update(updates, params, *, actuators, **extra_args):
         del params, extra_args
-        return jax.tree.map(
-            lambda u: (u * actuators.update_multiplier).astype(u.dtype), updates
-        )
+        return jax.tree.map(lambda u: (u * actuators.update_multiplier).astype(u.dtype), updates)
 
     return _stateless(update)
 
@@ -247,4 +245,3 @@ def candidate_optimizer(
     policy = evolved_muon(spec, learning_rate, total_steps=total_steps, **policy_args)
     transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
     return optax.partition(transforms, labels)
-

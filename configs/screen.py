@@ -1,0 +1,63 @@
+"""Screening: many candidates, short runs, one seed.
+
+  python -m nanoevolve_jax.search --config=configs/screen.py
+
+`:cpu`, the default, is for a machine with 2 cores and no download: 27 candidates in under 3
+minutes. `:d4` (width 256) and `:d12` (NanoChat's own d12) want a GPU and a web corpus.
+"""
+
+from configs import base
+
+
+def _cpu(config):
+    """About 0.25 M matrix parameters; 102,400 tokens a candidate."""
+
+
+def _d4(config):
+    """Four layers of 256: about 3 M matrix parameters; 16 M tokens a candidate."""
+    config.workdir = "runs/screen_d4"
+    config.lanes = 8
+    config.data.corpus = "climbmix"
+    config.data.shards = 8
+    config.data.vocab_size = 8192
+    config.data.validation_rows = 1024
+    config.model.n_layer = 4
+    config.model.n_head = 2
+    config.model.n_kv_head = 2
+    config.model.n_embd = 256
+    config.model.sequence_len = 512
+    config.model.dtype = "bfloat16"
+    config.model.attention = "cudnn"
+    config.train.steps = 1000
+    config.train.batch_size = 32
+    config.train.segment_steps = 100
+
+
+def _d12(config):
+    """NanoChat's d12 (width 768): 85 M matrix parameters; 262 M tokens a candidate."""
+    _d4(config)
+    config.workdir = "runs/screen_d12"
+    config.lanes = 1
+    config.data.shards = 40
+    config.data.vocab_size = 32_768
+    config.data.validation_rows = 512
+    config.model.n_layer = 12
+    config.model.n_head = 6
+    config.model.n_kv_head = 6
+    config.model.n_embd = 768
+    config.model.sequence_len = 2048
+    config.train.steps = 2000
+    config.train.batch_size = 64
+    config.train.segment_steps = 20
+
+
+VARIANTS = {"cpu": _cpu, "d4": _d4, "d12": _d12}
+
+
+def get_config(variant: str = "cpu"):
+    """The screening config of a variant: cpu, d4 or d12."""
+    if variant not in VARIANTS:
+        raise ValueError(f"config variant is {variant!r}; allowed: {', '.join(VARIANTS)}")
+    config = base.get_config()
+    VARIANTS[variant](config)
+    return config

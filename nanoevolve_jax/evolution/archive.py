@@ -1,0 +1,127 @@
+"""The archive: one JSON record a candidate, appended a generation at a time and synced.
+
+A generation is in the archive whole or not at all: a process killed while appending leaves a
+tail that the next one cuts off.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nanoevolve_jax.evidence.score import Merit
+from nanoevolve_jax.policy.spec import OptimizerSpec
+from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
+
+
+class ArchiveError(ValueError):
+    """An archive or run folder that cannot be used; the message says which and why."""
+
+
+class Record(NamedTuple):
+    """One candidate as the archive keeps it."""
+
+    id: str
+    parent_id: str | None
+    generation: int
+    operator: str | None
+    change: str | None
+    spec: OptimizerSpec
+    status: str  # baseline, survivor, rejected or dead
+    failure: dict[str, Any] | None  # {"reason", "step"}
+    stage: str
+    seeds: list[int]
+    val_bpb: list[float]  # per seed
+    train_loss: list[float]  # per seed, nats a token
+    steps: list[int]  # per seed, completed with finite numbers
+    instability: list[float]  # per seed, nats
+    score: float
+    cost: float  # FLOPs a training step
+    pareto: bool  # on the front when its generation ended
+
+    @property
+    def merit(self) -> Merit:
+        """The three objectives, averaged over seeds."""
+        mean = lambda xs: sum(xs) / len(xs)  # noqa: E731
+        return Merit(mean(self.val_bpb), self.cost, mean(self.instability))
+
+
+_NUMBERS = ("val_bpb", "train_loss", "instability", "score")
+
+
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite_or_null(x) for x in value]
+    return value if math.isfinite(value) else None
+
+
+def _null_to_nan(value: Any, empty: float) -> Any:
+    if isinstance(value, list):
+        return [_null_to_nan(x, empty) for x in value]
+    return empty if value is None else float(value)
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """The JSON object of a record; what is not finite becomes null."""
+    document = record._asdict() | {"spec": spec_to_json(record.spec)}
+    return document | {name: _finite_or_null(document[name]) for name in _NUMBERS}
+
+
+def record_from_json(document: dict[str, Any]) -> Record:
+    """The record of a JSON object.
+
+    Raises:
+      ArchiveError: if a field is missing or unknown.
+      SpecError: if its spec is invalid.
+    """
+    if set(document) != set(Record._fields):
+        odd = sorted(set(document) ^ set(Record._fields))
+        raise ArchiveError(f"archive record has or lacks {odd[0]!r}; allowed: {Record._fields}")
+    values = {name: _null_to_nan(document[name], math.nan) for name in _NUMBERS}
+    values["score"] = _null_to_nan(document["score"], -math.inf)
+    return Record(**document | values | {"spec": spec_from_json(document["spec"])})
+
+
+def append(path: Path, records: list[Record]) -> None:
+    """Appends a generation in one write and syncs it to disk."""
+    lines = "".join(
+        json.dumps(record_to_json(record), allow_nan=False) + "\n" for record in records
+    )
+    with open(path, "ab") as file:
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(path: Path, sizes: list[int]) -> list[Record]:
+    """Reads the complete generations of an archive and cuts off what follows them.
+
+    Args:
+      path: of `archive.jsonl`; a missing file is an empty archive.
+      sizes: how many records each generation has; later ones are as large as the last.
+
+    Raises:
+      ArchiveError: if a complete line within them is not a record.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()  # torn by a kill in the middle of a write
+    complete = 0
+    for generation in range(len(lines) + 1):
+        following = complete + sizes[min(generation, len(sizes) - 1)]
+        if following > len(lines):
+            break
+        complete = following
+    records = []
+    for number, line in enumerate(lines[:complete], start=1):
+        try:
+            records.append(record_from_json(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ArchiveError(f"{path} line {number} is damaged: {error}") from None
+    with open(path, "r+b") as file:
+        file.truncate(sum(map(len, lines[:complete])))
+        os.fsync(file.fileno())
+    return records

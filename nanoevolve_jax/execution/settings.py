@@ -1,0 +1,83 @@
+"""From a config to the things a run is made of, every mistake named before training starts."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from configs.base import SETTINGS, Setting
+from model.gpt import GPTConfig
+from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
+from nanoevolve_jax.execution.train import Task
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message names the field, the value and what is allowed."""
+
+
+def _allowed(setting: Setting) -> str:
+    if setting.choices:
+        return " or ".join(setting.choices)
+    if isinstance(setting.default, str):
+        return "text that is not empty"
+    kind = "an integer" if isinstance(setting.default, int) else "a number"
+    return f"{kind} from {setting.low:g} to {setting.high:g}"
+
+
+def _is_valid(value: Any, setting: Setting) -> bool:
+    if isinstance(setting.default, str):
+        return isinstance(value, str) and bool(value) and value in (setting.choices or (value,))
+    number = int if isinstance(setting.default, int) else int | float
+    if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
+        return False
+    return setting.low <= value <= setting.high
+
+
+def get_setting(config: ConfigDict, path: str) -> Any:
+    """The value at a dotted path."""
+    node = config
+    for name in path.split("."):
+        node = node[name]
+    return node
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field against `configs.base.SETTINGS`, and the few that depend on others.
+
+    Raises:
+      ConfigError: naming the first field that is wrong.
+    """
+    for path, setting in SETTINGS.items():
+        try:
+            value = get_setting(config, path)
+        except (KeyError, TypeError):
+            raise ConfigError(f"config.{path} is missing; allowed: {_allowed(setting)}") from None
+        if not _is_valid(value, setting):
+            raise ConfigError(f"config.{path} is {value!r}; allowed: {_allowed(setting)}")
+    if config.search.survivors > config.search.population:
+        raise ConfigError(
+            f"config.search.survivors is {config.search.survivors}; "
+            f"allowed: at most config.search.population, {config.search.population}"
+        )
+    make_task(config)
+
+
+def make_task(config: ConfigDict) -> Task:
+    """The static part of the training program."""
+    try:
+        model = GPTConfig(vocab_size=config.data.vocab_size, **config.model)
+    except ValueError as error:
+        raise ConfigError(f"config.model: {error}") from None
+    dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else jnp.float32
+    return Task(model=model, batch_size=config.train.batch_size, dtype=dtype)
+
+
+def make_recipe(config: ConfigDict) -> Recipe:
+    """NanoChat's recipe scaled to this batch, horizon and width."""
+    return scale_recipe(
+        Recipe(**config.recipe),
+        batch_tokens=config.train.batch_size * config.model.sequence_len,
+        total_steps=config.train.steps,
+        width=config.model.n_embd,
+    )
