@@ -3,8 +3,6 @@
 A child that differs only in such a field would spend a training run on its parent's result.
 """
 
-import jax
-
 from nanoevolve_jax.policy.spec import (
     CLIP_GLOBAL_NORM,
     CLIP_NONE,
@@ -106,7 +104,6 @@ def canonical(spec: OptimizerSpec) -> OptimizerSpec:
     Equal canonical forms mean the same training run; different ones promise nothing more than
     that no rule here proves them equal.
     """
-    spec = jax.tree.map(lambda leaf: leaf.item() if hasattr(leaf, "item") else leaf, spec)
     if _clip_never_binds(spec):
         spec = spec._replace(clip=CLIP_NONE)
     for path in unread_fields(spec):

@@ -17,7 +17,7 @@ from nanoevolve_jax.policy.spec import (
 from nanoevolve_jax.policy.spec_json import field_to_json
 
 Operator = Callable[[OptimizerSpec, np.random.Generator], OptimizerSpec]
-_MAX_DRAWS = 1000
+_MAX_DRAWS = 300
 _DIGITS = 4  # significant digits of a mutated number: what a reader can compare
 
 
@@ -161,7 +161,7 @@ def mutate(
       operators: by default all thirteen.
 
     Raises:
-      ExhaustedError: if 1000 draws bring nothing new.
+      ExhaustedError: if 300 draws bring nothing new.
     """
     operators = OPERATORS if operators is None else operators
     names = list(operators)
