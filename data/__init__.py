@@ -1,0 +1,1 @@
+"""Text for a model: corpora, tokenizer, packed rows, batches as a function of (seed, step)."""

@@ -1,0 +1,139 @@
+"""Where documents come from: a small registry of corpora, each split into two disjoint parts."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from data import hub
+from data.errors import CorpusError, Progress
+from data.files import sha256_file
+from data.shards import list_shards, read_documents
+from data.stdlib import stdlib_documents
+
+__all__ = ["SOURCES", "Corpus", "CorpusError", "Progress", "load_corpus"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Documents for training and validation; no document stands in both.
+
+    Attributes:
+      name: as the user gave it.
+      fingerprint: hexadecimal hash of the content that is used, not of where it lies.
+      train: gives a fresh iterator over the training documents, always in the same order.
+      validation: the same for the validation documents.
+    """
+
+    name: str
+    fingerprint: str
+    train: Callable[[], Iterator[str]]
+    validation: Callable[[], Iterator[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    name: str
+    argument: str
+    cache_dir: Path
+    shards: int
+    document_chars: int
+    progress: Progress | None
+
+
+def load_corpus(
+    name: str,
+    *,
+    cache_dir: str | Path,
+    shards: int = 0,
+    document_chars: int = 512,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Finds a corpus by name, downloading it if need be.
+
+    Args:
+      name: `stdlib`, `parquet:DIR`, `climbmix` or `fineweb_edu`.
+      cache_dir: where downloaded shards are kept.
+      shards: training shards to use at most; 0 means all of a folder, and one of a hub's
+        dataset, whose thousands of shards nobody wants unasked.
+      document_chars: longest document of `stdlib`, which has no documents of its own.
+      progress: called while downloading.
+
+    Raises:
+      CorpusError: for an unknown name, and whatever is wrong with the corpus.
+    """
+    key, colon, argument = name.partition(":")
+    source = SOURCES.get(key)
+    if source is None or bool(colon) != (key == "parquet") or (colon and not argument):
+        raise CorpusError(
+            f"data.corpus: {name!r} is unknown; stdlib, parquet:DIR, climbmix or fineweb_edu"
+        )
+    if shards < 0:
+        raise CorpusError(f"data.shards: {shards} is negative; 0 (all) or more")
+    return source(_Request(name, argument, Path(cache_dir), shards, document_chars, progress))
+
+
+def _stdlib(request: _Request) -> Corpus:
+    train, validation = stdlib_documents(document_chars=request.document_chars)
+    digest = hashlib.sha256()
+    for part in (train, validation):
+        digest.update(b"%d\n" % len(part))
+        for document in part:
+            content = document.encode()
+            digest.update(b"%d\n" % len(content) + content)
+    return _disjoint(request.name, digest, lambda: train, lambda: validation)
+
+
+def _parquet(request: _Request) -> Corpus:
+    train, validation = list_shards(Path(request.argument).expanduser(), request.shards)
+    return _from_shards(request.name, train, validation)
+
+
+def _hub(request: _Request) -> Corpus:
+    train, validation = hub.fetch_shards(
+        hub.DATASETS[request.name],
+        request.cache_dir / "hub" / request.name,
+        shards=request.shards or 1,
+        progress=request.progress,
+    )
+    return _from_shards(request.name, train, validation)
+
+
+SOURCES: dict[str, Callable[[_Request], Corpus]] = {
+    "stdlib": _stdlib,
+    "parquet": _parquet,
+    "climbmix": _hub,
+    "fineweb_edu": _hub,
+}
+
+
+def _from_shards(name: str, train: list[Path], validation: Path) -> Corpus:
+    digest = hashlib.sha256()
+    for path in [*train, validation]:
+        digest.update(f"{path.name} {path.stat().st_size} {sha256_file(path)}\n".encode())
+    return _disjoint(
+        name, digest, lambda: read_documents(train), lambda: read_documents([validation])
+    )
+
+
+def _disjoint(
+    name: str,
+    digest: "hashlib._Hash",
+    train: Callable[[], Iterable[str]],
+    validation: Callable[[], Iterable[str]],
+) -> Corpus:
+    """Makes a corpus whose training part leaves out exact copies of validation documents."""
+
+    @functools.cache
+    def held_out() -> frozenset[bytes]:
+        return frozenset(map(_digest, validation()))
+
+    def kept() -> Iterator[str]:
+        return (document for document in train() if _digest(document) not in held_out())
+
+    return Corpus(name, digest.hexdigest()[:16], kept, lambda: iter(validation()))
+
+
+def _digest(document: str) -> bytes:
+    return hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,109 @@
+"""Files and folders that appear whole or not at all, also when a process is killed."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_LOCK = "building.lock"
+_YOUNG_SECONDS = 3600
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to `path` so that a reader sees the old file or all of the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock on `path`; the system frees it when the process ends, however it ends."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def building(parent: Path, name: str) -> Iterator[Path]:
+    """Gives a fresh temporary folder beside the one to build, and removes it at the end.
+
+    The builder holds a lock on a file inside for as long as it lives, so that leftovers of
+    killed builders can be told from folders at work, whatever became of their process ids.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f".building-{name}-", dir=parent))
+    try:
+        with open(folder / _LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, target: Path) -> bool:
+    """Renames a finished `folder` to `target` in one step.
+
+    Returns:
+      False when `target` exists: another builder was faster, and its folder stays.
+    """
+    (folder / _LOCK).unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if target.is_dir():
+            return False
+        raise
+    return True
+
+
+def discard(folder: Path) -> None:
+    """Takes a damaged folder out of the way in one step, then deletes it."""
+    aside = Path(tempfile.mkdtemp(prefix=".building-discarded-", dir=folder.parent))
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, aside / "damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Deletes temporary folders whose builder is dead; never one that is at work."""
+    for folder in parent.glob(".building-*"):
+        with contextlib.suppress(OSError):
+            if _abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> bool:
+    try:
+        with open(folder / _LOCK, "rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        # Just made and not locked yet, or just unlocked and about to be renamed.
+        return time.time() - folder.stat().st_mtime > _YOUNG_SECONDS

@@ -1,0 +1,212 @@
+"""A corpus as rows of tokens: tokenised and packed once, kept on disk, memory-mapped."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data.batches import batch, batches, check_horizon
+from data.corpus import Corpus, load_corpus
+from data.errors import CorpusError, Progress
+from data.files import building, discard, publish, sha256_file, write_atomically
+from data.packing import pack
+from data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
+
+__all__ = ["Rows", "batch", "batches", "build_rows", "check_horizon", "pack"]
+
+_log = logging.getLogger(__name__)
+
+# Raise this when the same corpus and settings would give other rows than before.
+_FORMAT = 1
+_ENCODE_DOCUMENTS = 512
+_REPORT_ROWS = 256
+# Documents of `stdlib` for every token of a row: loses about a third, as NanoChat's own do.
+_CHARS_PER_TOKEN = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Packed tokens of a corpus, and what is needed to read a loss on them.
+
+    Attributes:
+      train: [N, T + 1] memory-mapped, uint16 (uint32 above 65,536 tokens).
+      validation: [M, T + 1] likewise; no validation row equals a training row.
+      token_bytes: int32 [vocab_size], UTF-8 bytes of each token, 0 for special ones.
+      vocab_size: number of tokens, special ones included.
+      sequence_len: T.
+      fingerprints: hexadecimal hashes of `corpus`, `tokenizer` and `rows`.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    token_bytes: np.ndarray
+    vocab_size: int
+    sequence_len: int
+    fingerprints: dict[str, str]
+
+
+def build_rows(
+    corpus: str,
+    *,
+    vocab_size: int,
+    sequence_len: int,
+    cache_dir: str | Path,
+    shards: int = 0,
+    max_train_tokens: int = 0,
+    max_validation_tokens: int = 2**21,
+    progress: Progress | None = None,
+) -> Rows:
+    """Gives the rows of a corpus, from the cache if they were built before.
+
+    Args:
+      corpus: a name that `load_corpus` knows.
+      vocab_size: tokens of the vocabulary, special ones included.
+      sequence_len: T, the tokens that a row predicts.
+      cache_dir: folder for downloads, tokenizers and rows; shared by any number of processes.
+      shards: training shards to use at most, see `load_corpus`.
+      max_train_tokens: stop once the training rows predict this many tokens; 0 is no limit.
+      max_validation_tokens: the same for the validation rows.
+      progress: called with (what, done, total).
+
+    Raises:
+      CorpusError: for every mistake about data.
+    """
+    check_vocab_size(vocab_size)
+    if sequence_len < 1:
+        raise CorpusError(f"data.sequence_len: {sequence_len} is too small; at least 1")
+    cache_dir = Path(cache_dir).expanduser()
+    source = load_corpus(
+        corpus,
+        cache_dir=cache_dir,
+        shards=shards,
+        document_chars=_CHARS_PER_TOKEN * sequence_len,
+        progress=progress,
+    )
+    tokenizer = _cached_tokenizer(source, vocab_size, cache_dir, progress)
+    fields = {
+        "format": _FORMAT,
+        "corpus": source.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+        "sequence_len": sequence_len,
+        "max_train_tokens": max_train_tokens,
+        "max_validation_tokens": max_validation_tokens,
+    }
+    key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+    target = cache_dir / "rows" / key
+    fingerprints = {"corpus": source.fingerprint, "tokenizer": tokenizer.fingerprint, "rows": key}
+
+    if not _intact(target):
+        with building(target.parent, key) as folder:
+            _write(folder, source, tokenizer, fields, progress)
+            while not publish(folder, target):
+                if _intact(target):  # another process was faster; its rows are the same
+                    break
+    return _open(target, tokenizer, sequence_len, fingerprints)
+
+
+def _cached_tokenizer(
+    corpus: Corpus, vocab_size: int, cache_dir: Path, progress: Progress | None
+) -> Tokenizer:
+    path = cache_dir / "tokenizers" / f"{corpus.fingerprint}-{vocab_size}.json"
+    if path.exists():
+        try:
+            return Tokenizer.load(path)
+        except CorpusError as error:
+            _log.warning("%s: training it again", error)
+    tokenizer = train_tokenizer(corpus.train(), vocab_size, progress=progress)
+    tokenizer.save(path)
+    return tokenizer
+
+
+def _write(
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    fields: dict,
+    progress: Progress | None,
+) -> None:
+    """Writes train.bin, validation.bin and, last, meta.json with their sizes and hashes."""
+    length = fields["sequence_len"] + 1
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    meta = {"fields": fields, "dtype": dtype.name, "files": {}}
+    held_out: set[bytes] = set()
+    # Validation comes first, so that a training row which repeats one of its rows can be left out.
+    for part, documents in (("validation", corpus.validation()), ("train", corpus.train())):
+        limit = -(-fields[f"max_{part}_tokens"] // fields["sequence_len"])
+        packed = pack(_encoded(documents, tokenizer), length)
+        rows = (row.astype(dtype).tobytes() for row in packed)
+        if part == "train":
+            rows = itertools.filterfalse(held_out.__contains__, rows)
+        path = folder / f"{part}.bin"
+        count = 0
+        with open(path, "wb") as file:
+            for content in itertools.islice(rows, limit or None):
+                file.write(content)
+                count += 1
+                if part == "validation":
+                    held_out.add(content)
+                if progress and count % _REPORT_ROWS == 0:
+                    progress(f"packing {part} rows", count, limit)
+        if not count:
+            raise CorpusError(
+                f"data.corpus: {corpus.name!r} is too small; its {part} text does not fill "
+                f"one row of data.sequence_len {fields['sequence_len']}"
+            )
+        if progress:
+            progress(f"packing {part} rows", count, count)
+        meta["files"][path.name] = {
+            "rows": count,
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+    write_atomically(folder / "meta.json", json.dumps(meta, indent=1).encode())
+
+
+def _encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    while some := list(itertools.islice(documents, _ENCODE_DOCUMENTS)):
+        yield from tokenizer.encode(some)
+
+
+def _intact(target: Path) -> bool:
+    """Tells whether `target` holds rows as they were written; damaged ones are thrown away."""
+    if not target.exists():
+        return False
+    try:
+        files = json.loads((target / "meta.json").read_text())["files"]
+        damaged = [
+            name
+            for name, said in files.items()
+            if (target / name).stat().st_size != said["bytes"]
+            or sha256_file(target / name) != said["sha256"]
+        ]
+        if set(files) != {"train.bin", "validation.bin"}:
+            damaged.append("meta.json")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        damaged = [str(error)]
+    if damaged:
+        _log.warning("cached rows %s are damaged (%s): building them again", target, damaged[0])
+        discard(target)
+    return not damaged
+
+
+def _open(
+    target: Path, tokenizer: Tokenizer, sequence_len: int, fingerprints: dict[str, str]
+) -> Rows:
+    meta = json.loads((target / "meta.json").read_text())
+    train, validation = (
+        np.memmap(
+            target / f"{part}.bin",
+            dtype=meta["dtype"],
+            mode="r",
+            shape=(meta["files"][f"{part}.bin"]["rows"], sequence_len + 1),
+        )
+        for part in ("train", "validation")
+    )
+    return Rows(
+        train, validation, tokenizer.token_bytes(), tokenizer.vocab_size, sequence_len, fingerprints
+    )

@@ -1,0 +1,189 @@
+"""Byte-pair encoding as NanoChat does it: trained by rustbpe, run by tiktoken.
+
+The split pattern (numbers in groups of at most two digits), the nine special tokens and their
+place behind the merges are facts of NanoChat:
+https://github.com/karpathy/nanochat/blob/master/nanochat/tokenizer.py
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import rustbpe
+import tiktoken
+
+from data.errors import CorpusError, Progress
+from data.files import write_atomically
+
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+# Only the first is met in pretraining text; the others keep the vocabulary NanoChat's own.
+SPECIAL_TOKENS = (
+    "<|bos|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+# NanoChat trains on at most this much of one document, so that no document rules the merges.
+DOCUMENT_CHARS = 10_000
+# More text than this hardly helps: at 1024 tokens twice as much compresses 1 % better.
+CHARS_PER_TOKEN = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """An immutable byte-pair encoding.
+
+    Attributes:
+      ranks: the bytes of every ordinary token; a token's index is its id and its merge rank.
+      pattern: the regular expression that splits text before merging.
+      specials: names of the special tokens, whose ids follow those of the ordinary ones.
+    """
+
+    ranks: tuple[bytes, ...]
+    pattern: str = PATTERN
+    specials: tuple[str, ...] = SPECIAL_TOKENS
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.ranks) + len(self.specials)
+
+    @property
+    def bos(self) -> int:
+        """Id of the token that begins every document."""
+        return len(self.ranks) + self.specials.index("<|bos|>")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal hash of everything that decides the encoding."""
+        return hashlib.sha256(self._json().encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def _encoding(self) -> tiktoken.Encoding:
+        return tiktoken.Encoding(
+            name="nanoevolve",
+            pat_str=self.pattern,
+            mergeable_ranks={token: rank for rank, token in enumerate(self.ranks)},
+            special_tokens={name: len(self.ranks) + i for i, name in enumerate(self.specials)},
+        )
+
+    def encode(self, documents: list[str]) -> list[list[int]]:
+        """Encodes documents, each beginning with BOS.
+
+        Text that looks like a special token is ordinary text: it never becomes one.
+        """
+        threads = min(8, os.cpu_count() or 1)
+        encoded = self._encoding.encode_ordinary_batch(documents, num_threads=threads)
+        bos = self.bos
+        return [[bos, *ids] for ids in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turns token ids back into text; special tokens read as their names."""
+        return self._encoding.decode([int(i) for i in ids])
+
+    def token_bytes(self) -> np.ndarray:
+        """Returns int32 [vocab_size]: UTF-8 bytes of each token, 0 for the special ones.
+
+        Bits per byte divides the loss by these; a special token stands for no text, so it
+        counts neither as bytes nor (by its zero) as loss.
+        """
+        lengths = [len(token) for token in self.ranks] + [0] * len(self.specials)
+        return np.array(lengths, np.int32)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the tokenizer as JSON, whole or not at all."""
+        write_atomically(Path(path), self._json().encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """Reads a tokenizer that `save` wrote; ValueError if it is damaged."""
+        try:
+            fields = json.loads(Path(path).read_text("utf-8"))
+            ranks = tuple(bytes.fromhex(token) for token in fields["ranks"])
+            tokenizer = cls(ranks, str(fields["pattern"]), tuple(fields["specials"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorpusError(f"tokenizer file {path} is damaged ({error}); delete it") from error
+        return tokenizer
+
+    def _json(self) -> str:
+        ranks = [token.hex() for token in self.ranks]
+        fields = {"pattern": self.pattern, "specials": list(self.specials), "ranks": ranks}
+        return json.dumps(fields, indent=0)
+
+
+def train_tokenizer(
+    documents: Iterable[str],
+    vocab_size: int,
+    max_chars: int = 0,
+    progress: Progress | None = None,
+) -> Tokenizer:
+    """Learns a byte-pair encoding; the same documents give the same tokenizer, bit for bit.
+
+    Args:
+      documents: training text; read only as far as `max_chars` needs.
+      vocab_size: number of tokens to end with, the nine special ones included.
+      max_chars: how many characters to learn from, at most `DOCUMENT_CHARS` of one document;
+        0 takes `CHARS_PER_TOKEN` for every token of the vocabulary.
+      progress: called with the characters read so far.
+
+    Returns:
+      A tokenizer with exactly `vocab_size` tokens.
+
+    Raises:
+      CorpusError: when `vocab_size` leaves no room for the 256 bytes and the special tokens,
+        or when the text is too small or too uniform to give that many merges.
+    """
+    check_vocab_size(vocab_size)
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(
+        _limited(documents, max_chars or CHARS_PER_TOKEN * vocab_size, progress),
+        vocab_size - len(SPECIAL_TOKENS),
+        pattern=PATTERN,
+    )
+    ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
+    tokenizer = Tokenizer(tuple(token for _, token in ranks))
+    if tokenizer.vocab_size != vocab_size:
+        raise CorpusError(
+            f"data.vocab_size: {vocab_size} is more than this corpus can give; "
+            f"its text yields at most {tokenizer.vocab_size} tokens"
+        )
+    return tokenizer
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises CorpusError unless the vocabulary can hold the bytes and the special tokens."""
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise CorpusError(
+            f"data.vocab_size: {vocab_size} is too small; at least {SMALLEST_VOCABULARY} "
+            f"(256 bytes and {len(SPECIAL_TOKENS)} special tokens)"
+        )
+
+
+def _limited(
+    documents: Iterable[str], max_chars: int, progress: Progress | None
+) -> Iterator[str]:
+    done = 0
+    for document in documents:
+        text = document[: min(DOCUMENT_CHARS, max_chars - done)]
+        done += len(text)
+        if progress:
+            progress("reading text for the tokenizer", done, max_chars)
+        yield text
+        if done >= max_chars:
+            return

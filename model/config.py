@@ -1,0 +1,132 @@
+"""The shape of a NanoChat GPT: the fields one may set, and the facts that follow from them."""
+
+import dataclasses
+import functools
+import math
+
+VOCAB_MULTIPLE = 64  # the stored vocabulary is padded to a multiple of this
+WINDOW_MULTIPLE = 128  # short windows are rounded up to a multiple of this
+SMEAR_CHANNELS = 24  # channels of a token that decide how much of its predecessor it takes
+VE_GATE_CHANNELS = 12  # channels of the attention input that gate the value embedding
+
+_DTYPES = ("float32", "bfloat16")
+_ATTENTION = ("xla", "cudnn")
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTConfig:
+    """NanoChat's seven fields, and two that say how to compute.
+
+    `dtype` is the dtype of activations. With "bfloat16" the token and value embeddings are stored
+    in bfloat16 too, as NanoChat does on a GPU; every other weight stays a float32 master that is
+    cast where it is used. `attention="cudnn"` asks for cuDNN flash attention by name (an NVIDIA
+    GPU and bfloat16), because JAX never chooses it by itself.
+    """
+
+    sequence_len: int = 2048  # tokens; the length that windows are derived from
+    vocab_size: int = 32768  # tokens; padded to a multiple of 64 for storage
+    n_layer: int = 12  # blocks
+    n_head: int = 6  # query heads
+    n_kv_head: int = 6  # key and value heads, each shared by n_head / n_kv_head query heads
+    n_embd: int = 768  # channels of the residual stream
+    window_pattern: str = "SSSL"  # S short, L long; tiled over the layers, the last always long
+    dtype: str = "float32"  # activations: float32 | bfloat16
+    attention: str = "xla"  # implementation: xla | cudnn
+
+    def __post_init__(self):
+        for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                _reject(name, value, "an integer")
+            if value < 1:
+                _reject(name, value, ">= 1")
+        if self.n_embd < SMEAR_CHANNELS:
+            _reject("n_embd", self.n_embd, f">= {SMEAR_CHANNELS} (smear reads that many channels)")
+        if self.n_embd % self.n_head:
+            _reject("n_embd", self.n_embd, f"a multiple of n_head = {self.n_head}")
+        if self.head_dim % 2:
+            rule = f"such that n_embd / n_head is even (rotary), not {self.head_dim}"
+            _reject("n_embd", self.n_embd, rule)
+        if self.n_head % self.n_kv_head:
+            _reject("n_kv_head", self.n_kv_head, f"a divisor of n_head = {self.n_head}")
+        pattern = self.window_pattern
+        if not isinstance(pattern, str) or not pattern or set(pattern.upper()) - set("SL"):
+            _reject("window_pattern", pattern, "one or more of the letters S (short) and L (long)")
+        if self.dtype not in _DTYPES:
+            _reject("dtype", self.dtype, f"one of {', '.join(_DTYPES)}")
+        if self.attention not in _ATTENTION:
+            _reject("attention", self.attention, f"one of {', '.join(_ATTENTION)}")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            _reject("attention", self.attention, "xla unless dtype is bfloat16")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return math.ceil(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of keys, of values, and of the value embeddings."""
+        return self.n_kv_head * self.head_dim
+
+    @functools.cached_property
+    def windows(self) -> tuple[int, ...]:
+        """How many tokens back a query sees, per layer; it sees itself besides."""
+        quarter = math.ceil(self.sequence_len / 4)
+        sizes = {
+            "S": math.ceil(quarter / WINDOW_MULTIPLE) * WINDOW_MULTIPLE,
+            "L": self.sequence_len,
+        }
+        pattern = self.window_pattern.upper()
+        tiled = [sizes[pattern[i % len(pattern)]] for i in range(self.n_layer - 1)]
+        return (*tiled, self.sequence_len)
+
+    @functools.cached_property
+    def value_embed_layers(self) -> tuple[int, ...]:
+        """Every second layer, counted so that the last one is among them."""
+        return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
+
+    @property
+    def backout_layer(self) -> int:
+        """The block whose output is partly subtracted before the head."""
+        return self.n_layer // 2
+
+    @functools.cached_property
+    def param_counts(self) -> dict[str, int]:
+        """Parameters by kind, in NanoChat's grouping; `total` is their sum."""
+        width, kv = self.n_embd, self.kv_dim
+        attention = 2 * width * width + 2 * width * kv
+        mlp = 8 * width * width
+        n_value = len(self.value_embed_layers)
+        counts = {
+            "wte": self.padded_vocab_size * width,
+            "value_embeds": n_value * self.padded_vocab_size * kv,
+            "lm_head": self.padded_vocab_size * width,
+            "transformer_matrices": self.n_layer * (attention + mlp)
+            + n_value * self.n_kv_head * VE_GATE_CHANNELS,
+            "scalars": 2 * self.n_layer + SMEAR_CHANNELS + 2,
+        }
+        return counts | {"total": sum(counts.values())}
+
+    @property
+    def num_params(self) -> int:
+        return self.param_counts["total"]
+
+    @property
+    def flops_per_token(self) -> int:
+        """Training FLOPs of one token: 6 per weight in a matmul, 12 per channel and visible key.
+
+        The counting rule of PaLM, appendix B (arXiv:2204.02311). Embeddings are look-ups and cost
+        nothing; the smear gate is a matmul, so its weights count, though they are scalars above.
+        """
+        counts = self.param_counts
+        in_matmuls = counts["transformer_matrices"] + counts["lm_head"] + SMEAR_CHANNELS
+        keys_seen = sum(min(window, self.sequence_len) for window in self.windows)
+        return 6 * in_matmuls + 12 * self.n_embd * keys_seen
+
+
+def _reject(field: str, value, allowed: str):
+    raise ValueError(f"GPTConfig.{field} is {value!r}; it must be {allowed}")
