@@ -75,29 +75,24 @@ def blockwise(q: jax.Array, k: jax.Array, v: jax.Array, window: int) -> jax.Arra
     """
     batch, length, heads, dim = q.shape
     kv_heads = k.shape[2]
-    q = (q * dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, dim)
+    group = heads // kv_heads
+    q = (q * dim**-0.5).reshape(batch, length, kv_heads, group, dim)
     q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, D]
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # [B, K, T, D]
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     size = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
     outputs = []
     for start in range(0, length, size):
         stop = min(start + size, length)
         first = max(0, start - window)  # the oldest key that a query of this block sees
         distance = np.arange(start, stop)[:, None] - np.arange(first, stop)
-        visible = (distance >= 0) & (distance <= window)  # [t, s]
-        scores = jnp.einsum(
-            "bkgtd,bksd->bkgts",
-            q[..., start:stop, :],
-            k[:, :, first:stop],
-            preferred_element_type=jnp.float32,
-        )
+        visible = (distance >= 0) & (distance <= window)  # [t, S]
+        visible = np.tile(visible, (group, 1))  # [G * t, S]: the heads of a group side by side
+        queries = q[:, :, :, start:stop].reshape(batch, kv_heads, -1, dim)  # [B, K, G * t, D]
+        scores = dot("bktd,bksd->bkts", queries, k[:, :, first:stop])
         weights = jnp.exp(jnp.where(visible, scores, -jnp.inf))
-        mixed = jnp.einsum(
-            "bkgts,bksd->bkgtd",
-            weights.astype(v.dtype),
-            v[:, :, first:stop],
-            preferred_element_type=jnp.float32,
-        )
-        outputs.append(mixed / jnp.sum(weights, axis=-1, keepdims=True))
+        mixed = dot("bkts,bksd->bktd", weights.astype(v.dtype), v[:, :, first:stop])
+        mixed = mixed / jnp.sum(weights, axis=-1, keepdims=True)
+        outputs.append(mixed.reshape(batch, kv_heads, group, -1, dim))
     out = jnp.concatenate(outputs, axis=3).astype(q.dtype)  # [B, K, G, T, D]
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, dim)

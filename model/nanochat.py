@@ -39,6 +39,15 @@ def places(config: GPTConfig) -> dict[str, Place]:
     return found
 
 
+def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The PyTorch shape of every parameter, by PyTorch name."""
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return {
+        name: get(params, path).shape[:: -1 if transposed else 1]
+        for name, (path, transposed) in places(config).items()
+    }
+
+
 def from_nanochat(state: Mapping[str, np.ndarray], config: GPTConfig) -> dict:
     """Builds `params` from a NanoChat state dictionary.
 
@@ -60,14 +69,15 @@ def from_nanochat(state: Mapping[str, np.ndarray], config: GPTConfig) -> dict:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"NanoChat state {problem} {min(names)}{more}")
+    for name, shape in shapes(config).items():
+        if np.shape(state[name]) != shape:
+            found = np.shape(state[name])
+            raise ValueError(f"NanoChat parameter {name} has shape {found}, not {shape}")
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     for name, (path, transposed) in expected.items():
         *parents, last = path
         node = get(params, parents)
         array = np.asarray(state[name])
-        shape = node[last].shape[::-1] if transposed else node[last].shape
-        if array.shape != shape:
-            raise ValueError(f"NanoChat parameter {name} has shape {array.shape}, not {shape}")
         node[last] = jnp.asarray(array.T if transposed else array, node[last].dtype)
     return params
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import jax
-from data.rows import build_rows, check_horizon
+from data.batches import check_horizon
+from data.rows import build_rows
 from ml_collections import ConfigDict
 from rich.console import Console
 

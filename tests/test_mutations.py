@@ -105,7 +105,10 @@ def make_trajectory():
     common = [rng.normal(size=s) for s in shapes]
     scales = [1.0, 0.7, 4.0, 0.5, 9.0, 0.2]
     gradients = [
-        [jnp.asarray(k * (c + rng.normal(size=s)), jnp.float32) for c, s in zip(common, shapes, strict=True)]
+        [
+            jnp.asarray(k * (c + rng.normal(size=s)), jnp.float32)
+            for c, s in zip(common, shapes, strict=True)
+        ]
         for k in scales
     ]
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from data.rows import batches
+from data.batches import batches
 
 from model.loss import bits_per_byte
 from nanoevolve_jax.execution.population import Programs, stack_candidates

@@ -1,0 +1,240 @@
+"""The parity command: does this model compute what PyTorch NanoChat computed?
+
+    python -m model.parity --reference FILE.npz [--reference ANOTHER.npz]
+
+Exit code 0: every figure is within its gate; 1: one is not; 2: a file cannot be used.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import rich
+from absl import app, flags
+from rich.markup import escape
+from rich.table import Table
+
+from model import gpt, loss, nanochat
+from model.reference import BadReference, Reference
+
+_REFERENCE = flags.DEFINE_multi_string("reference", [], "npz file of reference figures; repeatable")
+
+LOGIT_GATE = 5e-6  # largest absolute error of logits, losses and bits per byte
+NATS_GATE = 1e-6  # relative error of a sum of losses: a few float32 roundings
+GRADIENT_GATE = 3e-5  # relative L2 error of each parameter's gradient
+GRADIENT_NOISE = 1e-8  # an absolute error below every rounding seen; gradients of 0 are equal so
+
+
+class Check(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    max_abs: float  # largest absolute error
+    relative: float  # L2 norm of the error over the L2 norm of the reference
+    gate: str  # what had to hold, in words
+    passed: bool
+
+
+def check_derived(reference: Reference) -> list[Check]:
+    """Sizes, layers and counts that follow from the config."""
+    config, want = reference.config, reference.json("derived")
+    got = {
+        "padded_vocab_size": config.padded_vocab_size,
+        "head_dim": config.head_dim,
+        "window_sizes": [[window, 0] for window in config.windows],
+        "value_embed_layers": list(config.value_embed_layers),
+        "backout_layer": config.backout_layer,
+        "num_params": config.num_params,
+        "flops_per_token": config.flops_per_token,
+        "scaling_params": config.param_counts,
+    }
+    for key in got:
+        if not isinstance(want, dict) or key not in want:
+            raise BadReference(f"{reference.path}: 'derived' misses {key!r}")
+    wrong = [key for key in got if got[key] != want[key]]
+    if not wrong:
+        return [Check("derived sizes and counts", 0.0, 0.0, "exact", True)]
+    return [
+        Check(f"derived {key}: {got[key]}, not {want[key]}", np.nan, np.nan, "exact", False)
+        for key in wrong
+    ]
+
+
+def check_logits(reference: Reference) -> list[Check]:
+    """All logits, after the softcap."""
+    logits = _logits(reference)
+    return [within("logits", logits, reference.array("logits", *logits.shape), LOGIT_GATE)]
+
+
+def check_losses(reference: Reference) -> list[Check]:
+    """Cross-entropy per token and its mean, plain and with ignored targets."""
+    logits = _logits(reference)
+    checks = []
+    for prefix in ("", "masked/"):
+        targets = _targets(reference, prefix)
+        for name, got in (
+            (f"{prefix}loss_none", loss.token_losses(logits, targets)),
+            (f"{prefix}loss_mean", loss.mean_loss(logits, targets)),
+        ):
+            checks.append(within(name, got, reference.array(name, *got.shape), LOGIT_GATE))
+    return checks
+
+
+def check_bits_per_byte(reference: Reference) -> list[Check]:
+    """Sums of nats and bytes and their ratio, plain and with ignored targets."""
+    logits = _logits(reference)
+    token_bytes = reference.array("token_bytes", reference.vocab_size)
+    checks = []
+    for prefix in ("", "masked/"):
+        targets = _targets(reference, prefix)
+        losses = loss.token_losses(logits, targets)
+        nats, size = loss.nats_and_bytes(losses, targets, token_bytes)
+        prefix += "bpb/"
+        nats_want = reference.array(f"{prefix}total_nats")
+        size_want = reference.array(f"{prefix}total_bytes")
+        bits_want = reference.array(f"{prefix}bpb")
+        checks += [
+            within(f"{prefix}total_nats", nats, nats_want, relative=NATS_GATE),
+            within(f"{prefix}total_bytes", size, size_want, 0.0),
+            within(f"{prefix}bpb", loss.bits_per_byte(nats, size), bits_want, LOGIT_GATE),
+        ]
+    return checks
+
+
+def check_gradients(reference: Reference) -> list[Check]:
+    """The gradient of the mean loss, parameter by parameter."""
+    idx, targets = reference.tokens("idx"), _targets(reference)
+    got = nanochat.to_nanochat(
+        _gradients(reference.config, reference.params, idx, targets), reference.config
+    )
+    gate = functools.partial(within, relative=GRADIENT_GATE, noise=GRADIENT_NOISE)
+    pairs = {name: reference.matching(f"grads/{name}", array) for name, array in got.items()}
+    return worst("gradients", [gate(f"grads/{name}", *pair) for name, pair in pairs.items()])
+
+
+MODEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = (
+    check_derived,
+    check_logits,
+    check_losses,
+    check_bits_per_byte,
+    check_gradients,
+)
+KERNEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = ()
+
+
+def within(
+    name: str, got, want, max_abs: float | None = None, *, relative=None, noise=0.0
+) -> Check:
+    """Compares two arrays by their largest absolute error, or else by relative L2 error.
+
+    Args:
+      name: of the quantity.
+      got: computed here.
+      want: the reference, same shape.
+      max_abs: the gate on the largest absolute error, or None.
+      relative: the gate on the relative L2 error, or None.
+      noise: an absolute error up to which a relative gate passes regardless.
+
+    Returns:
+      The check; a value that is not finite never passes.
+    """
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    error = np.abs(got - want)
+    largest = float(error.max(initial=0.0))
+    norm = float(np.linalg.norm(want))
+    length = float(np.linalg.norm(error))
+    ratio = 0.0 if length == 0 else length / norm if norm else np.inf
+    if max_abs is None:
+        return Check(name, largest, ratio, f"rel <= {relative:.0e}",
+                     bool(ratio <= relative or largest <= noise))  # fmt: skip
+    gate = f"max <= {max_abs:.0e}" if max_abs else "exact"
+    return Check(name, largest, ratio, gate, bool(largest <= max_abs))
+
+
+def worst(name: str, checks: Sequence[Check]) -> list[Check]:
+    """One check for many of the same gate: the failures, or else the worst that passed."""
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return failed
+    top = max(checks, key=lambda check: check.relative)
+    largest = max(check.max_abs for check in checks)
+    return [Check(f"{name} ({len(checks)}, worst {top.name})", largest, *top[2:])]
+
+
+def run_checks(reference: Reference) -> list[Check]:
+    """Every check that the arrays of this file allow."""
+    suites = (*MODEL_CHECKS,) if reference.has_model else ()
+    suites += KERNEL_CHECKS if reference.has_kernels else ()
+    # A GPU would otherwise multiply float32 matrices in TF32, with errors far above the gates.
+    with jax.default_matmul_precision("highest"):
+        checks = [check for suite in suites for check in suite(reference)]
+    if not checks:
+        raise BadReference(f"{reference.path}: holds nothing that can be checked")
+    return checks
+
+
+def run(paths: Sequence[str], console: rich.console.Console | None = None) -> int:
+    """Checks every file, prints a table for each, and returns the exit code."""
+    console = console or rich.get_console()
+    if not paths:
+        console.print("parity: name at least one file: --reference FILE.npz", soft_wrap=True)
+        return 2
+    code = 0
+    for path in paths:
+        try:
+            checks = run_checks(Reference(path))
+        except BadReference as error:
+            console.print(f"parity: {error}", markup=False, soft_wrap=True)
+            code = 2
+            continue
+        console.print(_table(path, checks))
+        code = max(code, int(not all(check.passed for check in checks)))
+    return code
+
+
+def _table(path: str, checks: Sequence[Check]) -> Table:
+    table = Table(title=escape(str(path)), title_justify="left")
+    for heading, justify in (
+        ("quantity", "left"),
+        ("largest error", "right"),
+        ("relative L2", "right"),
+        ("gate", "left"),
+        ("", "left"),
+    ):
+        table.add_column(heading, justify=justify, overflow="fold")
+    for name, max_abs, relative, gate, passed in checks:
+        verdict = "[green]pass[/green]" if passed else "[bold red]FAIL[/bold red]"
+        table.add_row(escape(name), f"{max_abs:.1e}", f"{relative:.1e}", gate, verdict)
+    return table
+
+
+def _targets(reference: Reference, prefix: str = "") -> np.ndarray:
+    idx = reference.tokens("idx")
+    return reference.tokens(f"{prefix}targets", *idx.shape, lowest=loss.IGNORED)
+
+
+def _logits(reference: Reference) -> jax.Array:
+    idx = reference.tokens("idx")
+    if idx.ndim != 2:
+        raise BadReference(f"{reference.path}: 'idx' has shape {idx.shape}, not (B, T)")
+    return _forward(reference.config, reference.params, idx)
+
+
+_forward = jax.jit(gpt.apply, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradients(config, params, idx, targets):
+    return jax.grad(lambda p: loss.mean_loss(gpt.apply(config, p, idx), targets))(params)
+
+
+def main(argv: Sequence[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; files go behind --reference")
+    return run(_REFERENCE.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

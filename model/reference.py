@@ -1,0 +1,155 @@
+"""Reference figures of a NanoChat model, read from an npz file.
+
+A file holds the arrays of one model, as PyTorch NanoChat computed them: `config`, `derived`,
+`params/<name>`, `idx`, `targets`, `logits`, losses, bits per byte and `grads/<name>`; or the arrays
+of single optimizer kernels; or both. A *cut* file is a small copy of one: large arrays keep every
+`cut/stride`-th entry, flattened, and parameters are drawn anew from the seed they came from.
+"""
+
+import functools
+import json
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from model import nanochat
+from model.config import GPTConfig
+
+SEED = 1  # of the draw behind every parameter of the reference files
+STRIDE = 17  # a prime, so that a sample visits every column of a matrix
+WHOLE = 4096  # arrays up to this many entries stay whole in a cut file
+SAMPLED = ("grads/", "params_after_1/", "params_after_5/", "muon_after_5/")
+KERNELS = ("muon/", "adamw/", "schedule/")
+
+
+class BadReference(ValueError):
+    """The file is not what the schema says; the message is one line for the user."""
+
+
+class Reference:
+    """The arrays of one file, by key, with the model that they belong to."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = str(path)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if not isinstance(archive, np.lib.npyio.NpzFile):
+                    raise BadReference(f"{self.path}: not an npz file")
+                self.arrays = {key: archive[key] for key in archive.files}
+        except FileNotFoundError:
+            raise BadReference(f"{self.path}: no such file") from None
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            if isinstance(error, BadReference):
+                raise
+            raise BadReference(f"{self.path}: not a readable npz file") from None
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self.arrays:
+            raise BadReference(f"{self.path}: misses the array {key!r}")
+        return self.arrays[key]
+
+    @property
+    def has_model(self) -> bool:
+        return not self.has_kernels or "config" in self.arrays
+
+    @property
+    def has_kernels(self) -> bool:
+        return any(key.startswith(KERNELS) for key in self.arrays)
+
+    def array(self, key: str, *shape: int) -> np.ndarray:
+        """The array at `key`, which must have this shape."""
+        array = self[key]
+        if array.shape != shape:
+            raise BadReference(f"{self.path}: {key!r} has shape {array.shape}, not {shape}")
+        return array
+
+    def json(self, key: str):
+        try:
+            return json.loads(str(self[key]))
+        except json.JSONDecodeError:
+            raise BadReference(f"{self.path}: {key!r} is not JSON") from None
+
+    @functools.cached_property
+    def config(self) -> GPTConfig:
+        try:
+            return GPTConfig(**self.json("config"))
+        except (TypeError, ValueError) as error:
+            raise BadReference(f"{self.path}: config: {error}") from None
+
+    @functools.cached_property
+    def params(self) -> dict:
+        """The initial parameters, as `model.gpt.init_params` lays them out."""
+        state = self.group("params/")
+        if not state and "cut/crc" in self.arrays:
+            state = drawn_params(self.config)
+            if _crc(state) != int(self["cut/crc"]):
+                raise BadReference(f"{self.path}: this NumPy draws other parameters from the seed")
+        try:
+            return nanochat.from_nanochat(state, self.config)
+        except ValueError as error:
+            raise BadReference(f"{self.path}: params: {error}") from None
+
+    def tokens(self, key: str, *shape: int, lowest: int = 0) -> np.ndarray:
+        """Token ids at `key`, int32, of this shape if one is given, within the vocabulary."""
+        ids = self.array(key, *shape) if shape else self[key]
+        integers = np.issubdtype(ids.dtype, np.integer)
+        if not integers or ids.size == 0 or ids.min() < lowest or ids.max() >= self.vocab_size:
+            raise BadReference(
+                f"{self.path}: {key!r} must hold token ids from {lowest} to {self.vocab_size - 1}"
+            )
+        return ids.astype(np.int32)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    def group(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays whose key starts with `prefix`, by the rest of their key."""
+        keys = (key for key in self.arrays if key.startswith(prefix))
+        return {key.removeprefix(prefix): self.arrays[key] for key in keys}
+
+    def matching(self, key: str, computed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A computed array and the stored one, both cut down to the entries the file holds."""
+        computed = np.asarray(computed)
+        if "cut/stride" in self.arrays and key.startswith(SAMPLED):
+            computed = _sample(computed, int(self["cut/stride"]))
+        return computed, self.array(key, *computed.shape)
+
+
+def drawn_params(config: GPTConfig) -> dict[str, np.ndarray]:
+    """The parameters of the reference files, drawn again from their seed, in PyTorch layout."""
+    rng = np.random.default_rng(SEED)
+    shapes = nanochat.shapes(config)
+    state = {}
+    for name in sorted(shapes):
+        draw = rng.standard_normal(shapes[name])
+        scale = 0.05 if draw.ndim == 2 else 0.1
+        state[name] = ((name == "resid_lambdas") + scale * draw).astype(np.float32)
+    return state
+
+
+def write_cut(path: str | pathlib.Path, destination: str | pathlib.Path, stride: int = STRIDE):
+    """Writes a cut copy of a model's reference file."""
+    whole = Reference(path)
+    state = drawn_params(whole.config)
+    if _crc(state) != _crc(whole.group("params/")):
+        raise BadReference(f"{path}: params are not the draw of seed {SEED}, so they cannot be cut")
+    arrays = {key: a for key, a in whole.arrays.items() if not key.startswith("params/")}
+    for key in arrays:
+        if key.startswith(SAMPLED):
+            arrays[key] = _sample(arrays[key], stride)
+    arrays |= {"cut/stride": np.int64(stride), "cut/crc": np.int64(_crc(state))}
+    np.savez_compressed(destination, **arrays)
+
+
+def _sample(array: np.ndarray, stride: int) -> np.ndarray:
+    return array if array.size <= WHOLE else array.ravel()[::stride]
+
+
+def _crc(state: dict[str, np.ndarray]) -> int:
+    crc = 0
+    for name in sorted(state):
+        crc = zlib.crc32(np.ascontiguousarray(state[name]).tobytes(), crc)
+    return crc

@@ -1,0 +1,247 @@
+"""Sources of documents: what they give, that their parts are disjoint, and how mistakes read."""
+
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.corpus import CorpusError, load_corpus
+from data.stdlib import cut, stdlib_documents, stdlib_folder
+
+
+def write_shard(path: Path, documents, kind=None, column="text", group=2) -> Path:
+    """Writes one parquet shard in small row groups."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({column: pa.array(documents, kind or pa.string())})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message and message.startswith("data."), message
+    return message
+
+
+@pytest.fixture(scope="module")
+def stdlib(tmp_path_factory):
+    return load_corpus("stdlib", cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def test_stdlib_is_plenty_of_text_in_two_disjoint_parts(stdlib):
+    train, validation = list(stdlib.train()), list(stdlib.validation())
+    assert sum(map(len, train)) > 5_000_000
+    assert 0.02 < sum(map(len, validation)) / sum(map(len, train)) < 0.1
+    assert not set(train) & set(validation)
+    assert all(document for document in train + validation)
+
+
+def test_stdlib_leaves_out_tests_and_other_peoples_packages(tmp_path):
+    for name in ("a.py", "b/c.py", "test/d.py", "b/tests/e.py", "site-packages/f.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"NAME = '{name}'\n")
+    for i in range(60):  # enough files for both parts
+        (tmp_path / f"m{i}.py").write_text(f"NUMBER = {i}\n")
+    (tmp_path / "generated.py").write_text("# generated from 'X' with gencodec.py.\nTABLE = ()\n")
+    (tmp_path / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\nNAME = '\xe9'\n")
+    train, validation = stdlib_documents(tmp_path)
+    text = "".join(train + validation)
+    assert "'a.py'" in text and "'b/c.py'" in text
+    for unwanted in ("d.py", "e.py", "f.py", "TABLE", "latin"):
+        assert unwanted not in text
+    assert not set(train) & set(validation)
+
+
+def test_stdlib_without_sources_is_a_clear_error(tmp_path):
+    with pytest.raises(CorpusError) as error:
+        stdlib_documents(tmp_path)
+    assert "stdlib" in one_line(error)
+
+
+def test_iterators_are_fresh_and_the_same_each_time(stdlib):
+    first = stdlib.train()
+    next(first)
+    assert list(stdlib.train()) == list(stdlib.train())
+    assert list(stdlib.validation()) == list(stdlib.validation())
+
+
+def test_fingerprint_follows_the_content_and_not_the_place(tmp_path):
+    def fingerprint(folder, last):
+        write_shard(tmp_path / folder / "shard_00000.parquet", ["one", "two"])
+        write_shard(tmp_path / folder / "shard_00001.parquet", [last])
+        return load_corpus(f"parquet:{tmp_path / folder}", cache_dir=tmp_path).fingerprint
+
+    assert fingerprint("a", "three") == fingerprint("b", "three") != fingerprint("a", "other")
+
+
+@given(st.text(alphabet="ab \n@\r\x0c\u2028", max_size=400), st.integers(1, 50))
+def test_cut_loses_nothing_and_only_lone_lines_are_long(text, limit):
+    pieces = list(cut(text, limit))
+    assert "".join(pieces) == text
+    assert all(pieces)
+    for piece in pieces:
+        assert len(piece) <= limit or len(piece.splitlines()) == 1
+
+
+def test_cut_prefers_the_beginnings_of_definitions():
+    source = "import os\n\n\ndef f():\n    return 1\n\n\n@cache\ndef g():\n    return 2\n"
+    assert list(cut(source, 50)) == [source[: source.index("@")], source[source.index("@") :]]
+
+
+def test_real_sources_survive_cutting():
+    source = (stdlib_folder() / "typing.py").read_text("utf-8")
+    pieces = list(cut(source, 512))
+    assert "".join(pieces) == source
+    assert max(map(len, pieces)) <= 512
+
+
+def test_parquet_reads_shards_in_order_and_the_last_is_validation(tmp_path):
+    folder = tmp_path / "shards"
+    write_shard(folder / "shard_00001.parquet", ["c", "", None, "d"])
+    write_shard(folder / "shard_00000.parquet", ["a", "b", "copy"])
+    write_shard(folder / "shard_00002.parquet", ["e", "copy"])
+    (folder / "shard_00003.parquet.part").write_bytes(b"unfinished")
+    corpus = load_corpus(f"parquet:{folder}", cache_dir=tmp_path)
+    # Empty and missing documents are skipped, and so is a training copy of a validation one.
+    assert list(corpus.train()) == ["a", "b", "c", "d"]
+    assert list(corpus.validation()) == ["e", "copy"]
+    limited = load_corpus(f"parquet:{folder}", cache_dir=tmp_path, shards=1)
+    assert list(limited.train()) == ["a", "b"]
+    assert list(limited.validation()) == ["e", "copy"]
+    assert limited.fingerprint != corpus.fingerprint
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_every_kind_of_text_column_is_read(tmp_path, kind):
+    texts = ["naïve", "日本", ""]
+    values = [t.encode() for t in texts] if kind == pa.binary() else texts
+    for index in range(2):
+        write_shard(tmp_path / f"shard_{index}.parquet", [f"{index}"], group=1)
+    pq.write_table(pa.table({"text": pa.array(values).cast(kind)}), tmp_path / "shard_0.parquet")
+    corpus = load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path)
+    assert list(corpus.train()) == ["naïve", "日本"]
+
+
+def test_row_groups_are_streamed(tmp_path):
+    write_shard(tmp_path / "shard_0.parquet", [f"document {i}" for i in range(100)])
+    write_shard(tmp_path / "shard_1.parquet", ["v"])
+    damage(tmp_path / "shard_0.parquet", 0.6)
+    corpus = load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path)
+    documents = corpus.train()
+    assert next(documents) == "document 0"  # the damage further on is not read yet
+
+
+def damage(path: Path, where: float, count: int = 40) -> None:
+    content = bytearray(path.read_bytes())
+    start = int(len(content) * where)
+    content[start : start + count] = b"\xff" * count
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "stdlib:x", "parquet", "parquet:", "climbmix:3"])
+def test_unknown_corpus(tmp_path, name):
+    with pytest.raises(CorpusError) as error:
+        load_corpus(name, cache_dir=tmp_path)
+    message = one_line(error)
+    assert "data.corpus" in message and repr(name) in message and "fineweb_edu" in message
+
+
+def make_missing(folder):
+    folder.rmdir()
+
+
+def make_empty(folder):
+    (folder / "notes.txt").write_text("no parquet here")
+
+
+def make_single(folder):
+    write_shard(folder / "shard_0.parquet", ["a"])
+
+
+def make_file(folder):
+    folder.rmdir()
+    folder.write_text("a file, not a folder")
+
+
+def make_without_text(folder):
+    write_shard(folder / "shard_0.parquet", ["a"], column="content")
+    write_shard(folder / "shard_1.parquet", ["a"])
+
+
+def make_numbers(folder):
+    write_shard(folder / "shard_0.parquet", ["a"])
+    write_shard(folder / "shard_1.parquet", [1, 2], kind=pa.int64())
+
+
+def make_garbage(folder):
+    write_shard(folder / "shard_0.parquet", ["a"])
+    (folder / "shard_1.parquet").write_bytes(b"this is not parquet")
+
+
+def make_truncated(folder):
+    write_shard(folder / "shard_1.parquet", ["a"])
+    path = write_shard(folder / "shard_0.parquet", ["some text"] * 50)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def make_broken_pages(folder):
+    write_shard(folder / "shard_1.parquet", ["a"])
+    path = write_shard(folder / "shard_0.parquet", [f"document {i}" for i in range(50)], group=50)
+    damage(path, 0.0, 300)
+    path.write_bytes(b"PAR1" + path.read_bytes()[4:])
+
+
+def make_latin_binary(folder):
+    write_shard(folder / "shard_0.parquet", ["a"])
+    write_shard(folder / "shard_1.parquet", [b"caf\xe9"], kind=pa.binary())
+
+
+def make_latin_string(folder):
+    raw = pa.array([b"good", b"caf\xe9"], pa.binary())
+    unchecked = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+    write_shard(folder / "shard_1.parquet", ["a"])
+    pq.write_table(pa.table({"text": unchecked}), folder / "shard_0.parquet")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (make_missing, "not a folder"),
+        (make_file, "not a folder"),
+        (make_empty, "holds no *.parquet"),
+        (make_single, "at least 2"),
+        (make_without_text, "no column 'text', only content"),
+        (make_numbers, "int64; it must be string"),
+        (make_garbage, "shard_1.parquet cannot be read"),
+        (make_truncated, "shard_0.parquet cannot be read"),
+        (make_broken_pages, "shard_0.parquet is damaged"),
+        (make_latin_binary, "not UTF-8"),
+        (make_latin_string, "not UTF-8"),
+    ],
+)
+def test_mistakes_about_parquet_are_one_clear_line(tmp_path, make, words):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(CorpusError) as error:
+        corpus = load_corpus(f"parquet:{folder}", cache_dir=tmp_path)
+        list(corpus.train())
+    message = one_line(error)
+    assert words in message and str(folder) in message
+
+
+def test_negative_shards(tmp_path):
+    with pytest.raises(CorpusError, match=r"data\.shards: -1"):
+        load_corpus("stdlib", cache_dir=tmp_path, shards=-1)
+
+
+def test_data_imports_nothing_of_nanoevolve_jax(repository):
+    for path in (repository / "data").glob("*.py"):
+        assert "nanoevolve_jax" not in path.read_text()
+    assert sys.version_info >= (3, 11)

@@ -1,0 +1,154 @@
+"""The tokenizer: round trips, byte lengths, determinism, and its file."""
+
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.corpus import CorpusError, load_corpus
+from data.tokenizer import (
+    PATTERN,
+    SMALLEST_VOCABULARY,
+    SPECIAL_TOKENS,
+    Tokenizer,
+    train_tokenizer,
+)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    corpus = load_corpus("stdlib", cache_dir=tmp_path_factory.mktemp("cache"))
+    return [document for _, document in zip(range(1500), corpus.train(), strict=False)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents):
+    return train_tokenizer(documents, 512)
+
+
+def test_vocabulary_holds_bytes_merges_and_specials(tokenizer):
+    assert tokenizer.vocab_size == 512
+    assert set(tokenizer.ranks[:256]) == {bytes([i]) for i in range(256)}
+    assert tokenizer.bos == 512 - 9
+    assert tokenizer.decode([tokenizer.bos]) == "<|bos|>"
+    assert len(SPECIAL_TOKENS) == 9
+
+
+@given(st.lists(st.text(max_size=60), max_size=4))
+def test_decode_undoes_encode_and_bytes_add_up(tokenizer, texts):
+    lengths = tokenizer.token_bytes()
+    encoded = tokenizer.encode(texts)
+    assert len(encoded) == len(texts)
+    for text, ids in zip(texts, encoded, strict=True):
+        assert ids[0] == tokenizer.bos
+        assert tokenizer.decode(ids[1:]) == text
+        assert lengths[ids].sum() == len(text.encode())
+        assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+
+def test_text_that_looks_special_is_ordinary(tokenizer):
+    text = "".join(SPECIAL_TOKENS)
+    (ids,) = tokenizer.encode([text])
+    assert max(ids[1:]) < tokenizer.bos
+    assert tokenizer.decode(ids[1:]) == text
+
+
+def test_encoding_agrees_with_merging_by_hand(tokenizer, documents):
+    """Byte-pair encoding from its definition: join the pair of lowest rank until none is left."""
+    import regex
+
+    ranks = {token: rank for rank, token in enumerate(tokenizer.ranks)}
+    text = "".join(documents[:3])[:2000] + " it's 12345 naïve 日本語\r\n\n   x"
+    expected = []
+    for word in regex.findall(PATTERN, text):
+        parts = [bytes([b]) for b in word.encode()]
+        while len(parts) > 1:
+            joined = [a + b for a, b in zip(parts, parts[1:], strict=False)]
+            best = min(range(len(joined)), key=lambda i: ranks.get(joined[i], 1 << 30))
+            if joined[best] not in ranks:
+                break
+            parts[best : best + 2] = [joined[best]]
+        expected += [ranks[part] for part in parts]
+    assert tokenizer.encode([text])[0][1:] == expected
+
+
+def test_token_bytes_are_zero_for_specials_only(tokenizer):
+    lengths = tokenizer.token_bytes()
+    assert lengths.dtype == np.int32 and lengths.shape == (512,)
+    assert (lengths[-9:] == 0).all() and (lengths[:-9] > 0).all()
+
+
+def test_same_documents_give_the_same_tokenizer_in_another_process(tmp_path, repository):
+    texts = [f"def function_{i}(argument):\n    return argument + {i}\n" for i in range(200)]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
+    code = (
+        "import json, sys; from data.tokenizer import train_tokenizer\n"
+        "print(train_tokenizer(json.load(open(sys.argv[1])), 300).fingerprint)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "texts.json"],
+        cwd=repository, check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    assert printed == train_tokenizer(texts, 300).fingerprint
+
+
+def test_fingerprint_tells_tokenizers_apart(tokenizer, documents):
+    other = list(documents)
+    random.Random(0).shuffle(other)
+    assert train_tokenizer(other[:700], 512).fingerprint != tokenizer.fingerprint
+    assert Tokenizer(tokenizer.ranks, tokenizer.pattern + "|x").fingerprint != tokenizer.fingerprint
+
+
+def test_training_stops_reading_at_max_chars():
+    read = []
+
+    def texts():
+        for i in range(1000):
+            read.append(i)
+            yield f"some words of document number {i} and then some more of them"
+
+    reports = []
+    tokens = train_tokenizer(texts(), 280, 1000, lambda *report: reports.append(report))
+    assert tokens.vocab_size == 280 and len(read) < 30
+    assert reports[-1][1:] == (1000, 1000)
+
+
+def test_save_and_load_are_inverse_and_leave_no_temporary_file(tokenizer, tmp_path):
+    path = tmp_path / "deep" / "tokenizer.json"
+    tokenizer.save(path)
+    assert Tokenizer.load(path) == tokenizer
+    assert Tokenizer.load(path).fingerprint == tokenizer.fingerprint
+    assert [p.name for p in path.parent.iterdir()] == ["tokenizer.json"]
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(CorpusError, match=r"tokenizer\.json is damaged"):
+        Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 256, SMALLEST_VOCABULARY - 1])
+def test_too_small_a_vocabulary(size):
+    with pytest.raises(CorpusError, match=rf"data\.vocab_size: {size} .* at least 265"):
+        train_tokenizer(["text"], size)
+
+
+def test_the_smallest_vocabulary_is_bytes(tokenizer):
+    smallest = train_tokenizer(["text"], SMALLEST_VOCABULARY)
+    assert smallest.encode(["ab"]) == [[smallest.bos, *smallest.encode(["a"])[0][1:], 98]]
+
+
+def test_too_little_text_for_the_vocabulary():
+    with pytest.raises(CorpusError, match=r"data\.vocab_size: 1024 .* at most 26\d tokens"):
+        train_tokenizer(["abc abc"], 1024)
+
+
+def test_a_mistake_met_while_reading_keeps_its_message():
+    def texts():
+        yield "fine"
+        raise CorpusError("data.corpus: the shard is damaged")
+
+    with pytest.raises(CorpusError, match=r"data\.corpus: the shard is damaged"):
+        train_tokenizer(texts(), 300)
