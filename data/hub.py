@@ -115,6 +115,8 @@ def fetch(
                 before = _partial_bytes(folder, name)
                 _attempt(url, path, progress)
                 return path
+            except CorpusError:
+                raise
             # Whatever the HTTP library raises is a fault: its exception types are those of
             # httpx under huggingface_hub 1 and of httpx2 under 2.
             except Exception as fault:
@@ -138,21 +140,22 @@ def _attempt(url: str, path: Path, progress: Progress | None) -> None:
     """Downloads what is missing of a file, verifies it, and moves it into place."""
     # Never with a token: the datasets are public, and the endpoint may be anyone's.
     announced = get_hf_file_metadata(url, token=False, timeout=_TIMEOUT_SECONDS)
-    etag = announced.etag or "unknown"
+    sha256 = announced.etag or ""
+    if not _SHA256.fullmatch(sha256):  # the etag of every large file on the hub is one
+        raise CorpusError(f"data.corpus: {url} announces no SHA-256 to verify it by ({sha256!r})")
     # The name holds the version, so that the parts of two versions are never joined.
-    part = path.with_name(f".{path.name}.{re.sub(r'[^0-9A-Za-z]', '', etag)[:16]}.part")
+    part = path.with_name(f".{path.name}.{sha256[:16]}.part")
     _stream(url, part, announced.size, f"downloading {path.name}", progress)
 
-    size, sha256 = part.stat().st_size, sha256_file(part)
-    wrong = announced.size is not None and size != announced.size
-    # Git's own files have another kind of etag; shards are large files, whose etag is this.
-    wrong |= _SHA256.fullmatch(etag) is not None and sha256 != etag
-    if wrong:
+    size, found = part.stat().st_size, sha256_file(part)
+    if found != sha256:
         part.unlink()
         raise _OtherBytesError(
-            f"got {size} bytes with SHA-256 {sha256}, announced were {announced.size} with {etag}"
+            f"got {size} bytes with SHA-256 {found}, announced were {announced.size} with {sha256}"
         )
     os.replace(part, path)
+    for outdated in path.parent.glob(f".{path.name}.*.part"):
+        outdated.unlink()
     record = {"bytes": size, "sha256": sha256, "commit": announced.commit_hash}
     write_atomically(_record(path), json.dumps(record).encode())
 

@@ -78,7 +78,9 @@ def build_rows(
     """
     check_vocab_size(vocab_size)
     if sequence_len < 1:
-        raise CorpusError(f"data.sequence_len: {sequence_len} is too small; at least 1")
+        raise CorpusError(f"model.sequence_len: {sequence_len} is too small; at least 1")
+    if max_train_tokens < 0:
+        raise CorpusError(f"data.max_train_tokens: {max_train_tokens} is negative; 0 (all) or more")
     cache_dir = Path(cache_dir).expanduser()
     source = load_corpus(
         corpus,
@@ -155,7 +157,7 @@ def _write(
         if not count:
             raise CorpusError(
                 f"data.corpus: {corpus.name!r} is too small; its {part} text does not fill "
-                f"one row of data.sequence_len {fields['sequence_len']}"
+                f"one row of model.sequence_len {fields['sequence_len']}"
             )
         if progress:
             progress(f"packing {part} rows", count, count)

@@ -1,7 +1,6 @@
 """The shape of a NanoChat GPT: the fields one may set, and the facts that follow from them."""
 
 import dataclasses
-import functools
 import math
 
 VOCAB_MULTIPLE = 64  # the stored vocabulary is padded to a multiple of this
@@ -72,7 +71,7 @@ class GPTConfig:
         """Width of keys, of values, and of the value embeddings."""
         return self.n_kv_head * self.head_dim
 
-    @functools.cached_property
+    @property
     def windows(self) -> tuple[int, ...]:
         """How many tokens back a query sees, per layer; it sees itself besides."""
         quarter = math.ceil(self.sequence_len / 4)
@@ -84,7 +83,7 @@ class GPTConfig:
         tiled = [sizes[pattern[i % len(pattern)]] for i in range(self.n_layer - 1)]
         return (*tiled, self.sequence_len)
 
-    @functools.cached_property
+    @property
     def value_embed_layers(self) -> tuple[int, ...]:
         """Every second layer, counted so that the last one is among them."""
         return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
@@ -94,7 +93,7 @@ class GPTConfig:
         """The block whose output is partly subtracted before the head."""
         return self.n_layer // 2
 
-    @functools.cached_property
+    @property
     def param_counts(self) -> dict[str, int]:
         """Parameters by kind, in NanoChat's grouping; `total` is their sum."""
         width, kv = self.n_embd, self.kv_dim

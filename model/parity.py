@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import rich
-from absl import app, flags
+from absl import app, flags, logging
 from rich.markup import escape
 from rich.table import Table
 
@@ -70,36 +70,27 @@ def check_logits(reference: Reference) -> list[Check]:
 
 def check_losses(reference: Reference) -> list[Check]:
     """Cross-entropy per token and its mean, plain and with ignored targets."""
-    logits = _logits(reference)
     checks = []
     for prefix in ("", "masked/"):
-        targets = _targets(reference, prefix)
-        for name, got in (
-            (f"{prefix}loss_none", loss.token_losses(logits, targets)),
-            (f"{prefix}loss_mean", loss.mean_loss(logits, targets)),
-        ):
-            checks.append(within(name, got, reference.array(name, *got.shape), LOGIT_GATE))
+        got = _scores(reference, prefix)
+        for name in ("loss_none", "loss_mean"):
+            want = reference.array(f"{prefix}{name}", *got[name].shape)
+            checks.append(within(f"{prefix}{name}", got[name], want, LOGIT_GATE))
     return checks
 
 
 def check_bits_per_byte(reference: Reference) -> list[Check]:
     """Sums of nats and bytes and their ratio, plain and with ignored targets."""
-    logits = _logits(reference)
-    token_bytes = reference.array("token_bytes", reference.vocab_size)
     checks = []
     for prefix in ("", "masked/"):
-        targets = _targets(reference, prefix)
-        losses = loss.token_losses(logits, targets)
-        nats, size = loss.nats_and_bytes(losses, targets, token_bytes)
-        prefix += "bpb/"
-        nats_want = reference.array(f"{prefix}total_nats")
-        size_want = reference.array(f"{prefix}total_bytes")
-        bits_want = reference.array(f"{prefix}bpb")
-        checks += [
-            within(f"{prefix}total_nats", nats, nats_want, relative=NATS_GATE),
-            within(f"{prefix}total_bytes", size, size_want, 0.0),
-            within(f"{prefix}bpb", loss.bits_per_byte(nats, size), bits_want, LOGIT_GATE),
-        ]
+        got = _scores(reference, prefix)
+        for name, gate in (
+            ("total_nats", {"relative": NATS_GATE}),
+            ("total_bytes", {"max_abs": 0.0}),
+            ("bpb", {"max_abs": LOGIT_GATE}),
+        ):
+            want = reference.array(f"{prefix}bpb/{name}")
+            checks.append(within(f"{prefix}bpb/{name}", got[name], want, **gate))
     return checks
 
 
@@ -141,14 +132,15 @@ def within(
       The check; a value that is not finite never passes.
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    error = np.abs(got - want)
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which no gate passes
+        error = np.abs(got - want)
     largest = float(error.max(initial=0.0))
     norm = float(np.linalg.norm(want))
     length = float(np.linalg.norm(error))
     ratio = 0.0 if length == 0 else length / norm if norm else np.inf
     if max_abs is None:
-        return Check(name, largest, ratio, f"rel <= {relative:.0e}",
-                     bool(ratio <= relative or largest <= noise))  # fmt: skip
+        passed = ratio <= relative or largest <= noise
+        return Check(name, largest, ratio, f"rel <= {relative:.0e}", bool(passed))
     gate = f"max <= {max_abs:.0e}" if max_abs else "exact"
     return Check(name, largest, ratio, gate, bool(largest <= max_abs))
 
@@ -222,7 +214,25 @@ def _logits(reference: Reference) -> jax.Array:
     return _forward(reference.config, reference.params, idx)
 
 
+def _scores(reference: Reference, prefix: str) -> dict[str, jax.Array]:
+    token_bytes = reference.array("token_bytes", reference.vocab_size)
+    return _score(_logits(reference), _targets(reference, prefix), token_bytes)
+
+
 _forward = jax.jit(gpt.apply, static_argnums=0)
+
+
+@jax.jit
+def _score(logits, targets, token_bytes):
+    losses = loss.token_losses(logits, targets)
+    nats, size = loss.nats_and_bytes(losses, targets, token_bytes)
+    return {
+        "loss_none": losses,
+        "loss_mean": loss.mean_loss(logits, targets),
+        "total_nats": nats,
+        "total_bytes": size,
+        "bpb": loss.bits_per_byte(nats, size),
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -233,6 +243,7 @@ def _gradients(config, params, idx, targets):
 def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; files go behind --reference")
+    logging.set_verbosity(logging.WARNING)  # or JAX tells of every backend it did not find
     return run(_REFERENCE.value)
 
 

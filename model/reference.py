@@ -19,7 +19,7 @@ from model.config import GPTConfig
 
 SEED = 1  # of the draw behind every parameter of the reference files
 STRIDE = 17  # a prime, so that a sample visits every column of a matrix
-WHOLE = 4096  # arrays up to this many entries stay whole in a cut file
+WHOLE = 256  # arrays up to this many entries stay whole in a cut file
 SAMPLED = ("grads/", "params_after_1/", "params_after_5/", "muon_after_5/")
 KERNELS = ("muon/", "adamw/", "schedule/")
 

@@ -1,5 +1,6 @@
 """The tokenizer: round trips, byte lengths, determinism, and its file."""
 
+import itertools
 import json
 import random
 import subprocess
@@ -68,7 +69,7 @@ def test_encoding_agrees_with_merging_by_hand(tokenizer, documents):
     for word in regex.findall(PATTERN, text):
         parts = [bytes([b]) for b in word.encode()]
         while len(parts) > 1:
-            joined = [a + b for a, b in zip(parts, parts[1:], strict=False)]
+            joined = [a + b for a, b in itertools.pairwise(parts)]
             best = min(range(len(joined)), key=lambda i: ranks.get(joined[i], 1 << 30))
             if joined[best] not in ranks:
                 break

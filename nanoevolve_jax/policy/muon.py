@@ -9,6 +9,7 @@ Matrices are Flax kernels, `[..., inputs, outputs]`. NanoChat's rules are stated
 `(outputs, inputs)`: its rows are our columns, its wide matrices our tall ones.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -178,11 +179,11 @@ def muon_step(
     )
 
 
-def by_shape(tree: Any, batched: bool) -> list[list[int]]:
-    """Groups leaf positions whose matrices can be stacked; one group a leaf if not batched."""
+def by_shape(tree: Any) -> list[list[int]]:
+    """Groups the positions of leaves that can be stacked."""
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(jax.tree.leaves(tree)):
-        groups.setdefault((leaf.shape, leaf.dtype.name) if batched else i, []).append(i)
+        groups.setdefault((leaf.shape, leaf.dtype.name), []).append(i)
     return list(groups.values())
 
 
@@ -222,25 +223,24 @@ def scale_by_muon(
         buffers = jax.tree.leaves(state.momentum)
         moments = jax.tree.leaves(state.second_moment)
         out: list[Any] = [None] * len(leaves)
-        for group in by_shape(updates, batched):
-            stacks = [gather([xs[i] for i in group]) for xs in (leaves, buffers, moments)]
-            step = muon_step(
-                *(x.astype(jnp.float32) for x in stacks),
-                spec=spec,
-                momentum=coefficient,
-                second_moment_beta=actuators.second_moment_beta,
-                orthogonal_mix=actuators.orthogonal_mix,
-                dtype=dtype,
-            )
+        step = functools.partial(
+            muon_step,
+            spec=spec,
+            momentum=coefficient,
+            second_moment_beta=actuators.second_moment_beta,
+            orthogonal_mix=actuators.orthogonal_mix,
+            dtype=dtype,
+        )
+        for group in by_shape(updates):
+            stacks = [jnp.stack([xs[i] for i in group]) for xs in (leaves, buffers, moments)]
+            stacks = [x.astype(jnp.float32) for x in stacks]
+            results = step(*stacks) if batched else jax.lax.map(lambda x: step(*x), stacks)
             for k, i in enumerate(group):
                 out[i] = tuple(
-                    (x[k] if len(group) > 1 else x).astype(like[i].dtype)
-                    for x, like in zip(step, (leaves, buffers, moments), strict=True)
+                    x[k].astype(like[i].dtype)
+                    for x, like in zip(results, (leaves, buffers, moments), strict=True)
                 )
         direction_, buffers, moments = (treedef.unflatten(xs) for xs in zip(*out, strict=True))
         return direction_, MuonState(optax.safe_increment(state.count), buffers, moments)
-
-    def gather(xs):
-        return jnp.stack(xs) if len(xs) > 1 else xs[0]
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,401 @@
+"""Packing against a naive packer, batches as a function of (seed, step), and the cache."""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.corpus import CorpusError, load_corpus
+from data.rows import batch, batches, build_rows, check_horizon, pack
+from data.tokenizer import Tokenizer
+
+VOCABULARY = 300
+
+
+# Packing
+
+
+def naive_pack(documents, row_length, buffer_size):
+    """Best fit straight from NanoChat's rule, with a linear search for every document."""
+    source, buffer, rows, row = list(documents), [], [], []
+    while True:
+        while source and len(buffer) < buffer_size:
+            buffer.append(source.pop(0))
+        if not buffer:
+            return rows
+        space = row_length - len(row)
+        fitting = [i for i, document in enumerate(buffer) if len(document) <= space]
+        if fitting:
+            chosen = max(fitting, key=lambda i: (len(buffer[i]), -i))
+        else:
+            chosen = min(range(len(buffer)), key=lambda i: (len(buffer[i]), i))
+        row = row + buffer.pop(chosen)[:space]
+        if len(row) == row_length:
+            rows.append(row)
+            row = []
+
+
+documents_of_tokens = st.lists(st.integers(1, 30), max_size=60).map(
+    lambda lengths: [[1000 + i] + [i] * (length - 1) for i, length in enumerate(lengths)]
+)
+
+
+@given(documents_of_tokens, st.integers(1, 20), st.integers(1, 12))
+def test_packing_is_the_rule(documents, row_length, buffer_size):
+    packed = [row.tolist() for row in pack(documents, row_length, buffer_size)]
+    assert packed == naive_pack(documents, row_length, buffer_size)
+
+
+@given(documents_of_tokens, st.integers(1, 20), st.integers(1, 12))
+def test_rows_are_full_begin_with_bos_and_use_a_document_once(documents, row_length, buffer_size):
+    seen = collections.Counter()
+    for row in pack(documents, row_length, buffer_size):
+        assert row.shape == (row_length,) and row[0] >= 1000
+        seen.update(token for token in row.tolist() if token >= 1000)
+    assert not seen or max(seen.values()) == 1
+
+
+def test_packing_skips_empty_documents_and_drops_the_partial_row():
+    assert [row.tolist() for row in pack([[], [1, 2], [], [3]], 2)] == [[1, 2]]
+    assert list(pack([[1, 2]], 3)) == []
+
+
+# Batches
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**63), st.integers(0, 50))
+def test_an_epoch_never_repeats_a_row(count, batch_size, seed, epoch):
+    batch_size = min(batch_size, count)
+    rows = np.arange(count * 3, dtype=np.uint16).reshape(count, 3)
+    per_epoch = count // batch_size
+    start = epoch * per_epoch
+    seen = batches(rows, seed, start, start + per_epoch, batch_size)
+    assert seen.shape == (per_epoch, batch_size, 3) and seen.dtype == np.int32
+    assert len(set(seen[..., 0].ravel().tolist())) == per_epoch * batch_size
+    assert all(np.array_equal(row, rows[row[0] // 3]) for row in seen.reshape(-1, 3))
+
+
+def test_a_batch_depends_on_seed_and_step_only():
+    rows = np.arange(500).reshape(100, 5).astype(np.uint16)
+    steps = [37, 3, 12, 3, 90]
+    at_random = [batch(rows, 7, step, 8) for step in steps]
+    in_order = batches(rows, 7, 0, 91, 8)
+    for step, got in zip(steps, at_random, strict=True):
+        np.testing.assert_array_equal(got, in_order[step])
+    assert not np.array_equal(batch(rows, 7, 0, 8), batch(rows, 8, 0, 8))
+    assert not np.array_equal(batch(rows, 7, 0, 8), batch(rows, 7, 12, 8))  # the next epoch
+
+
+def test_the_order_is_fixed_for_ever():
+    """The figures of another version or platform must be these too, or resuming is not exact."""
+    rows = np.arange(10)[:, None].astype(np.uint16)
+    assert batch(rows, 0, 0, 10).ravel().tolist() == GOLDEN[0]
+    assert batch(rows, 2**31 - 1, 5, 10).ravel().tolist() == GOLDEN[1]
+
+
+GOLDEN = [
+    [0, 8, 9, 3, 7, 5, 1, 2, 6, 4],
+    [8, 4, 2, 1, 6, 0, 9, 3, 5, 7],
+]
+
+
+@pytest.mark.parametrize("batch_size", [0, 11])
+def test_a_batch_larger_than_the_corpus(batch_size):
+    with pytest.raises(CorpusError, match=r"train\.batch_size: .* between 1 and the 10 rows"):
+        batch(np.zeros((10, 3), np.uint16), 0, 0, batch_size)
+
+
+def test_horizon():
+    rows = np.zeros((100, 3), np.uint16)
+    check_horizon(rows, steps=12, batch_size=8, max_epochs=1)
+    check_horizon(rows, steps=30, batch_size=8, max_epochs=2.5)
+    with pytest.raises(CorpusError) as error:
+        check_horizon(rows, steps=13, batch_size=8, max_epochs=1)
+    for words in ("train.steps: 13", "train.batch_size 8", "data.max_epochs 1;", "at most 12"):
+        assert words in str(error.value)
+    with pytest.raises(CorpusError, match=r"train\.batch_size: 101 .* at most 100"):
+        check_horizon(rows, steps=1, batch_size=101, max_epochs=9)
+
+
+# Building and the cache
+
+
+WORDS = ("the", "a", "river", "stone", "of", "light", "dark", "walks", "slowly", "under", "old")
+
+
+def sentences(start, count):
+    for i in range(start, start + count):
+        state, text = i * 2654435761 % 2**32, []
+        for _ in range(5 + i % 60):
+            state = (state * 1664525 + 1013904223) % 2**32
+            text.append(WORDS[(state >> 16) % len(WORDS)])
+        yield f"{i}: " + " ".join(text)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three small shards in NanoChat's layout; validation text repeats some training text."""
+    path = tmp_path / "text"
+    path.mkdir()
+    for index, (start, count) in enumerate([(0, 400), (400, 400), (780, 100)]):
+        table = pa.table({"text": list(sentences(start, count))})
+        pq.write_table(table, path / f"shard_{index:05d}.parquet", row_group_size=100)
+    return path
+
+
+def build(folder, cache, **changes):
+    settings = {"vocab_size": VOCABULARY, "sequence_len": 32, "cache_dir": cache} | changes
+    return build_rows(f"parquet:{folder}", **settings)
+
+
+def row_set(rows):
+    return {row.tobytes() for row in np.asarray(rows)}
+
+
+def check_good(rows):
+    assert rows.train.dtype == rows.validation.dtype == np.uint16
+    assert len(rows.train) > 100 and len(rows.validation) > 10
+    assert rows.train.shape[1] == rows.validation.shape[1] == rows.sequence_len + 1 == 33
+    assert rows.token_bytes.shape == (VOCABULARY,) and rows.vocab_size == VOCABULARY
+    assert (rows.train[:, 0] == VOCABULARY - 9).all()
+    assert not row_set(rows.train) & row_set(rows.validation)
+
+
+def test_rows_are_the_packed_documents(folder, tmp_path):
+    rows = build(folder, tmp_path / "cache")
+    check_good(rows)
+    (path,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    tokenizer = Tokenizer.load(path)
+    corpus = load_corpus(f"parquet:{folder}", cache_dir=tmp_path)
+    for part, documents in (("train", corpus.train()), ("validation", corpus.validation())):
+        expected = list(pack(tokenizer.encode(list(documents)), 33))
+        np.testing.assert_array_equal(getattr(rows, part), expected)
+    assert rows.fingerprints["corpus"] == corpus.fingerprint
+    assert rows.fingerprints["tokenizer"] == tokenizer.fingerprint
+
+
+def test_a_second_call_reads_the_cache(folder, tmp_path):
+    reports = []
+    first = build(folder, tmp_path / "cache", progress=lambda *report: reports.append(report))
+    assert {what for what, _, _ in reports} == {
+        "reading text for the tokenizer", "packing validation rows", "packing train rows"
+    }  # fmt: skip
+    reports.clear()
+    again = build(folder, tmp_path / "cache", progress=lambda *report: reports.append(report))
+    assert not reports
+    np.testing.assert_array_equal(first.train, again.train)
+    assert first.fingerprints == again.fingerprints
+    assert isinstance(again.train, np.memmap)
+
+
+def test_the_cache_key_follows_everything_that_decides_the_rows(folder, tmp_path):
+    cache = tmp_path / "cache"
+    keys = {
+        build(folder, cache, **changes).fingerprints["rows"]
+        for changes in (
+            {}, {"sequence_len": 16}, {"vocab_size": 320}, {"shards": 1}, {"max_train_tokens": 640}
+        )
+    }  # fmt: skip
+    assert len(keys) == 5
+    pq.write_table(pa.table({"text": list(sentences(900, 100))}), folder / "shard_00002.parquet")
+    assert build(folder, cache).fingerprints["rows"] not in keys
+
+
+def test_limits_take_the_first_rows(folder, tmp_path):
+    whole = build(folder, tmp_path / "cache")
+    some = build(folder, tmp_path / "cache", max_train_tokens=650, max_validation_tokens=64)
+    assert some.train.shape == (21, 33) and some.validation.shape == (2, 33)
+    np.testing.assert_array_equal(some.train, whole.train[:21])
+    np.testing.assert_array_equal(some.validation, whole.validation[:2])
+
+
+def test_a_training_row_that_equals_a_validation_row_is_dropped(tmp_path):
+    """Different documents can still give the same row, when they differ where it is cropped."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    start = "the same beginning of a long text, " * 8
+    for index, ends in enumerate([("one", "two", "three"), ("four", "five")]):
+        others = list(sentences(1000 * index, 300))
+        table = pa.table({"text": others[:150] + [start + end for end in ends] + others[150:]})
+        pq.write_table(table, folder / f"shard_{index}.parquet")
+    rows = build(folder, tmp_path / "cache", sequence_len=8, vocab_size=280)
+    assert len(rows.train) and not row_set(rows.train) & row_set(rows.validation)
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def damage_delete(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "name"),
+    [
+        (damage_truncate, "train.bin"),
+        (damage_flip, "train.bin"),
+        (damage_delete, "train.bin"),
+        (damage_flip, "validation.bin"),
+        (damage_truncate, "meta.json"),
+        (damage_delete, "meta.json"),
+    ],
+)
+def test_a_damaged_cache_is_built_again_with_a_warning(folder, tmp_path, caplog, harm, name):
+    good = build(folder, tmp_path / "cache")
+    before = np.array(good.train)
+    (target,) = (tmp_path / "cache" / "rows").iterdir()
+    harm(target / name)
+    again = build(folder, tmp_path / "cache")
+    check_good(again)
+    np.testing.assert_array_equal(again.train, before)
+    assert "damaged" in caplog.text
+    assert [path.name for path in (tmp_path / "cache" / "rows").iterdir()] == [target.name]
+
+
+def test_a_damaged_tokenizer_is_trained_again(folder, tmp_path, caplog):
+    first = build(folder, tmp_path / "cache")
+    (path,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    damage_truncate(path)
+    assert build(folder, tmp_path / "cache").fingerprints == first.fingerprints
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": 264}, "data.vocab_size: 264"),
+        ({"vocab_size": 60_000}, "data.vocab_size: 60000 is more than this corpus can give"),
+        ({"sequence_len": 0}, "model.sequence_len: 0"),
+        ({"sequence_len": 10**6}, "validation text does not fill one row"),
+        ({"max_train_tokens": -1}, "data.max_train_tokens: -1"),
+        ({"shards": -1}, "data.shards: -1"),
+    ],
+)
+def test_mistakes_are_one_clear_line(folder, tmp_path, changes, words):
+    with pytest.raises(CorpusError) as error:
+        build(folder, tmp_path / "cache", **changes)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    rows = tmp_path / "cache" / "rows"
+    assert not rows.exists() or not list(rows.iterdir())
+
+
+def test_a_wide_vocabulary_needs_32_bits(tmp_path, folder, monkeypatch):
+    """Checked with a tokenizer padded by tokens that never occur: training one takes minutes."""
+    small = Tokenizer.load(_tokenizer_path(build(folder, tmp_path / "cache"), tmp_path / "cache"))
+    extra = tuple(b"\xff" + i.to_bytes(3, "big") for i in range(70_000 - VOCABULARY))
+    wide = Tokenizer(small.ranks + extra)
+    monkeypatch.setattr("data.rows.train_tokenizer", lambda *args, **kwargs: wide)
+    rows = build(folder, tmp_path / "cache", vocab_size=70_000)
+    assert rows.train.dtype == np.uint32 and (rows.train[:, 0] == 70_000 - 9).all()
+
+
+def _tokenizer_path(rows, cache):
+    return cache / "tokenizers" / f"{rows.fingerprints['corpus']}-{rows.vocab_size}.json"
+
+
+# Other processes
+
+BUILD = """
+import sys, json, time
+from data.rows import build_rows
+def progress(what, done, total):
+    if sys.argv[3] == "stall" and what == "packing train rows":
+        print("stalled", flush=True)
+        time.sleep(60)
+rows = build_rows(f"parquet:{sys.argv[1]}", vocab_size=300, sequence_len=32,
+                  cache_dir=sys.argv[2], progress=progress)
+print(json.dumps([rows.fingerprints, rows.train.sum().item(), len(rows.train)]))
+"""
+
+
+def start_builder(repository, folder, cache, mode="straight"):
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(folder), str(cache), mode],
+        cwd=repository, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_killed_build_leaves_nothing_that_counts(folder, tmp_path, repository):
+    cache = tmp_path / "cache"
+    builder = start_builder(repository, folder, cache, "stall")
+    assert builder.stdout.readline() == "stalled\n"
+    at_work = list((cache / "rows").iterdir())
+    assert len(at_work) == 1 and (at_work[0] / "train.bin").exists()
+    # While it lives, another build leaves its folder alone.
+    rows = build(folder, cache, sequence_len=16)
+    assert at_work[0].exists()
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.wait()
+    builder.stdout.close()
+
+    rows = build(folder, cache)
+    check_good(rows)
+    names = sorted(path.name for path in (cache / "rows").iterdir())
+    assert len(names) == 2 and rows.fingerprints["rows"] in names and at_work[0].name not in names
+
+
+def test_two_builders_at_once_agree_with_each_other_and_with_one(folder, tmp_path, repository):
+    builders = [start_builder(repository, folder, tmp_path / "cache") for _ in range(2)]
+    outputs = [builder.communicate(timeout=60)[0] for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert json.loads(outputs[0]) == json.loads(outputs[1])
+    alone = build(folder, tmp_path / "another")
+    check_good(alone)
+    assert json.loads(outputs[0]) == [
+        alone.fingerprints, int(alone.train.sum(dtype=np.uint64)), len(alone.train)
+    ]  # fmt: skip
+    assert len(list((tmp_path / "cache" / "rows").iterdir())) == 1
+
+
+def test_the_slower_builder_takes_what_the_faster_one_published(folder, tmp_path):
+    reports = []
+
+    def overtaken(what, done, total):
+        if what == "packing train rows" and not reports:
+            reports.append(what)
+            build(folder, tmp_path / "cache")
+
+    check_good(build(folder, tmp_path / "cache", progress=overtaken))
+    assert reports and len(list((tmp_path / "cache" / "rows").iterdir())) == 1
+
+
+# Real text
+
+
+def test_stdlib_rows_are_many_disjoint_and_quick_to_get_again(tmp_path):
+    settings = {"vocab_size": 1024, "sequence_len": 128, "cache_dir": tmp_path}
+    rows = build_rows("stdlib", max_train_tokens=600_000, **settings)
+    assert len(rows.train) > 4000 and len(rows.validation) > 300
+    assert not row_set(rows.train) & row_set(rows.validation)
+    start = time.monotonic()
+    again = build_rows("stdlib", max_train_tokens=600_000, **settings)
+    assert time.monotonic() - start < 3  # under 0.5 s on an idle machine
+    assert again.fingerprints == rows.fingerprints
+
+
+def test_classics_rows_are_disjoint(tmp_path, repository, folder):
+    classics = repository.parent / "shared" / "data" / "classics"
+    source = classics if classics.is_dir() else folder
+    rows = build_rows(
+        f"parquet:{source}", vocab_size=300, sequence_len=64, cache_dir=tmp_path / "cache",
+        shards=1, max_train_tokens=20_000, max_validation_tokens=20_000,
+    )  # fmt: skip
+    assert len(rows.train) > 50 and len(rows.validation) > 20
+    assert not row_set(rows.train) & row_set(rows.validation)
