@@ -21,7 +21,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from data.errors import CorpusError, Progress
 from data.files import locked, sha256_file, write_atomically
 
-_CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -161,7 +160,8 @@ def _attempt(url: str, path: Path, progress: Progress | None) -> None:
 
 
 def _stream(url: str, part: Path, size: int | None, what: str, progress: Progress | None) -> None:
-    with open(part, "ab") as file:
+    # Neither side gathers bytes first, so that all that came before a fault is kept.
+    with open(part, "ab", buffering=0) as file:
         done = file.tell()
         if size is not None and done >= size:
             return
@@ -175,7 +175,7 @@ def _stream(url: str, part: Path, size: int | None, what: str, progress: Progres
             if done and response.status_code != 206:  # the server sends all of it again
                 file.truncate(0)
                 done = 0
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
                 if progress:

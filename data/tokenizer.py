@@ -175,9 +175,7 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _limited(
-    documents: Iterable[str], max_chars: int, progress: Progress | None
-) -> Iterator[str]:
+def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None) -> Iterator[str]:
     done = 0
     for document in documents:
         text = document[: min(DOCUMENT_CHARS, max_chars - done)]

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import attention, gpt, loss
+from model import attention, gpt, loss, nanochat
 from model.gpt import GPTConfig
-from model.reference import Reference
+from model.reference import Reference, drawn_params
 
 FIGURES = pathlib.Path(__file__).parent / "reference"
+apply = jax.jit(gpt.apply, static_argnums=0)
+init = jax.jit(gpt.init_params, static_argnums=0)
 GATE = 5e-6  # of logits against the reference
 SMALL = GPTConfig(
     sequence_len=16, vocab_size=50, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, window_pattern="L"
@@ -23,16 +25,9 @@ def with_fields(config, **fields):
     return GPTConfig(**(vars(config) | fields))
 
 
-def random_params(config, seed=0):
+def random_params(config):
     """No weight at a neutral value, unlike at the start of training."""
-    params = gpt.init_params(config, jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [
-        leaf + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return structure.unflatten(noisy)
+    return nanochat.from_nanochat(drawn_params(config), config)
 
 
 def tokens(config, batch=2, length=None, seed=0):
@@ -102,7 +97,7 @@ def test_blockwise_attention_equals_the_masked_square_of_jax(length, window):
 
 def test_weights_start_as_nanochat_starts_them():
     config = GPTConfig(64, 500, 5, 4, 2, 128, "L")
-    params = gpt.init_params(config, jax.random.key(3))
+    params = init(config, jax.random.key(3))
     bound = (3 / 128) ** 0.5
     assert params["wte"]["embedding"].shape == (512, 128)
     np.testing.assert_allclose(np.std(params["wte"]["embedding"]), 0.8, rtol=0.02)
@@ -130,12 +125,12 @@ def test_weights_start_as_nanochat_starts_them():
     np.testing.assert_allclose(params["resid_lambdas"], [1.15, 1.125, 1.1, 1.075, 1.05], rtol=1e-6)
     np.testing.assert_allclose(params["x0_lambdas"], [0.2, 0.1625, 0.125, 0.0875, 0.05], rtol=1e-6)
     assert params["smear_lambda"] == 0 and params["backout_lambda"] == np.float32(0.2)
-    first = gpt.init_params(with_fields(config, n_layer=1), jax.random.key(0))
+    first = init(with_fields(config, n_layer=1), jax.random.key(0))
     assert first["resid_lambdas"] == np.float32(1.15) and first["x0_lambdas"] == np.float32(0.2)
 
 
 def test_matrices_of_one_shape_start_different():
-    leaves = [x for x in jax.tree.leaves(gpt.init_params(SMALL, jax.random.key(0))) if x.ndim == 2]
+    leaves = [x for x in jax.tree.leaves(init(SMALL, jax.random.key(0))) if x.ndim == 2]
     drawn = [np.asarray(x).tobytes() for x in leaves if x.any()]
     assert len(set(drawn)) == len(drawn)
 
@@ -169,7 +164,6 @@ def tables(base=100_000.0, sign=1.0):
     return made
 
 
-right_forward = jax.jit(gpt.apply, static_argnums=0)
 attend = attention.attend
 MISTAKES = {
     "no smear": ("a", drop("smear_lambda"), None),
@@ -209,7 +203,7 @@ def test_a_mistake_moves_the_logits_by_more_than_the_gate(mistake, monkeypatch):
     params = jax.tree.map(jnp.asarray, reference.params)
     if change:
         change(params)
-    forward = right_forward
+    forward = apply
     if patch:
         monkeypatch.setattr(*patch)
         forward = jax.jit(lambda *args: gpt.apply(*args), static_argnums=0)  # traced anew
@@ -218,12 +212,12 @@ def test_a_mistake_moves_the_logits_by_more_than_the_gate(mistake, monkeypatch):
 
 
 def test_vmap_over_parameters_equals_single_calls():
-    init = jax.jit(jax.vmap(lambda key: gpt.init_params(SMALL, key)))
-    stacked = jax.tree.map(lambda x: x + 0.1, init(jax.random.split(jax.random.key(0), 2)))
+    params = random_params(SMALL)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, -1.5 * x]), params)
     idx = tokens(SMALL)
     lanes = jax.jit(jax.vmap(lambda p: gpt.apply(SMALL, p, idx)))(stacked)
     for lane in range(2):
-        alone = gpt.apply(SMALL, jax.tree.map(lambda x, i=lane: x[i], stacked), idx)
+        alone = apply(SMALL, jax.tree.map(lambda x, i=lane: x[i], stacked), idx)
         np.testing.assert_allclose(lanes[lane], alone, atol=2e-5)
 
 
@@ -258,18 +252,19 @@ def test_bfloat16_keeps_logits_in_float32_and_masters_in_float32():
     )
     assert attn["c_q"]["kernel"].dtype == params["lm_head"]["kernel"].dtype == jnp.float32
     idx = tokens(config)
-    logits = jax.jit(gpt.apply, static_argnums=0)(config, params, idx)
+    logits = apply(config, params, idx)
     gradient = jax.jit(jax.grad(lambda p: loss.mean_loss(gpt.apply(config, p, idx), idx)))(params)
-    exact = gpt.apply(SMALL, jax.tree.map(lambda x: x.astype(jnp.float32), params), idx)
+    exact = apply(SMALL, jax.tree.map(lambda x: x.astype(jnp.float32), params), idx)
     assert logits.dtype == jnp.float32 and np.isfinite(loss.mean_loss(logits, idx))
     assert all(np.isfinite(g.astype(jnp.float32)).all() for g in jax.tree.leaves(gradient))
     assert np.abs(logits - exact).mean() < 0.05 * np.abs(exact).mean()
 
 
 def test_the_structure_is_built_once_for_a_config():
-    gpt.apply(SMALL, gpt.init_params(SMALL, jax.random.key(0)), tokens(SMALL))
+    params = random_params(SMALL)
+    jax.eval_shape(lambda: gpt.apply(SMALL, params, tokens(SMALL)))
     built = gpt._graphdef.cache_info().misses
-    gpt.apply(with_fields(SMALL), gpt.init_params(SMALL, jax.random.key(1)), tokens(SMALL))
+    jax.eval_shape(lambda: gpt.apply(with_fields(SMALL), params, tokens(SMALL, batch=3)))
     assert gpt._graphdef.cache_info().misses == built
 
 

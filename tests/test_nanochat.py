@@ -50,7 +50,7 @@ def test_round_trip_is_exact(layers, kv_heads, vocab, dtype):
 
 
 def test_every_parameter_has_exactly_one_place():
-    params = init_params(CONFIG, jax.random.key(0))
+    params = jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
     paths = [place.path for place in nanochat.places(CONFIG).values()]
     leaves = [
         tuple(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
@@ -70,7 +70,7 @@ def test_every_parameter_has_exactly_one_place():
     ],
 )
 def test_wrong_states_get_one_clear_line(change, message):
-    state = nanochat.to_nanochat(init_params(CONFIG, jax.random.key(0)), CONFIG)
+    state = drawn_params(CONFIG)
     change(state)
     with pytest.raises(ValueError, match=message) as error:
         nanochat.from_nanochat(state, CONFIG)

@@ -1,0 +1,51 @@
+"""A tiny task for tests of execution: NanoChat's GPT, two layers of 32."""
+
+import jax
+import numpy as np
+
+from model.gpt import GPTConfig
+from nanoevolve_jax.execution import population, train
+from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.policy.spec import NANOCHAT
+
+VOCAB, LENGTH, BATCH = 64, 16, 4
+MODEL = GPTConfig(
+    sequence_len=LENGTH, vocab_size=VOCAB, n_layer=2, n_head=2, n_kv_head=1, n_embd=32
+)
+TASK = train.Task(MODEL, BATCH)
+RECIPE = Recipe(0.02, 0.05, 0.004, 0.05, 0.05, 0.05, 0.05, 0.5, 0.1, 0.2)
+
+
+def candidate(spec=NANOCHAT, **recipe):
+    return train.Candidate(spec, RECIPE._replace(**recipe))
+
+
+def make_rows(steps, seed=0):
+    """int32[steps, B, T + 1]: noisy counting, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, VOCAB, (steps, BATCH, 1))
+    rows = start + np.arange(LENGTH + 1) + rng.integers(0, 2, (steps, BATCH, LENGTH + 1))
+    return (rows % VOCAB).astype(np.int32)
+
+
+def train_population(programs, candidates, seeds, rows, *, total, segment, first_params=None):
+    """Trains a padded population; returns (final state, telemetry [width, total, 14])."""
+    stacked = programs.place(population.stack_candidates(candidates))
+    state = programs.init_population(stacked, programs.place(np.uint32(seeds)), np.int32(total))
+    if first_params is not None:
+        state = programs.place(jax.device_get(state)._replace(params=first_params))
+    telemetry = []
+    for start in range(0, total, segment):
+        part = rows[start : start + segment]
+        part = np.pad(part, ((0, segment - len(part)), (0, 0), (0, 0)))
+        lanes = programs.place(np.broadcast_to(part, (programs.width, *part.shape)))
+        state, columns = programs.train_segment(
+            state, stacked, lanes, np.int32(start), np.int32(total)
+        )
+        telemetry.append(np.asarray(columns)[:, : total - start])
+    return jax.device_get(state), np.concatenate(telemetry, axis=1)
+
+
+def lane(tree, index):
+    """One candidate's part of a population's tree."""
+    return jax.tree.map(lambda x: np.asarray(x)[index], tree)
