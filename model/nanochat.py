@@ -1,5 +1,6 @@
 """Weights in and out: NanoChat's PyTorch names and layouts on one side, `params` on the other."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def places(config: GPTConfig) -> dict[str, Place]:
 
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """The PyTorch shape of every parameter, by PyTorch name."""
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    params = _abstract(config)
     return {
         name: get(params, path).shape[:: -1 if transposed else 1]
         for name, (path, transposed) in places(config).items()
@@ -73,7 +74,7 @@ def from_nanochat(state: Mapping[str, np.ndarray], config: GPTConfig) -> dict:
         if np.shape(state[name]) != shape:
             found = np.shape(state[name])
             raise ValueError(f"NanoChat parameter {name} has shape {found}, not {shape}")
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf, _abstract(config))  # dicts of its own, to be filled
     for name, (path, transposed) in expected.items():
         *parents, last = path
         node = get(params, parents)
@@ -89,6 +90,12 @@ def to_nanochat(params: dict, config: GPTConfig) -> dict[str, np.ndarray]:
         array = np.asarray(get(params, path))
         state[name] = np.ascontiguousarray(array.T if transposed else array)
     return state
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(config: GPTConfig) -> dict:
+    """Shapes and dtypes of all parameters, without the numbers."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def get(params: dict, path) -> dict | jax.Array:

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import jax
-from data.batches import check_horizon
-from data.rows import build_rows
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from data.batches import check_horizon
+from data.rows import build_rows
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display, baseline_curve, results_table, where_things_lie
 from nanoevolve_jax.evolution.campaign import Campaign, summarise

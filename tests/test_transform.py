@@ -230,7 +230,7 @@ def test_the_prescale_for_huge_gradients_changes_no_ordinary_update():
         np.testing.assert_allclose(a, b, atol=1e-4)  # 1e-6 is added to the ordinary norm alone
     grad = grads[0][0]
     np.testing.assert_array_equal(prescale(grad * np.float32(1e14)), grad * np.float32(1e14))
-    assert jnp.max(jnp.abs(prescale(grad * np.float32(1e30)))) < 1
+    assert jnp.max(jnp.abs(prescale(grad * np.float32(1e30)))) < 2
 
 
 @pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS.keys())

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from data.batches import batches
 
+from data.batches import batches
 from model.loss import bits_per_byte
 from nanoevolve_jax.execution.population import Programs, stack_candidates
 from nanoevolve_jax.execution.train import ALIVE, FAILURES, TELEMETRY, Candidate, Task

@@ -18,7 +18,7 @@ class GateState(NamedTuple):
     first_log_loss: jax.Array  # shape=(), dtype=jnp.float32
     averages: sensing.Averages
     last_log_update_ratio: jax.Array  # shape=(), dtype=jnp.float32
-    previous_sample: Any  # like the parameters, each leaf a 1-D sample of its entries
+    previous_sample: Any  # like the parameters, each matrix a 1-D sample of its entries
     log_grad_norm: jax.Array  # shape=(), dtype=jnp.float32
     sensors: Sensors  # of shape=() float32, as the gate saw them
     gate: jax.Array  # shape=(), dtype=jnp.float32

@@ -49,8 +49,9 @@ def frobenius(x: jax.Array) -> jax.Array:
 def prescale(x: jax.Array) -> jax.Array:
     """Divides matrices with entries above 1e15 by a power of two; exact, and idle below."""
     peak = jnp.max(jnp.abs(x), axis=(INPUTS, OUTPUTS), keepdims=True)
-    _, exponent = jnp.frexp(peak)
-    return x * jnp.where(peak > _PRESCALE_ABOVE, jnp.ldexp(jnp.float32(1.0), -exponent), 1.0)
+    bits = jax.lax.bitcast_convert_type(peak, jnp.int32) & 0x7F800000  # the exponent alone
+    power = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return x / jnp.where(peak > _PRESCALE_ABOVE, power, 1.0)
 
 
 def equilibrate(x: jax.Array) -> jax.Array:
@@ -60,12 +61,15 @@ def equilibrate(x: jax.Array) -> jax.Array:
     return x * (target / jnp.maximum(norms, _SMALL_NORM))
 
 
-def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
+def polar_express(x: jax.Array, ns_steps: Any, batched: bool = True) -> jax.Array:
     """Moves the singular values of `x` (Frobenius norm below 1) towards 1.
 
     `ns_steps` counts how many of the five iterations apply. The Gram matrix is taken on the
-    shorter side; a square matrix counts as wide in PyTorch's layout.
+    shorter side; a square matrix counts as wide in PyTorch's layout. `batched=False` loops over
+    a leading axis, so that every dot is 2-D.
     """
+    if x.ndim > 2 and not batched:
+        return jax.lax.map(lambda matrix: polar_express(matrix, ns_steps), x)
     tall = x.shape[OUTPUTS] > x.shape[INPUTS]
     for i, (a, b, c) in enumerate(POLAR_EXPRESS):
         gram = x @ x.mT if tall else x.mT @ x
@@ -81,7 +85,9 @@ def renormalise(x: jax.Array) -> jax.Array:
     return x * (target / jnp.maximum(frobenius(x), _SMALL_NORM))
 
 
-def direction(g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any) -> jax.Array:
+def direction(
+    g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any, batched: bool
+) -> jax.Array:
     """The orthogonal factor of each matrix, its normalised self, or a mix of the two.
 
     All have the Frobenius norm of a semi-orthogonal matrix, so that a switch changes the shape
@@ -92,11 +98,13 @@ def direction(g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any
       spec: the policy.
       orthogonal_mix: actuator in [0, 1].
       dtype: of the iteration; NanoChat uses bfloat16 only where it computes in bfloat16.
+      batched: see `polar_express`.
     """
     g = prescale(g)
     x = equilibrate(g.astype(dtype).astype(jnp.float32))
     x = x / (frobenius(x) * 1.01 + _SMALL_NORM)
-    orthogonal = renormalise(polar_express(x.astype(dtype), spec.ns_steps).astype(jnp.float32))
+    x = polar_express(x.astype(dtype), spec.ns_steps, batched)
+    orthogonal = renormalise(x.astype(jnp.float32))
     raw = renormalise(g)
     mixed = orthogonal_mix * orthogonal + (1.0 - orthogonal_mix) * raw
     mixed = select(orthogonal_mix >= 1.0, orthogonal, mixed)
@@ -147,6 +155,7 @@ def muon_step(
     second_moment_beta: Any,
     orthogonal_mix: Any,
     dtype: Any = jnp.float32,
+    batched: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step for a stack of matrices of one shape.
 
@@ -159,6 +168,7 @@ def muon_step(
       second_moment_beta: actuator in [0, 1).
       orthogonal_mix: actuator in [0, 1].
       dtype: of the Polar Express iteration.
+      batched: see `polar_express`.
 
     Returns:
       (direction, new momentum, new second moment).
@@ -166,7 +176,7 @@ def muon_step(
 
     before, buffer_pre = momentum_step(g, buffer, momentum, spec.nesterov)
     source = select(spec.momentum_placement == PRE, before, g)
-    u = direction(source, spec, orthogonal_mix, dtype)
+    u = direction(source, spec, orthogonal_mix, dtype, batched)
     after, buffer_post = momentum_step(u, buffer, momentum, spec.nesterov)
     is_post = spec.momentum_placement == POST
     u = select(is_post, after, u)
@@ -177,14 +187,6 @@ def muon_step(
         buffer,
         select(spec.second_moment, updated, second_moment),
     )
-
-
-def by_shape(tree: Any) -> list[list[int]]:
-    """Groups the positions of leaves that can be stacked."""
-    groups: dict[Any, list[int]] = {}
-    for i, leaf in enumerate(jax.tree.leaves(tree)):
-        groups.setdefault((leaf.shape, leaf.dtype.name), []).append(i)
-    return list(groups.values())
 
 
 def scale_by_muon(
@@ -200,8 +202,8 @@ def scale_by_muon(
       spec: the policy; numbers or traced scalars.
       momentum: coefficient, or a schedule from the step count to it; by default the spec's.
       dtype: of the Polar Express iteration.
-      batched: stack matrices of one shape inside the update. By default on accelerators only:
-        a CPU runs 2-D dots faster than batched ones (`benchmarks/step.py`).
+      batched: run stacked matrices as batched dots. By default on accelerators only: a CPU
+        runs 2-D dots faster (`benchmarks/step.py`).
 
     Returns:
       A transform that reads `actuators` from its extra arguments.
@@ -219,10 +221,6 @@ def scale_by_muon(
     def update_fn(updates, state, params=None, *, actuators, **extra_args):
         del params, extra_args
         coefficient = momentum(state.count) if callable(momentum) else momentum
-        leaves, treedef = jax.tree.flatten(updates)
-        buffers = jax.tree.leaves(state.momentum)
-        moments = jax.tree.leaves(state.second_moment)
-        out: list[Any] = [None] * len(leaves)
         step = functools.partial(
             muon_step,
             spec=spec,
@@ -230,17 +228,17 @@ def scale_by_muon(
             second_moment_beta=actuators.second_moment_beta,
             orthogonal_mix=actuators.orthogonal_mix,
             dtype=dtype,
+            batched=batched,
         )
-        for group in by_shape(updates):
-            stacks = [jnp.stack([xs[i] for i in group]) for xs in (leaves, buffers, moments)]
-            stacks = [x.astype(jnp.float32) for x in stacks]
-            results = step(*stacks) if batched else jax.lax.map(lambda x: step(*x), stacks)
-            for k, i in enumerate(group):
-                out[i] = tuple(
-                    x[k].astype(like[i].dtype)
-                    for x, like in zip(results, (leaves, buffers, moments), strict=True)
-                )
-        direction_, buffers, moments = (treedef.unflatten(xs) for xs in zip(*out, strict=True))
-        return direction_, MuonState(optax.safe_increment(state.count), buffers, moments)
+
+        def in_float32(*arrays):
+            results = step(*(x.astype(jnp.float32) for x in arrays))
+            return tuple(x.astype(like.dtype) for x, like in zip(results, arrays, strict=True))
+
+        results = jax.tree.map(in_float32, updates, state.momentum, state.second_moment)
+        out, buffers, moments = jax.tree.transpose(
+            jax.tree.structure(updates), jax.tree.structure((0, 0, 0)), results
+        )
+        return out, MuonState(optax.safe_increment(state.count), buffers, moments)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -81,8 +81,8 @@ def log_norm(tree: Any) -> jax.Array:
 
 
 def sample_entries(tree: Any) -> Any:
-    """A fixed, scattered sample of every leaf's entries, scaled so that the largest is 1."""
-    sample = jax.tree.map(lambda x: x.reshape(-1)[::SAMPLE_STRIDE], tree)
+    """A fixed, scattered sample of every matrix's entries, scaled so that the largest is 1."""
+    sample = jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1)[..., ::SAMPLE_STRIDE], tree)
     peaks = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(sample)]
     peak = jnp.maximum(jnp.max(jnp.stack(peaks)), _TINY) if peaks else 1.0
     return jax.tree.map(lambda x: (x / peak).astype(x.dtype), sample)

@@ -22,6 +22,7 @@ from nanoevolve_jax.policy.spec import (
     DECAY_NONE,
     OptimizerSpec,
 )
+from nanoevolve_jax.policy.stacking import over_stacks
 
 MATRIX = "matrix"
 _TINY = 1.2e-38
@@ -187,11 +188,13 @@ def evolved_muon(
         scale_by_update_multiplier(),
         clip_update_rms(spec),
     )
-    return optax.chain(
-        gated(direction, spec, total_steps=total_steps, batch_tokens=batch_tokens),
-        add_decay(spec, weight_decay),
-        scale_by_aspect(),
-        optax.scale_by_learning_rate(learning_rate),
+    return over_stacks(
+        optax.chain(
+            gated(direction, spec, total_steps=total_steps, batch_tokens=batch_tokens),
+            add_decay(spec, weight_decay),
+            scale_by_aspect(),
+            optax.scale_by_learning_rate(learning_rate),
+        )
     )
 
 

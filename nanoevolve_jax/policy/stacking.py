@@ -1,0 +1,89 @@
+"""Runs a transform on stacks of same-shaped matrices, while its state stays parameter-shaped.
+
+Forty matrices of four shapes make four kernels of every operation instead of forty: a fifth of
+the compile time, and full vectors on small models. Outside the update nothing shows: state
+checkpoints, shards and maps like that of any optax transform.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.tree_util.register_pytree_node_class
+class Stacks:
+    """A tree's leaves grouped by shape and dtype, each group stacked on a new first axis."""
+
+    def __init__(self, arrays: Sequence[jax.Array]):
+        self.arrays = tuple(arrays)
+
+    def tree_flatten(self):
+        return self.arrays, None
+
+    @classmethod
+    def tree_unflatten(cls, aux, arrays):
+        del aux
+        return cls(arrays)
+
+
+def group_by_shape(leaves: Sequence[Any]) -> list[list[int]]:
+    """Positions of the leaves of each shape and dtype, in order of first appearance."""
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        groups.setdefault((leaf.shape, leaf.dtype.name), []).append(i)
+    return list(groups.values())
+
+
+def over_stacks(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Hands `inner` its updates, parameters and parameter-shaped state as `Stacks`.
+
+    Args:
+      inner: a transform that treats every matrix `[..., inputs, outputs]` alike, and whose
+        state holds whole trees shaped like the parameters, or none.
+
+    Returns:
+      The same transform on the original trees.
+    """
+
+    def update_fn(updates, state, params=None, **extra_args):
+        leaves, treedef = jax.tree.flatten(updates)
+        if len(leaves) < 2:  # one leaf has the structure of any scalar, and needs no stack
+            return inner.update(updates, state, params, **extra_args)
+        groups = group_by_shape(leaves)
+
+        def stack(tree):
+            xs = jax.tree.leaves(tree)
+            return Stacks([jnp.stack([xs[i] for i in group]) for group in groups])
+
+        def unstack(stacks):
+            xs: list[Any] = [None] * len(leaves)
+            for group, array in zip(groups, stacks.arrays, strict=True):
+                for k, i in enumerate(group):
+                    xs[i] = array[k]
+            return treedef.unflatten(xs)
+
+        def is_tree(x):
+            return jax.tree.structure(x) == treedef
+
+        stacked_state = jax.tree.map(
+            lambda x: stack(x) if is_tree(x) else x, state, is_leaf=is_tree
+        )
+        out, new_state = inner.update(
+            stack(updates),
+            stacked_state,
+            None if params is None else stack(params),
+            **extra_args,
+        )
+        restored = jax.tree.map(
+            lambda x: unstack(x) if isinstance(x, Stacks) else x,
+            new_state,
+            is_leaf=lambda x: isinstance(x, Stacks),
+        )
+        return unstack(out), restored
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
