@@ -7,7 +7,6 @@ Exit code 0: every figure is within its gate; 1: one is not; 2: a file cannot be
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +15,8 @@ from absl import app, flags, logging
 from rich.markup import escape
 from rich.table import Table
 
-from model import gpt, loss, nanochat
+from model import gpt, loss, nanochat, optimizer_parity
+from model.checks import Check, within, worst
 from model.reference import BadReference, Reference
 
 _REFERENCE = flags.DEFINE_multi_string("reference", [], "npz file of reference figures; repeatable")
@@ -25,16 +25,6 @@ LOGIT_GATE = 5e-6  # largest absolute error of logits, losses and bits per byte
 NATS_GATE = 1e-6  # relative error of a sum of losses: a few float32 roundings
 GRADIENT_GATE = 3e-5  # relative L2 error of each parameter's gradient
 GRADIENT_NOISE = 1e-8  # an absolute error below every rounding seen; gradients of 0 are equal so
-
-
-class Check(NamedTuple):
-    """One line of the table."""
-
-    name: str
-    max_abs: float  # largest absolute error
-    relative: float  # L2 norm of the error over the L2 norm of the reference
-    gate: str  # what had to hold, in words
-    passed: bool
 
 
 def check_derived(reference: Reference) -> list[Check]:
@@ -111,48 +101,14 @@ MODEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = (
     check_losses,
     check_bits_per_byte,
     check_gradients,
+    optimizer_parity.check_optimizer_groups,
+    optimizer_parity.check_optimizer_steps,
 )
-KERNEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = ()
-
-
-def within(
-    name: str, got, want, max_abs: float | None = None, *, relative=None, noise=0.0
-) -> Check:
-    """Compares two arrays by their largest absolute error, or else by relative L2 error.
-
-    Args:
-      name: of the quantity.
-      got: computed here.
-      want: the reference, same shape.
-      max_abs: the gate on the largest absolute error, or None.
-      relative: the gate on the relative L2 error, or None.
-      noise: an absolute error up to which a relative gate passes regardless.
-
-    Returns:
-      The check; a value that is not finite never passes.
-    """
-    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which no gate passes
-        error = np.abs(got - want)
-    largest = float(error.max(initial=0.0))
-    norm = float(np.linalg.norm(want))
-    length = float(np.linalg.norm(error))
-    ratio = 0.0 if length == 0 else length / norm if norm else np.inf
-    if max_abs is None:
-        passed = ratio <= relative or largest <= noise
-        return Check(name, largest, ratio, f"rel <= {relative:.0e}", bool(passed))
-    gate = f"max <= {max_abs:.0e}" if max_abs else "exact"
-    return Check(name, largest, ratio, gate, bool(largest <= max_abs))
-
-
-def worst(name: str, checks: Sequence[Check]) -> list[Check]:
-    """One check for many of the same gate: the failures, or else the worst that passed."""
-    failed = [check for check in checks if not check.passed]
-    if failed:
-        return failed
-    top = max(checks, key=lambda check: check.relative)
-    largest = max(check.max_abs for check in checks)
-    return [Check(f"{name} ({len(checks)}, worst {top.name})", largest, *top[2:])]
+KERNEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = (
+    optimizer_parity.check_schedules,
+    optimizer_parity.check_muon_kernels,
+    optimizer_parity.check_adamw_kernel,
+)
 
 
 def run_checks(reference: Reference) -> list[Check]:

@@ -21,6 +21,7 @@ SEED = 1  # of the draw behind every parameter of the reference files
 STRIDE = 17  # a prime, so that a sample visits every column of a matrix
 WHOLE = 256  # arrays up to this many entries stay whole in a cut file
 SAMPLED = ("grads/", "params_after_1/", "params_after_5/", "muon_after_5/")
+KERNEL_RESULTS = ("/params", "_buffer")
 KERNELS = ("muon/", "adamw/", "schedule/")
 
 
@@ -113,7 +114,7 @@ class Reference:
     def matching(self, key: str, computed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A computed array and the stored one, both cut down to the entries the file holds."""
         computed = np.asarray(computed)
-        if "cut/stride" in self.arrays and key.startswith(SAMPLED):
+        if "cut/stride" in self.arrays and _is_sampled(key):
             computed = _sample(computed, int(self["cut/stride"]))
         return computed, self.array(key, *computed.shape)
 
@@ -131,17 +132,28 @@ def drawn_params(config: GPTConfig) -> dict[str, np.ndarray]:
 
 
 def write_cut(path: str | pathlib.Path, destination: str | pathlib.Path, stride: int = STRIDE):
-    """Writes a cut copy of a model's reference file."""
+    """Writes a cut copy of a reference file: results sampled, redundant inputs left out."""
     whole = Reference(path)
-    state = drawn_params(whole.config)
-    if _crc(state) != _crc(whole.group("params/")):
-        raise BadReference(f"{path}: params are not the draw of seed {SEED}, so they cannot be cut")
-    arrays = {key: a for key, a in whole.arrays.items() if not key.startswith("params/")}
+    arrays = dict(whole.arrays)
+    if whole.has_model:
+        state = drawn_params(whole.config)
+        if _crc(state) != _crc(whole.group("params/")):
+            raise BadReference(f"{path}: params are not the draw of seed {SEED}: cannot be cut")
+        arrays = {key: a for key, a in arrays.items() if not key.startswith("params/")}
+        arrays["cut/crc"] = np.int64(_crc(state))
     for key in arrays:
-        if key.startswith(SAMPLED):
+        rows, _, columns = key.partition("/")[2].partition("/")[0].partition("x")
+        if key.startswith("muon/") and rows != columns and arrays[key].ndim >= 3:
+            arrays[key] = arrays[key][..., :1, :, :]  # one matrix of every shape but the square
+        if _is_sampled(key):
             arrays[key] = _sample(arrays[key], stride)
-    arrays |= {"cut/stride": np.int64(stride), "cut/crc": np.int64(_crc(state))}
+    arrays["cut/stride"] = np.int64(stride)
     np.savez_compressed(destination, **arrays)
+
+
+def _is_sampled(key: str) -> bool:
+    """Whether a cut file keeps only some entries of this array."""
+    return key.startswith(SAMPLED) or (key.startswith("muon/") and key.endswith(KERNEL_RESULTS))
 
 
 def _sample(array: np.ndarray, stride: int) -> np.ndarray:
