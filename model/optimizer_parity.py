@@ -26,7 +26,7 @@ from nanoevolve_jax.execution.schedules import (
     nanochat_labels,
     nanochat_optimizer,
 )
-from nanoevolve_jax.policy.spec import NANOCHAT
+from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 from nanoevolve_jax.policy.transform import MATRIX, AdamWGroup, adamw, evolved_muon
 
 LOSS_GATE = 5e-6
@@ -86,18 +86,24 @@ def check_muon_kernels(reference: Reference) -> list[Check]:
         check
         for shape in shapes
         for ns_steps in hyper["ns_steps"]
-        for check in _muon_kernel(reference, f"muon/{shape}", ns_steps, hyper)
+        for check in check_muon_kernel(
+            reference, shape, NANOCHAT._replace(ns_steps=ns_steps), key=f"ns{ns_steps}"
+        )
     ]
 
 
-def _muon_kernel(reference: Reference, prefix: str, ns_steps: int, hyper: dict) -> list[Check]:
+def check_muon_kernel(
+    reference: Reference, shape: str, spec: OptimizerSpec, key: str
+) -> list[Check]:
+    """Steps of `evolved_muon` under a spec against the figures of one shape and ns_steps."""
+    prefix, hyper = f"muon/{shape}", reference.json("muon/hyper")
     start, grads = reference[f"{prefix}/params0"], reference[f"{prefix}/grads"]
     rows, columns = start.shape[1:]
     # The kernel's lr comes without the factor for tall matrices that the optimizer applies.
     aspect = max(1.0, rows / columns) ** 0.5
     lr, momentum, decay = (jnp.asarray(hyper[key]) for key in ("lr", "momentum", "wd"))
     optimizer = evolved_muon(
-        NANOCHAT._replace(ns_steps=ns_steps, second_moment_beta=hyper["beta2"]),
+        spec._replace(second_moment_beta=hyper["beta2"]),
         lambda step: lr[step] / aspect,
         total_steps=len(lr),
         momentum=lambda step: momentum[step],
@@ -110,18 +116,18 @@ def _muon_kernel(reference: Reference, prefix: str, ns_steps: int, hyper: dict) 
     for step in grads:
         updates, state = update([jnp.asarray(x.T) for x in step], state, params, value=1.0)
         params = optax.apply_updates(params, updates)
-        for key, matrices in zip(
+        for name, matrices in zip(
             seen,
             (params, optax.tree.get(state, "second_moment"), optax.tree.get(state, "momentum")),
             strict=True,
         ):
-            seen[key].append(np.stack([np.asarray(x).T for x in matrices]))
+            seen[name].append(np.stack([np.asarray(x).T for x in matrices]))
     places = {
-        f"{prefix}/ns{ns_steps}/params": seen["params"],
-        f"{prefix}/ns{ns_steps}/second_momentum_buffer": seen["second_momentum_buffer"],
+        f"{prefix}/{key}/params": seen["params"],
+        f"{prefix}/{key}/second_momentum_buffer": seen["second_momentum_buffer"],
         f"{prefix}/momentum_buffer": seen["momentum_buffer"],
     }
-    return [_mostly_within(key, *reference.matching(key, got)) for key, got in places.items()]
+    return [_mostly_within(at, *reference.matching(at, got)) for at, got in places.items()]
 
 
 def check_adamw_kernel(reference: Reference) -> list[Check]:
