@@ -1,14 +1,17 @@
 """What every command shares: the `--config` flag, and mistakes that end in one line."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from absl import app, flags
-from data.corpus import CorpusError
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from configs.base import SETTINGS
+from data.corpus import CorpusError
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.execution.settings import ConfigError, validate
+from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
 from nanoevolve_jax.policy.spec_json import SpecError
 
 USER_ERRORS = (ConfigError, SpecError, CorpusError, ArchiveError)
@@ -23,22 +26,60 @@ def fail(message: object) -> None:
     sys.exit(BAD_INPUT)
 
 
+def explain(arguments: Sequence[str], error: BaseException) -> str:
+    """What is wrong with a command line, in words that the flag libraries do not have.
+
+    Args:
+      arguments: of the command line, the program's name left out.
+      error: what parsing them raised.
+    """
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        name, value = name.lstrip("-"), value if equals else following
+        path = name.removeprefix("config.")
+        if name == "config":
+            file, _, variant = value.partition(":")
+            if not Path(file).is_file():
+                return f"--config is {value!r}; allowed: a file, such as configs/screen.py"
+            if "allowed" in str(error) and variant:
+                return f"--config is {value!r}: {error}"
+        elif path != name and path not in SETTINGS:
+            near = difflib.get_close_matches(path, SETTINGS, n=3) or SETTINGS
+            return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
+        elif path != name:
+            try:
+                type(SETTINGS[path].default)(value)
+            except ValueError:
+                return f"config.{path} is {value!r}; allowed: {allowed(SETTINGS[path])}"
+        elif argument.startswith("-") and name not in flags.FLAGS:
+            return f"flag {argument!r} is unknown; allowed: --config and --config.FIELD=VALUE"
+    return f"--config: {error}"
+
+
 def run(command: Callable[[ConfigDict], None]) -> None:
     """Parses flags, validates `--config` and calls the command with it."""
-    config = config_flags.DEFINE_config_file(
-        "config", "configs/screen.py", "configuration file, with :variant if it has any"
-    )
+    config = None
 
     def parse(argv):
+        nonlocal config
         try:
-            return flags.FLAGS(argv)
-        # What a mistyped file, variant, field or value raises inside ml_collections.
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            return fail(f"--config: {error}")
+            config = config_flags.DEFINE_config_file(
+                "config", "configs/screen.py", "configuration file, with :variant if it has any"
+            )
+            rest = flags.FLAGS(argv)
+        # A mistyped flag, variant, field or value, and whatever a configuration file raises.
+        except Exception as error:
+            return fail(explain(argv[1:], error))
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # absl's own default here is INFO
+        return rest
 
     def main(argv):
         if len(argv) > 1:
             fail(f"argument {argv[1]!r} is unknown; allowed: flags, such as --config.seed=1")
+        logging.set_verbosity(logging.WARNING)  # or every library reports what it does
         try:
             validate(config.value)
             command(config.value)

@@ -84,6 +84,7 @@ def search(config: ConfigDict) -> None:
     started = time.monotonic()
     console = Console()
     start_counting()
+    compiled_before = compilations()
     devices = use_devices(config)
     rows = load_rows(config, console)
     folder = Path(config.workdir)
@@ -103,7 +104,9 @@ def search(config: ConfigDict) -> None:
             records = so_far
             display.on_generation(generation, records)
     summary = summarise(records, task.batch_tokens)
-    summary["xla_compilations"] = compilations()
+    summary["xla_compilations"] = {
+        name: count - compiled_before[name] for name, count in compilations().items()
+    }
     summary["wall_seconds"] = round(time.monotonic() - started, 1)
     write_json(folder / "summary.json", summary)
     console.print(results_table(records, count=5))

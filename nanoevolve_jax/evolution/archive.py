@@ -48,6 +48,21 @@ class Record(NamedTuple):
 
 
 _NUMBERS = ("val_bpb", "train_loss", "instability", "score")
+_PER_SEED = ("seeds", "val_bpb", "train_loss", "steps", "instability")
+_KINDS = {
+    "id": str,
+    "parent_id": str | None,
+    "generation": int,
+    "operator": str | None,
+    "change": str | None,
+    "status": str,
+    "failure": dict | None,
+    "stage": str,
+    **dict.fromkeys(_PER_SEED, list),
+    "score": float | int | None,
+    "cost": float | int,
+    "pareto": bool,
+}
 
 
 def _finite_or_null(value: Any) -> Any:
@@ -72,12 +87,22 @@ def record_from_json(document: dict[str, Any]) -> Record:
     """The record of a JSON object.
 
     Raises:
-      ArchiveError: if a field is missing or unknown.
+      ArchiveError: if a field is missing, unknown or of the wrong kind.
       SpecError: if its spec is invalid.
     """
     if set(document) != set(Record._fields):
         odd = sorted(set(document) ^ set(Record._fields))
         raise ArchiveError(f"archive record has or lacks {odd[0]!r}; allowed: {Record._fields}")
+    for name, kind in _KINDS.items():
+        value = document[name]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            what = getattr(kind, "__name__", kind)
+            raise ArchiveError(f"archive record's {name} is {value!r}; allowed: {what}")
+    if len({len(document[name]) for name in _PER_SEED}) > 1 or not document["seeds"]:
+        raise ArchiveError(
+            f"archive record {document['id']!r} has lists of different lengths, or empty ones; "
+            f"allowed: one entry a seed in each of {', '.join(_PER_SEED)}"
+        )
     values = {name: _null_to_nan(document[name], math.nan) for name in _NUMBERS}
     values["score"] = _null_to_nan(document["score"], -math.inf)
     return Record(**document | values | {"spec": spec_from_json(document["spec"])})
@@ -121,7 +146,9 @@ def load(path: Path, sizes: list[int]) -> list[Record]:
             records.append(record_from_json(json.loads(line)))
         except (ValueError, TypeError) as error:
             raise ArchiveError(f"{path} line {number} is damaged: {error}") from None
-    with open(path, "r+b") as file:
-        file.truncate(sum(map(len, lines[:complete])))
-        os.fsync(file.fileno())
+    kept = sum(map(len, lines[:complete]))
+    if kept < path.stat().st_size:
+        with open(path, "r+b") as file:
+            file.truncate(kept)
+            os.fsync(file.fileno())
     return records

@@ -14,6 +14,7 @@ from nanoevolve_jax.evolution.run_folder import save_telemetry
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.engine import Job, LocalEngine, Progress, RunResult
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.canonical import canonical
 
@@ -44,6 +45,7 @@ class Campaign(NamedTuple):
         Every candidate trains on the campaign's seed: same initial weights, same batches.
         """
         records = self.load()
+        require_baseline(records)
         done = records[-1].generation if records else -1
         for generation in range(done + 1, self.config.search.generations + 1):
             proposals = self.propose(records, generation)
@@ -56,6 +58,7 @@ class Campaign(NamedTuple):
             fresh = tournament.settle(records, fresh, self.config.search.survivors)
             archive.append(self.folder / ARCHIVE, fresh)
             records = [*records, *fresh]
+            require_baseline(records)
             yield generation, records
 
     def propose(self, records: list[Record], generation: int) -> list[tournament.Proposal]:
@@ -98,6 +101,20 @@ class Campaign(NamedTuple):
             ),
             cost=merit.cost,
             pareto=False,
+        )
+
+
+def require_baseline(records: list[Record]) -> None:
+    """Refuses a recipe under which the baseline fails: there is nothing to compare with.
+
+    Raises:
+      ConfigError: if the first record has failed.
+    """
+    failure = records[0].failure if records else None
+    if failure is not None:
+        raise ConfigError(
+            f"config.recipe fails on the baseline ({failure['reason']} at step {failure['step']}); "
+            "allowed: learning rates at which it trains"
         )
 
 

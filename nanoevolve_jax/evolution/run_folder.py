@@ -89,9 +89,9 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
-            old_prints = old["fingerprints"]
+            old_prints = dict(old["fingerprints"])
             old_facts = [_without(old["config"], _FREE), old["versions"], old["device"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchiveError(f"{path} is damaged ({error!r}); choose another workdir") from None
         changed = [k for k, v in description["fingerprints"].items() if old_prints.get(k) != v]
         if changed:
@@ -103,6 +103,11 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
                 f"{': ' if details else ''}{'; '.join(details)}; "
                 "allowed: a new folder, or the settings it was started with"
             )
+    elif (folder / "archive.jsonl").exists():
+        raise ArchiveError(
+            f"config.workdir is {str(folder)!r}, with an archive but no config.json to say how it "
+            "was made; allowed: a new folder"
+        )
     try:
         (folder / "telemetry").mkdir(parents=True, exist_ok=True)
         write_json(path, description)

@@ -29,7 +29,7 @@ def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any
         total_steps=1000,
         batch_tokens=task.batch_tokens,
         dtype=task.dtype,
-        batched=task.batched,
+        batched=True,  # a loop over stacked matrices would count as one matrix
     )
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     state = jax.eval_shape(optimizer.init, params)

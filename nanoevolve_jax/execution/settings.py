@@ -16,7 +16,8 @@ class ConfigError(ValueError):
     """A config that cannot run; the message names the field, the value and what is allowed."""
 
 
-def _allowed(setting: Setting) -> str:
+def allowed(setting: Setting) -> str:
+    """What a field may hold, in words: 'an integer from 1 to 128'."""
     if setting.choices:
         return " or ".join(setting.choices)
     if isinstance(setting.default, str):
@@ -42,6 +43,12 @@ def get_setting(config: ConfigDict, path: str) -> Any:
     return node
 
 
+def _paths(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix.rstrip(".")]
+    return [path for name in node for path in _paths(node[name], f"{prefix}{name}.")]
+
+
 def validate(config: ConfigDict) -> None:
     """Checks every field against `configs.base.SETTINGS`, and the few that depend on others.
 
@@ -52,9 +59,12 @@ def validate(config: ConfigDict) -> None:
         try:
             value = get_setting(config, path)
         except (KeyError, TypeError):
-            raise ConfigError(f"config.{path} is missing; allowed: {_allowed(setting)}") from None
+            raise ConfigError(f"config.{path} is missing; allowed: {allowed(setting)}") from None
         if not _is_valid(value, setting):
-            raise ConfigError(f"config.{path} is {value!r}; allowed: {_allowed(setting)}")
+            raise ConfigError(f"config.{path} is {value!r}; allowed: {allowed(setting)}")
+    for path in _paths(config.to_dict()):
+        if path not in SETTINGS:
+            raise ConfigError(f"config.{path} is unknown; allowed: {', '.join(SETTINGS)}")
     if config.search.survivors > config.search.population:
         raise ConfigError(
             f"config.search.survivors is {config.search.survivors}; "
@@ -68,7 +78,8 @@ def make_task(config: ConfigDict) -> Task:
     try:
         model = GPTConfig(vocab_size=config.data.vocab_size, **config.model)
     except ValueError as error:
-        raise ConfigError(f"config.model: {error}") from None
+        message = str(error).replace("GPTConfig.", "config.model.", 1)
+        raise ConfigError(message.replace("; it must be ", "; allowed: ", 1)) from None
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else jnp.float32
     return Task(model=model, batch_size=config.train.batch_size, dtype=dtype)
 

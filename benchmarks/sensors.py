@@ -1,0 +1,123 @@
+"""Do the sensors mean the same on another model, horizon or batch?
+
+  python -m benchmarks.sensors --out=results/sensors.json
+
+Trains the baseline on real text at a base size and with width, depth, horizon and batch doubled,
+two seeds each, and compares the 5-95 % range of every sensor. Also prints the raw ranges that
+the default normalisers in `policy/spec.py` were read from.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from rich.console import Console
+from rich.table import Table
+
+from configs.screen import get_config
+from data.rows import build_rows
+from nanoevolve_jax.execution.engine import Job
+from nanoevolve_jax.execution.settings import make_recipe
+from nanoevolve_jax.execution.train import TELEMETRY, Candidate
+from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
+from nanoevolve_jax.search import make_engine
+
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+_CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
+SKIP = 0.05  # of the run: averages over one or two steps are no range
+
+VARIANTS = {
+    "base": {},
+    "width x2": {"model.n_embd": 128, "model.n_head": 4, "model.n_kv_head": 4},
+    "depth x2": {"model.n_layer": 8},
+    "horizon x2": {"train.steps": 400},
+    "batch x2": {"train.batch_size": 16},
+}
+
+
+def base_config():
+    """The size that is doubled: the `:cpu` model at 200 steps."""
+    config = get_config()
+    config.train.steps = 200
+    config.train.segment_steps = 50
+    config.train.evaluations = 1
+    config.data.validation_rows = 16
+    return config
+
+
+def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> dict[str, list[float]]:
+    """The 5th and 95th percentile of every sensor, as the gate sees it, pooled over seeds."""
+    config = base_config()
+    config.update_from_flattened_dict(changes)
+    rows = build_rows(
+        config.data.corpus,
+        vocab_size=config.data.vocab_size,
+        sequence_len=config.model.sequence_len,
+        cache_dir=cache,
+    )
+    engine = make_engine(config, rows, min(len(seeds), len(jax.devices())))
+    jobs = [Job(Candidate(NANOCHAT, make_recipe(config)), seed) for seed in seeds]
+    skip = int(SKIP * config.train.steps)
+    telemetry = np.concatenate([result.telemetry[skip:] for result in engine.run(jobs)])
+    return {
+        name: np.percentile(telemetry[:, TELEMETRY.index(name)], [5, 95]).tolist()
+        for name in Sensors._fields
+    }
+
+
+def shift(base: list[float], other: list[float]) -> float:
+    """How far the ends of a range move, in lengths of the base range."""
+    return max(abs(a - b) for a, b in zip(base, other, strict=True)) / (base[1] - base[0])
+
+
+def raw_ends(name: str, ends: list[float]) -> list[float]:
+    """The range before the squashing by tanh."""
+    if name == "step_fraction":
+        return ends
+    normaliser = getattr(NANOCHAT.control.normalisers, name)
+    return [float(np.arctanh(np.clip(x, -0.999999, 0.999999)) * normaliser) for x in ends]
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    console = Console(width=120)
+    ranges = {}
+    for name, changes in VARIANTS.items():
+        ranges[name] = measure(changes, _CACHE.value)
+        console.print(f"{name}: done", highlight=False)
+    table = Table(title="5-95 % range of each sensor under the baseline; shift in base ranges")
+    table.add_column("sensor")
+    table.add_column("raw, base")
+    for name in VARIANTS:
+        table.add_column(name)
+    for sensor in Sensors._fields:
+        raw = raw_ends(sensor, ranges["base"][sensor])
+        cells = ["{:+.2f}..{:+.2f}".format(*raw)]
+        for name in VARIANTS:
+            ends = ranges[name][sensor]
+            cells.append(
+                "{:+.2f}..{:+.2f} ({:.0%})".format(*ends, shift(ranges["base"][sensor], ends))
+            )
+        table.add_row(sensor, *cells)
+    console.print(table)
+    if _OUT.value:
+        document = {
+            "command": "python -m benchmarks.sensors",
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "jax": jax.__version__,
+            "normalisers": NANOCHAT.control.normalisers._asdict(),
+            "ranges": ranges,
+            "raw_base": {name: raw_ends(name, ends) for name, ends in ranges["base"].items()},
+        }
+        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

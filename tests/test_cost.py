@@ -1,0 +1,188 @@
+"""Counted cost: a specialised optimizer costs what its spec uses, and nothing else matters."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from specs import random_spec
+
+from model.gpt import GPTConfig, init_params
+from nanoevolve_jax.execution import cost
+from nanoevolve_jax.execution.cost import lowered_flops, optimizer_step, step_flops, structure
+from nanoevolve_jax.execution.train import Task
+from nanoevolve_jax.policy.canonical import canonical
+from nanoevolve_jax.policy.spec import (
+    ANNEALING,
+    CLIP_GLOBAL_NORM,
+    CLIP_NONE,
+    CLIP_UPDATE_RMS,
+    FIELDS,
+    NANOCHAT,
+    TRUST_RATIO,
+    get_field,
+    set_field,
+)
+
+# Wide for its vocabulary, so that AdamW's share is small.
+MODEL = GPTConfig(sequence_len=16, vocab_size=265, n_layer=2, n_head=2, n_kv_head=2, n_embd=128)
+TASK = Task(MODEL, batch_size=4)
+
+BARE = NANOCHAT._replace(orthogonalize=0)
+TWO_STEPS = NANOCHAT._replace(ns_steps=2)
+CLIPPED = NANOCHAT._replace(clip=CLIP_UPDATE_RMS)
+
+
+@functools.lru_cache
+def lowered(spec):
+    return lowered_flops(*optimizer_step(TASK, spec))
+
+
+@functools.lru_cache
+def compiled(spec):
+    step, args = optimizer_step(TASK, spec)
+    return jax.jit(step).lower(*args).compile().cost_analysis()["flops"]
+
+
+def matrix_shapes():
+    """The shapes of the matrices that Muon trains, from the model's own parameters."""
+    params = jax.eval_shape(lambda: init_params(MODEL, jax.random.key(0)))
+    leaves = jax.tree_util.tree_leaves_with_path(params["blocks"])
+    return [x.shape for path, x in leaves if "value_embed" not in jax.tree_util.keystr(path)]
+
+
+def polar_flops(steps):
+    """Multiply-adds of Polar Express: per step a Gram matrix, its square, and their product."""
+    total = 0
+    for m, n in matrix_shapes():
+        short, long = min(m, n), max(m, n)
+        per_step = 2 * short * short * long + 2 * short**3 + 2 * short * short * long
+        total += steps * per_step
+    return total
+
+
+def test_every_matrix_of_the_model_is_known_here():
+    # Per layer four square matrices and two of the MLP, and one value-embedding gate.
+    assert len(matrix_shapes()) == 2 * 6 + 1
+    assert sum(np.prod(s) for s in matrix_shapes()) == MODEL.param_counts["transformer_matrices"]
+
+
+COUNTS = pytest.mark.parametrize("count", [lowered, compiled], ids=["lowered", "compiled"])
+
+
+@COUNTS
+def test_orthogonalisation_costs_the_dots_of_polar_express_on_every_matrix(count):
+    assert count(NANOCHAT) - count(BARE) == pytest.approx(polar_flops(5), rel=0.03)
+
+
+@COUNTS
+def test_without_orthogonalisation_the_optimizer_costs_under_a_twentieth(count):
+    assert 0 < count(BARE) < 0.05 * count(NANOCHAT)
+
+
+@COUNTS
+def test_two_iterations_cost_two_fifths_of_five(count):
+    assert count(TWO_STEPS) - count(BARE) == pytest.approx(polar_flops(2), rel=0.03)
+    share = (count(TWO_STEPS) - count(BARE)) / (count(NANOCHAT) - count(BARE))
+    assert share == pytest.approx(0.4, abs=0.01)
+
+
+@COUNTS
+def test_a_clip_costs_at_least_nothing_and_no_clip_is_the_baseline(count):
+    entries = sum(np.prod(s) for s in matrix_shapes())
+    assert count(NANOCHAT._replace(clip=CLIP_NONE)) == count(NANOCHAT)
+    # A square, a sum and a division for each entry, give or take what is fused with it.
+    assert entries < count(CLIPPED) - count(NANOCHAT) < 12 * entries
+
+
+def test_each_iteration_costs_the_same():
+    costs = [lowered(NANOCHAT._replace(ns_steps=n)) for n in range(1, 6)]
+    np.testing.assert_allclose(np.diff(costs), polar_flops(1), rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("cheap", "dear"),
+    [
+        (NANOCHAT, NANOCHAT._replace(clip=CLIP_GLOBAL_NORM)),
+        (NANOCHAT, TRUST_RATIO),
+        (NANOCHAT, ANNEALING),
+        (NANOCHAT._replace(second_moment=0), NANOCHAT),
+        (NANOCHAT._replace(nesterov=0), NANOCHAT),
+        (NANOCHAT._replace(decay=0), NANOCHAT._replace(decay=1)),
+        (NANOCHAT._replace(decay=1), NANOCHAT),
+    ],
+)
+def test_what_is_switched_off_costs_nothing_and_what_is_on_something(cheap, dear):
+    assert lowered(cheap) < lowered(dear)
+
+
+def test_a_traced_spec_pays_for_every_branch():
+    def traced(spec, *args):
+        return optimizer_step(TASK, spec)[0](*args)
+
+    args = optimizer_step(TASK, NANOCHAT)[1]
+    spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct((), np.result_type(x)), NANOCHAT)
+    everything = lowered_flops(traced, (spec, *args))
+    rng = np.random.default_rng(0)
+    for known in [NANOCHAT, ANNEALING, TRUST_RATIO, CLIPPED, *[random_spec(rng) for _ in range(3)]]:
+        assert everything > lowered(known)
+
+
+# What a step costs -------------------------------------------------------------------------
+
+
+def test_a_step_costs_the_model_and_the_optimizer():
+    model = MODEL.flops_per_token * 4 * 16
+    assert step_flops(TASK, NANOCHAT) == model + lowered(NANOCHAT)
+
+
+def test_the_cost_does_not_depend_on_how_this_machine_runs_the_dots():
+    loops, batches = (step_flops(TASK._replace(batched=b), NANOCHAT) for b in (False, True))
+    assert loops == batches == step_flops(TASK, NANOCHAT)
+
+
+NUMBERS = [p for p, f in FIELDS.items() if not f.integer and not p.endswith("orthogonal_mix")]
+
+
+def everything_on():
+    return set_field(NANOCHAT._replace(trust_ratio=1, clip=CLIP_GLOBAL_NORM), "control.enabled", 1)
+
+
+def test_no_number_changes_the_operations():
+    # The structure, not a cache, makes the costs equal: so the operations are counted too.
+    spec = everything_on()
+    other = spec
+    for path in NUMBERS:
+        field = FIELDS[path]
+        value = get_field(spec, path)
+        other = set_field(other, path, field.low + 0.37 * (field.high - field.low))
+        assert get_field(other, path) != value
+    assert lowered(spec) == lowered(other)
+
+
+def test_specs_of_one_structure_cost_the_same(monkeypatch):
+    counted = []
+    real = cost.lowered_flops
+    monkeypatch.setattr(cost, "lowered_flops", lambda *a: counted.append(1) or real(*a))
+    cost._optimizer_flops.cache_clear()
+    costs = {
+        step_flops(TASK, set_field(everything_on(), path, x))
+        for path in ("control.bias", "control.aggressive.update_multiplier", "momentum")
+        for x in (0.3, 0.4, 0.5)
+    }
+    assert len(costs) == 1
+    assert len(counted) == 1  # nine specs, one lowering
+
+
+def test_the_structure_of_any_spec_costs_what_the_spec_costs():
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        spec = random_spec(rng)
+        assert lowered(structure(spec)) == lowered(canonical(spec)) <= lowered(spec)
+
+
+def test_no_learning_rate_changes_the_cost(monkeypatch):
+    before = lowered_flops(*optimizer_step(TASK, NANOCHAT))
+    recipe = cost._ANY_RECIPE._replace(matrix_lr=0.003, weight_decay=0.5, warmdown_fraction=0.9)
+    monkeypatch.setattr(cost, "_ANY_RECIPE", recipe)
+    assert lowered_flops(*optimizer_step(TASK, NANOCHAT)) == before

@@ -1,0 +1,265 @@
+"""Configurations are checked field by field, and NanoChat's recipe is scaled by its own rules."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import base, screen
+from configs.base import SETTINGS
+from nanoevolve_jax.execution import schedules
+from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
+from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_recipe, validate
+
+
+def config_with(**values):
+    """The default config with fields replaced, whatever their types; `__` stands for a dot."""
+    config = base.get_config()
+    for key, value in values.items():
+        group, _, name = key.rpartition("__")
+        node = config[group] if group else config
+        with node.ignore_type():
+            node[name] = value
+    return config
+
+
+def key(path):
+    return path.replace(".", "__")
+
+
+def wrong_values(setting):
+    """Values that a field must refuse."""
+    if setting.choices:
+        return ["", "nonsense", setting.choices[0].upper(), 0, None, True]
+    if isinstance(setting.default, str):
+        return ["", 0, None, True, 1.5]
+    shared = [math.nan, math.inf, -math.inf, "1", None, [1]]
+    if isinstance(setting.default, int):
+        between = (setting.low + setting.high) / 2
+        fraction = math.floor(between) + 0.5
+        return [setting.low - 1, setting.high + 1, fraction, float(setting.low), True, *shared]
+    return [math.nextafter(setting.low, -math.inf), math.nextafter(setting.high, math.inf), *shared]
+
+
+def refusal(config):
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", SETTINGS)
+def test_a_field_refuses_what_the_table_does_not_allow(path):
+    for value in wrong_values(SETTINGS[path]):
+        message = refusal(config_with(**{key(path): value}))
+        assert message.startswith(f"config.{path} is {value!r}; allowed: ")
+        setting = SETTINGS[path]
+        bounds = setting.choices or [f"{x:g}" for x in (setting.low, setting.high) if x is not None]
+        assert all(bound in message.partition("allowed: ")[2] for bound in bounds)
+
+
+@pytest.mark.parametrize("path", [p for p, s in SETTINGS.items() if s.low is not None])
+def test_the_bounds_themselves_are_allowed(path):
+    for value in (SETTINGS[path].low, SETTINGS[path].high):
+        config = config_with(**{key(path): value})
+        config.search.population = max(config.search.population, config.search.survivors)
+        try:
+            validate(config)
+        except ConfigError as error:  # a rule between fields may still refuse it
+            assert path in ("model.n_head", "model.n_kv_head", "search.population"), error
+            assert "from" not in str(error)
+
+
+@pytest.mark.parametrize("path", SETTINGS)
+def test_a_missing_field_is_named(path):
+    config = base.get_config()
+    group, _, name = path.rpartition(".")
+    del (config[group] if group else config)[name]
+    assert refusal(config).startswith(f"config.{path} is missing; allowed: ")
+
+
+@pytest.mark.parametrize("path", ["trian", "train__stpes", "recipe__learning_rate"])
+def test_an_unknown_field_is_named(path):
+    dotted = path.replace("__", ".")
+    assert refusal(config_with(**{path: 5})).startswith(f"config.{dotted} is unknown; allowed: ")
+
+
+CROSS_FIELD = [
+    ({"model__n_embd": 65}, "config.model.n_embd is 65; allowed: ", "n_head = 2"),
+    ({"model__n_embd": 66}, "config.model.n_embd is 66; allowed: ", "even"),
+    ({"model__n_kv_head": 3}, "config.model.n_kv_head is 3; allowed: ", "n_head = 2"),
+    ({"model__window_pattern": "SXL"}, "config.model.window_pattern is 'SXL'; allowed: ", "S"),
+    ({"model__attention": "cudnn"}, "config.model.attention is 'cudnn'; allowed: ", "bfloat16"),
+    ({"search__survivors": 9}, "config.search.survivors is 9; allowed: ", "8"),
+]
+
+
+@pytest.mark.parametrize(("values", "start", "rule"), CROSS_FIELD)
+def test_a_rule_between_fields_is_told_with_the_field_that_breaks_it(values, start, rule):
+    message = refusal(config_with(**values))
+    assert message.startswith(start)
+    assert rule in message.removeprefix(start)
+
+
+@pytest.mark.parametrize("variant", screen.VARIANTS)
+def test_every_variant_of_the_screening_config_is_valid(variant):
+    validate(screen.get_config(variant))
+
+
+def test_an_unknown_variant_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"'d13'; allowed: cpu, d4, d12"):
+        screen.get_config("d13")
+
+
+def test_the_default_config_holds_exactly_the_fields_of_the_table():
+    config = base.get_config()
+    for path, setting in SETTINGS.items():
+        assert get_setting(config, path) == setting.default
+    assert sum(len(v) if hasattr(v, "keys") else 1 for v in config.values()) == len(SETTINGS)
+
+
+# NanoChat's recipe -------------------------------------------------------------------------
+
+NANOCHAT_RECIPE = Recipe(**base.get_config().recipe)
+LR_FIELDS = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "smear_lr")
+
+
+def test_nothing_is_scaled_at_the_reference_batch_horizon_and_width():
+    # d12 has 12 layers of 12 * 768^2 matrix parameters and a head of 32768 * 768, and sees 12
+    # tokens for each of them: 2,520 steps of 2^19 tokens.
+    parameters = 12 * 12 * 768**2 + 32768 * 768
+    assert 12 * parameters == 2520 * 2**19
+    scaled = scale_recipe(NANOCHAT_RECIPE, batch_tokens=2**19, total_steps=2520, width=768)
+    np.testing.assert_allclose(scaled, NANOCHAT_RECIPE, rtol=1e-12)
+
+
+@given(
+    rows=st.integers(1, 4096),
+    length=st.integers(2, 4096),
+    steps=st.integers(1, 10**6),
+    width=st.sampled_from([24, 64, 128, 768, 2048]),
+)
+def test_the_recipe_is_scaled_by_nanochats_rules(rows, length, steps, width):
+    config = config_with(
+        train__batch_size=rows,
+        train__steps=steps,
+        model__sequence_len=length,
+        model__n_embd=width,
+    )
+    scaled, tokens = make_recipe(config), rows * length
+    batch_factor = math.sqrt(tokens / 524_288)
+    width_factor = 1 / math.sqrt(width / 768)
+    factors = {
+        "matrix_lr": batch_factor,
+        "scalar_lr": batch_factor,
+        "embedding_lr": batch_factor * width_factor,
+        "unembedding_lr": batch_factor * width_factor,
+        "weight_decay": batch_factor * (2520 * 524_288) / (tokens * steps),
+    }
+    for name, value in NANOCHAT_RECIPE._asdict().items():
+        assert getattr(scaled, name) == pytest.approx(value * factors.get(name, 1.0), rel=1e-9)
+
+
+# NanoChat's schedules, as its training script states them ----------------------------------
+
+WARMUP, MOMENTUM_WARMUP, WARMDOWN_RATIO, FINAL_FRACTION, DECAY = 40, 400, 0.65, 0.05, 0.28
+
+
+def reference_lr(step, total):
+    warmdown = round(WARMDOWN_RATIO * total)
+    if step < WARMUP:
+        return (step + 1) / WARMUP
+    if step <= total - warmdown:
+        return 1.0
+    progress = (total - step) / warmdown
+    return progress + (1 - progress) * FINAL_FRACTION
+
+
+def reference_momentum(step, total):
+    warmdown = round(WARMDOWN_RATIO * total)
+    if step < MOMENTUM_WARMUP:
+        share = step / MOMENTUM_WARMUP
+        return (1 - share) * 0.85 + share * 0.97
+    if step >= total - warmdown:
+        progress = (step - (total - warmdown)) / warmdown
+        return 0.97 * (1 - progress) + 0.90 * progress
+    return 0.97
+
+
+def reference_decay(step, total):
+    return DECAY * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+@jax.jit
+def traced_schedules(recipe, step, total):
+    return jnp.stack(
+        [
+            schedules.lr_multiplier(recipe, step, total),
+            schedules.muon_momentum(jnp.float32(0.97), recipe, step, total),
+            schedules.muon_weight_decay(recipe, step, total),
+        ]
+    )
+
+
+def recipe_at(total):
+    """NanoChat's recipe with its warm-ups in steps; float32, as a compiled program gets it."""
+    recipe = NANOCHAT_RECIPE._replace(
+        warmup_fraction=WARMUP / total, momentum_warmup_fraction=MOMENTUM_WARMUP / total
+    )
+    return Recipe(*map(np.float32, recipe))
+
+
+@given(data=st.data(), total=st.one_of(st.integers(1, 6000), st.sampled_from([1000, 2520, 5000])))
+def test_schedules_are_those_of_nanochats_script(data, total):
+    warmdown = round(WARMDOWN_RATIO * total)
+    corners = [0, WARMUP - 1, WARMUP, MOMENTUM_WARMUP - 1, MOMENTUM_WARMUP, total - 1]
+    corners += [total - warmdown + shift for shift in (-1, 0, 1)]
+    corners = [step for step in corners if 0 <= step < total]
+    step = data.draw(st.one_of(st.integers(0, total - 1), st.sampled_from(corners)))
+    actual = traced_schedules(recipe_at(total), np.int32(step), np.int32(total))
+    expected = [f(step, total) for f in (reference_lr, reference_momentum, reference_decay)]
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=1e-6)
+
+
+def test_warmdown_begins_at_the_step_that_pythons_rounding_gives():
+    totals = np.arange(1, 10_001, dtype=np.int32)
+    first = np.asarray([t - round(WARMDOWN_RATIO * int(t)) for t in totals], np.int32)
+    recipe = recipe_at(1)._replace(warmup_fraction=np.float32(0))
+    before = schedules.lr_multiplier(recipe, first, totals)
+    after = schedules.lr_multiplier(recipe, first + 1, totals)
+    np.testing.assert_array_equal(before, np.ones(len(totals)))
+    assert (np.asarray(after) < 1.0).all()
+
+
+def test_the_default_recipe_gives_nanochats_steps_at_its_own_horizon():
+    recipe = Recipe(*map(np.float32, NANOCHAT_RECIPE))
+    for step in range(0, 2520, 7):
+        lr, momentum, _ = traced_schedules(recipe, np.int32(step), np.int32(2520))
+        assert float(lr) == pytest.approx(reference_lr(step, 2520), rel=2e-5)
+        # 0.16 of 2,520 steps is 403 and not 400.
+        assert float(momentum) == pytest.approx(reference_momentum(step, 2520), abs=1e-3)
+
+
+@given(total=st.integers(50, 20_000))
+def test_a_short_run_sees_the_whole_momentum_schedule(total):
+    recipe = Recipe(*map(np.float32, NANOCHAT_RECIPE))
+    steps = {"first": 0, "plateau": round(0.2 * total), "last": total - 1}
+    values = {
+        name: float(traced_schedules(recipe, np.int32(step), np.int32(total))[1])
+        for name, step in steps.items()
+    }
+    assert values["first"] == pytest.approx(0.85, abs=1e-6)
+    assert values["plateau"] == pytest.approx(0.97, abs=1e-6)
+    assert values["last"] == pytest.approx(0.90, abs=0.07 / (0.6 * total) + 1e-6)
+
+
+@given(plateau=st.floats(0.0, 0.99), share=st.floats(0, 0.999))
+def test_momentum_stays_a_momentum_for_any_plateau(plateau, share):
+    step = np.int32(share * 1000)
+    value = float(schedules.muon_momentum(plateau, NANOCHAT_RECIPE, step, 1000))
+    assert 0.0 <= value <= plateau + 1e-6
