@@ -1,0 +1,178 @@
+"""Time of a whole training step on this CPU, as a ratio to NumPy's matmul.
+
+  python -m benchmarks.step --out=results/step_cpu.json
+
+Width 128, 4 layers, 4 heads, T 128, batch 8, vocabulary 1024. Every round times, in turn, NumPy
+doing the step's FLOPs as 1024 x 128 x 512 matmuls, and segments of training: the traced program
+of a search on one and on two virtual devices, and programs specialised to one spec. Medians over
+rounds; ratios within the run. The first seconds of compilation are reported apart.
+"""
+
+import functools
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from rich.console import Console
+from rich.table import Table
+
+from model import gpt
+from model.loss import mean_loss
+from nanoevolve_jax.execution import population, train
+from nanoevolve_jax.execution.cost import step_flops
+from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
+
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+_ROUNDS = flags.DEFINE_integer("rounds", 25, "interleaved repeats", lower_bound=1)
+
+STEPS = 10  # a segment
+TASK = train.Task(
+    gpt.GPTConfig(sequence_len=128, vocab_size=1024, n_layer=4, n_head=4, n_kv_head=4, n_embd=128),
+    batch_size=8,
+)
+RECIPE = Recipe(0.01, 0.1, 0.004, 0.1, 0.1, 0.1, 0.02, 0.65, 0.05, 0.16)
+HORIZON = np.int32(10**6)  # far away: every segment does the same work
+
+
+def numpy_matmuls(total_flops: float) -> Callable[[], None]:
+    """NumPy's time for one step's FLOPs."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(1024, 128)).astype(np.float32)
+    b = rng.normal(size=(128, 512)).astype(np.float32)
+    repeats = round(total_flops / (2 * 1024 * 128 * 512))
+
+    def run():
+        for _ in range(repeats):
+            a @ b
+
+    return run
+
+
+def make_rows(width: int) -> np.ndarray:
+    shape = (width, STEPS, TASK.batch_size, TASK.model.sequence_len + 1)
+    return np.random.default_rng(1).integers(0, TASK.model.vocab_size, shape, np.int32)
+
+
+def population_segment(devices: int) -> Callable[[], None]:
+    """A segment of the search's own program, one candidate on each device."""
+    programs = population.make_programs(TASK, devices=devices, lanes=1)
+    stacked = population.stack_candidates([train.Candidate(NANOCHAT, RECIPE)] * devices)
+    candidates, rows = programs.place(stacked), programs.place(make_rows(devices))
+    seeds = programs.place(np.arange(devices, dtype=np.uint32))
+    state = programs.init_population(candidates, seeds, HORIZON)
+
+    def run():
+        nonlocal state
+        state, telemetry = programs.train_segment(state, candidates, rows, np.int32(0), HORIZON)
+        jax.block_until_ready(telemetry)
+
+    return run
+
+
+def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
+    """A segment of a program that knows its spec."""
+    candidate = train.Candidate(spec, RECIPE)
+    rows = jnp.asarray(make_rows(1)[0])
+    state = jax.jit(functools.partial(train.init_state, TASK, candidate))(np.uint32(0), HORIZON)
+    segment = jax.jit(
+        lambda state: train.train_segment(TASK, state, candidate, rows, 0, HORIZON),
+        donate_argnums=0,
+    )
+
+    def run():
+        nonlocal state
+        state, telemetry = segment(state)
+        jax.block_until_ready(telemetry)
+
+    return run
+
+
+def model_segment() -> Callable[[], None]:
+    """Forward and backward passes alone, with plain gradient descent to keep them alive."""
+    rows = jnp.asarray(make_rows(1)[0])
+    params = gpt.init_params(TASK.model, jax.random.key(0))
+
+    def loss(params, batch):
+        return mean_loss(gpt.apply(TASK.model, params, batch[:, :-1]), batch[:, 1:])
+
+    def step(params, batch):
+        grads = jax.grad(loss)(params, batch)
+        return jax.tree.map(lambda p, g: p - 1e-3 * g, params, grads), None
+
+    segment = jax.jit(lambda params: jax.lax.scan(step, params, rows)[0], donate_argnums=0)
+
+    def run():
+        nonlocal params
+        params = jax.block_until_ready(segment(params))
+
+    return run
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update("jax_num_cpu_devices", 2)
+    total_flops = step_flops(TASK, NANOCHAT)
+    # name: (what runs, steps x candidates in one run)
+    subjects = {
+        "numpy, the same FLOPs": (lambda: numpy_matmuls(total_flops), 1),
+        "search program, one device": (lambda: population_segment(1), STEPS),
+        "search program, two devices, a candidate": (lambda: population_segment(2), 2 * STEPS),
+        "specialised baseline": (lambda: specialised_segment(NANOCHAT), STEPS),
+        "specialised annealing gate": (lambda: specialised_segment(ANNEALING), STEPS),
+        "forward and backward alone": (model_segment, STEPS),
+    }
+    runs, compile_seconds = {}, {}
+    for name, (make, _) in subjects.items():
+        started = time.perf_counter()
+        runs[name] = make()
+        runs[name]()
+        compile_seconds[name] = time.perf_counter() - started
+    times: dict[str, list[float]] = {name: [] for name in subjects}
+    for _ in range(_ROUNDS.value):
+        for name, (_, count) in subjects.items():
+            started = time.perf_counter()
+            runs[name]()
+            times[name].append(1e3 * (time.perf_counter() - started) / count)
+    reference = np.asarray(times["numpy, the same FLOPs"])
+    baseline = np.asarray(times["specialised baseline"])
+    report = {
+        name: {
+            "median_ms": float(np.median(values)),
+            "min_ms": float(np.min(values)),
+            "ratio_to_numpy": float(np.median(np.asarray(values) / reference)),
+            "ratio_to_specialised_baseline": float(np.median(np.asarray(values) / baseline)),
+            "first_call_s": compile_seconds[name],
+        }
+        for name, values in times.items()
+    }
+    table = Table(
+        title=f"{total_flops / 1e9:.2f} GFLOP a step, {cores} cores, JAX {jax.__version__}"
+    )
+    for column in ("", "ms, median", "ms, least", "to numpy", "to baseline", "first call, s"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in report.items():
+        table.add_row(name, *(f"{value:.2f}" for value in row.values()))
+    Console(width=110).print(table)
+    if _OUT.value:
+        document = {
+            "command": f"python -m benchmarks.step --rounds={_ROUNDS.value}",
+            "machine": f"{platform.machine()}, {cores} cores",
+            "versions": {"jax": jax.__version__, "numpy": np.__version__},
+            "flops": total_flops,
+            "results": report,
+        }
+        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)
