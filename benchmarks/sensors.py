@@ -3,8 +3,9 @@
   python -m benchmarks.sensors --out=results/sensors.json
 
 Trains the baseline on real text at a base size and with width, depth, horizon and batch doubled,
-two seeds each, and compares the 5-95 % range of every sensor. Also prints the raw ranges that
-the default normalisers in `policy/spec.py` were read from.
+two seeds each, and compares the 5-95 % range of every sensor as the gate sees it, where 1 is
+saturation. Also prints the raw ranges that the default normalisers in `policy/spec.py` were read
+from, and other batches, which show that the alignment needs no correction for their size.
 """
 
 import json
@@ -38,6 +39,7 @@ VARIANTS = {
     "horizon x2": {"train.steps": 400},
     "batch x2": {"train.batch_size": 16},
 }
+OTHER_BATCHES = {"batch / 2": {"train.batch_size": 4}, "batch x4": {"train.batch_size": 32}}
 
 
 def base_config():
@@ -71,8 +73,8 @@ def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> dict[st
 
 
 def shift(base: list[float], other: list[float]) -> float:
-    """How far the ends of a range move, in lengths of the base range."""
-    return max(abs(a - b) for a, b in zip(base, other, strict=True)) / (base[1] - base[0])
+    """How far the ends of a range move, as a share of the sensor's scale (1 is saturation)."""
+    return max(abs(a - b) for a, b in zip(base, other, strict=True))
 
 
 def raw_ends(name: str, ends: list[float]) -> list[float]:
@@ -87,20 +89,20 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    console = Console(width=120)
+    console = Console(width=150)
     ranges = {}
-    for name, changes in VARIANTS.items():
+    for name, changes in (VARIANTS | OTHER_BATCHES).items():
         ranges[name] = measure(changes, _CACHE.value)
         console.print(f"{name}: done", highlight=False)
-    table = Table(title="5-95 % range of each sensor under the baseline; shift in base ranges")
+    table = Table(title="5-95 % range of each sensor under the baseline, and how far its ends move")
     table.add_column("sensor")
     table.add_column("raw, base")
-    for name in VARIANTS:
+    for name in ranges:
         table.add_column(name)
     for sensor in Sensors._fields:
         raw = raw_ends(sensor, ranges["base"][sensor])
         cells = ["{:+.2f}..{:+.2f}".format(*raw)]
-        for name in VARIANTS:
+        for name in ranges:
             ends = ranges[name][sensor]
             cells.append(
                 "{:+.2f}..{:+.2f} ({:.0%})".format(*ends, shift(ranges["base"][sensor], ends))

@@ -214,7 +214,7 @@ def check_optimizer_steps(reference: Reference) -> list[Check]:
     targets = reference.tokens("steps/targets", *idx.shape, lowest=-1)
     count = len(idx)
     params, losses, snapshots = reference.params, [], {}
-    state = nanochat_optimizer(NANOCHAT, recipe, total_steps=total, batch_tokens=1.0).init(params)
+    state = nanochat_optimizer(NANOCHAT, recipe, total_steps=total).init(params)
     for step in range(count):
         params, state, loss = _train_step(
             config, total, NANOCHAT, recipe, params, state, idx[step], targets[step]
@@ -274,7 +274,7 @@ def _loss(config, params, idx, targets):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _train_step(config, total, spec, recipe, params, state, idx, targets):
-    optimizer = nanochat_optimizer(spec, recipe, total_steps=total, batch_tokens=1.0)
+    optimizer = nanochat_optimizer(spec, recipe, total_steps=total)
     loss, grads = jax.value_and_grad(lambda p: _loss(config, p, idx, targets))(params)
     updates, state = optimizer.update(grads, state, params, value=loss)
     return optax.apply_updates(params, updates), state, loss

@@ -39,7 +39,7 @@ def test_averages_equal_the_weighted_mean_written_out():
 def test_a_power_law_reads_its_exponent_at_every_step():
     losses = [9.0 * (t + 1.0) ** -0.3 for t in range(200)]
     for step, averages in enumerate(run_averages(signals_of(losses), 200)):
-        raw = sensing.raw_sensors(averages, np.log(9.0), step, 200, 1024.0)
+        raw = sensing.raw_sensors(averages, np.log(9.0), step, 200)
         if step > 2:
             assert raw.loss_improvement_ema == pytest.approx(0.3, abs=2e-3)
         assert jnp.isfinite(raw.loss_improvement_ema)
@@ -48,7 +48,7 @@ def test_a_power_law_reads_its_exponent_at_every_step():
 
 def test_the_loss_sensor_is_the_share_of_the_first_loss_that_is_gone():
     *_, averages = run_averages(signals_of([8.0] + [2.0] * 400), 400, 0.9)
-    raw = sensing.raw_sensors(averages, np.log(8.0), 400, 400, 1024.0)
+    raw = sensing.raw_sensors(averages, np.log(8.0), 400, 400)
     assert raw.loss_ema == pytest.approx(0.75, abs=1e-4)
 
 
@@ -65,18 +65,6 @@ def test_an_observation_that_does_not_exist_leaves_no_trace():
     averages = sensing.update_averages(sensing.init_averages(), signal, unseen, 0.9, 100)
     assert averages.mean(0).alignment == 0
     assert averages.weight[0, 4] == 0
-
-
-def test_alignment_is_corrected_to_one_batch_size():
-    signal, noise = 0.02, 30.0  # per token
-    expected = signal / (signal + noise / sensing.REFERENCE_BATCH_TOKENS)
-    for tokens in (256, 1024, 8192, 2**19):
-        cosine = signal / (signal + noise / tokens)
-        corrected = sensing.correct_for_batch(cosine, tokens)
-        assert corrected == pytest.approx(expected, rel=1e-4)
-        assert sensing.correct_for_batch(-cosine, tokens) == pytest.approx(-expected, rel=1e-4)
-    assert sensing.correct_for_batch(1.0, 8192) == pytest.approx(1.0)
-    assert sensing.correct_for_batch(0.0, 8192) == 0
 
 
 def test_cosine_agrees_with_numpy_and_survives_zeros():

@@ -27,7 +27,6 @@ def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any
         spec,
         _ANY_RECIPE,
         total_steps=1000,
-        batch_tokens=task.batch_tokens,
         dtype=task.dtype,
         batched=True,  # a loop over stacked matrices would count as one matrix
     )

@@ -140,7 +140,6 @@ def nanochat_optimizer(
     recipe: Recipe,
     *,
     total_steps: Any,
-    batch_tokens: Any,
     **policy_args: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """The candidate optimizer for NanoChat's GPT under a recipe."""
@@ -156,6 +155,5 @@ def nanochat_optimizer(
         labels=nanochat_labels,
         momentum=lambda step: muon_momentum(spec.momentum, recipe, step, total_steps),
         weight_decay=lambda step: muon_weight_decay(recipe, step, total_steps),
-        batch_tokens=batch_tokens,
         **policy_args,
     )

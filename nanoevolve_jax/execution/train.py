@@ -58,7 +58,6 @@ class Task(NamedTuple):
             candidate.spec,
             candidate.recipe,
             total_steps=total_steps,
-            batch_tokens=self.batch_tokens,
             dtype=self.dtype,
             batched=self.batched,
         )

@@ -51,7 +51,6 @@ def gated(
     spec: OptimizerSpec,
     *,
     total_steps: Any,
-    batch_tokens: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs `inner` under the policy's gate.
 
@@ -61,7 +60,6 @@ def gated(
         arguments and returns a direction, not yet scaled by a learning rate.
       spec: the policy; numbers or traced scalars.
       total_steps: horizon of the run in steps; a number or a traced scalar.
-      batch_tokens: tokens a gradient is averaged over; a number or a traced scalar.
 
     Returns:
       A transform whose `update` takes the loss as `value`. Only a spec whose gate is known to
@@ -113,7 +111,7 @@ def gated(
         averages = sensing.update_averages(
             state.averages, signals, seen, control.ema_beta, total_steps
         )
-        raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps, batch_tokens)
+        raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps)
         sensors = sensing.squash(raw, control.normalisers)
         gate = sensing.gate_value(control, sensors)
         actuators = select(control.enabled, blended_actuators(spec, gate), static_actuators(spec))

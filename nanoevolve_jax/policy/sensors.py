@@ -3,7 +3,9 @@
 A policy found on a small model and a short run should mean the same on a large one. So the
 averages look back over a share of the run and not a number of steps, norms enter as changes of
 their logarithm, progress as a slope in log-log coordinates (a power law `L = c * t**-a` reads
-`a` at every step), and the alignment of gradients is corrected for the batch size.
+`a` at every step), and the alignment of gradients is a cosine. The cosine is not corrected for the
+batch size: noise alone would make `c / (1 - c)` grow with it (arXiv:1812.06162), but learning rates
+that grow with the square root of the batch undo that. `python -m benchmarks.sensors` shows it.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +17,6 @@ from nanoevolve_jax.policy.spec import Sensors, StatefulControl
 
 REFERENCE_STEPS = 1000  # control.ema_beta is quoted at this horizon
 SLOW_WINDOW = 8.0  # the slow average looks back this much further than the fast one
-REFERENCE_BATCH_TOKENS = 1024.0  # alignment is reported as if measured on this batch
 SAMPLE_STRIDE = 29  # keeps 1/29 of the gradient; a prime meets every column in turn
 _TINY, _HUGE = 1.2e-38, 3.4e38  # float32's own range: where logarithms saturate
 
@@ -97,21 +98,7 @@ def cosine(a: Any, b: Any) -> jax.Array:
     return jnp.where(scale > 0, dot / jnp.where(scale > 0, scale, 1.0), 0.0)
 
 
-def correct_for_batch(alignment: Any, batch_tokens: Any) -> jax.Array:
-    """The cosine a batch of `REFERENCE_BATCH_TOKENS` would show.
-
-    With signal s and noise n per token, gradients of B tokens have cosine
-    `c = s / (s + n / B)`: `c / (1 - c)` is proportional to B (McCandlish et al. 2018,
-    arXiv:1812.06162, call its inverse the noise scale). The sign is kept.
-    """
-    size = jnp.minimum(jnp.abs(alignment), 1.0)
-    kept = size * (REFERENCE_BATCH_TOKENS / batch_tokens)
-    return jnp.sign(alignment) * kept / jnp.maximum(1.0 - size + kept, _TINY)
-
-
-def raw_sensors(
-    averages: Averages, first_log_loss: Any, step: Any, total_steps: Any, batch_tokens: Any
-) -> Sensors:
+def raw_sensors(averages: Averages, first_log_loss: Any, step: Any, total_steps: Any) -> Sensors:
     """The six sensors before they are squashed, from averages that include this step."""
     fast, slow = averages.mean(0), averages.mean(1)
     elapsed = fast.log_step - slow.log_step
@@ -121,7 +108,7 @@ def raw_sensors(
         loss_improvement_ema=jnp.where(elapsed > 0, -slope, 0.0),
         grad_norm_ema=fast.log_grad_norm - slow.log_grad_norm,
         update_ratio_ema=fast.log_update_ratio - slow.log_update_ratio,
-        grad_alignment_ema=correct_for_batch(fast.alignment, batch_tokens),
+        grad_alignment_ema=fast.alignment,
         step_fraction=jnp.asarray(step, jnp.float32) / total_steps,
     )
 

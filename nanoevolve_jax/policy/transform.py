@@ -161,7 +161,6 @@ def evolved_muon(
     total_steps: Any,
     momentum: Any = None,
     weight_decay: Any = 0.0,
-    batch_tokens: Any = 1024.0,
     dtype: Any = jnp.float32,
     batched: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -173,7 +172,6 @@ def evolved_muon(
       total_steps: horizon in steps: what the sensors' windows and `step_fraction` refer to.
       momentum: a number or a schedule; by default `spec.momentum`.
       weight_decay: a number or a schedule, multiplied by the learning rate.
-      batch_tokens: tokens (or examples) a gradient is averaged over.
       dtype: of the Polar Express iteration.
       batched: see `scale_by_muon`.
 
@@ -190,7 +188,7 @@ def evolved_muon(
     )
     return over_stacks(
         optax.chain(
-            gated(direction, spec, total_steps=total_steps, batch_tokens=batch_tokens),
+            gated(direction, spec, total_steps=total_steps),
             add_decay(spec, weight_decay),
             scale_by_aspect(),
             optax.scale_by_learning_rate(learning_rate),
