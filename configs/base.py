@@ -45,7 +45,7 @@ SETTINGS: dict[str, Setting] = {
     "train.steps": Setting(100, "horizon in optimizer steps", 1, 10**7),
     "train.batch_size": Setting(8, "rows a step", 1, 65_536),
     "train.segment_steps": Setting(25, "steps between returns to the host", 1, 100_000),
-    "train.evaluations": Setting(4, "validations over the run, the last one at its end", 1, 1000),
+    "train.evaluations": Setting(2, "validations over the run, the last one at its end", 1, 1000),
     # NanoChat's recipe at its reference batch (2^19 tokens), horizon and width (768)
     "recipe.matrix_lr": Setting(0.02, "Muon learning rate", 1e-6, 100.0),
     "recipe.embedding_lr": Setting(0.3, "AdamW, token embedding", 1e-6, 100.0),
@@ -57,7 +57,7 @@ SETTINGS: dict[str, Setting] = {
     "recipe.warmdown_fraction": Setting(0.65, "of the horizon", 0.0, 1.0),
     "recipe.final_lr_fraction": Setting(0.05, "of the peak learning rate", 0.0, 1.0),
     "recipe.momentum_warmup_fraction": Setting(
-        0.16, "of the horizon: 400 of 2,520 steps", 0.0, 1.0
+        0.1587, "of the horizon: 400 of 2,520 steps", 0.0, 1.0
     ),
     # Evolution
     "search.generations": Setting(3, "generations of children", 1, 100_000),

@@ -12,9 +12,10 @@ from configs.base import SETTINGS
 from data.corpus import CorpusError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
+from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
 
-USER_ERRORS = (ConfigError, SpecError, CorpusError, ArchiveError)
+USER_ERRORS = (ConfigError, SpecError, CorpusError, ArchiveError, ExhaustedError)
 BAD_INPUT = 2
 INTERRUPTED = 130
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from nanoevolve_jax.evolution import tournament
@@ -85,6 +85,30 @@ class Display:
         best = f"best {self._best[0]} {self._best[1]:.4f} | " if self._best else ""
         left = (self._total - d1) / rate
         return f"{best}{rate * self._batch_tokens:,.0f} tokens/s | {left:.0f} s left"
+
+
+class DataDisplay:
+    """Progress of downloading, tokenising and packing; a context manager."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._live = Progress(console=console, disable=not console.is_terminal, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "DataDisplay":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._live.stop()
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """Takes what is being done, how much is done, and of how much (0: not known)."""
+        if what not in self._tasks:
+            self._tasks[what] = self._live.add_task(what, total=total or None)
+            if not self._console.is_terminal:
+                self._console.print(what, highlight=False)
+        self._live.update(self._tasks[what], completed=done, total=total or None)
 
 
 def in_words(records: Sequence[Record], candidate: str) -> str:

@@ -16,7 +16,13 @@ from rich.console import Console
 from data.batches import check_horizon
 from data.rows import build_rows
 from nanoevolve_jax import command
-from nanoevolve_jax.display import Display, baseline_curve, results_table, where_things_lie
+from nanoevolve_jax.display import (
+    DataDisplay,
+    Display,
+    baseline_curve,
+    results_table,
+    where_things_lie,
+)
 from nanoevolve_jax.evolution.campaign import Campaign, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder, write_json
 from nanoevolve_jax.execution.compilations import compilations, start_counting
@@ -56,15 +62,16 @@ def make_engine(config: ConfigDict, rows, devices: int) -> LocalEngine:
 def load_rows(config: ConfigDict, console: Console):
     """Packed rows of the config's corpus, from the cache or built now."""
     data = config.data
-    rows = build_rows(
-        data.corpus,
-        vocab_size=data.vocab_size,
-        sequence_len=config.model.sequence_len,
-        cache_dir=data.cache_dir,
-        shards=data.shards,
-        max_train_tokens=data.max_train_tokens,
-        progress=lambda what, done, total: None,
-    )
+    with DataDisplay(console) as display:
+        rows = build_rows(
+            data.corpus,
+            vocab_size=data.vocab_size,
+            sequence_len=config.model.sequence_len,
+            cache_dir=data.cache_dir,
+            shards=data.shards,
+            max_train_tokens=data.max_train_tokens,
+            progress=display.on_progress,
+        )
     check_horizon(
         rows.train,
         steps=config.train.steps,

@@ -83,17 +83,21 @@ class LocalEngine(NamedTuple):
     ) -> Iterator[RunResult]:
         """Trains the jobs in order, a batch of lanes at a time; yields one result a job."""
         width = self.programs.width
+        initial: dict[int, float] = {}  # validation bpb at step 0 depends on the seed alone
         for first in range(0, len(jobs), width):
-            yield from self._run_batch(jobs[first : first + width], on_progress)
+            yield from self._run_batch(jobs[first : first + width], initial, on_progress)
 
-    def _run_batch(self, jobs, on_progress) -> list[RunResult]:
+    def _run_batch(self, jobs, initial, on_progress) -> list[RunResult]:
         programs, count = self.programs, len(jobs)
         padded = [*jobs, *[jobs[-1]] * (programs.width - count)]
         candidates = programs.place(stack_candidates([job.candidate for job in padded]))
         seeds = programs.place(np.asarray([job.seed for job in padded], np.uint32))
         horizon = np.int32(self.total_steps)
         state = programs.init_population(candidates, seeds, horizon)
-        curve = [(0, self._evaluate(state.params))]
+        if any(job.seed not in initial for job in padded):
+            bpb = self._evaluate(state.params)
+            initial |= {job.seed: value for job, value in zip(padded, bpb, strict=True)}
+        curve = [(0, np.asarray([initial[job.seed] for job in padded]))]
         telemetry = []
         checkpoints = evaluation_steps(self.total_steps, self.evaluations, self.segment_steps)
         for start in range(0, self.total_steps, self.segment_steps):
