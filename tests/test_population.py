@@ -11,6 +11,7 @@ from training import RECIPE, TASK, candidate, lane, make_rows, train_population
 from nanoevolve_jax.execution import compilations, population, train
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, PRESETS, TRUST_RATIO, set_field
 
+compilations.start_counting()
 STEPS = 12
 POISON = candidate(NANOCHAT, embedding_lr=float("nan"), matrix_lr=float("nan"))
 
@@ -55,6 +56,7 @@ def test_a_poisoned_lane_dies_alone_at_the_step_it_shows():
     assert not np.isfinite(telemetry[1, 1:, train.TELEMETRY.index("loss")]).any()
 
 
+@pytest.mark.slow
 def test_segments_of_any_length_give_the_same_bits():
     # One length compiles one program: only programs of the same length are bitwise equal, so
     # segmenting is tested within one, by where the horizon falls.
@@ -74,7 +76,7 @@ def test_lanes_and_devices_agree_closely_over_twenty_steps_from_random_weights()
         lambda: train.init_state(TASK, candidate(), np.uint32(0), np.int32(20)).params
     )
     weights = jax.tree.map(lambda x: (0.05 * rng.normal(size=x.shape)).astype(x.dtype), shapes)
-    for devices, lanes in [(1, 1), (1, 4), (2, 1), (2, 2)]:
+    for devices, lanes in [(1, 1), (1, 4), (2, 2)]:
         width = devices * lanes
         first = jax.tree.map(lambda x, n=width: np.broadcast_to(x, (n, *x.shape)), weights)
         _, telemetry = train_population(
@@ -92,26 +94,24 @@ def test_lanes_and_devices_agree_closely_over_twenty_steps_from_random_weights()
 
 
 def test_no_spec_recipe_seed_or_horizon_compiles_a_program_twice():
-    compilations.start_counting()
-    local = population.make_programs(TASK, devices=2, lanes=1)
+    local = programs(2, 2)
+    train_them([ME] * 4, 2, 2)  # compiles what was not compiled before
     before = compilations.compilations()
     variants = [*PRESETS.values(), set_field(NANOCHAT, "ns_steps", 2)]
     for seed, spec in enumerate(variants):
         train_population(
             local,
-            [candidate(spec, matrix_lr=0.01 * (seed + 1))] * 2,
-            [seed, seed + 1],
+            [candidate(spec, matrix_lr=0.01 * (seed + 1))] * 4,
+            [seed, seed + 1, seed + 2, seed + 3],
             make_rows(6 + seed),
             total=6 + seed,
             segment=5,
         )
-    after = compilations.compilations()
-    assert after["train_segment"] - before["train_segment"] == 1
-    assert after["init_population"] - before["init_population"] == 1
+    assert compilations.compilations() == before
+    assert before["train_segment"] >= 1
 
 
 def test_a_restored_state_goes_on_bitwise_and_compiles_nothing(tmp_path):
-    compilations.start_counting()
     local, rows = programs(2, 2), make_rows(10)
     stacked = local.place(population.stack_candidates([ME, *OTHERS]))
     lanes = local.place(np.broadcast_to(rows[:5], (4, *rows[:5].shape)))

@@ -1,4 +1,4 @@
-"""A tiny task for tests of execution: NanoChat's GPT, two layers of 32."""
+"""A tiny task for tests of execution: NanoChat's GPT, one layer of 32."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from nanoevolve_jax.policy.spec import NANOCHAT
 
 VOCAB, LENGTH, BATCH = 64, 16, 4
 MODEL = GPTConfig(
-    sequence_len=LENGTH, vocab_size=VOCAB, n_layer=2, n_head=2, n_kv_head=1, n_embd=32
+    sequence_len=LENGTH, vocab_size=VOCAB, n_layer=1, n_head=2, n_kv_head=2, n_embd=32
 )
 TASK = train.Task(MODEL, BATCH)
 RECIPE = Recipe(0.02, 0.05, 0.004, 0.05, 0.05, 0.05, 0.05, 0.5, 0.1, 0.2)
