@@ -27,7 +27,9 @@ SETTINGS: dict[str, Setting] = {
     # Text
     "data.corpus": Setting("stdlib", "stdlib, parquet:DIR, climbmix or fineweb_edu"),
     "data.cache_dir": Setting("cache", "folder of tokenizers and packed rows"),
-    "data.shards": Setting(0, "training shards used at most; 0: all", 0, 10_000),
+    "data.shards": Setting(
+        0, "training shards used at most; 0: all of a folder, one of the hub", 0, 10_000
+    ),
     "data.max_train_tokens": Setting(0, "tokens packed at most; 0: all", 0, 10**12),
     "data.vocab_size": Setting(1024, "tokens, the nine special ones included", 265, 65_536),
     "data.max_epochs": Setting(1.0, "passes over the rows a run may make", 0.001, 1000.0),

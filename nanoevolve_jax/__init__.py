@@ -2,10 +2,11 @@
 
 from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
 from nanoevolve_jax.policy.spec_json import SpecError, load_spec, spec_from_json, spec_to_json
-from nanoevolve_jax.policy.transform import candidate_optimizer, evolved_muon
+from nanoevolve_jax.policy.transform import AdamWGroup, candidate_optimizer, evolved_muon
 
 __all__ = [
     "PRESETS",
+    "AdamWGroup",
     "OptimizerSpec",
     "SpecError",
     "candidate_optimizer",
