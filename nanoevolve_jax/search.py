@@ -37,6 +37,9 @@ def use_devices(config: ConfigDict) -> int:
     found = len(jax.devices())
     if config.devices > found:
         raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")
+    platform = jax.devices()[0].platform
+    if config.model.attention == "cudnn" and platform != "gpu":
+        raise ConfigError(f"config.model.attention is 'cudnn'; allowed: xla on this {platform}")
     return config.devices or found
 
 

@@ -431,6 +431,7 @@ MISTAKES = {
     "--config=configs/nope.py": ["--config is 'configs/nope.py'", "allowed: "],
     "--config=configs/screen.py:nope": ["'nope'", "allowed: cpu, d4, d12"],
     "--config=pyproject.toml": ["--config", "pyproject.toml"],
+    "--config=configs/screen.py:d4": ["config.model.attention", "cudnn", "allowed: xla"],
     "--config.data.corpus=parquet:/nowhere": ["data.corpus", "parquet:/nowhere", "give a folder"],
     "--config.data.vocab_size=": ["config.data.vocab_size is ''", "an integer from 265 to 65536"],
     "stray": ["'stray'", "allowed: flags"],

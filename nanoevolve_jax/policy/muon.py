@@ -173,7 +173,6 @@ def muon_step(
     Returns:
       (direction, new momentum, new second moment).
     """
-
     before, buffer_pre = momentum_step(g, buffer, momentum, spec.nesterov)
     source = select(spec.momentum_placement == PRE, before, g)
     u = direction(source, spec, orthogonal_mix, dtype, batched)
