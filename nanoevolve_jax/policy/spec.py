@@ -94,7 +94,7 @@ DECAY_NONE, DECAY_DECOUPLED, DECAY_CAUTIOUS = range(3)
 
 # Raw sensor values under the baseline saturate here: `python -m benchmarks.sensors` measures
 # them and results/sensors.json keeps what it found.
-_NORMALISERS = Sensors(0.5, 0.25, 0.4, 0.4, 0.3, 1.0)
+_NORMALISERS = Sensors(0.5, 0.25, 0.5, 0.4, 0.5, 1.0)
 # The default gate anneals: aggressive in the first half of the run, conservative in the second.
 _COEFFICIENTS = Sensors(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
