@@ -8,7 +8,6 @@ point, not a calibrated baseline.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from configs.base import get_config
 from data.rows import build_rows
 from nanoevolve_jax.execution.engine import Job
+from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT
@@ -39,7 +39,7 @@ GRID = (
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", visible_cores())
     console = Console()
     config = get_config()
     config.train.evaluations = 1

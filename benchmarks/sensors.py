@@ -9,7 +9,6 @@ from, and other batches, which show that the alignment needs no correction for t
 """
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.table import Table
 from configs.screen import get_config
 from data.rows import build_rows
 from nanoevolve_jax.execution.engine import Job
+from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
@@ -88,7 +88,7 @@ def raw_ends(name: str, ends: list[float]) -> list[float]:
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", visible_cores())
     console = Console(width=150)
     ranges = {}
     for name, changes in (VARIANTS | OTHER_BATCHES).items():
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
     if _OUT.value:
         document = {
             "command": "python -m benchmarks.sensors",
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "machine": f"{platform.machine()}, {visible_cores()} cores",
             "jax": jax.__version__,
             "normalisers": NANOCHAT.control.normalisers._asdict(),
             "ranges": ranges,

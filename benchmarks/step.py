@@ -10,7 +10,6 @@ rounds; ratios within the run. The first seconds of compilation are reported apa
 
 import functools
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from model import gpt
 from model.loss import mean_loss
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.cost import step_flops
+from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 
@@ -120,7 +120,7 @@ def model_segment() -> Callable[[], None]:
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    cores = len(os.sched_getaffinity(0))
+    cores = visible_cores()
     jax.config.update("jax_num_cpu_devices", 2)
     total_flops = step_flops(TASK, NANOCHAT)
     # name: (what runs, steps x candidates in one run)

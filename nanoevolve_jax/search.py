@@ -5,7 +5,6 @@
 Running it again with the same workdir goes on after the last complete generation.
 """
 
-import os
 import time
 from pathlib import Path
 
@@ -27,13 +26,13 @@ from nanoevolve_jax.evolution.campaign import Campaign, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder, write_json
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.engine import LocalEngine, validation_set
-from nanoevolve_jax.execution.population import make_programs
+from nanoevolve_jax.execution.population import make_programs, visible_cores
 from nanoevolve_jax.execution.settings import ConfigError, make_recipe, make_task
 
 
 def use_devices(config: ConfigDict) -> int:
     """Settles the number of devices; must run before JAX starts its backends."""
-    jax.config.update("jax_num_cpu_devices", config.devices or len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", config.devices or visible_cores())
     found = len(jax.devices())
     if config.devices > found:
         raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution.population import visible_cores
 
 # What may change between two runs on one folder without changing any record.
 _FREE = ("workdir", "data.cache_dir", "data.corpus", "search.generations")
@@ -55,7 +56,7 @@ def describe_run(config: ConfigDict, rows_fingerprints: dict[str, str], devices:
         "platform": device.platform,
         "kind": device.device_kind,
         "devices": devices,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": visible_cores(),
     }
     versions = {name: metadata.version(name) for name in _VERSIONS}
     resolved = config.to_dict()
