@@ -431,7 +431,6 @@ MISTAKES = {
     "--config=configs/nope.py": ["--config is 'configs/nope.py'", "allowed: "],
     "--config=configs/screen.py:nope": ["'nope'", "allowed: cpu, d4, d12"],
     "--config=pyproject.toml": ["--config", "pyproject.toml"],
-    "--config=configs/screen.py:d4": ["config.model.attention", "cudnn", "allowed: xla"],
     "--config.data.corpus=parquet:/nowhere": ["data.corpus", "parquet:/nowhere", "give a folder"],
     "--config.data.vocab_size=": ["config.data.vocab_size is ''", "an integer from 265 to 65536"],
     "stray": ["'stray'", "allowed: flags"],
@@ -445,6 +444,13 @@ def assert_one_line(process, parts):
     assert errors.count("\n") == 1, errors
     for part in parts:
         assert part in errors
+
+
+def test_cudnn_is_refused_where_there_is_no_gpu():
+    config = screen.get_config("d4")
+    config.devices = 2
+    with pytest.raises(ConfigError, match="attention is 'cudnn'; allowed: xla on this cpu"):
+        command.use_devices(config)
 
 
 def test_every_mistake_ends_in_one_line_and_exit_code_2(repository, settings, tmp_path):
