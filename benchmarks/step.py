@@ -77,14 +77,13 @@ def population_segment(devices: int) -> Callable[[], None]:
     return run
 
 
-def specialised_segment(spec: OptimizerSpec, batched: bool = False) -> Callable[[], None]:
+def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
     """A segment of a program that knows its spec."""
-    task = TASK._replace(batched=batched)
     candidate = train.Candidate(spec, RECIPE)
     rows = jnp.asarray(make_rows(1)[0])
-    state = jax.jit(functools.partial(train.init_state, task, candidate))(np.uint32(0), HORIZON)
+    state = jax.jit(functools.partial(train.init_state, TASK, candidate))(np.uint32(0), HORIZON)
     segment = jax.jit(
-        lambda state: train.train_segment(task, state, candidate, rows, 0, HORIZON),
+        lambda state: train.train_segment(TASK, state, candidate, rows, 0, HORIZON),
         donate_argnums=0,
     )
 
@@ -130,10 +129,6 @@ def main(argv: Sequence[str]) -> None:
         "search program, two devices, a candidate": (lambda: population_segment(2), 2 * STEPS),
         "specialised baseline": (lambda: specialised_segment(NANOCHAT), STEPS),
         "specialised annealing gate": (lambda: specialised_segment(ANNEALING), STEPS),
-        "specialised baseline, batched dots": (
-            lambda: specialised_segment(NANOCHAT, batched=True),
-            STEPS,
-        ),
         "forward and backward alone": (model_segment, STEPS),
     }
     runs, compile_seconds = {}, {}

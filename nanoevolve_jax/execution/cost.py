@@ -28,7 +28,6 @@ def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any
         _ANY_RECIPE,
         total_steps=1000,
         dtype=task.dtype,
-        batched=True,  # a loop over stacked matrices would count as one matrix
     )
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     state = jax.eval_shape(optimizer.init, params)

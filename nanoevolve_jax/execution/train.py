@@ -46,7 +46,6 @@ class Task(NamedTuple):
     model: gpt.GPTConfig
     batch_size: int  # rows a step
     dtype: Any = jnp.float32  # of the Polar Express iteration
-    batched: bool | None = None  # see `policy.muon.scale_by_muon`
 
     @property
     def batch_tokens(self) -> float:
@@ -59,7 +58,6 @@ class Task(NamedTuple):
             candidate.recipe,
             total_steps=total_steps,
             dtype=self.dtype,
-            batched=self.batched,
         )
 
 

@@ -61,15 +61,12 @@ def equilibrate(x: jax.Array) -> jax.Array:
     return x * (target / jnp.maximum(norms, _SMALL_NORM))
 
 
-def polar_express(x: jax.Array, ns_steps: Any, batched: bool = True) -> jax.Array:
+def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
     """Moves the singular values of `x` (Frobenius norm below 1) towards 1.
 
     `ns_steps` counts how many of the five iterations apply. The Gram matrix is taken on the
-    shorter side; a square matrix counts as wide in PyTorch's layout. `batched=False` loops over
-    a leading axis, so that every dot is 2-D.
+    shorter side; a square matrix counts as wide in PyTorch's layout.
     """
-    if x.ndim > 2 and not batched:
-        return jax.lax.map(lambda matrix: polar_express(matrix, ns_steps), x)
     tall = x.shape[OUTPUTS] > x.shape[INPUTS]
     for i, (a, b, c) in enumerate(POLAR_EXPRESS):
         gram = x @ x.mT if tall else x.mT @ x
@@ -85,9 +82,7 @@ def renormalise(x: jax.Array) -> jax.Array:
     return x * (target / jnp.maximum(frobenius(x), _SMALL_NORM))
 
 
-def direction(
-    g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any, batched: bool
-) -> jax.Array:
+def direction(g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any) -> jax.Array:
     """The orthogonal factor of each matrix, its normalised self, or a mix of the two.
 
     All have the Frobenius norm of a semi-orthogonal matrix, so that a switch changes the shape
@@ -98,12 +93,11 @@ def direction(
       spec: the policy.
       orthogonal_mix: actuator in [0, 1].
       dtype: of the iteration; NanoChat uses bfloat16 only where it computes in bfloat16.
-      batched: see `polar_express`.
     """
     g = prescale(g)
     x = equilibrate(g.astype(dtype).astype(jnp.float32))
     x = x / (frobenius(x) * 1.01 + _SMALL_NORM)
-    x = polar_express(x.astype(dtype), spec.ns_steps, batched)
+    x = polar_express(x.astype(dtype), spec.ns_steps)
     orthogonal = renormalise(x.astype(jnp.float32))
     raw = renormalise(g)
     mixed = orthogonal_mix * orthogonal + (1.0 - orthogonal_mix) * raw
@@ -155,7 +149,6 @@ def muon_step(
     second_moment_beta: Any,
     orthogonal_mix: Any,
     dtype: Any = jnp.float32,
-    batched: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step for a stack of matrices of one shape.
 
@@ -168,14 +161,13 @@ def muon_step(
       second_moment_beta: actuator in [0, 1).
       orthogonal_mix: actuator in [0, 1].
       dtype: of the Polar Express iteration.
-      batched: see `polar_express`.
 
     Returns:
       (direction, new momentum, new second moment).
     """
     before, buffer_pre = momentum_step(g, buffer, momentum, spec.nesterov)
     source = select(spec.momentum_placement == PRE, before, g)
-    u = direction(source, spec, orthogonal_mix, dtype, batched)
+    u = direction(source, spec, orthogonal_mix, dtype)
     after, buffer_post = momentum_step(u, buffer, momentum, spec.nesterov)
     is_post = spec.momentum_placement == POST
     u = select(is_post, after, u)
@@ -193,7 +185,6 @@ def scale_by_muon(
     momentum: Any = None,
     *,
     dtype: Any = jnp.float32,
-    batched: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Turns gradients of matrices into Muon directions of Frobenius norm `sqrt(min(m, n))`.
 
@@ -201,14 +192,11 @@ def scale_by_muon(
       spec: the policy; numbers or traced scalars.
       momentum: coefficient, or a schedule from the step count to it; by default the spec's.
       dtype: of the Polar Express iteration.
-      batched: run stacked matrices as batched dots. By default on accelerators only: a CPU
-        runs 2-D dots faster (`benchmarks/step.py`).
 
     Returns:
       A transform that reads `actuators` from its extra arguments.
     """
     momentum = spec.momentum if momentum is None else momentum
-    batched = jax.default_backend() != "cpu" if batched is None else batched
 
     def init_fn(params):
         return MuonState(
@@ -227,7 +215,6 @@ def scale_by_muon(
             second_moment_beta=actuators.second_moment_beta,
             orthogonal_mix=actuators.orthogonal_mix,
             dtype=dtype,
-            batched=batched,
         )
 
         def in_float32(*arrays):

@@ -162,7 +162,6 @@ def evolved_muon(
     momentum: Any = None,
     weight_decay: Any = 0.0,
     dtype: Any = jnp.float32,
-    batched: bool | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy for a tree of matrices.
 
@@ -173,7 +172,6 @@ def evolved_muon(
       momentum: a number or a schedule; by default `spec.momentum`.
       weight_decay: a number or a schedule, multiplied by the learning rate.
       dtype: of the Polar Express iteration.
-      batched: see `scale_by_muon`.
 
     Returns:
       A transform for kernels of shape [..., inputs, outputs]. Its `update` needs `params`, and
@@ -181,7 +179,7 @@ def evolved_muon(
     """
     direction = optax.chain(
         clip_by_running_norm(spec),
-        scale_by_muon(spec, momentum, dtype=dtype, batched=batched),
+        scale_by_muon(spec, momentum, dtype=dtype),
         scale_by_trust_ratio(spec),
         scale_by_update_multiplier(),
         clip_update_rms(spec),
