@@ -147,7 +147,11 @@ def test_fields_that_count_as_unread_never_change_a_trajectory(trajectory):
             field = FIELDS[path]
             other = field.high if get_field(parent, path) != field.high else field.low
             moved = set_field(parent, path, other)
-            np.testing.assert_array_equal(trajectory(moved), reference, err_msg=path)
+            # Not bitwise: the compiler makes a loop of its own for either side of a scalar
+            # condition, and they may round differently. What is read moves far more.
+            np.testing.assert_allclose(
+                trajectory(moved), reference, rtol=1e-5, atol=1e-5, err_msg=path
+            )
             checked += 1
         np.testing.assert_allclose(trajectory(canonical(parent)), reference, atol=1e-5)
     assert checked > 100
