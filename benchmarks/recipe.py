@@ -17,12 +17,12 @@ from rich.console import Console
 
 from configs.base import get_config
 from data.rows import build_rows
-from nanoevolve_jax.execution.engine import Job
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT
-from nanoevolve_jax.search import make_engine
+from nanoevolve_jax.prepare import make_engine
 
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
             scalar_lr=start.scalar_lr * adam,
             weight_decay=start.weight_decay * decay,
         )
-        jobs.append(Job(Candidate(NANOCHAT, recipe), config.seed))
+        jobs.append(Job(Candidate(NANOCHAT, recipe), config.seed, config.train.steps))
     found = []
     for point, result in zip(GRID, engine.run(jobs), strict=True):
         factors = dict(zip(("matrix_lr", "adamw_lr", "weight_decay"), point, strict=True))

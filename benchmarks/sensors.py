@@ -21,12 +21,12 @@ from rich.table import Table
 
 from configs.screen import get_config
 from data.rows import build_rows
-from nanoevolve_jax.execution.engine import Job
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
-from nanoevolve_jax.search import make_engine
+from nanoevolve_jax.prepare import make_engine
 
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
@@ -63,7 +63,9 @@ def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> dict[st
         cache_dir=cache,
     )
     engine = make_engine(config, rows, min(len(seeds), len(jax.devices())))
-    jobs = [Job(Candidate(NANOCHAT, make_recipe(config)), seed) for seed in seeds]
+    jobs = [
+        Job(Candidate(NANOCHAT, make_recipe(config)), seed, config.train.steps) for seed in seeds
+    ]
     skip = int(SKIP * config.train.steps)
     telemetry = np.concatenate([result.telemetry[skip:] for result in engine.run(jobs)])
     return {

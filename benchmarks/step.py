@@ -65,13 +65,14 @@ def population_segment(devices: int) -> Callable[[], None]:
     """A segment of the search's own program, one candidate on each device."""
     programs = population.make_programs(TASK, devices=devices, lanes=1)
     stacked = population.stack_candidates([train.Candidate(NANOCHAT, RECIPE)] * devices)
-    candidates, rows = programs.place(stacked), programs.place(make_rows(devices))
+    candidates = programs.place(stacked)
+    segment = programs.place(train.segment_of(make_rows(devices)))
     seeds = programs.place(np.arange(devices, dtype=np.uint32))
     state = programs.init_population(candidates, seeds, HORIZON)
 
     def run():
         nonlocal state
-        state, telemetry = programs.train_segment(state, candidates, rows, np.int32(0), HORIZON)
+        state, telemetry = programs.train_segment(state, candidates, segment, np.int32(0), HORIZON)
         jax.block_until_ready(telemetry)
 
     return run
@@ -80,10 +81,10 @@ def population_segment(devices: int) -> Callable[[], None]:
 def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
     """A segment of a program that knows its spec."""
     candidate = train.Candidate(spec, RECIPE)
-    rows = jnp.asarray(make_rows(1)[0])
+    fed = jax.tree.map(jnp.asarray, train.segment_of(make_rows(1)[0]))
     state = jax.jit(functools.partial(train.init_state, TASK, candidate))(np.uint32(0), HORIZON)
     segment = jax.jit(
-        lambda state: train.train_segment(TASK, state, candidate, rows, 0, HORIZON),
+        lambda state: train.train_segment(TASK, state, candidate, fed, 0, HORIZON),
         donate_argnums=0,
     )
 

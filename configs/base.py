@@ -3,6 +3,7 @@
 The table is what `get_config` builds, what validation checks and what the README prints.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -19,13 +20,16 @@ class Setting(NamedTuple):
 
 
 SETTINGS: dict[str, Setting] = {
-    "seed": Setting(0, "campaign seed: initial weights, batches and mutations", 0, 2**31 - 1),
+    "seed": Setting(0, "campaign seed: initial weights, batches and mutations", 0, 2**16 - 1),
     "workdir": Setting("runs/screen", "run folder; running again with the same one resumes"),
     "engine": Setting("local", "where candidates are trained", choices=("local",)),
     "devices": Setting(0, "devices on the population axis; 0: all (a CPU: one a core)", 0, 4096),
     "lanes": Setting(1, "candidates a device trains at once (vmap); 1 is best on a CPU", 1, 4096),
+    "calibration": Setting(
+        "none", "calibration.json made by `calibrate`; none: the baseline counts as untuned"
+    ),
     # Text
-    "data.corpus": Setting("stdlib", "stdlib, parquet:DIR, climbmix or fineweb_edu"),
+    "data.corpus": Setting("stdlib", "stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu"),
     "data.cache_dir": Setting("cache", "folder of tokenizers and packed rows"),
     "data.shards": Setting(
         0, "training shards used at most; 0: all of a folder, one of the hub", 0, 10_000
@@ -33,7 +37,10 @@ SETTINGS: dict[str, Setting] = {
     "data.max_train_tokens": Setting(0, "tokens packed at most; 0: all", 0, 10**12),
     "data.vocab_size": Setting(1024, "tokens, the nine special ones included", 265, 65_536),
     "data.max_epochs": Setting(1.0, "passes over the rows a run may make", 0.001, 1000.0),
-    "data.validation_rows": Setting(256, "rows of the fixed validation set", 1, 10**7),
+    "data.validation_rows": Setting(256, "rows of a validation fold that are used", 1, 10**7),
+    "data.folds": Setting(
+        8, "disjoint parts of the validation text: screening, promotion, confirmations", 3, 34
+    ),
     # NanoChat's GPT
     "model.n_layer": Setting(4, "blocks", 1, 128),
     "model.n_head": Setting(2, "query heads", 1, 256),
@@ -61,22 +68,64 @@ SETTINGS: dict[str, Setting] = {
     "recipe.momentum_warmup_fraction": Setting(
         0.1587, "of the horizon: 400 of 2,520 steps", 0.0, 1.0
     ),
+    "recipe.momentum": Setting(0.97, "of the baseline's Muon, on its plateau", 0.0, 0.99),
+    "recipe.second_moment_beta": Setting(0.9, "of the baseline's Muon", 0.5, 0.999),
     # Evolution
     "search.generations": Setting(3, "generations of children", 1, 100_000),
     "search.population": Setting(8, "children a generation", 1, 100_000),
     "search.survivors": Setting(4, "candidates that may have children", 1, 10_000),
     "search.tournament": Setting(2, "survivors drawn for each parent; the best is taken", 1, 1000),
-    "search.cost_weight": Setting(0.05, "bpb a doubling of cost must buy, over ln 2", 0.0, 100.0),
-    "search.stability_weight": Setting(
-        0.05, "bpb for one nat of rise of the training loss", 0.0, 100.0
+    "search.control_every": Setting(
+        8, "one child in so many mutates only the recipe; 0: none", 0, 100_000
+    ),
+    "search.cost_weight": Setting(
+        0.05, "bpb that a unit of ln(cost) must buy, where no calibration says", 0.0, 100.0
+    ),
+    # Promotion picks one candidate (only with a calibration)
+    "promote.first": Setting(12, "candidates of the first round", 1, 1000),
+    "promote.first_seeds": Setting(3, "fresh seeds each", 1, 200),
+    "promote.final": Setting(4, "candidates of the second round", 1, 1000),
+    "promote.final_seeds": Setting(6, "further fresh seeds each", 1, 200),
+    # Confirmation tests it, at the full horizon
+    "confirm.steps": Setting(200, "full horizon in optimizer steps", 1, 10**7),
+    "confirm.max": Setting(1, "confirmations of a campaign that count; divides p", 1, 32),
+    "confirm.evaluations": Setting(5, "validations over a full run, for steps to target", 1, 1000),
+    "confirm.lr_seeds": Setting(3, "promotion seeds a learning rate is tried on", 1, 100),
+    "confirm.first_seeds": Setting(8, "pairs at the first look", 2, 64),
+    "confirm.first_p": Setting(0.01, "wins at the first look", 0.0, 1.0),
+    "confirm.seeds": Setting(20, "pairs at the second look", 3, 64),
+    "confirm.p": Setting(0.04, "wins at the second look", 0.0, 1.0),
+    "confirm.min_gain": Setting(0.5, "sigmas a win must gain at least", 0.0, 100.0),
+    "confirm.worst": Setting(2.0, "sigmas the worst run may be below the baseline's", 0.0, 100.0),
+    # Attribution and transfer, only after a win
+    "attribute.donors": Setting(8, "runs whose gate trajectories are replayed", 2, 64),
+    "attribute.panel_seeds": Setting(12, "pairs of the perturbation panel", 2, 64),
+    "attribute.switch_corpus": Setting("docstrings", "the corpus that the panel switches to"),
+    "transfer.seeds": Setting(8, "pairs of each cell", 2, 64),
+    "transfer.width": Setting(4, "times the width, for level 5", 1, 64),
+    # Calibration
+    "calibrate.seeds": Setting(8, "seeds of the noise and of the final choice", 8, 64),
+    "calibrate.tuning_runs": Setting(
+        0, "runs that tune the recipe; 0: as many as search and promotion make", 0, 10**6
+    ),
+    "calibrate.panel_seeds": Setting(3, "seeds of every spec of the panel", 2, 64),
+}
+
+
+# What a confirmation adds; everything else was fixed when its search started.
+CONFIRM_SETTINGS: dict[str, Setting] = {
+    "workdir": Setting("runs/screen", "run folder of the search"),
+    "candidate": Setting("promoted", "id of the candidate; promoted: the one promotion picked"),
+    "until": Setting(
+        "transfer", "last stage to run after a win", choices=("confirm", "attribute", "transfer")
     ),
 }
 
 
-def get_config() -> ConfigDict:
-    """The defaults of `SETTINGS` as a config."""
+def get_config(settings: Mapping[str, Setting] = SETTINGS) -> ConfigDict:
+    """The defaults of a table of settings as a config."""
     config = ConfigDict()
-    for path, setting in SETTINGS.items():
+    for path, setting in settings.items():
         group, _, name = path.rpartition(".")
         if group and group not in config:
             config[group] = ConfigDict()

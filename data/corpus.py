@@ -10,7 +10,7 @@ from data import hub
 from data.errors import CorpusError, Progress
 from data.files import sha256_file
 from data.shards import list_shards, read_documents
-from data.stdlib import stdlib_documents
+from data.stdlib import docstring_documents, stdlib_documents
 
 __all__ = ["SOURCES", "Corpus", "CorpusError", "Progress", "load_corpus"]
 
@@ -53,11 +53,12 @@ def load_corpus(
     """Finds a corpus by name, downloading it if need be.
 
     Args:
-      name: `stdlib`, `parquet:DIR`, `climbmix` or `fineweb_edu`.
+      name: `stdlib`, `docstrings`, `parquet:DIR`, `climbmix` or `fineweb_edu`.
       cache_dir: where downloaded shards are kept.
       shards: training shards to use at most; 0 means all of a folder, and one of a hub's
         dataset, whose thousands of shards nobody wants unasked.
-      document_chars: longest document of `stdlib`, which has no documents of its own.
+      document_chars: longest document of `stdlib`, which has no documents of its own, and of
+        `docstrings`.
       progress: called while downloading.
 
     Raises:
@@ -67,15 +68,19 @@ def load_corpus(
     source = SOURCES.get(key)
     if source is None or bool(colon) != (key == "parquet") or (colon and not argument):
         raise CorpusError(
-            f"data.corpus: {name!r} is unknown; stdlib, parquet:DIR, climbmix or fineweb_edu"
+            f"data.corpus: {name!r} is unknown; "
+            "stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu"
         )
     if shards < 0:
         raise CorpusError(f"data.shards: {shards} is negative; 0 (all) or more")
     return source(_Request(name, argument, Path(cache_dir), shards, document_chars, progress))
 
 
-def _stdlib(request: _Request) -> Corpus:
-    train, validation = stdlib_documents(document_chars=request.document_chars)
+_LIBRARY = {"stdlib": stdlib_documents, "docstrings": docstring_documents}
+
+
+def _library(request: _Request) -> Corpus:
+    train, validation = _LIBRARY[request.name](document_chars=request.document_chars)
     digest = hashlib.sha256()
     for part in (train, validation):
         digest.update(b"%d\n" % len(part))
@@ -101,7 +106,8 @@ def _hub(request: _Request) -> Corpus:
 
 
 SOURCES: dict[str, Callable[[_Request], Corpus]] = {
-    "stdlib": _stdlib,
+    "stdlib": _library,
+    "docstrings": _library,
     "parquet": _parquet,
     "climbmix": _hub,
     "fineweb_edu": _hub,

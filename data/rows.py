@@ -1,10 +1,12 @@
 """A corpus as rows of tokens: tokenised and packed once, kept on disk, memory-mapped."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ __all__ = ["Rows", "batch", "batches", "build_rows", "check_horizon", "pack"]
 _log = logging.getLogger(__name__)
 
 # Raise this when the same corpus and settings would give other rows than before.
-_FORMAT = 1
+_FORMAT = 2
 _ENCODE_DOCUMENTS = 512
 _REPORT_ROWS = 256
 # Documents of `stdlib` for every token of a row: loses about a third, as NanoChat's own do.
@@ -35,17 +37,18 @@ class Rows:
 
     Attributes:
       train: [N, T + 1] memory-mapped, uint16 (uint32 above 65,536 tokens).
-      validation: [M, T + 1] likewise; no validation row equals a training row.
+      folds: the validation rows in disjoint parts, each [M_i, T + 1] likewise. A document and
+        its copies are in one fold; no row stands in two, or in the training rows.
+      tokenizer: that made them.
       token_bytes: int32 [vocab_size], UTF-8 bytes of each token, 0 for special ones.
-      vocab_size: number of tokens, special ones included.
       sequence_len: T.
       fingerprints: hexadecimal hashes of `corpus`, `tokenizer` and `rows`.
     """
 
     train: np.ndarray
-    validation: np.ndarray
+    folds: tuple[np.ndarray, ...]
+    tokenizer: Tokenizer
     token_bytes: np.ndarray
-    vocab_size: int
     sequence_len: int
     fingerprints: dict[str, str]
 
@@ -59,6 +62,8 @@ def build_rows(
     shards: int = 0,
     max_train_tokens: int = 0,
     max_validation_tokens: int = 2**21,
+    folds: int = 1,
+    tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Rows:
     """Gives the rows of a corpus, from the cache if they were built before.
@@ -70,7 +75,10 @@ def build_rows(
       cache_dir: folder for downloads, tokenizers and rows; shared by any number of processes.
       shards: training shards to use at most, see `load_corpus`.
       max_train_tokens: stop once the training rows predict this many tokens; 0 is no limit.
-      max_validation_tokens: the same for the validation rows.
+      max_validation_tokens: the same for the validation rows, all folds together.
+      folds: parts of the validation documents, packed apart.
+      tokenizer: of another corpus, for text that its model is to meet, with `vocab_size`
+        tokens; by default one is trained on this corpus.
       progress: called with (what, done, total).
 
     Raises:
@@ -81,6 +89,13 @@ def build_rows(
         raise CorpusError(f"model.sequence_len: {sequence_len} is too small; at least 1")
     if max_train_tokens < 0:
         raise CorpusError(f"data.max_train_tokens: {max_train_tokens} is negative; 0 (all) or more")
+    if folds < 1:
+        raise CorpusError(f"data.folds: {folds} is too small; at least 1")
+    if tokenizer and tokenizer.vocab_size != vocab_size:
+        raise CorpusError(
+            f"data.vocab_size: {vocab_size} is not that of the tokenizer to use, "
+            f"{tokenizer.vocab_size}"
+        )
     cache_dir = Path(cache_dir).expanduser()
     source = load_corpus(
         corpus,
@@ -89,7 +104,7 @@ def build_rows(
         document_chars=_CHARS_PER_TOKEN * sequence_len,
         progress=progress,
     )
-    tokenizer = _cached_tokenizer(source, vocab_size, cache_dir, progress)
+    tokenizer = tokenizer or _cached_tokenizer(source, vocab_size, cache_dir, progress)
     fields = {
         "format": _FORMAT,
         "corpus": source.fingerprint,
@@ -97,6 +112,7 @@ def build_rows(
         "sequence_len": sequence_len,
         "max_train_tokens": max_train_tokens,
         "max_validation_tokens": max_validation_tokens,
+        "folds": folds,
     }
     key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
     target = cache_dir / "rows" / key
@@ -137,36 +153,57 @@ def _write(
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     meta = {"fields": fields, "dtype": dtype.name, "files": {}}
     held_out: set[bytes] = set()
+    folds = fields["folds"]
     # Validation comes first, so that a training row which repeats one of its rows can be left out.
-    for part, documents in (("validation", corpus.validation()), ("train", corpus.train())):
-        limit = -(-fields[f"max_{part}_tokens"] // fields["sequence_len"])
-        packed = pack(_encoded(documents, tokenizer), length)
+    parts = {_fold_name(k): functools.partial(_fold, corpus, k, folds) for k in range(folds)} | {
+        "train": corpus.train
+    }
+    for part, documents in parts.items():
+        is_train = part == "train"
+        label = part if is_train else "validation"
+        tokens = fields["max_train_tokens"] if is_train else fields["max_validation_tokens"] / folds
+        limit = math.ceil(tokens / fields["sequence_len"])
+        packed = pack(_encoded(documents(), tokenizer), length)
         rows = (row.astype(dtype).tobytes() for row in packed)
-        if part == "train":
-            rows = itertools.filterfalse(held_out.__contains__, rows)
+        rows = itertools.filterfalse(held_out.__contains__, rows)
         path = folder / f"{part}.bin"
         count = 0
         with open(path, "wb") as file:
             for content in itertools.islice(rows, limit or None):
                 file.write(content)
                 count += 1
-                if part == "validation":
-                    held_out.add(content)
                 if progress and count % _REPORT_ROWS == 0:
-                    progress(f"packing {part} rows", count, limit)
+                    progress(f"packing {label} rows", count, limit)
         if not count:
+            each = "" if is_train or folds == 1 else f" in each of data.folds {folds}"
             raise CorpusError(
-                f"data.corpus: {corpus.name!r} is too small; its {part} text does not fill "
-                f"one row of model.sequence_len {fields['sequence_len']}"
+                f"data.corpus: {corpus.name!r} is too small; its {label} text does not fill one "
+                f"row of model.sequence_len {fields['sequence_len']}{each}"
             )
+        if not is_train:
+            content = path.read_bytes()
+            size = len(content) // count
+            held_out.update(content[i : i + size] for i in range(0, len(content), size))
         if progress:
-            progress(f"packing {part} rows", count, count)
+            progress(f"packing {label} rows", count, count)
         meta["files"][path.name] = {
             "rows": count,
             "bytes": path.stat().st_size,
             "sha256": sha256_file(path),
         }
     write_atomically(folder / "meta.json", json.dumps(meta, indent=1).encode())
+
+
+def _fold_name(number: int) -> str:
+    return f"validation_{number}" if number else "validation"
+
+
+def _fold(corpus: Corpus, number: int, folds: int) -> Iterator[str]:
+    """The validation documents of one fold; a document's content decides which that is."""
+    for document in corpus.validation():
+        digest = hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if int.from_bytes(digest) % folds == number:
+            yield document
 
 
 def _encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
@@ -179,14 +216,16 @@ def _intact(target: Path) -> bool:
     if not target.exists():
         return False
     try:
-        files = json.loads((target / "meta.json").read_text())["files"]
+        meta = json.loads((target / "meta.json").read_text())
+        files = meta["files"]
         damaged = [
             name
             for name, said in files.items()
             if (target / name).stat().st_size != said["bytes"]
             or sha256_file(target / name) != said["sha256"]
         ]
-        if set(files) != {"train.bin", "validation.bin"}:
+        folds = map(_fold_name, range(meta["fields"]["folds"]))
+        if set(files) != {f"{part}.bin" for part in ("train", *folds)}:
             damaged.append("meta.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
         damaged = [str(error)]
@@ -200,15 +239,12 @@ def _open(
     target: Path, tokenizer: Tokenizer, sequence_len: int, fingerprints: dict[str, str]
 ) -> Rows:
     meta = json.loads((target / "meta.json").read_text())
-    train, validation = (
-        np.memmap(
-            target / f"{part}.bin",
-            dtype=meta["dtype"],
-            mode="r",
-            shape=(meta["files"][f"{part}.bin"]["rows"], sequence_len + 1),
-        )
-        for part in ("train", "validation")
-    )
+
+    def open_part(part: str) -> np.ndarray:
+        shape = (meta["files"][f"{part}.bin"]["rows"], sequence_len + 1)
+        return np.memmap(target / f"{part}.bin", dtype=meta["dtype"], mode="r", shape=shape)
+
+    folds = tuple(open_part(_fold_name(k)) for k in range(meta["fields"]["folds"]))
     return Rows(
-        train, validation, tokenizer.token_bytes(), tokenizer.vocab_size, sequence_len, fingerprints
+        open_part("train"), folds, tokenizer, tokenizer.token_bytes(), sequence_len, fingerprints
     )

@@ -2,20 +2,21 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from configs.base import SETTINGS
+from configs.base import SETTINGS, Setting
 from data.corpus import CorpusError
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
 
-USER_ERRORS = (ConfigError, SpecError, CorpusError, ArchiveError, ExhaustedError)
+USER_ERRORS = (ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError)
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -27,12 +28,17 @@ def fail(message: object) -> None:
     sys.exit(BAD_INPUT)
 
 
-def explain(arguments: Sequence[str], error: BaseException) -> str:
+def explain(
+    arguments: Sequence[str],
+    error: BaseException,
+    settings: Mapping[str, Setting] = SETTINGS,
+) -> str:
     """What is wrong with a command line, in words that the flag libraries do not have.
 
     Args:
       arguments: of the command line, the program's name left out.
       error: what parsing them raised.
+      settings: the fields of the command's config.
     """
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
@@ -46,33 +52,46 @@ def explain(arguments: Sequence[str], error: BaseException) -> str:
                 return f"--config is {value!r}; allowed: a file, such as configs/screen.py"
             if "allowed" in str(error) and variant:
                 return f"--config is {value!r}: {error}"
-        elif path != name and path not in SETTINGS:
-            near = difflib.get_close_matches(path, SETTINGS, n=3) or SETTINGS
+        elif path != name and path not in settings:
+            near = difflib.get_close_matches(path, settings, n=3) or settings
             return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
         elif path != name:
             try:
-                type(SETTINGS[path].default)(value)
+                type(settings[path].default)(value)
             except ValueError:
-                return f"config.{path} is {value!r}; allowed: {allowed(SETTINGS[path])}"
+                return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
         elif argument.startswith("-") and name not in flags.FLAGS:
             return f"flag {argument!r} is unknown; allowed: --config and --config.FIELD=VALUE"
     return f"--config: {error}"
 
 
-def run(command: Callable[[ConfigDict], None]) -> None:
-    """Parses flags, validates `--config` and calls the command with it."""
+def run(
+    command: Callable[[ConfigDict], None],
+    *,
+    config_file: str = "configs/screen.py",
+    settings: Mapping[str, Setting] = SETTINGS,
+    validate: Callable[[ConfigDict], None] = validate,
+) -> None:
+    """Parses flags, validates `--config` and calls the command with it.
+
+    Args:
+      command: what to do.
+      config_file: the default of `--config`.
+      settings: the fields of its config.
+      validate: raises ConfigError for a config that cannot run.
+    """
     config = None
 
     def parse(argv):
         nonlocal config
         try:
             config = config_flags.DEFINE_config_file(
-                "config", "configs/screen.py", "configuration file, with :variant if it has any"
+                "config", config_file, "configuration file, with :variant if it has any"
             )
             rest = flags.FLAGS(argv)
         # A mistyped flag, variant, field or value, and whatever a configuration file raises.
         except Exception as error:
-            return fail(explain(argv[1:], error))
+            return fail(explain(argv[1:], error, settings))
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # absl's own default here is INFO
         return rest

@@ -13,18 +13,28 @@ from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
 
+_PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
+
 
 class Display:
-    """Progress of a search; a context manager."""
+    """Progress of training runs; a context manager."""
 
-    def __init__(self, console: Console, *, total_runs: int, steps: int, batch_tokens: float):
+    def __init__(self, console: Console, *, total_steps: int, batch_tokens: float, task: str):
+        """Shows nothing yet.
+
+        Args:
+          console: where.
+          total_steps: candidate-steps that are expected, those already done included.
+          batch_tokens: tokens a step.
+          task: what is being done, in a word.
+        """
         self._console = console
-        self._total = total_runs * steps
+        self._total = total_steps
         self._batch_tokens = batch_tokens
         self._done = 0  # candidate-steps, of finished batches and before a resume
         self._reported: list[tuple[float, int]] = []  # (time, candidate-steps)
-        self._steps = steps
-        self._best: tuple[str, float] | None = None
+        self._printed = time.monotonic()
+        self._note = ""
         self._live = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -33,7 +43,7 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._live.add_task("search", total=self._total, status="compiling")
+        self._task = self._live.add_task(task, total=self._total, status="compiling")
 
     def __enter__(self) -> "Display":
         self._live.start()
@@ -46,45 +56,40 @@ class Display:
         """One line that stays."""
         self._console.print(line, highlight=False, soft_wrap=True)
 
-    def resume(self, records: Sequence[Record]) -> None:
-        """Counts what an earlier process has done."""
-        self._done = len(records) * self._steps
-        if records:
-            last = records[-1].generation
-            self.say(f"resuming after generation {last}: {len(records)} candidates known")
+    def note(self, text: str) -> None:
+        """What stands beside the rate from now on, such as the best so far."""
+        self._note = f"{text} | "
+
+    def already_done(self, steps: int) -> None:
+        """Candidate-steps that an earlier process trained."""
+        self._done += steps
+
+    def expect(self, total_steps: int) -> None:
+        """Corrects how many candidate-steps there will be."""
+        self._total = total_steps
+        self._live.update(self._task, total=total_steps)
 
     def on_progress(self, progress: engine.Progress) -> None:
         """Takes an engine's progress."""
-        done = self._done + progress.jobs * progress.step
-        self._reported = [*self._reported[-20:], (time.monotonic(), done)]
+        now, done = time.monotonic(), self._done + progress.jobs * progress.step
+        self._reported = [*self._reported[-20:], (now, done)]
         status = self._status()
         self._live.update(self._task, completed=done, status=status)
-        if progress.step >= self._steps:
-            self._done = done
-            if not self._console.is_terminal:
-                losses = ", ".join(f"{x:.4f}" for x in progress.val_bpb)
-                self.say(f"{done}/{self._total} steps | val bpb {losses} | {status}")
-
-    def on_generation(self, generation: int, records: Sequence[Record]) -> None:
-        """Says what a finished generation brought."""
-        baseline, best = records[0], tournament.survivors(records, 1)[0]
-        self._best = (best.id, best.merit.val_bpb)
-        self._done = len(records) * self._steps
-        dead = sum(r.failure is not None for r in records if r.generation == generation)
-        self.say(
-            f"generation {generation}: best {best.id} {best.merit.val_bpb:.4f} bpb, "
-            f"{best.merit.val_bpb - baseline.merit.val_bpb:+.4f} against the untuned baseline"
-            f"{f', {dead} dead' if dead else ''}"
-        )
+        if progress.step < progress.steps:
+            return
+        self._done = done
+        if not self._console.is_terminal and now - self._printed >= _PLAIN_SECONDS:
+            self._printed = now
+            losses = ", ".join(f"{x:.4f}" for x in progress.val_bpb)
+            self.say(f"{done}/{self._total} steps | val bpb {losses} | {status}")
 
     def _status(self) -> str:
         (t0, d0), (t1, d1) = self._reported[0], self._reported[-1]
         if d1 <= d0:
             return ""
         rate = (d1 - d0) / (t1 - t0)
-        best = f"best {self._best[0]} {self._best[1]:.4f} | " if self._best else ""
-        left = (self._total - d1) / rate
-        return f"{best}{rate * self._batch_tokens:,.0f} tokens/s | {left:.0f} s left"
+        left = max(0.0, self._total - d1) / rate
+        return f"{self._note}{rate * self._batch_tokens:,.0f} tokens/s | {left:.0f} s left"
 
 
 class DataDisplay:
@@ -118,10 +123,21 @@ def in_words(records: Sequence[Record], candidate: str) -> str:
     return ", then ".join(steps[1:] if chain[-1].operator == "preset" else steps)
 
 
-def results_table(records: Sequence[Record], count: int) -> Table:
+def generation_line(generation: int, records: Sequence[Record], against: str) -> str:
+    """What a finished generation brought."""
+    baseline, best = records[0], tournament.survivors(records, 1)[0]
+    dead = sum(r.failure is not None for r in records if r.generation == generation)
+    return (
+        f"generation {generation}: best {best.id} {best.merit.val_bpb:.4f} bpb, "
+        f"{best.merit.val_bpb - baseline.merit.val_bpb:+.4f} against {against}"
+        f"{f', {dead} dead' if dead else ''}"
+    )
+
+
+def results_table(records: Sequence[Record], count: int, against: str) -> Table:
     """The best candidates and the baseline."""
     baseline = records[0]
-    table = Table(title="Best candidates, one seed each, against an untuned baseline")
+    table = Table(title=f"Best candidates, screening run, against {against}")
     for column in ("id", "val bpb", "change", "cost", "score"):
         table.add_column(column, justify="left" if column == "id" else "right")
     table.add_column("lineage", overflow="fold")

@@ -8,84 +8,27 @@ Running it again with the same workdir goes on after the last complete generatio
 import time
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from data.batches import check_horizon
-from data.rows import build_rows
 from nanoevolve_jax import command
 from nanoevolve_jax.display import (
-    DataDisplay,
     Display,
     baseline_curve,
+    generation_line,
     results_table,
     where_things_lie,
 )
-from nanoevolve_jax.evolution.campaign import Campaign, summarise
-from nanoevolve_jax.evolution.run_folder import describe_run, open_folder, write_json
+from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
+from nanoevolve_jax.evidence.runs import Runs
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evolution import tournament
+from nanoevolve_jax.evolution.campaign import Campaign, planned_runs, summarise
+from nanoevolve_jax.evolution.promote import promote, register
+from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
 from nanoevolve_jax.execution.compilations import compilations, start_counting
-from nanoevolve_jax.execution.engine import LocalEngine, validation_set
-from nanoevolve_jax.execution.population import make_programs, visible_cores
-from nanoevolve_jax.execution.settings import ConfigError, make_recipe, make_task
-
-
-def use_devices(config: ConfigDict) -> int:
-    """Settles the number of devices; must run before JAX starts its backends."""
-    jax.config.update("jax_num_cpu_devices", config.devices or visible_cores())
-    found = len(jax.devices())
-    if config.devices > found:
-        raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")
-    platform = jax.devices()[0].platform
-    if config.model.attention == "cudnn" and platform != "gpu":
-        raise ConfigError(f"config.model.attention is 'cudnn'; allowed: xla on this {platform}")
-    return config.devices or found
-
-
-def make_engine(config: ConfigDict, rows, devices: int) -> LocalEngine:
-    """The engine of a config over packed rows."""
-    task = make_task(config)
-    return LocalEngine(
-        task=task,
-        programs=make_programs(task, devices=devices, lanes=config.lanes),
-        train_rows=rows.train,
-        evaluation=validation_set(
-            rows.validation,
-            config.data.validation_rows,
-            config.train.batch_size,
-            rows.token_bytes,
-        ),
-        total_steps=config.train.steps,
-        segment_steps=min(config.train.segment_steps, config.train.steps),
-        evaluations=config.train.evaluations,
-    )
-
-
-def load_rows(config: ConfigDict, console: Console):
-    """Packed rows of the config's corpus, from the cache or built now."""
-    data = config.data
-    with DataDisplay(console) as display:
-        rows = build_rows(
-            data.corpus,
-            vocab_size=data.vocab_size,
-            sequence_len=config.model.sequence_len,
-            cache_dir=data.cache_dir,
-            shards=data.shards,
-            max_train_tokens=data.max_train_tokens,
-            progress=display.on_progress,
-        )
-    check_horizon(
-        rows.train,
-        steps=config.train.steps,
-        batch_size=config.train.batch_size,
-        max_epochs=data.max_epochs,
-    )
-    console.print(
-        f"{data.corpus}: {len(rows.train):,} training and {len(rows.validation):,} validation rows "
-        f"of {rows.sequence_len} tokens",
-        highlight=False,
-    )
-    return rows
+from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.prepare import calibrated, load_rows, make_engine, use_devices
 
 
 def search(config: ConfigDict) -> None:
@@ -96,29 +39,44 @@ def search(config: ConfigDict) -> None:
     compiled_before = compilations()
     devices = use_devices(config)
     rows = load_rows(config, console)
+    config, calibration = calibrated(config, rows.fingerprints)
+    against = "the tuned baseline" if calibration else "an untuned baseline"
     folder = Path(config.workdir)
-    open_folder(folder, describe_run(config, rows.fingerprints, devices))
-    campaign = Campaign(make_engine(config, rows, devices), make_recipe(config), config, folder)
-    task = campaign.engine.task
+    seal = calibration.seal if calibration else UNCALIBRATED
+    open_folder(folder, describe_run(config, rows.fingerprints, devices, seal))
+    engine = make_engine(config, rows, devices)
+    scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
+    campaign = Campaign(engine, config, folder, scale)
+    if calibration:
+        register(campaign, calibration)
     records = campaign.load()
-    total_runs = sum(campaign.sizes()[min(g, 1)] for g in range(config.search.generations + 1))
+    steps = config.train.steps
+    total = sum(campaign.sizes()[min(g, 1)] for g in range(config.search.generations + 1))
+    total = max(planned_runs(config) if calibration else total, len(records))
     with Display(
-        console,
-        total_runs=max(total_runs, len(records)),
-        steps=config.train.steps,
-        batch_tokens=task.batch_tokens,
+        console, total_steps=total * steps, batch_tokens=engine.task.batch_tokens, task="search"
     ) as display:
-        display.resume(records)
+        if records:
+            display.already_done(len(records) * steps)
+            display.say(
+                f"resuming after generation {records[-1].generation}: "
+                f"{len(records)} candidates known"
+            )
         for generation, so_far in campaign.generations(display.on_progress):
             records = so_far
-            display.on_generation(generation, records)
-    summary = summarise(records, task.batch_tokens)
+            best = tournament.survivors(records, 1)[0]
+            display.note(f"best {best.id} {best.merit.val_bpb:.4f}")
+            display.say(generation_line(generation, records, against))
+        if calibration:
+            runs = Runs(folder, {"main": lambda: engine}, display.on_progress)
+            records, _ = promote(campaign, records, runs, display.say)
+    summary = summarise(records, engine.task.batch_tokens) | {"compared_with": against}
     summary["xla_compilations"] = {
         name: count - compiled_before[name] for name, count in compilations().items()
     }
     summary["wall_seconds"] = round(time.monotonic() - started, 1)
     write_json(folder / "summary.json", summary)
-    console.print(results_table(records, count=5))
+    console.print(results_table(records, count=5, against=against))
     console.print(f"baseline validation bpb: {baseline_curve(folder)}", highlight=False)
     for line in where_things_lie(folder):
         console.print(line, highlight=False, soft_wrap=True)

@@ -14,7 +14,8 @@ from specs import specs
 from configs import base
 from nanoevolve_jax.evolution import archive, run_folder
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
-from nanoevolve_jax.evolution.run_folder import describe_run, open_folder, write_json
+from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
+from nanoevolve_jax.execution.json_files import write_json
 
 CONTRACT = {
     *("id", "parent_id", "generation", "operator", "change", "spec", "status", "failure"),
@@ -182,7 +183,7 @@ PRINTS = {"corpus": "c0ffee", "tokenizer": "70ce", "rows": "5"}
 def describe(devices=2, prints=PRINTS, **changes):
     config = base.get_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return describe_run(config, prints, devices)
+    return describe_run(config, prints, devices, "none")
 
 
 def contents(folder):
@@ -198,7 +199,8 @@ def test_a_folder_opens_again_with_the_same_run(tmp_path):
     assert set(first) == {"config.json"}
     document = json.loads(first["config.json"])
     assert set(document) == {"config", "versions", "device", "fingerprints"}
-    assert set(document["fingerprints"]) == {"corpus", "tokenizer", "config"}
+    prints = {"corpus", "tokenizer", "calibration", "campaign", "config"}
+    assert set(document["fingerprints"]) == prints
 
 
 FREE = {

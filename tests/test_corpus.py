@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.corpus import CorpusError, load_corpus
-from data.stdlib import cut, stdlib_documents, stdlib_folder
+from data.stdlib import (
+    cut,
+    docstring_documents,
+    docstrings,
+    stdlib_documents,
+    stdlib_folder,
+)
 
 
 def write_shard(path: Path, documents, kind=None, column="text", group=2) -> Path:
@@ -35,7 +41,7 @@ def stdlib(tmp_path_factory):
 def test_stdlib_is_plenty_of_text_in_two_disjoint_parts(stdlib):
     train, validation = list(stdlib.train()), list(stdlib.validation())
     assert sum(map(len, train)) > 5_000_000
-    assert 0.02 < sum(map(len, validation)) / sum(map(len, train)) < 0.1
+    assert 0.05 < sum(map(len, validation)) / sum(map(len, train)) < 0.2
     assert not set(train) & set(validation)
     assert all(document for document in train + validation)
 
@@ -60,6 +66,48 @@ def test_stdlib_without_sources_is_a_clear_error(tmp_path):
     with pytest.raises(CorpusError) as error:
         stdlib_documents(tmp_path)
     assert "stdlib" in one_line(error)
+
+
+def test_docstrings_are_prose_and_keep_out_of_the_other_corpus_validation(stdlib, tmp_path):
+    corpus = load_corpus("docstrings", cache_dir=tmp_path)
+    train, validation = list(corpus.train()), list(corpus.validation())
+    assert all(len(d) <= 512 or len(d.splitlines()) == 1 for d in train)
+    assert sum(map(len, train)) > 1_000_000 and sum(map(len, validation)) > 50_000
+    assert not set(train) & set(validation)
+    prose, sources = "\n".join(train), "\n".join(stdlib.train())
+    assert prose.count(" = ") / len(prose) < 0.2 * sources.count(" = ") / len(sources)
+    # Lines of training docstrings are not in the validation sources, but for a few copied ones.
+    held_out = "".join(stdlib.validation())
+    lines = [line for line in prose.splitlines() if len(line) > 70][:2000]
+    assert sum(line in held_out for line in lines) < 0.01 * len(lines)
+
+
+def test_docstrings_are_those_of_modules_classes_and_functions():
+    source = '''"""Of the module."""
+TEXT = """not one"""
+class A:
+    """Of the class.
+
+        Indented.
+    Not.
+    """
+    async def f(self):
+        "Of the \\d method."
+        """not one either"""
+def g():
+    """"""
+'''
+    found = ["Of the module.", "Of the class.\n\n    Indented.\nNot.", "Of the \\d method."]
+    assert list(docstrings(source)) == found
+    assert list(docstrings("print 'of another age'")) == list(docstrings("\0")) == []
+
+
+def test_docstrings_without_docstrings_are_a_clear_error(tmp_path):
+    for i in range(60):
+        (tmp_path / f"m{i}.py").write_text(f"NUMBER = {i}\n")
+    with pytest.raises(CorpusError) as error:
+        docstring_documents(tmp_path)
+    assert "'docstrings'" in one_line(error)
 
 
 def test_iterators_are_fresh_and_the_same_each_time(stdlib):

@@ -275,4 +275,4 @@ def test_a_hub_corpus_end_to_end(server, tmp_path, monkeypatch, name):
     assert {document.split()[1] for document in corpus.validation()} == {str(dataset.last)}
     server.requests.clear()
     rows = build_rows(name, vocab_size=300, sequence_len=16, cache_dir=tmp_path)
-    assert len(rows.train) and len(rows.validation) and not server.requests
+    assert len(rows.train) and len(rows.folds[0]) and not server.requests

@@ -9,6 +9,7 @@ import pytest
 from training import RECIPE, TASK, candidate, lane, make_rows, train_population
 
 from nanoevolve_jax.execution import compilations, population, train
+from nanoevolve_jax.execution.train import segment_of
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, PRESETS, TRUST_RATIO, set_field
 
 compilations.start_counting()
@@ -114,7 +115,7 @@ def test_no_spec_recipe_seed_or_horizon_compiles_a_program_twice():
 def test_a_restored_state_goes_on_bitwise_and_compiles_nothing(tmp_path):
     local, rows = programs(2, 2), make_rows(10)
     stacked = local.place(population.stack_candidates([ME, *OTHERS]))
-    lanes = local.place(np.broadcast_to(rows[:5], (4, *rows[:5].shape)))
+    lanes = local.place(segment_of(np.broadcast_to(rows[:5], (4, *rows[:5].shape))))
     seeds = local.place(np.uint32([1, 2, 3, 4]))
 
     def segment(state, start):

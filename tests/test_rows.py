@@ -1,6 +1,7 @@
 """Packing against a naive packer, batches as a function of (seed, step), and the cache."""
 
 import collections
+import itertools
 import json
 import os
 import signal
@@ -163,12 +164,12 @@ def row_set(rows):
 
 
 def check_good(rows):
-    assert rows.train.dtype == rows.validation.dtype == np.uint16
-    assert len(rows.train) > 100 and len(rows.validation) > 10
-    assert rows.train.shape[1] == rows.validation.shape[1] == rows.sequence_len + 1 == 33
-    assert rows.token_bytes.shape == (VOCABULARY,) and rows.vocab_size == VOCABULARY
+    assert rows.train.dtype == rows.folds[0].dtype == np.uint16
+    assert len(rows.train) > 100 and len(rows.folds[0]) > 10
+    assert rows.train.shape[1] == rows.folds[0].shape[1] == rows.sequence_len + 1 == 33
+    assert rows.token_bytes.shape == (VOCABULARY,) and rows.tokenizer.vocab_size == VOCABULARY
     assert (rows.train[:, 0] == VOCABULARY - 9).all()
-    assert not row_set(rows.train) & row_set(rows.validation)
+    assert not row_set(rows.train) & row_set(rows.folds[0])
 
 
 def test_rows_are_the_packed_documents(folder, tmp_path):
@@ -177,9 +178,10 @@ def test_rows_are_the_packed_documents(folder, tmp_path):
     (path,) = (tmp_path / "cache" / "tokenizers").iterdir()
     tokenizer = Tokenizer.load(path)
     corpus = load_corpus(f"parquet:{folder}", cache_dir=tmp_path)
-    for part, documents in (("train", corpus.train()), ("validation", corpus.validation())):
+    parts = ((rows.train, corpus.train()), (rows.folds[0], corpus.validation()))
+    for part, documents in parts:
         expected = list(pack(tokenizer.encode(list(documents)), 33))
-        np.testing.assert_array_equal(getattr(rows, part), expected)
+        np.testing.assert_array_equal(part, expected)
     assert rows.fingerprints["corpus"] == corpus.fingerprint
     assert rows.fingerprints["tokenizer"] == tokenizer.fingerprint
 
@@ -203,10 +205,11 @@ def test_the_cache_key_follows_everything_that_decides_the_rows(folder, tmp_path
     keys = {
         build(folder, cache, **changes).fingerprints["rows"]
         for changes in (
-            {}, {"sequence_len": 16}, {"vocab_size": 320}, {"shards": 1}, {"max_train_tokens": 640}
+            {}, {"sequence_len": 16}, {"vocab_size": 320}, {"shards": 1}, {"max_train_tokens": 640},
+            {"folds": 2},
         )
     }  # fmt: skip
-    assert len(keys) == 5
+    assert len(keys) == 6
     pq.write_table(pa.table({"text": list(sentences(900, 100))}), folder / "shard_00002.parquet")
     assert build(folder, cache).fingerprints["rows"] not in keys
 
@@ -214,9 +217,9 @@ def test_the_cache_key_follows_everything_that_decides_the_rows(folder, tmp_path
 def test_limits_take_the_first_rows(folder, tmp_path):
     whole = build(folder, tmp_path / "cache")
     some = build(folder, tmp_path / "cache", max_train_tokens=650, max_validation_tokens=64)
-    assert some.train.shape == (21, 33) and some.validation.shape == (2, 33)
+    assert some.train.shape == (21, 33) and some.folds[0].shape == (2, 33)
     np.testing.assert_array_equal(some.train, whole.train[:21])
-    np.testing.assert_array_equal(some.validation, whole.validation[:2])
+    np.testing.assert_array_equal(some.folds[0], whole.folds[0][:2])
 
 
 def test_a_training_row_that_equals_a_validation_row_is_dropped(tmp_path):
@@ -229,7 +232,104 @@ def test_a_training_row_that_equals_a_validation_row_is_dropped(tmp_path):
         table = pa.table({"text": others[:150] + [start + end for end in ends] + others[150:]})
         pq.write_table(table, folder / f"shard_{index}.parquet")
     rows = build(folder, tmp_path / "cache", sequence_len=8, vocab_size=280)
-    assert len(rows.train) and not row_set(rows.train) & row_set(rows.validation)
+    assert len(rows.train) and not row_set(rows.train) & row_set(rows.folds[0])
+
+
+# Folds
+
+
+def documents_in(tokenizer, rows):
+    """The beginnings of the documents that stand whole or cropped in the rows."""
+    texts = (tokenizer.decode(row) for row in np.asarray(rows))
+    return {part.split(":")[0] for text in texts for part in text.split("<|bos|>") if ":" in part}
+
+
+def test_folds_share_no_document_and_no_row(folder, tmp_path):
+    rows = build(folder, tmp_path / "cache", folds=4)
+    assert len(rows.folds) == 4 and all(len(fold) for fold in rows.folds)
+    parts = [*rows.folds, rows.train]
+    for one, other in itertools.combinations(parts, 2):
+        assert not row_set(one) & row_set(other)
+        assert not documents_in(rows.tokenizer, one) & documents_in(rows.tokenizer, other)
+    numbers = set().union(*(documents_in(rows.tokenizer, fold) for fold in rows.folds))
+    assert numbers <= {str(i) for i in range(780, 880)} and len(numbers) > 60
+
+
+def test_copies_of_a_document_are_in_one_fold(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    texts = list(sentences(0, 300))
+    for index, documents in enumerate((texts[100:], texts[:100] * 3)):
+        pq.write_table(pa.table({"text": documents}), folder / f"shard_{index}.parquet")
+    rows = build(folder, tmp_path / "cache", folds=3)
+    seen = collections.Counter(
+        name for fold in rows.folds for name in documents_in(rows.tokenizer, fold)
+    )
+    assert len(seen) > 80 and max(seen.values()) == 1
+
+
+def test_a_row_that_an_earlier_fold_holds_is_dropped(tmp_path):
+    """Different documents give the same row when they differ where it is cropped."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    start = "the same beginning of a long text, " * 8
+    alike = [start + str(i) for i in range(40)]
+    for index, documents in enumerate((sentences(0, 300), [*alike, *sentences(500, 200)])):
+        pq.write_table(pa.table({"text": list(documents)}), folder / f"shard_{index}.parquet")
+    rows = build(folder, tmp_path / "cache", sequence_len=8, vocab_size=280, folds=4)
+    assert len(set().union(*map(row_set, rows.folds))) == sum(
+        len(row_set(fold)) for fold in rows.folds
+    )
+    beginnings = [[rows.tokenizer.decode(row)[:15] for row in fold] for fold in rows.folds]
+    assert sum("<|bos|>the same" in some for some in beginnings) == 1
+
+
+def test_a_fold_depends_on_its_own_documents_only(folder, tmp_path):
+    rows = build(folder, tmp_path / "cache", folds=2)
+    corpus = load_corpus(f"parquet:{folder}", cache_dir=tmp_path)
+    first = documents_in(rows.tokenizer, rows.folds[0])
+    texts = {text.split(":")[0]: text for text in corpus.validation()}
+    others = [text for name, text in texts.items() if name not in first]
+    some_of_first = [texts[name] for name in sorted(first)][:10]
+    table = pa.table({"text": some_of_first + others})
+    pq.write_table(table, folder / "shard_00002.parquet")
+    again = build(folder, tmp_path / "cache", folds=2, tokenizer=rows.tokenizer)
+    np.testing.assert_array_equal(again.folds[1], rows.folds[1])
+    assert 0 < len(again.folds[0]) < len(rows.folds[0])
+
+
+def test_the_limit_of_validation_is_shared_by_the_folds(folder, tmp_path):
+    rows = build(folder, tmp_path / "cache", folds=4, max_validation_tokens=4 * 64)
+    assert [len(fold) for fold in rows.folds] == [2, 2, 2, 2]
+
+
+def test_folds_that_nothing_fills_are_one_clear_line(folder, tmp_path):
+    with pytest.raises(CorpusError, match=r"validation text .* in each of data\.folds 500"):
+        build(folder, tmp_path / "cache", folds=500)
+    with pytest.raises(CorpusError, match=r"data\.folds: 0 is too small; at least 1"):
+        build(folder, tmp_path / "cache", folds=0)
+
+
+# Another corpus' tokenizer
+
+
+def test_rows_of_a_tokenizer_made_elsewhere(folder, tmp_path):
+    own = build(folder, tmp_path / "cache")
+    other = tmp_path / "other"
+    other.mkdir()
+    for index in range(2):
+        texts = [text.upper() for text in sentences(1000 * index, 300)]
+        pq.write_table(pa.table({"text": texts}), other / f"shard_{index}.parquet")
+    rows = build(other, tmp_path / "cache", tokenizer=own.tokenizer)
+    assert rows.tokenizer == own.tokenizer
+    assert rows.fingerprints["tokenizer"] == own.fingerprints["tokenizer"]
+    assert rows.fingerprints["rows"] != build(other, tmp_path / "cache").fingerprints["rows"]
+    assert " THE RIVER" in own.tokenizer.decode(rows.train.ravel())
+    with pytest.raises(CorpusError, match=r"data\.vocab_size: 320 is not that of the tokenizer"):
+        build(other, tmp_path / "cache", tokenizer=own.tokenizer, vocab_size=320)
+
+
+# A damaged cache
 
 
 def damage_truncate(path):
@@ -246,6 +346,12 @@ def damage_delete(path):
     path.unlink()
 
 
+def damage_forget_a_fold(path):
+    meta = json.loads(path.read_text())
+    del meta["files"]["validation_1.bin"]
+    path.write_text(json.dumps(meta))
+
+
 @pytest.mark.parametrize(
     ("harm", "name"),
     [
@@ -253,16 +359,18 @@ def damage_delete(path):
         (damage_flip, "train.bin"),
         (damage_delete, "train.bin"),
         (damage_flip, "validation.bin"),
+        (damage_flip, "validation_1.bin"),
+        (damage_forget_a_fold, "meta.json"),
         (damage_truncate, "meta.json"),
         (damage_delete, "meta.json"),
     ],
 )
 def test_a_damaged_cache_is_built_again_with_a_warning(folder, tmp_path, caplog, harm, name):
-    good = build(folder, tmp_path / "cache")
+    good = build(folder, tmp_path / "cache", folds=2)
     before = np.array(good.train)
     (target,) = (tmp_path / "cache" / "rows").iterdir()
     harm(target / name)
-    again = build(folder, tmp_path / "cache")
+    again = build(folder, tmp_path / "cache", folds=2)
     check_good(again)
     np.testing.assert_array_equal(again.train, before)
     assert "damaged" in caplog.text
@@ -307,7 +415,7 @@ def test_a_wide_vocabulary_needs_32_bits(tmp_path, folder, monkeypatch):
 
 
 def _tokenizer_path(rows, cache):
-    return cache / "tokenizers" / f"{rows.fingerprints['corpus']}-{rows.vocab_size}.json"
+    return cache / "tokenizers" / f"{rows.fingerprints['corpus']}-{rows.tokenizer.vocab_size}.json"
 
 
 # Other processes
@@ -382,12 +490,21 @@ def test_the_slower_builder_takes_what_the_faster_one_published(folder, tmp_path
 def test_stdlib_rows_are_many_disjoint_and_quick_to_get_again(tmp_path):
     settings = {"vocab_size": 1024, "sequence_len": 128, "cache_dir": tmp_path}
     rows = build_rows("stdlib", max_train_tokens=600_000, **settings)
-    assert len(rows.train) > 4000 and len(rows.validation) > 300
-    assert not row_set(rows.train) & row_set(rows.validation)
+    assert len(rows.train) > 4000 and len(rows.folds[0]) > 300
+    assert not row_set(rows.train) & row_set(rows.folds[0])
     start = time.monotonic()
     again = build_rows("stdlib", max_train_tokens=600_000, **settings)
     assert time.monotonic() - start < 3  # under 0.5 s on an idle machine
     assert again.fingerprints == rows.fingerprints
+
+
+def test_stdlib_has_text_for_every_fold_and_docstrings_to_switch_to(tmp_path):
+    settings = {"vocab_size": 1024, "sequence_len": 128, "cache_dir": tmp_path, "folds": 8}
+    rows = build_rows("stdlib", max_train_tokens=200_000, **settings)
+    assert min(map(len, rows.folds)) > 150
+    other = build_rows("docstrings", tokenizer=rows.tokenizer, **settings)
+    assert len(other.train) > 3000 and min(map(len, other.folds)) > 20
+    assert other.fingerprints["tokenizer"] == rows.fingerprints["tokenizer"]
 
 
 def test_classics_rows_are_disjoint(tmp_path, repository, folder):
@@ -397,5 +514,5 @@ def test_classics_rows_are_disjoint(tmp_path, repository, folder):
         f"parquet:{source}", vocab_size=300, sequence_len=64, cache_dir=tmp_path / "cache",
         shards=1, max_train_tokens=20_000, max_validation_tokens=20_000,
     )  # fmt: skip
-    assert len(rows.train) > 50 and len(rows.validation) > 20
-    assert not row_set(rows.train) & row_set(rows.validation)
+    assert len(rows.train) > 50 and len(rows.folds[0]) > 20
+    assert not row_set(rows.train) & row_set(rows.folds[0])

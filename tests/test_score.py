@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoevolve_jax.evidence.score import Merit, instability, pareto_front, score
+from nanoevolve_jax.evidence.score import Merit, Scale, instability, pareto_front, score
 
 NUMBERS = st.floats(0.01, 100.0)
 MERITS = st.builds(Merit, NUMBERS, NUMBERS, NUMBERS)
@@ -31,36 +31,42 @@ def test_a_falling_loss_is_stable(losses):
     assert instability(np.asarray(sorted(losses, reverse=True))) == pytest.approx(0.0, abs=1e-12)
 
 
-@given(MERITS, MERITS, st.floats(0, 10), st.floats(0, 10))
-def test_score_is_the_gain_less_the_price_of_cost_and_instability(merit, baseline, dear, shaky):
-    expected = baseline.val_bpb - merit.val_bpb
-    if merit.cost > baseline.cost:
-        expected -= dear * (math.log(merit.cost) - math.log(baseline.cost))
-    if merit.instability > baseline.instability:
-        expected -= shaky * (merit.instability - baseline.instability)
-    actual = score(merit, baseline, cost_weight=dear, stability_weight=shaky)
-    assert actual == pytest.approx(expected, rel=1e-9, abs=1e-9)
+GAINS = st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=9)
+SCALES = st.builds(Scale, st.floats(0.01, 2.0), st.floats(0.0, 4.0), st.floats(0.0, 1.0))
 
 
-@given(MERITS, st.floats(0, 10), st.floats(0, 10))
-def test_the_baseline_scores_zero(merit, dear, shaky):
-    assert score(merit, merit, cost_weight=dear, stability_weight=shaky) == 0.0
+@given(GAINS, NUMBERS, NUMBERS, SCALES)
+def test_score_is_the_shrunken_gain_less_what_the_compute_would_have_bought(
+    gains, cost, baseline_cost, scale
+):
+    n = len(gains)
+    expected = n / (n + scale.shrinkage) * np.mean(gains) / scale.sigma
+    if cost > baseline_cost:
+        more = math.log(cost) - math.log(baseline_cost)
+        expected -= scale.horizon_slope * more / scale.sigma
+    assert score(gains, cost, baseline_cost, scale) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@given(MERITS, MERITS, st.integers(0, 2), st.floats(0.0, 5.0))
-def test_score_never_rises_when_an_objective_gets_worse(merit, baseline, which, more):
-    worse = list(merit)
-    worse[which] += more
-    weights = {"cost_weight": 0.05, "stability_weight": 0.05}
-    assert score(Merit(*worse), baseline, **weights) <= score(merit, baseline, **weights)
+@given(GAINS, NUMBERS, SCALES)
+def test_repeating_the_same_evidence_moves_the_score_away_from_zero(gains, cost, scale):
+    once, twice = (score(gains * k, cost, cost, scale) for k in (1, 2))
+    assert abs(twice) >= abs(once) - 1e-12
+    assert once * twice >= 0
 
 
-@given(MERITS, MERITS, st.integers(0, 2), BAD)
-def test_what_is_not_finite_scores_below_everything(merit, baseline, which, bad):
-    broken = list(merit)
-    broken[which] = bad
-    weights = {"cost_weight": 0.05, "stability_weight": 0.05}
-    assert score(Merit(*broken), baseline, **weights) == -math.inf
+@given(GAINS, NUMBERS, st.floats(0.1, 10.0), SCALES)
+def test_cost_lowers_the_score_and_savings_do_not_raise_it(gains, cost, factor, scale):
+    level = score(gains, cost, cost, scale)
+    if factor > 1:
+        assert score(gains, factor * cost, cost, scale) <= level
+    else:
+        assert score(gains, factor * cost, cost, scale) == level
+
+
+@given(GAINS, NUMBERS, SCALES, BAD, st.integers(0, 9))
+def test_one_run_that_is_not_finite_fails_the_candidate(gains, cost, scale, bad, place):
+    gains.insert(place, bad)
+    assert score(gains, cost, cost, scale) == -math.inf
 
 
 def brute_force_front(merits):

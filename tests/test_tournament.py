@@ -10,19 +10,22 @@ from hypothesis import strategies as st
 from records import make_dead, make_record
 from specs import flat
 
+from configs import base
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.mutations import OPERATORS
 from nanoevolve_jax.policy.spec import FIELDS, NANOCHAT, PRESETS, get_field
 
+RECIPE = {name: value for name, value in base.get_config().recipe.items()}
 SEARCH = {"generation": 1, "seed": 0, "population": 12, "parents": 3, "tournament": 2}
+SEARCH |= {"control_every": 0}
 
 
 def founding_records(**scores):
     """Generation 0 with a score for each founder."""
     return [
         make_record(p.id, spec=p.spec, score=scores.get(p.id, 0.0), parent_id=p.parent_id)
-        for p in tournament.founders()
+        for p in tournament.founders(NANOCHAT)
     ]
 
 
@@ -39,7 +42,7 @@ def grow(records, proposals, seed=0):
 
 
 def test_the_baseline_comes_first_and_the_other_presets_descend_from_it():
-    founders = tournament.founders()
+    founders = tournament.founders(NANOCHAT)
     assert [p.spec for p in founders] == list(PRESETS.values())
     assert founders[0].spec == NANOCHAT
     assert founders[0][1:5] == (None, 0, None, None)
@@ -54,10 +57,10 @@ def test_the_baseline_comes_first_and_the_other_presets_descend_from_it():
 def test_children_are_a_function_of_seed_and_generation(seed, generation):
     records = founding_records(nanochat=0.0, trust_ratio=0.2, annealing=-0.1)
     search = SEARCH | {"seed": seed, "generation": generation, "population": 4}
-    children = tournament.children(records, **search)
-    assert tournament.children(list(reversed(records)), **search) == children
+    children = tournament.children(records, RECIPE, **search)
+    assert tournament.children(list(reversed(records)), RECIPE, **search) == children
     for other in ({"seed": seed + 1}, {"generation": generation + 1}):
-        others = tournament.children(records, **search | other)
+        others = tournament.children(records, RECIPE, **search | other)
         assert [c.spec for c in others] != [c.spec for c in children]
 
 
@@ -66,7 +69,7 @@ def campaign(generations=6, seed=0):
     records, proposed = founding_records(), []
     for generation in range(1, generations + 1):
         search = SEARCH | {"generation": generation, "seed": seed}
-        proposed.append((list(records), tournament.children(records, **search)))
+        proposed.append((list(records), tournament.children(records, RECIPE, **search)))
         records = grow(records, proposed[-1][1], seed=generation)
     return records, proposed
 
@@ -102,7 +105,7 @@ def test_a_child_differs_from_its_parent_in_one_field_and_says_so():
 
 def test_one_survivor_has_all_the_children_and_it_is_the_best():
     records = founding_records(nanochat=0.0, trust_ratio=0.5, annealing=0.1)
-    children = tournament.children(records, **SEARCH | {"parents": 1})
+    children = tournament.children(records, RECIPE, **SEARCH | {"parents": 1})
     assert {child.parent_id for child in children} == {"trust_ratio"}
 
 
@@ -111,7 +114,7 @@ def test_a_larger_tournament_prefers_better_parents():
 
     def share_of_best(size):
         children = tournament.children(
-            records, **SEARCH | {"tournament": size, "population": 120, "seed": 3}
+            records, RECIPE, **SEARCH | {"tournament": size, "population": 120, "seed": 3}
         )
         return sum(child.parent_id == "trust_ratio" for child in children) / len(children)
 
@@ -149,6 +152,37 @@ def test_of_equals_the_older_survives():
     ]
     kept = [r.id for r in tournament.survivors(records, 3)]
     assert kept == ["g001c00", "g001c01", "g002c00"]
+
+
+def test_every_eighth_child_of_a_campaign_changes_the_recipe_alone():
+    records = founding_records(nanochat=0.0, trust_ratio=0.5, annealing=0.1)
+    search = SEARCH | {"control_every": 8, "population": 12}
+    for generation in (1, 2, 3):
+        children = tournament.children(records, RECIPE, **search | {"generation": generation})
+        slots = [(generation - 1) * 12 + i + 1 for i in range(12)]
+        controls = [c for c, slot in zip(children, slots, strict=True) if slot % 8 == 0]
+        assert [c for c in children if c.recipe is not None] == controls
+        for child in controls:
+            parent = tournament.best_control(records)
+            assert child.parent_id == (parent.id if parent else "nanochat")
+            own = {"momentum", "second_moment_beta"}
+            old, new = flat(NANOCHAT), flat(child.spec)
+            assert {p for p in FIELDS if old[p] != new[p]} == own & set(child.recipe)
+            before = RECIPE | ((parent and parent.recipe) or {})
+            changed = {n for n in RECIPE if before[n] != (RECIPE | child.recipe)[n]}
+            adamw = {"embedding_lr", "unembedding_lr", "scalar_lr"}
+            assert len(changed) == 1 or changed <= adamw
+        records = grow(records, children, seed=generation)
+
+
+def test_no_policy_descends_from_a_control_and_no_control_counts_as_a_survivor():
+    best = make_record("g001c07", score=9.0, generation=1, recipe={"matrix_lr": 0.03})
+    records = [*founding_records(nanochat=0.0), best]
+    assert best not in tournament.survivors(records, 10)
+    children = tournament.children(records, RECIPE, **SEARCH | {"generation": 2})
+    assert {child.parent_id for child in children} <= {"nanochat", "trust_ratio", "annealing"}
+    (settled,) = tournament.settle(records[:-1], [best], parents=1)
+    assert settled.status == "survivor"
 
 
 def test_settling_gives_the_fresh_records_their_status_and_their_place_on_the_front():

@@ -5,7 +5,9 @@ import numpy as np
 
 from model.gpt import GPTConfig
 from nanoevolve_jax.execution import population, train
+from nanoevolve_jax.execution.engine import LocalEngine, validation_sets
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.execution.stream import Stream
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 VOCAB, LENGTH, BATCH = 64, 16, 4
@@ -38,9 +40,10 @@ def train_population(programs, candidates, seeds, rows, *, total, segment, first
     for start in range(0, total, segment):
         part = rows[start : start + segment]
         part = np.pad(part, ((0, segment - len(part)), (0, 0), (0, 0)))
-        lanes = programs.place(np.broadcast_to(part, (programs.width, *part.shape)))
+        lanes = np.broadcast_to(part, (programs.width, *part.shape))
+        fed = programs.place(train.segment_of(lanes))
         state, columns = programs.train_segment(
-            state, stacked, lanes, np.int32(start), np.int32(total)
+            state, stacked, fed, np.int32(start), np.int32(total)
         )
         telemetry.append(np.asarray(columns)[:, : total - start])
     return jax.device_get(state), np.concatenate(telemetry, axis=1)
@@ -49,3 +52,23 @@ def train_population(programs, candidates, seeds, rows, *, total, segment, first
 def lane(tree, index):
     """One candidate's part of a population's tree."""
     return jax.tree.map(lambda x: np.asarray(x)[index], tree)
+
+
+def make_engine(programs, *, other_rows=None, batch_size=BATCH, evaluations=1):
+    """A local engine over made-up rows, with two validation folds."""
+    rng = np.random.default_rng(0)
+
+    def rows(count):
+        start = rng.integers(0, VOCAB, (count, 1))
+        steps = np.arange(LENGTH + 1) + rng.integers(0, 2, (count, LENGTH + 1))
+        return ((start + steps) % VOCAB).astype(np.uint16)
+
+    train_rows, folds = rows(400), (rows(8), rows(9))
+    return LocalEngine(
+        task=TASK,
+        programs=programs,
+        stream=Stream(train_rows, batch_size, VOCAB, other_rows),
+        evaluation=validation_sets(folds, 8, BATCH, np.ones(VOCAB, np.int32)),
+        segment_steps=4,
+        evaluations=evaluations,
+    )

@@ -1,6 +1,7 @@
-"""What a screening run is worth: one score, and a Pareto front. No wall-clock in either."""
+"""What a candidate is worth: one score, and a Pareto front. No wall-clock in either."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,14 @@ class Merit(NamedTuple):
     val_bpb: float
     cost: float  # FLOPs a training step
     instability: float  # nats
+
+
+class Scale(NamedTuple):
+    """The units of a score, as a calibration measures them."""
+
+    sigma: float  # bpb, between seeds of the baseline
+    shrinkage: float  # variance of one gain, in sigma squared
+    horizon_slope: float  # bpb that a run gains for one unit of ln(horizon)
 
 
 def instability(losses: np.ndarray) -> float:
@@ -30,24 +39,32 @@ def instability(losses: np.ndarray) -> float:
     return rise
 
 
-def score(merit: Merit, baseline: Merit, *, cost_weight: float, stability_weight: float) -> float:
-    """Gain over the baseline in bits per byte, less what it cost and how it shook.
+def extra_cost(cost: float, baseline_cost: float, scale: Scale) -> float:
+    """What the baseline would have gained from the compute a candidate takes more, in sigmas.
+
+    Longer runs are the other thing compute buys, so cost needs no weight of its own. Savings
+    earn nothing.
+    """
+    return scale.horizon_slope / scale.sigma * max(0.0, math.log(cost / baseline_cost))
+
+
+def score(gains: Sequence[float], cost: float, baseline_cost: float, scale: Scale) -> float:
+    """Mean gain over the baseline, shrunk for the runs it rests on, less what it cost.
 
     Args:
-      merit: of the candidate.
-      baseline: of the baseline, trained on the same seed.
-      cost_weight: bpb for one unit of ln(cost / baseline cost); savings earn nothing.
-      stability_weight: bpb for one nat of instability beyond the baseline's.
+      gains: baseline bpb minus candidate bpb, one a seed.
+      cost: FLOPs of the candidate's step.
+      baseline_cost: FLOPs of the baseline's step.
+      scale: of the evaluation.
 
     Returns:
-      The score, 0 for the baseline; -inf if anything is not finite.
+      Sigmas; -inf if any run is not finite.
     """
-    if not all(math.isfinite(x) for x in merit):
+    if not gains or not all(math.isfinite(gain) for gain in gains):
         return -math.inf
-    gain = baseline.val_bpb - merit.val_bpb
-    dearer = max(0.0, math.log(merit.cost / baseline.cost))
-    shakier = max(0.0, merit.instability - baseline.instability)
-    return gain - cost_weight * dearer - stability_weight * shakier
+    count = len(gains)
+    shrunken = sum(gains) / (count + scale.shrinkage)  # n / (n + lambda) times the mean
+    return shrunken / scale.sigma - extra_cost(cost, baseline_cost, scale)
 
 
 def pareto_front(merits: dict[str, Merit]) -> list[str]:

@@ -28,7 +28,8 @@ class Record(NamedTuple):
     operator: str | None
     change: str | None
     spec: OptimizerSpec
-    status: str  # baseline, survivor, rejected or dead
+    recipe: dict[str, float] | None  # overrides of a control; None for a policy
+    status: str  # one of STATUSES
     failure: dict[str, Any] | None  # {"reason", "step"}
     stage: str
     seeds: list[int]
@@ -42,11 +43,19 @@ class Record(NamedTuple):
 
     @property
     def merit(self) -> Merit:
-        """The three objectives, averaged over seeds."""
-        mean = lambda xs: sum(xs) / len(xs)  # noqa: E731
-        return Merit(mean(self.val_bpb), self.cost, mean(self.instability))
+        """The three objectives in the screening run, which every candidate has."""
+        return Merit(self.val_bpb[0], self.cost, self.instability[0])
 
 
+STATUSES = (
+    "baseline",
+    "survivor",
+    "rejected",
+    "dead",
+    "promoted",
+    "winner",
+    "retuned_baseline",
+)
 _NUMBERS = ("val_bpb", "train_loss", "instability", "score")
 _PER_SEED = ("seeds", "val_bpb", "train_loss", "steps", "instability")
 _KINDS = {
@@ -55,6 +64,7 @@ _KINDS = {
     "generation": int,
     "operator": str | None,
     "change": str | None,
+    "recipe": dict | None,
     "status": str,
     "failure": dict | None,
     "stage": str,
@@ -98,6 +108,10 @@ def record_from_json(document: dict[str, Any]) -> Record:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             what = getattr(kind, "__name__", kind)
             raise ArchiveError(f"archive record's {name} is {value!r}; allowed: {what}")
+    if document["status"] not in STATUSES:
+        raise ArchiveError(
+            f"archive record's status is {document['status']!r}; allowed: {', '.join(STATUSES)}"
+        )
     if len({len(document[name]) for name in _PER_SEED}) > 1 or not document["seeds"]:
         raise ArchiveError(
             f"archive record {document['id']!r} has lists of different lengths, or empty ones; "
@@ -106,6 +120,14 @@ def record_from_json(document: dict[str, Any]) -> Record:
     values = {name: _null_to_nan(document[name], math.nan) for name in _NUMBERS}
     values["score"] = _null_to_nan(document["score"], -math.inf)
     return Record(**document | values | {"spec": spec_from_json(document["spec"])})
+
+
+def rewrite(path: Path, records: list[Record]) -> None:
+    """Replaces the whole archive, or leaves it as it is: promotion changes records' standing."""
+    scratch = path.with_name(f".{path.name}")
+    scratch.unlink(missing_ok=True)
+    append(scratch, records)
+    os.replace(scratch, path)
 
 
 def append(path: Path, records: list[Record]) -> None:
@@ -140,15 +162,32 @@ def load(path: Path, sizes: list[int]) -> list[Record]:
         if following > len(lines):
             break
         complete = following
-    records = []
-    for number, line in enumerate(lines[:complete], start=1):
-        try:
-            records.append(record_from_json(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise ArchiveError(f"{path} line {number} is damaged: {error}") from None
+    records = _parse(path, lines[:complete])
     kept = sum(map(len, lines[:complete]))
     if kept < path.stat().st_size:
         with open(path, "r+b") as file:
             file.truncate(kept)
             os.fsync(file.fileno())
+    return records
+
+
+def load_all(path: Path) -> list[Record]:
+    """Reads the archive of a finished search.
+
+    Raises:
+      ArchiveError: if it cannot be read, or any line is not a record.
+    """
+    try:
+        return _parse(path, path.read_bytes().splitlines())
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error}") from None
+
+
+def _parse(path: Path, lines: list[bytes]) -> list[Record]:
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(record_from_json(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ArchiveError(f"{path} line {number} is damaged: {error}") from None
     return records

@@ -7,16 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence.score import Merit, instability, pareto_front, score
+from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
+from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.run_folder import save_telemetry
 from nanoevolve_jax.execution.cost import step_flops
-from nanoevolve_jax.execution.engine import Job, LocalEngine, Progress, RunResult
-from nanoevolve_jax.execution.schedules import Recipe
-from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.execution.engine import LocalEngine, Progress, RunResult
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.settings import (
+    ConfigError,
+    make_baseline,
+    make_recipe,
+    with_recipe,
+)
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.canonical import canonical
+from nanoevolve_jax.policy.spec import NANOCHAT
 
 ARCHIVE = "archive.jsonl"
 
@@ -25,13 +32,18 @@ class Campaign(NamedTuple):
     """What a search is run with."""
 
     engine: LocalEngine
-    recipe: Recipe
-    config: ConfigDict
+    config: ConfigDict  # its recipe is the calibrated one, if there is a calibration
     folder: Path
+    scale: Scale
+
+    @property
+    def seed(self) -> int:
+        """Of every screening run: same initial weights, same batches."""
+        return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
     def sizes(self) -> list[int]:
         """Records in generation 0 and in every later one."""
-        return [len(tournament.founders()), self.config.search.population]
+        return [len(tournament.founders(NANOCHAT)), self.config.search.population]
 
     def load(self) -> list[Record]:
         """The records of all complete generations."""
@@ -40,20 +52,17 @@ class Campaign(NamedTuple):
     def generations(
         self, on_progress: Callable[[Progress], None]
     ) -> Iterator[tuple[int, list[Record]]]:
-        """Runs what is left; yields (generation, all records so far) after each one.
-
-        Every candidate trains on the campaign's seed: same initial weights, same batches.
-        """
+        """Runs what is left; yields (generation, all records so far) after each one."""
         records = self.load()
         require_baseline(records)
         done = records[-1].generation if records else -1
         for generation in range(done + 1, self.config.search.generations + 1):
             proposals = self.propose(records, generation)
-            jobs = [Job(Candidate(p.spec, self.recipe), self.config.seed) for p in proposals]
+            jobs = [self.job(proposal) for proposal in proposals]
             fresh: list[Record] = []
             for proposal, result in zip(proposals, self.engine.run(jobs, on_progress), strict=True):
                 save_telemetry(self.folder, proposal.id, telemetry_columns(result))
-                baseline = (records + fresh)[0].merit if records or fresh else None
+                baseline = (records + fresh)[0] if records or fresh else None
                 fresh.append(self.judge(proposal, result, baseline))
             fresh = tournament.settle(records, fresh, self.config.search.survivors)
             archive.append(self.folder / ARCHIVE, fresh)
@@ -61,45 +70,50 @@ class Campaign(NamedTuple):
             require_baseline(records)
             yield generation, records
 
+    def job(self, proposal: tournament.Proposal) -> Job:
+        """The screening run of a candidate."""
+        recipe = make_recipe(with_recipe(self.config, proposal.recipe or {}))
+        return Job(
+            Candidate(proposal.spec, recipe), self.seed, self.config.train.steps, SCREEN_FOLD
+        )
+
     def propose(self, records: list[Record], generation: int) -> list[tournament.Proposal]:
         """The candidates of one generation."""
         if generation == 0:
-            return tournament.founders()
+            return tournament.founders(make_baseline(self.config))
         search = self.config.search
         return tournament.children(
             records,
+            self.config.recipe.to_dict(),
             generation=generation,
             seed=self.config.seed,
             population=search.population,
             parents=search.survivors,
             tournament=search.tournament,
+            control_every=search.control_every,
         )
 
     def judge(
-        self, proposal: tournament.Proposal, result: RunResult, baseline: Merit | None
+        self, proposal: tournament.Proposal, result: RunResult, baseline: Record | None
     ) -> Record:
         """Turns a training run into a record; the first one judged is the baseline."""
         losses = result.telemetry[:, TELEMETRY.index("loss")]
         shake = instability(losses) if result.failure is None else float("nan")
-        merit = Merit(result.val_bpb, step_flops(self.engine.task, proposal.spec), shake)
         failure = result.failure and {"reason": result.failure, "step": result.failed_step}
+        cost = step_flops(self.engine.task, proposal.spec)
+        gain = baseline.val_bpb[0] - result.val_bpb if baseline else 0.0
         return Record(
             **proposal._asdict(),
             status="",
             failure=failure,
             stage="screen",
-            seeds=[self.config.seed],
+            seeds=[self.seed],
             val_bpb=[result.val_bpb],
             train_loss=[result.train_loss],
             steps=[result.steps],
             instability=[shake],
-            score=score(
-                merit,
-                baseline or merit,
-                cost_weight=self.config.search.cost_weight,
-                stability_weight=self.config.search.stability_weight,
-            ),
-            cost=merit.cost,
+            score=score([gain], cost, baseline.cost if baseline else cost, self.scale),
+            cost=cost,
             pareto=False,
         )
 
@@ -129,12 +143,23 @@ def telemetry_columns(result: RunResult) -> dict[str, np.ndarray]:
     }
 
 
+def planned_runs(config: ConfigDict) -> int:
+    """Training runs of the config's search and promotion; a calibration may spend as many."""
+    search, promote = config.search, config.promote
+    screening = len(tournament.founders(NANOCHAT)) + search.generations * search.population
+    seeds = promote.first_seeds + promote.final_seeds
+    promotion = promote.first * promote.first_seeds + promote.final * promote.final_seeds
+    # The baseline and the best control run on every seed, and all finalists at twice the rate.
+    return screening + promotion + 2 * seeds + promote.final + 2
+
+
 def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
-    """The part of `summary.json` that follows from the records alone."""
+    """The part of `summary.json` that follows from the archive alone."""
     baseline = records[0]
     best = tournament.survivors(records, 1)[0]
+    distinct = {(canonical(r.spec), tuple((r.recipe or {}).items())) for r in records}
     return {
-        "candidates": len({canonical(record.spec) for record in records}),
+        "candidates": len(distinct),
         "evaluated": sum(record.failure is None for record in records),
         "dead": sum(record.failure is not None for record in records),
         "generations": records[-1].generation,
@@ -144,9 +169,8 @@ def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
             "val_bpb": best.merit.val_bpb,
             "delta_bpb": best.merit.val_bpb - baseline.merit.val_bpb,
         },
-        "compared_with": "an untuned baseline",
         "pareto": pareto_front({record.id: record.merit for record in records}),
-        "winners": [],  # screening alone proves nothing: confirmation declares winners
+        "winners": [record.id for record in records if record.status == "winner"],
         "training_runs": sum(len(record.seeds) for record in records),
         "tokens_trained": int(batch_tokens * sum(sum(record.steps) for record in records)),
     }

@@ -11,23 +11,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.calibration_file import differences
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.population import visible_cores
 
 # What may change between two runs on one folder without changing any record.
-_FREE = ("workdir", "data.cache_dir", "data.corpus", "search.generations")
+_FREE = ("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration")
+# What comes after a search: other rules of confirmation do not make it another campaign.
+_AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
+_DECIDING = ("corpus", "tokenizer", "calibration", "config")  # of the fingerprints
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Writes a whole file or nothing: to a neighbour, synced, then renamed."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
 
 
 def _without(document: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
@@ -45,8 +39,10 @@ def _digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def describe_run(config: ConfigDict, rows_fingerprints: dict[str, str], devices: int) -> dict:
-    """The contents of `config.json`: config, versions, device and the three fingerprints.
+def describe_run(
+    config: ConfigDict, rows_fingerprints: dict[str, str], devices: int, calibration: str
+) -> dict:
+    """The contents of `config.json`: config, versions, device and the fingerprints.
 
     Lanes, device count, visible cores and versions round differently, so they are part of the
     config's fingerprint; the text is in the corpus's.
@@ -60,6 +56,7 @@ def describe_run(config: ConfigDict, rows_fingerprints: dict[str, str], devices:
     }
     versions = {name: metadata.version(name) for name in _VERSIONS}
     resolved = config.to_dict()
+    texts = [rows_fingerprints["corpus"], rows_fingerprints["tokenizer"], calibration]
     return {
         "config": resolved,
         "versions": versions,
@@ -67,16 +64,11 @@ def describe_run(config: ConfigDict, rows_fingerprints: dict[str, str], devices:
         "fingerprints": {
             "corpus": rows_fingerprints["corpus"],
             "tokenizer": rows_fingerprints["tokenizer"],
+            "calibration": calibration,
+            "campaign": _digest([_without(resolved, _FREE + _AFTERWARDS), texts]),
             "config": _digest([_without(resolved, _FREE), versions, facts]),
         },
     }
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted(set(old) | set(new))
-        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{path}.{n}")]
-    return [] if old == new else [f"{path.lstrip('.')} is {new!r} and was {old!r}"]
 
 
 def open_folder(folder: Path, description: dict[str, Any]) -> None:
@@ -94,11 +86,12 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
             old_facts = [_without(old["config"], _FREE), old["versions"], old["device"]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchiveError(f"{path} is damaged ({error!r}); choose another workdir") from None
-        changed = [k for k, v in description["fingerprints"].items() if old_prints.get(k) != v]
+        prints = description["fingerprints"]
+        changed = [k for k in _DECIDING if old_prints.get(k) != prints[k]]
         if changed:
             new = description
             facts = [_without(new["config"], _FREE), new["versions"], new["device"]]
-            details = [d for o, n in zip(old_facts, facts, strict=True) for d in _differences(o, n)]
+            details = [d for o, n in zip(old_facts, facts, strict=True) for d in differences(o, n)]
             raise ArchiveError(
                 f"config.workdir is {str(folder)!r}, a run with another {' and '.join(changed)}"
                 f"{': ' if details else ''}{'; '.join(details)}; "

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nanoevolve_jax.evidence.score import pareto_front
+from nanoevolve_jax.evolution import control
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.mutations import describe_change, mutate
-from nanoevolve_jax.policy.spec import NANOCHAT, PRESETS, OptimizerSpec
+from nanoevolve_jax.policy.spec import OptimizerSpec, presets_on
 
 
 class Proposal(NamedTuple):
@@ -25,45 +26,65 @@ class Proposal(NamedTuple):
     operator: str | None
     change: str | None
     spec: OptimizerSpec
+    recipe: dict[str, float] | None = None  # overrides; only the control lineage has any
 
 
 BASELINE_ID = "nanochat"
 
 
-def founders() -> list[Proposal]:
-    """Generation 0: the baseline first, then the other presets."""
+def founders(baseline: OptimizerSpec) -> list[Proposal]:
+    """Generation 0: the baseline first, then the other presets on top of it."""
+    presets = presets_on(baseline)
     return [
         Proposal(
             id=name,
             parent_id=None if name == BASELINE_ID else BASELINE_ID,
             generation=0,
             operator=None if name == BASELINE_ID else "preset",
-            change=None if name == BASELINE_ID else describe_change(NANOCHAT, spec),
+            change=None if name == BASELINE_ID else describe_change(presets[BASELINE_ID], spec),
             spec=spec,
         )
-        for name, spec in PRESETS.items()
+        for name, spec in presets.items()
     ]
 
 
-def survivors(records: Sequence[Record], count: int) -> list[Record]:
-    """The best `count` candidates so far, best first; the dead never survive."""
+def best_first(records: Sequence[Record]) -> list[Record]:
+    """The records that did not fail, by score."""
     alive = [record for record in records if record.failure is None]
-    return sorted(alive, key=lambda record: (-record.score, record.generation, record.id))[:count]
+    return sorted(alive, key=lambda record: (-record.score, record.generation, record.id))
+
+
+def survivors(records: Sequence[Record], count: int) -> list[Record]:
+    """The best `count` policies so far, best first; neither the dead nor the controls."""
+    return best_first([record for record in records if record.recipe is None])[:count]
+
+
+def best_control(records: Sequence[Record]) -> Record | None:
+    """The best of the control lineage, if it has a living member."""
+    return next(iter(best_first([r for r in records if r.recipe is not None])), None)
+
+
+def draw_parent(pool: Sequence[Record], rng: np.random.Generator, tournament: int) -> Record:
+    """The best of `tournament` draws from a pool that is sorted, best first."""
+    return pool[min(rng.integers(len(pool), size=tournament))]
 
 
 def children(
     records: Sequence[Record],
+    recipe: dict[str, float],
     *,
     generation: int,
     seed: int,
     population: int,
     parents: int,
     tournament: int,
+    control_every: int,
 ) -> list[Proposal]:
     """Proposes the next generation.
 
-    Each child's parent is the best of `tournament` draws from the survivors; no child equals
-    any earlier candidate.
+    Each child's parent is drawn from the survivors by tournament; no child equals any earlier
+    candidate. Every `control_every`-th child of the campaign (0: none) descends from the best
+    control instead and changes only the recipe.
 
     Raises:
       ExhaustedError: if no new child can be found.
@@ -71,21 +92,34 @@ def children(
     rng = np.random.default_rng([seed, generation])
     pool = survivors(records, parents)
     seen = {canonical(record.spec) for record in records}
+    baseline = records[0]
     proposals = []
     for number in range(population):
-        # The pool is sorted, so the smallest index drawn wins the tournament.
-        parent = pool[min(rng.integers(len(pool), size=tournament))]
+        slot = (generation - 1) * population + number + 1
+        name = f"g{generation:03d}c{number:02d}"
+        if control_every and slot % control_every == 0:
+            parent = best_control(records)
+            own = (parent and parent.recipe) or {}
+            changed, change = control.mutate_recipe(recipe | own, rng)
+            overrides = own | changed
+            spec = control.spec_of(baseline.spec, overrides)
+            proposals.append(
+                Proposal(
+                    name,
+                    (parent or baseline).id,
+                    generation,
+                    control.OPERATOR,
+                    change,
+                    spec,
+                    overrides,
+                )
+            )
+            continue
+        parent = draw_parent(pool, rng, tournament)
         mutation = mutate(parent.spec, rng, seen)
         seen.add(canonical(mutation.spec))
         proposals.append(
-            Proposal(
-                id=f"g{generation:03d}c{number:02d}",
-                parent_id=parent.id,
-                generation=generation,
-                operator=mutation.operator,
-                change=mutation.change,
-                spec=mutation.spec,
-            )
+            Proposal(name, parent.id, generation, mutation.operator, mutation.change, mutation.spec)
         )
     return proposals
 
@@ -94,6 +128,8 @@ def settle(earlier: Sequence[Record], fresh: Sequence[Record], parents: int) -> 
     """Gives the records of a finished generation their status and their place on the front."""
     everyone = [*earlier, *fresh]
     kept = {record.id for record in survivors(everyone, parents)}
+    if (control_record := best_control(everyone)) is not None:
+        kept.add(control_record.id)
     front = set(pareto_front({record.id: record.merit for record in everyone}))
 
     def status(record):

@@ -5,23 +5,18 @@ and evaluations live. A batch that is not full is padded with copies of its last
 program would be a second one to compile, and would round differently.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from data.batches import batches
 from model.loss import bits_per_byte
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.population import Programs, stack_candidates
-from nanoevolve_jax.execution.train import ALIVE, FAILURES, TELEMETRY, Candidate, Task
-
-
-class Job(NamedTuple):
-    """One training run to make."""
-
-    candidate: Candidate
-    seed: int  # of the initial weights and of the batches
+from nanoevolve_jax.execution.stream import Stream, feed
+from nanoevolve_jax.execution.train import ALIVE, FAILURES, TELEMETRY, Segment, Task
 
 
 class RunResult(NamedTuple):
@@ -37,9 +32,9 @@ class RunResult(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The fixed validation set in batches."""
+    """The fixed validation sets in batches, one a fold, all of one shape."""
 
-    rows: np.ndarray  # int32[N, B, T + 1]
+    folds: tuple[np.ndarray, ...]  # each int32[N, B, T + 1]
     token_bytes: np.ndarray  # int32[vocab]
 
 
@@ -48,16 +43,22 @@ class Progress(NamedTuple):
 
     jobs: int  # real ones in this batch
     step: int  # steps done
+    steps: int  # the batch's horizon
     loss: np.ndarray  # float32[jobs], of the last step
     val_bpb: np.ndarray  # float64[jobs], the latest
 
 
-def validation_set(rows: np.ndarray, count: int, batch_size: int, token_bytes: Any) -> Evaluation:
-    """The first `count` validation rows in whole batches of at most `batch_size`."""
-    count = min(count, len(rows))
+def validation_sets(
+    folds: Sequence[np.ndarray], count: int, batch_size: int, token_bytes: Any
+) -> Evaluation:
+    """The first rows of every fold in whole batches: `count`, or as many as the smallest has."""
+    count = min(count, *(len(rows) for rows in folds))
     size = min(batch_size, count)
-    used = np.asarray(rows[: count // size * size], np.int32)
-    return Evaluation(used.reshape(-1, size, rows.shape[1]), np.asarray(token_bytes, np.int32))
+
+    def batched(rows):
+        return np.asarray(rows[: count // size * size], np.int32).reshape(-1, size, rows.shape[1])
+
+    return Evaluation(tuple(map(batched, folds)), np.asarray(token_bytes, np.int32))
 
 
 def evaluation_steps(total_steps: int, evaluations: int, segment_steps: int) -> set[int]:
@@ -72,46 +73,54 @@ class LocalEngine(NamedTuple):
 
     task: Task
     programs: Programs
-    train_rows: np.ndarray  # [N, T + 1]
+    stream: Stream
     evaluation: Evaluation
-    total_steps: int
     segment_steps: int
     evaluations: int
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
     ) -> Iterator[RunResult]:
-        """Trains the jobs in order, a batch of lanes at a time; yields one result a job."""
-        width = self.programs.width
-        initial: dict[int, float] = {}  # validation bpb at step 0 depends on the seed alone
-        for first in range(0, len(jobs), width):
-            yield from self._run_batch(jobs[first : first + width], initial, on_progress)
+        """Trains the jobs in order, a batch of lanes at a time; yields one result a job.
+
+        Lanes share a horizon and a validation fold, so a batch ends where either changes.
+        """
+        initial: dict[tuple[int, int], float] = {}
+        for _, alike in itertools.groupby(jobs, key=lambda job: (job.steps, job.fold)):
+            group = list(alike)
+            for first in range(0, len(group), self.programs.width):
+                batch = group[first : first + self.programs.width]
+                yield from self._run_batch(batch, initial, on_progress)
 
     def _run_batch(self, jobs, initial, on_progress) -> list[RunResult]:
-        programs, count = self.programs, len(jobs)
+        programs, count, steps = self.programs, len(jobs), jobs[0].steps
         padded = [*jobs, *[jobs[-1]] * (programs.width - count)]
         candidates = programs.place(stack_candidates([job.candidate for job in padded]))
         seeds = programs.place(np.asarray([job.seed for job in padded], np.uint32))
-        horizon = np.int32(self.total_steps)
-        state = programs.init_population(candidates, seeds, horizon)
-        if any(job.seed not in initial for job in padded):
-            bpb = self._evaluate(state.params)
-            initial |= {job.seed: value for job, value in zip(padded, bpb, strict=True)}
-        curve = [(0, np.asarray([initial[job.seed] for job in padded]))]
+        state = programs.init_population(candidates, seeds, np.int32(steps))
+        # Validation bpb at step 0 depends on the seed and the fold alone.
+        starts = [(job.seed, job.fold) for job in padded]
+        if any(start not in initial for start in starts):
+            bpb = self._evaluate(state.params, jobs[0].fold)
+            initial |= dict(zip(starts, bpb, strict=True))
+        curve = [(0, np.asarray([initial[start] for start in starts]))]
         telemetry = []
-        checkpoints = evaluation_steps(self.total_steps, self.evaluations, self.segment_steps)
-        for start in range(0, self.total_steps, self.segment_steps):
-            rows = programs.place(self._rows(padded, start))
+        checkpoints = evaluation_steps(steps, self.evaluations, self.segment_steps)
+        for start in range(0, steps, self.segment_steps):
             state, segment = programs.train_segment(
-                state, candidates, rows, np.int32(start), horizon
+                state,
+                candidates,
+                programs.place(self._segment(padded, start)),
+                np.int32(start),
+                np.int32(steps),
             )
-            end = min(start + self.segment_steps, self.total_steps)
+            end = min(start + self.segment_steps, steps)
             telemetry.append(np.asarray(segment)[:count, : end - start])
             failed = np.asarray(state.failed_step)[:count]
             if end in checkpoints:
-                curve.append((end, self._evaluate(state.params)))
+                curve.append((end, self._evaluate(state.params, jobs[0].fold)))
             loss = telemetry[-1][:, -1, TELEMETRY.index("loss")]
-            on_progress(Progress(count, end, loss, curve[-1][1][:count]))
+            on_progress(Progress(count, end, steps, loss, curve[-1][1][:count]))
             if np.all(failed != ALIVE):
                 break
         failure = np.asarray(state.failure)[:count]
@@ -121,22 +130,17 @@ class LocalEngine(NamedTuple):
             for i in range(count)
         ]
 
-    def _rows(self, jobs: Sequence[Job], start: int) -> np.ndarray:
-        """int32[width, K, B, T + 1]; steps beyond the horizon are zeros that nothing reads."""
-        stop = min(start + self.segment_steps, self.total_steps)
-        by_seed = {
-            seed: batches(self.train_rows, seed, start, stop, self.task.batch_size)
-            for seed in {job.seed for job in jobs}
-        }
-        rows = np.stack([by_seed[job.seed] for job in jobs])
-        missing = self.segment_steps - (stop - start)
-        return np.pad(rows, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else rows
+    def _segment(self, jobs: Sequence[Job], start: int) -> Segment:
+        """What every lane is fed, axes [width, K, ...]."""
+        capacity = self.task.batch_size
+        fed = [feed(self.stream, job, start, self.segment_steps, capacity) for job in jobs]
+        return jax.tree.map(lambda *lanes: np.stack(lanes), *fed)
 
-    def _evaluate(self, params: Any) -> np.ndarray:
+    def _evaluate(self, params: Any, fold: int) -> np.ndarray:
         """Validation bits per byte of every lane; float64[width]."""
         nats, num_bytes = jax.device_get(
             self.programs.evaluate_population(
-                params, self.evaluation.rows, self.evaluation.token_bytes
+                params, self.evaluation.folds[fold], self.evaluation.token_bytes
             )
         )
         return np.asarray(

@@ -24,7 +24,7 @@ class Programs(NamedTuple):
     """Jitted functions over a whole population; leading axes are `[width]`.
 
     init_population(candidates, seeds uint32[width], total_steps) -> TrainState
-    train_segment(state, candidates, rows int32[width, K, B, T+1], start, total_steps)
+    train_segment(state, candidates, Segment with axes [width, K], start, total_steps)
       -> (TrainState, float32[width, K, 14]); the state passed in is donated
     evaluate_population(params, rows int32[N, B, T+1], token_bytes) -> (nats, bytes), [width, N]
     """
@@ -77,10 +77,10 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
 
     @partial(jax.jit, donate_argnums=0)
     @partial(shard, in_specs=(_LANES, _LANES, _LANES, _ALL, _ALL), out_specs=_LANES)
-    def train_segment(state, candidates, rows, start, total_steps):
-        segment = partial(train.train_segment, task)
-        return over(segment, in_axes=(0, 0, 0, None, None))(
-            state, candidates, rows, start, total_steps
+    def train_segment(state, candidates, segment, start, total_steps):
+        run = partial(train.train_segment, task)
+        return over(run, in_axes=(0, 0, 0, None, None))(
+            state, candidates, segment, start, total_steps
         )
 
     @jax.jit

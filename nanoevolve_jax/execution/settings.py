@@ -1,6 +1,7 @@
 """From a config to the things a run is made of, every mistake named before training starts."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from configs.base import SETTINGS, Setting
 from model.gpt import GPTConfig
 from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
 from nanoevolve_jax.execution.train import Task
+from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 
 class ConfigError(ValueError):
@@ -49,13 +51,13 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     return [path for name in node for path in _paths(node[name], f"{prefix}{name}.")]
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks every field against `configs.base.SETTINGS`, and the few that depend on others.
+def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS) -> None:
+    """Checks every field of a config against its table.
 
     Raises:
-      ConfigError: naming the first field that is wrong.
+      ConfigError: naming the first field that is wrong, missing or unknown.
     """
-    for path, setting in SETTINGS.items():
+    for path, setting in settings.items():
         try:
             value = get_setting(config, path)
         except (KeyError, TypeError):
@@ -63,12 +65,26 @@ def validate(config: ConfigDict) -> None:
         if not _is_valid(value, setting):
             raise ConfigError(f"config.{path} is {value!r}; allowed: {allowed(setting)}")
     for path in _paths(config.to_dict()):
-        if path not in SETTINGS:
-            raise ConfigError(f"config.{path} is unknown; allowed: {', '.join(SETTINGS)}")
+        if path not in settings:
+            raise ConfigError(f"config.{path} is unknown; allowed: {', '.join(settings)}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field of a search's config, and the few that depend on others.
+
+    Raises:
+      ConfigError: naming the first field that is wrong.
+    """
+    check_fields(config)
     if config.search.survivors > config.search.population:
         raise ConfigError(
             f"config.search.survivors is {config.search.survivors}; "
             f"allowed: at most config.search.population, {config.search.population}"
+        )
+    if config.confirm.first_seeds >= config.confirm.seeds:
+        raise ConfigError(
+            f"config.confirm.first_seeds is {config.confirm.first_seeds}; "
+            f"allowed: fewer than config.confirm.seeds, {config.confirm.seeds}"
         )
     make_task(config)
 
@@ -84,11 +100,25 @@ def make_task(config: ConfigDict) -> Task:
     return Task(model=model, batch_size=config.train.batch_size, dtype=dtype)
 
 
-def make_recipe(config: ConfigDict) -> Recipe:
-    """NanoChat's recipe scaled to this batch, horizon and width."""
+def with_recipe(config: ConfigDict, recipe: dict[str, float]) -> ConfigDict:
+    """A copy of the config with recipe fields replaced."""
+    changed = config.copy_and_resolve_references()
+    changed.recipe.update(recipe)
+    return changed
+
+
+def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
+    """NanoChat's recipe scaled to this batch and width, and to a horizon (0: `train.steps`)."""
     return scale_recipe(
-        Recipe(**config.recipe),
+        Recipe(**{name: config.recipe[name] for name in Recipe._fields}),
         batch_tokens=config.train.batch_size * config.model.sequence_len,
-        total_steps=config.train.steps,
+        total_steps=steps or config.train.steps,
         width=config.model.n_embd,
+    )
+
+
+def make_baseline(config: ConfigDict) -> OptimizerSpec:
+    """NanoChat's policy with the config's momentum and second-moment decay."""
+    return NANOCHAT._replace(
+        momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from model import gpt
@@ -38,6 +39,20 @@ class TrainState(NamedTuple):
     opt_state: Any
     failed_step: jax.Array  # shape=(), dtype=jnp.int32; ALIVE, or the first non-finite step
     failure: jax.Array  # shape=(), dtype=jnp.int32; index into FAILURES
+
+
+class Segment(NamedTuple):
+    """What K steps are fed: one batch a step, and what holds the gate, if anything does."""
+
+    inputs: Any  # int32[K, B, T]
+    targets: Any  # int32[K, B, T]
+    gate: Any  # float32[K]; NaN: the policy's own
+
+
+def segment_of(rows: Any) -> Segment:
+    """The undisturbed segment of int32[..., B, T + 1] rows: targets are inputs shifted by one."""
+    own = np.full(rows.shape[:-2], np.nan, np.float32)
+    return Segment(rows[..., :-1], rows[..., 1:], own)
 
 
 class Task(NamedTuple):
@@ -98,7 +113,7 @@ def train_step(
     task: Task,
     state: TrainState,
     candidate: Candidate,
-    rows: jax.Array,
+    batch: Segment,
     step: Any,
     total_steps: Any,
 ) -> tuple[TrainState, jax.Array]:
@@ -108,7 +123,7 @@ def train_step(
       task: static description.
       state: before the step.
       candidate: policy and recipe.
-      rows: int32[B, T + 1] tokens; targets are inputs shifted by one.
+      batch: one step of a segment, without its leading axis.
       step: int32 scalar.
       total_steps: horizon, int32 scalar.
 
@@ -117,11 +132,11 @@ def train_step(
     """
 
     def loss_fn(params):
-        return mean_loss(gpt.apply(task.model, params, rows[:, :-1]), rows[:, 1:])
+        return mean_loss(gpt.apply(task.model, params, batch.inputs), batch.targets)
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
     updates, opt_state = task.optimizer(candidate, total_steps).update(
-        grads, state.opt_state, state.params, value=loss
+        grads, state.opt_state, state.params, value=loss, gate=batch.gate
     )
     telemetry = read_telemetry(opt_state, loss)
     log_grad_norm = telemetry[TELEMETRY.index("log_grad_norm")]
@@ -147,7 +162,7 @@ def train_segment(
     task: Task,
     state: TrainState,
     candidate: Candidate,
-    rows: jax.Array,
+    segment: Segment,
     start: Any,
     total_steps: Any,
 ) -> tuple[TrainState, jax.Array]:
@@ -157,18 +172,19 @@ def train_segment(
       task: static description.
       state: before the segment.
       candidate: policy and recipe.
-      rows: int32[K, B, T + 1], one batch a step.
+      segment: K steps of tokens and gates.
       start: int32 scalar, the first step's number.
       total_steps: horizon, int32 scalar.
 
     Returns:
       (state, float32[K, 14] telemetry; rows beyond the horizon are 0).
     """
-    length = rows.shape[0]
+    length = segment.gate.shape[0]
 
     def body(i, carry):
         state, telemetry = carry
-        state, row = train_step(task, state, candidate, rows[i], start + i, total_steps)
+        batch = jax.tree.map(lambda x: x[i], segment)
+        state, row = train_step(task, state, candidate, batch, start + i, total_steps)
         return state, telemetry.at[i].set(row)
 
     telemetry = jnp.zeros((length, len(TELEMETRY)), jnp.float32)

@@ -39,6 +39,12 @@ def _dead_actuators(spec: OptimizerSpec) -> set[str]:
     return {name for name, on in stage_on._asdict().items() if not on}
 
 
+def moving_actuators(spec: OptimizerSpec) -> list[str]:
+    """Actuators that a gate in use would move, because something reads them and poles differ."""
+    dead = _dead_actuators(spec)
+    return [name for name in Actuators._fields if name not in dead and _moves(spec, name)]
+
+
 def _clip_never_binds(spec: OptimizerSpec) -> bool:
     """Whether an RMS limit is provably never reached.
 
@@ -63,7 +69,7 @@ def unread_fields(spec: OptimizerSpec) -> set[str]:
         unread |= {"clip_threshold", "second_moment_beta"}  # the gate's poles replace them
         for actuator in dead:
             unread |= set(_poles(actuator))
-        if not any(_moves(spec, name) for name in Actuators._fields if name not in dead):
+        if not moving_actuators(spec):
             unread |= {p for p in _CONTROL if ".coefficients." in p or ".normalisers." in p}
             unread |= {"control.bias", "control.sharpness"}
         for name in Sensors._fields[:-1]:

@@ -63,7 +63,9 @@ def gated(
 
     Returns:
       A transform whose `update` takes the loss as `value`. Only a spec whose gate is known to
-      be off may go without one; its loss sensors then read 0.
+      be off may go without one; its loss sensors then read 0. `update` also takes `gate`, a
+      scalar that replaces what the sensors say (NaN: it does not), so that constants and
+      recorded trajectories run through the very program that a sensing policy runs through.
     """
     inner = optax.with_extra_args_support(inner)
     control = spec.control
@@ -85,7 +87,7 @@ def gated(
             inner_state=inner.init(params),
         )
 
-    def update_fn(updates, state, params=None, *, value=None, **extra_args):
+    def update_fn(updates, state, params=None, *, value=None, gate=None, **extra_args):
         if params is None:
             raise ValueError("params is None; allowed: the parameters (the policy senses them)")
         if value is None:
@@ -113,7 +115,8 @@ def gated(
         )
         raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps)
         sensors = sensing.squash(raw, control.normalisers)
-        gate = sensing.gate_value(control, sensors)
+        sensed = sensing.gate_value(control, sensors)
+        gate = sensed if gate is None else jnp.where(jnp.isnan(gate), sensed, gate)
         actuators = select(control.enabled, blended_actuators(spec, gate), static_actuators(spec))
         # The norm before this step: a spike must not raise the limit it is measured against.
         running = jnp.where(started, state.averages.mean(1).log_grad_norm, log_grad_norm)

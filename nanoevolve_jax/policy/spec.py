@@ -202,3 +202,21 @@ PRESETS: dict[str, OptimizerSpec] = {
     "trust_ratio": TRUST_RATIO,
     "annealing": ANNEALING,
 }
+
+
+def presets_on(baseline: OptimizerSpec) -> dict[str, OptimizerSpec]:
+    """The presets on top of a baseline whose momentum and second moment were tuned.
+
+    The poles of a gate keep their place around the baseline's second-moment decay: aggressive
+    has its memory, conservative twice as long a one.
+    """
+    if baseline == NANOCHAT:
+        return dict(PRESETS)
+    beta = baseline.second_moment_beta
+    tuned = {"momentum": baseline.momentum, "second_moment_beta": beta}
+    found = {name: spec._replace(**tuned) for name, spec in PRESETS.items()}
+    longer = min(1.0 - (1.0 - beta) / 2.0, FIELDS["second_moment_beta"].high)
+    for pole, value in (("aggressive", beta), ("conservative", longer)):
+        path = f"control.{pole}.second_moment_beta"
+        found = {name: set_field(spec, path, value) for name, spec in found.items()}
+    return found

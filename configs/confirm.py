@@ -1,0 +1,14 @@
+"""Confirmation: one candidate against the tuned baseline, at the full horizon, on fresh seeds.
+
+  python -m nanoevolve_jax.confirm --config=configs/confirm.py --config.workdir=runs/mine
+
+At the `:cpu` size a confirmation that ends null takes some minutes; a win goes on to attribution
+and transfer, which cost several times as much.
+"""
+
+from configs import base
+
+
+def get_config():
+    """The confirmation's own few fields; the search's config.json has the rest."""
+    return base.get_config(base.CONFIRM_SETTINGS)

@@ -1,0 +1,152 @@
+"""After a win: is it the sensing, a schedule, or better constants?
+
+Placebos get everything the winner has but its senses, through the same compiled program: the
+gate held at constants, its mean trajectory replayed open loop, another seed's trajectory. The
+perturbation panel then asks what no schedule can know.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.runs import Run, bpb
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.execution.job import BATCH_SIZE, CORPUS_SWITCH, LABEL_NOISE, Disturbance, Job
+from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
+
+CONSTANTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PERTURBATIONS = ("lr", LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE)
+SWITCH = "switch"  # the engine that knows another corpus
+WIDE = "wide"  # the engine whose batch has room for twice the rows
+_PROGRAMS = {CORPUS_SWITCH: SWITCH, BATCH_SIZE: WIDE}
+
+
+class Placebos(NamedTuple):
+    """Bits per byte of every arm on the confirmation's seeds, float64[seeds]; NaN: failed."""
+
+    constants: dict[str, np.ndarray]
+    schedule: np.ndarray
+    yoked: np.ndarray
+    trajectory: np.ndarray  # float32[steps], what the schedule replays
+
+
+class PerturbationPanel(NamedTuple):
+    """Bits per byte by seed and perturbation, float64[seeds, 4]; NaN: failed."""
+
+    winner: np.ndarray
+    schedule: np.ndarray
+    baseline: np.ndarray
+
+
+def gates(bench: Bench, runs: Sequence[Run]) -> np.ndarray:
+    """The gate's trajectory in every run; float32[runs, steps]."""
+    return np.stack([bench.runs.telemetry(run)["gate"] for run in runs])
+
+
+def donors(bench: Bench, winner: Arm) -> np.ndarray:
+    """Trajectories from promotion-stage seeds; float32[donors, steps].
+
+    The learning rates were chosen on the first promotion seeds; donors take the ones after.
+    """
+    first, count = bench.config.confirm.lr_seeds, bench.config.attribute.donors
+    seeds = [stage_seed(Stage.PROMOTE, bench.config.seed, first + i) for i in range(count)]
+    jobs = [bench.job(winner, seed, PROMOTE_FOLD) for seed in seeds]
+    runs = bench.runs.run(jobs, "attribute: donors")
+    return gates(bench, [run for run in runs if run.failure is None])
+
+
+def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> Placebos:
+    """Trains every placebo on the confirmation's seeds."""
+    trajectories = donors(bench, winner)
+    steps = trajectories.shape[1]
+    mean = trajectories.mean(0, dtype=np.float64).astype(np.float32)
+
+    def held(arm: Arm, gate_of) -> list[Job]:
+        return [bench.job(arm, seed, fold, gate=gate_of(i)) for i, seed in enumerate(seeds)]
+
+    values = {f"gate {x:g}": x for x in CONSTANTS} | {"its time mean": float(mean.mean())}
+    off = winner._replace(
+        spec=winner.spec._replace(control=winner.spec.control._replace(enabled=0))
+    )
+    arms = {
+        name: held(winner, lambda i, x=value: np.full(steps, x, np.float32))
+        for name, value in values.items()
+    }
+    arms["gate off"] = held(off, lambda i: None)
+    arms["schedule"] = held(winner, lambda i: mean)
+    arms["yoked"] = held(winner, lambda i: trajectories[i % len(trajectories)])
+    everything = [job for jobs in arms.values() for job in jobs]
+    values = bpb(bench.runs.run(everything, "attribute: placebos")).reshape(len(arms), -1)
+    results = dict(zip(arms, values, strict=True))
+    schedule, yoked = results.pop("schedule"), results.pop("yoked")
+    return Placebos(results, schedule, yoked, mean)
+
+
+def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturbance]]:
+    """What happens under one seed of the panel: a learning-rate factor and three events."""
+    rng = np.random.default_rng([seed, 1])
+    lr_factor = float(2.0 ** rng.uniform(-1.0, 1.0))
+    starts = [int(steps * rng.uniform(0.2, 0.7)) for _ in range(3)]
+    factor = float(rng.choice([0.5, 2.0]))
+    return lr_factor, {
+        LABEL_NOISE: Disturbance(LABEL_NOISE, starts[0], starts[0] + max(1, steps // 10), 0.2),
+        CORPUS_SWITCH: Disturbance(CORPUS_SWITCH, starts[1], steps),
+        BATCH_SIZE: Disturbance(BATCH_SIZE, starts[2], steps, factor),
+    }
+
+
+def run_perturbations(
+    bench: Bench, winner: Arm, baseline: Arm, trajectory: np.ndarray, fold: int
+) -> PerturbationPanel:
+    """Trains winner, schedule and baseline under what no schedule could have known."""
+    count, steps = bench.config.attribute.panel_seeds, bench.config.confirm.steps
+    seeds = [stage_seed(Stage.DISTURB, bench.config.seed, i) for i in range(count)]
+    drawn = [draw_perturbations(seed, steps) for seed in seeds]
+    columns: dict[str, list[np.ndarray]] = {"winner": [], "schedule": [], "baseline": []}
+    for kind in PERTURBATIONS:
+        for name, values in columns.items():
+            arm = baseline if name == "baseline" else winner
+            gate = trajectory if name == "schedule" else None
+            jobs = []
+            for seed, (lr_factor, events) in zip(seeds, drawn, strict=True):
+                factor = lr_factor if kind == "lr" else 1.0
+                moved = arm._replace(lr_factor=arm.lr_factor * factor)
+                event = events.get(kind)
+                jobs.append(bench.job(moved, seed, fold, gate=gate, disturbance=event))
+            program = _PROGRAMS.get(kind, "main")
+            values.append(bpb(bench.runs.run(jobs, "attribute: perturbations", program)))
+    return PerturbationPanel(**{name: np.stack(v, axis=1) for name, v in columns.items()})
+
+
+def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> dict[str, Any]:
+    """How gate and actuators move with training, and what drives the gate.
+
+    Returns:
+      `thirds`: the means of gate and actuators in each third of training; `drivers`: the share
+      of the gate's drive that each sensor accounts for over all steps and seeds (covariance with
+      the drive over its variance; shares sum to 1).
+    """
+    found = [bench.runs.telemetry(run) for run in runs if run.failure is None]
+    names = ("gate", *Actuators._fields)
+    thirds = {
+        name: [
+            float(np.mean([part.mean() for part in parts]))
+            for parts in zip(*(np.array_split(f[name], 3) for f in found), strict=True)
+        ]
+        for name in names
+    }
+    weights = spec.control.coefficients._asdict()
+    terms = {
+        name: np.concatenate([weights[name] * f[name] for f in found]) for name in Sensors._fields
+    }
+    drive = sum(terms.values())
+    variance = float(np.var(drive))
+    drivers = {
+        name: float(np.mean((term - term.mean()) * (drive - drive.mean())) / variance)
+        if variance > 0
+        else 0.0
+        for name, term in terms.items()
+    }
+    return {"thirds": thirds, "drivers": drivers}

@@ -1,0 +1,210 @@
+"""Calibration: what is noise, what is the best baseline, can the evaluator rank at all?"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nanoevolve_jax.evidence.panel import good_and_bad, judge_panel, shortest_horizon
+from nanoevolve_jax.evidence.runs import Runs, bpb
+from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.statistics import seed_noise
+from nanoevolve_jax.evidence.tuning import Dimension, Point, shortlist, tune
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.settings import (
+    ConfigError,
+    make_baseline,
+    make_recipe,
+    with_recipe,
+)
+from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.policy.spec import FIELDS
+
+Say = Callable[[str], None]
+_ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
+_SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
+_TWIN = "multiplier x1.1"  # the panel's spec whose runs are paired with the baseline's
+
+
+def candidate_at(config: ConfigDict, recipe: dict[str, float], steps: int) -> Candidate:
+    """The baseline under a recipe, scaled to a horizon."""
+    config = with_recipe(config, recipe)
+    return Candidate(make_baseline(config), make_recipe(config, steps))
+
+
+def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
+    """What tuning varies, and the point that means `start` itself.
+
+    Learning rates are factors on the start, memories are `1 - beta`, the rest is absolute.
+    """
+    decay = start["weight_decay"] or 0.01
+    bounds = FIELDS["momentum"], FIELDS["second_moment_beta"]
+    found = [
+        Dimension("matrix_lr", 0.25, 4.0, 1e-3, 1e3, log=True),
+        Dimension("adamw_lr", 0.25, 4.0, 1e-3, 1e3, log=True),
+        Dimension("weight_decay", decay / 8, decay * 8, 1e-6, 10.0, log=True),
+        Dimension("warmup_fraction", 0.0, 0.15, 0.0, 0.5, log=False),
+        Dimension("warmdown_fraction", 0.3, 0.9, 0.0, 1.0, log=False),
+        Dimension("final_lr_fraction", 0.0, 0.2, 0.0, 1.0, log=False),
+        Dimension("momentum_gap", 0.015, 0.2, 1 - bounds[0].high, 1 - bounds[0].low, log=True),
+        Dimension("beta2_gap", 0.02, 0.4, 1 - bounds[1].high, 1 - bounds[1].low, log=True),
+    ]
+    default = {
+        "matrix_lr": 1.0,
+        "adamw_lr": 1.0,
+        "weight_decay": decay,
+        "momentum_gap": 1.0 - start["momentum"],
+        "beta2_gap": 1.0 - start["second_moment_beta"],
+    }
+    default |= {d.name: start[d.name] for d in found if d.name not in default}
+    # A start outside the usual range is where its range must reach.
+    found = [
+        d._replace(low=min(d.low, default[d.name]), high=max(d.high, default[d.name]))
+        for d in found
+    ]
+    return found, default
+
+
+def recipe_of(point: Point, start: dict[str, float]) -> dict[str, float]:
+    """The recipe that a point stands for, to four significant digits."""
+    changed = {name: start[name] * point["adamw_lr"] for name in _ADAMW} | {
+        "matrix_lr": start["matrix_lr"] * point["matrix_lr"],
+        "momentum": 1.0 - point["momentum_gap"],
+        "second_moment_beta": 1.0 - point["beta2_gap"],
+    }
+    names = ("weight_decay", "warmup_fraction", "warmdown_fraction", "final_lr_fraction")
+    changed |= {name: point[name] for name in names}
+    return start | {name: float(f"{value:.4g}") for name, value in changed.items()}
+
+
+def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[str, Any]:
+    """Finds the baseline's recipe at the screening horizon.
+
+    Returns:
+      The part `tuning` of the document; its `recipe` is the one to use.
+    """
+    start = config.recipe.to_dict()
+    steps = config.train.steps
+
+    def evaluate(points: Sequence[Point], stage: Stage, seeds: int) -> np.ndarray:
+        """Bits per byte, float64[points, seeds]."""
+        candidates = [candidate_at(config, recipe_of(p, start), steps) for p in points]
+        jobs = [
+            Job(c, stage_seed(stage, config.seed, i), steps, SCREEN_FOLD)
+            for c in candidates
+            for i in range(seeds)
+        ]
+        return bpb(runs.run(jobs, f"calibrate: {stage.name.lower()}")).reshape(len(points), seeds)
+
+    found, default = dimensions(start)
+    tuning = tune(
+        lambda points: evaluate(points, Stage.TUNE, 1)[:, 0],
+        found,
+        default,
+        runs=budget,
+        batch=runs.engine().programs.width,
+        seed=config.seed,
+    )
+    listed = shortlist(tuning, default, config.seed)
+    say(f"tuning: {len(tuning.points)} runs, best of one seed {np.nanmin(tuning.bpb):.4f} bpb")
+    values = evaluate(list(listed.values()), Stage.TUNE_FINAL, config.calibrate.seeds)
+    means = dict(zip(listed, values.mean(1), strict=True))  # NaN if any run failed
+    for name, mean in means.items():
+        say(f"  {name}: {mean:.4f} bpb, mean of {config.calibrate.seeds} fresh seeds")
+    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    if not finite:
+        raise ConfigError(
+            "config.recipe leads to no recipe whose runs are all finite; "
+            "allowed: one at which the baseline trains"
+        )
+    chosen = min(finite, key=finite.get)
+    return {
+        "runs": len(tuning.points),
+        "failed": sum(not math.isfinite(x) for x in tuning.bpb),
+        "ranges": {d.name: [d.low, d.high] for d in tuning.dimensions},
+        "shortlist": {
+            name: {
+                "recipe": recipe_of(point, start),
+                "bpb": [x if math.isfinite(x) else None for x in row],
+            }
+            for (name, point), row in zip(listed.items(), values.tolist(), strict=True)
+        },
+        "chosen": chosen,
+        "recipe": recipe_of(listed[chosen], start),
+    }
+
+
+def planned_steps(config: ConfigDict, budget: int) -> int:
+    """Candidate-steps of a whole calibration, to tell the time that is left."""
+    screen, full = config.train.steps, config.confirm.steps
+    seeds, few = config.calibrate.seeds, config.calibrate.panel_seeds
+    half = max(1, screen // 2)
+    tuning = (budget + _SHORTLIST * seeds) * screen
+    noise = seeds * (sum({half, screen, 2 * screen, full}) + screen + full) + screen
+    # All of the panel but the baseline and its twin, whose seeds are counted above.
+    panel = few * ((_PANEL - 2) * sum({half, screen, full}) + half)
+    return tuning + noise + panel
+
+
+def measure(
+    config: ConfigDict, runs: Runs, recipe: dict[str, float], say: Say
+) -> dict[str, dict[str, Any]]:
+    """Noise, horizon slope and panel of the tuned baseline, at half, screening and full horizon.
+
+    Returns:
+      The parts `noise`, `scale` and `panel` of the document.
+    """
+    screen, full = config.train.steps, config.confirm.steps
+    horizons = sorted({max(1, screen // 2), screen, 2 * screen, full})
+    seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
+    few = config.calibrate.panel_seeds
+
+    def train(name: str, steps: int, count: int, attempt: int = 0) -> np.ndarray:
+        good, bad = good_and_bad(candidate_at(config, recipe, steps))
+        candidate = (good | bad)[name]
+        jobs = [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds[:count]]
+        return bpb(runs.run(jobs, "calibrate: noise and panel"))
+
+    baseline = {steps: train("baseline", steps, len(seeds)) for steps in horizons}
+    noise: dict[str, Any] = {}
+    for name, steps in (("screen", screen), ("full", full)):
+        found = seed_noise(baseline[steps], train(_TWIN, steps, len(seeds)))
+        noise[name] = {"steps": steps, "n": len(seeds), **found._asdict()}
+        say(
+            f"noise at {steps} steps: sigma {found.sigma:.4f} bpb, "
+            f"{found.paired_sigma:.4f} for runs that share a seed"
+        )
+    again = train("baseline", screen, 1, attempt=1)
+    noise["repeat_difference"] = float(abs(again[0] - baseline[screen][0]))
+    means = {steps: float(values.mean()) for steps, values in baseline.items()}
+    near = [steps for steps in horizons if steps in (max(1, screen // 2), screen, 2 * screen)]
+    slope = -np.polyfit(np.log(near), [means[steps] for steps in near], 1)[0]
+    sigma = noise["screen"]["sigma"]
+    scale = {
+        "sigma": sigma,
+        "shrinkage": (noise["screen"]["paired_sigma"] / sigma) ** 2,
+        "horizon_slope": max(0.0, float(slope)),
+    }
+    good, bad = good_and_bad(candidate_at(config, recipe, screen))
+    panels = judge_panel(
+        {
+            steps: {name: train(name, steps, few) for name in (*good, *bad)}
+            for steps in sorted({max(1, screen // 2), screen, full})
+        },
+        set(good),
+    )
+    say(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
+    return {
+        "noise": noise,
+        "scale": scale,
+        "panel": {
+            "auc": panels[screen].auc,
+            "good": list(good),
+            "bad": list(bad),
+            "seeds": few,
+            "horizons": {str(steps): panel._asdict() for steps, panel in panels.items()},
+            "shortest_horizon": shortest_horizon(panels),
+        },
+    }

@@ -1,0 +1,101 @@
+"""Two arms compared on the same seeds: what each trains, and at which learning rate."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nanoevolve_jax.evidence.runs import Run, Runs, bpb
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.statistics import LrFit, fit_lr
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.settings import make_recipe, with_recipe
+from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.policy.spec import OptimizerSpec
+
+LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
+_EXTENSIONS = 3  # times a range is extended before its edge is taken as it is
+
+
+class Arm(NamedTuple):
+    """One side of a comparison."""
+
+    id: str
+    spec: OptimizerSpec
+    recipe: dict[str, float]  # recipe fields that differ from the calibrated ones
+    lr_factor: float = 1.0  # on the matrix learning rate
+
+
+class Bench(NamedTuple):
+    """Where arms are compared."""
+
+    config: ConfigDict  # its recipe is the calibrated one
+    runs: Runs
+
+    def candidate(self, arm: Arm, steps: int) -> Candidate:
+        """What an arm trains at a horizon."""
+        recipe = make_recipe(with_recipe(self.config, arm.recipe), steps)
+        return Candidate(arm.spec, recipe._replace(matrix_lr=recipe.matrix_lr * arm.lr_factor))
+
+    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes) -> Job:
+        """One run of an arm, at the full horizon unless `steps` says otherwise.
+
+        Args:
+          arm: what is trained.
+          seed: of weights and batches.
+          fold: of the validation text.
+          steps: horizon.
+          **changes: `gate` or `disturbance`, see `Job`.
+        """
+        steps = steps or self.config.confirm.steps
+        return Job(self.candidate(arm, steps), seed, steps, fold, **changes)
+
+    def lr_seeds(self) -> list[int]:
+        """Promotion seeds: learning rates are chosen before anything is tested."""
+        count = self.config.confirm.lr_seeds
+        return [stage_seed(Stage.PROMOTE, self.config.seed, i) for i in range(count)]
+
+    def pick_lr(self, arm: Arm) -> tuple[Arm, dict]:
+        """The arm at its own best learning rate, and how it was found.
+
+        A quadratic through the mean losses over ln(lr); where an edge is best, the range is
+        extended there.
+        """
+        factors = list(LR_FACTORS)
+        for _ in range(_EXTENSIONS + 1):
+            tried = [arm._replace(lr_factor=arm.lr_factor * factor) for factor in factors]
+            jobs = [self.job(a, seed, PROMOTE_FOLD) for a in tried for seed in self.lr_seeds()]
+            losses = bpb(self.runs.run(jobs, "confirm: learning rate"))
+            losses = losses.reshape(len(factors), -1)
+            fit: LrFit = fit_lr(factors, losses)
+            if fit.edge == "low" and len(factors) < len(LR_FACTORS) + _EXTENSIONS:
+                factors = [factors[0] * 0.5**0.5, *factors]
+            elif fit.edge == "high" and len(factors) < len(LR_FACTORS) + _EXTENSIONS:
+                factors = [*factors, factors[-1] * 2.0**0.5]
+            else:
+                break
+        found = {
+            "factors": factors,
+            "bpb": [[x if np.isfinite(x) else None for x in row] for row in losses.tolist()],
+            "chosen": fit.factor,
+            "edge": fit.edge,
+        }
+        return arm._replace(lr_factor=arm.lr_factor * fit.factor), found
+
+
+def mean_curve(runs: Sequence[Run]) -> np.ndarray:
+    """Validation curve averaged over runs; float64[points, 2]: step, bpb."""
+    return np.mean([run.curve for run in runs], axis=0)
+
+
+def steps_to(curve: np.ndarray, target: float) -> float | None:
+    """The step at which a validation curve first reaches a target, interpolated; None: never."""
+    below = np.flatnonzero(curve[:, 1] <= target)
+    if not len(below):
+        return None
+    i = below[0]
+    if i == 0:
+        return float(curve[0, 0])
+    (s0, v0), (s1, v1) = curve[i - 1], curve[i]
+    return float(s0 + (v0 - target) / (v0 - v1) * (s1 - s0))

@@ -1,0 +1,177 @@
+"""The win ladder: how far a candidate has come, computed from its card, never typed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+
+AUC = 0.9
+GATE_SHIFT = 0.1  # first third of training minus the last, mean over seeds
+ACTUATOR_SHIFT = 0.05  # of its mean, between any two thirds
+SIGN_SHARE = 7 / 8  # seeds whose gate moves the same way
+CELL_FLOOR = -0.5  # sigmas
+CHEAPER_P = 0.001
+
+
+class Level(NamedTuple):
+    """A place on the ladder, and why it is not one higher."""
+
+    level: int
+    missing: str | None  # what keeps it there
+    static: bool  # its gate cannot move, so level 2 does not apply
+
+
+class Ladder(NamedTuple):
+    """What the levels are computed from; None: not measured."""
+
+    panel_auc: float | None = None
+    repeat_difference: float | None = None
+    static: bool = False
+    gates: np.ndarray | None = None  # float[seeds, steps]
+    actuators: Mapping[str, Sequence[float]] | None = None  # means of three thirds
+    won: bool = False  # confirmed, counted, and no retuned baseline
+    cells: Mapping[str, np.ndarray] | None = None  # gains float[seeds], NaN: failed
+    sigma: float = math.nan  # bpb
+    cheaper: np.ndarray | None = None  # gains at 95 % of the compute
+    wider: np.ndarray | None = None  # gains at a multiple of the width
+    export_passes: bool | None = None
+    replay_passes: bool | None = None
+
+
+def _separates(ladder: Ladder) -> str | None:
+    if ladder.panel_auc is None:
+        return "there is no calibration"
+    if ladder.panel_auc < AUC:
+        return f"the panel's AUC is {ladder.panel_auc:.3f}, below {AUC:g}"
+    if ladder.repeat_difference != 0:
+        return f"a repeated run differed by {ladder.repeat_difference:g} bpb"
+    return None
+
+
+def _moves_with_phase(ladder: Ladder) -> str | None:
+    if ladder.gates is None or ladder.actuators is None:
+        return "the gate's trajectories were not recorded"
+    thirds = np.array_split(ladder.gates, 3, axis=1)
+    shift = thirds[0].mean(1) - thirds[2].mean(1)
+    agree = max(np.mean(shift > 0), np.mean(shift < 0))
+    if agree < SIGN_SHARE:
+        return f"the gate moves the same way on only {agree:.0%} of the seeds"
+    if abs(shift.mean()) < GATE_SHIFT:
+        return f"the gate moves by {abs(shift.mean()):.3f} over training, below {GATE_SHIFT:g}"
+    spread = {
+        name: (max(values) - min(values)) / max(abs(float(np.mean(values))), 1e-12)
+        for name, values in ladder.actuators.items()
+    }
+    name = max(spread, key=spread.get)
+    if spread[name] < ACTUATOR_SHIFT:
+        return f"no actuator moves by {ACTUATOR_SHIFT:.0%}; {name} moves by {spread[name]:.1%}"
+    return None
+
+
+def lower_bound(gains: Sequence[float]) -> float:
+    """One-sided 95 % lower bound of a mean gain; -inf if a run failed."""
+    test = paired_test(gains)
+    if test.n < 2 or not math.isfinite(test.mean):
+        return -math.inf
+    return float(test.mean - stats.t.ppf(0.95, test.n - 1) * test.sd / math.sqrt(test.n))
+
+
+def _holds(ladder: Ladder) -> str | None:
+    if ladder.cells is None:
+        return "other learning rates and horizons were not tried"
+    for name, gains in ladder.cells.items():
+        if not np.all(np.isfinite(gains)):
+            return f"a run died at {name}"
+        if np.mean(gains) < CELL_FLOOR * ladder.sigma:
+            return f"at {name} it gains {np.mean(gains) / ladder.sigma:.2f} sigma"
+    bound = lower_bound(np.concatenate(list(ladder.cells.values())))
+    return None if bound > 0 else f"the pooled lower bound is {bound:+.4f} bpb"
+
+
+def _is_worth_adopting(ladder: Ladder) -> str | None:
+    if ladder.cheaper is None or ladder.wider is None:
+        return "less compute and more width were not tried"
+    test: PairedTest = paired_test(ladder.cheaper)
+    if not (test.mean > 0 and test.p < CHEAPER_P):
+        return f"with 95 % of the compute p is {test.p:.3g}"
+    if lower_bound(ladder.wider) <= 0:
+        return f"on the wider model the lower bound is {lower_bound(ladder.wider):+.4f} bpb"
+    if not ladder.replay_passes:
+        return "its replay has not passed"
+    if not ladder.export_passes:
+        return "its export has not passed"
+    return None
+
+
+def level_of(ladder: Ladder) -> Level:
+    """The highest level that is reached together with all below it."""
+    steps = {
+        1: _separates,
+        2: _moves_with_phase,
+        3: lambda ladder: None if ladder.won else "it is not confirmed",
+        4: _holds,
+        5: _is_worth_adopting,
+    }
+    if ladder.static:
+        del steps[2]  # a policy that stands still is judged by what it gains
+    reached = 0
+    for level, check in steps.items():
+        missing = check(ladder)
+        if missing is not None:
+            return Level(reached, missing, ladder.static)
+        reached = level
+    return Level(reached, None, ladder.static)
+
+
+def required_seeds(effect: float, paired_sigma: float, most: int = 512) -> int:
+    """Pairs for which a gain of `effect` passes `CHEAPER_P` with probability 0.8.
+
+    Args:
+      effect: expected gain, bpb, as measured before.
+      paired_sigma: bpb, of one pair's gain.
+      most: the answer is not above this.
+    """
+    if effect <= 0:
+        return most
+    for n in range(3, most):
+        limit = stats.t.isf(CHEAPER_P, n - 1)
+        if stats.nct.sf(limit, n - 1, effect / paired_sigma * math.sqrt(n)) >= 0.8:
+            return n
+    return most
+
+
+def ladder_of(card: Mapping[str, Any], **further: Any) -> Ladder:
+    """Reads a card's document into what the levels need.
+
+    Args:
+      card: the document of an evidence card.
+      **further: fields of `Ladder` that a card does not hold.
+    """
+
+    def array(values: Any) -> np.ndarray:
+        return np.array([math.nan if x is None else x for x in values], np.float64)
+
+    def gains(cell: Mapping[str, Any]) -> np.ndarray:
+        return array(cell["baseline"]) - array(cell["winner"])
+
+    moved = card.get("transfer") or {}
+    phases = card.get("phases")
+    return Ladder(
+        panel_auc=card["calibration"]["panel_auc"],
+        repeat_difference=card["calibration"]["repeat_difference"],
+        static=card["static"],
+        actuators=phases
+        and {name: values for name, values in phases["thirds"].items() if name != "gate"},
+        won=card["confirmation"]["outcome"] == "win"
+        and not card["exploratory"]
+        and not card["retuned_baseline"],
+        sigma=card["calibration"]["sigma"],
+        cells={name: gains(cell) for name, cell in moved["cells"].items()} if moved else None,
+        cheaper=gains(moved["cheaper"]) if moved else None,
+        wider=gains(moved["wider"]) if moved else None,
+        **further,
+    )

@@ -1,0 +1,44 @@
+"""Policies that are only the baseline with other numbers of its recipe."""
+
+from nanoevolve_jax.policy.canonical import canonical, moving_actuators
+from nanoevolve_jax.policy.spec import OptimizerSpec
+
+
+def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
+    """The same policy without its gate, where the gate moves nothing that fixed fields cannot say.
+
+    A gate whose poles coincide is a constant: multiplier, clip threshold and second-moment decay
+    have fields of their own; a partial mix has not, and keeps its gate.
+    """
+    control = spec.control
+    if not control.enabled or control.aggressive != control.conservative:
+        return spec
+    at = control.aggressive
+    if spec.orthogonalize and at.orthogonal_mix not in (0.0, 1.0):
+        return spec
+    if spec.trust_ratio and at.trust_ratio_mix not in (0.0, 1.0):
+        return spec
+    return spec._replace(
+        update_multiplier=spec.update_multiplier * at.update_multiplier,
+        trust_ratio=int(bool(spec.trust_ratio) and at.trust_ratio_mix == 1.0),
+        clip_threshold=at.clip_threshold,
+        second_moment_beta=at.second_moment_beta,
+        orthogonalize=int(bool(spec.orthogonalize) and at.orthogonal_mix == 1.0),
+        control=control._replace(enabled=0),
+    )
+
+
+def is_static(spec: OptimizerSpec) -> bool:
+    """Whether the gate is off, senses nothing, or moves nothing."""
+    senses = any(coefficient != 0 for coefficient in spec.control.coefficients)
+    return not (spec.control.enabled and senses and moving_actuators(spec))
+
+
+def is_retuned_baseline(spec: OptimizerSpec, baseline: OptimizerSpec) -> bool:
+    """Whether a policy is the baseline once recipe fields and the multiplier are reset.
+
+    Such a policy says that the baseline can be tuned further, and nothing about policies.
+    """
+    own = ("momentum", "second_moment_beta", "update_multiplier")
+    reset = without_still_gate(spec)._replace(**{name: getattr(baseline, name) for name in own})
+    return canonical(reset) == canonical(baseline)

@@ -1,0 +1,192 @@
+"""Every training run that evidence rests on, kept once: a run that is known is not made again.
+
+That makes every command resumable, every comparison repeatable, and the compute that was
+spent, failures included, a sum over a file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.score import instability
+from nanoevolve_jax.execution.engine import LocalEngine, Progress, RunResult
+from nanoevolve_jax.execution.job import Job, job_key, job_to_json
+from nanoevolve_jax.execution.train import TELEMETRY
+
+FILE = "runs.jsonl"
+
+
+class Run(NamedTuple):
+    """What one training run gave."""
+
+    key: str
+    stage: str
+    program: str  # the engine that made it: "main", or one with other static shapes
+    job: dict[str, Any]
+    val_bpb: float  # NaN if it failed
+    train_loss: float
+    failure: str | None
+    failed_step: int | None
+    steps: int  # completed with finite numbers
+    tokens: int  # trained on, those of failed steps included
+    curve: list[list[float]]  # [step, validation bpb]
+    instability: float  # nats; NaN if it failed
+
+
+_NUMBERS = ("val_bpb", "train_loss", "instability")
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _to_line(run: Run) -> str:
+    document = run._asdict()
+    for name in _NUMBERS:
+        document[name] = document[name] if np.isfinite(document[name]) else None
+    document["curve"] = [[s, v if np.isfinite(v) else None] for s, v in run.curve]
+    return json.dumps(document | {"seal": _digest(document)}, allow_nan=False) + "\n"
+
+
+def _from_line(line: str) -> Run:
+    document = json.loads(line)
+    seal = document.pop("seal")
+    if seal != _digest(document):
+        raise ValueError("its seal does not fit its content")
+    for name in _NUMBERS:
+        document[name] = float("nan") if document[name] is None else document[name]
+    document["curve"] = [[s, float("nan") if v is None else v] for s, v in document["curve"]]
+    return Run(**document)
+
+
+class Runs:
+    """The runs of one folder: those on disk, and an engine for those that are missing."""
+
+    def __init__(
+        self,
+        folder: Path,
+        engines: dict[str, Callable[[], LocalEngine]],
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ):
+        """Reads what is known.
+
+        Args:
+          folder: of `runs.jsonl` and `telemetry/`.
+          engines: by name, makers of engines; "main" is the one most runs use.
+          on_progress: hears of running jobs.
+
+        Raises:
+          EvidenceError: if a complete line was changed; a torn last one is cut off.
+        """
+        self.folder = folder
+        self._engines = engines
+        self._made: dict[str, LocalEngine] = {}
+        self._on_progress = on_progress
+        self._known = {run.key: run for run in self._load()}
+
+    def _load(self) -> list[Run]:
+        path = self.folder / FILE
+        if not path.exists():
+            return []
+        content = path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:  # torn by a kill in the middle of a write
+            with open(path, "r+b") as file:
+                file.truncate(len(complete))
+        runs = []
+        for number, line in enumerate(complete.decode().splitlines(), start=1):
+            try:
+                runs.append(_from_line(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
+        return runs
+
+    def engine(self, program: str = "main") -> LocalEngine:
+        """The engine of a name, made when it is first needed."""
+        if program not in self._made:
+            self._made[program] = self._engines[program]()
+        return self._made[program]
+
+    def run(self, jobs: Sequence[Job], stage: str, program: str = "main") -> list[Run]:
+        """Makes the runs that are missing; returns one for every job, in order."""
+        keys = [f"{program}-{job_key(job)}" for job in jobs]
+        missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}
+        if missing:
+            engine = self.engine(program)
+            results = engine.run(list(missing.values()), self._on_progress)
+            tokens = engine.task.batch_tokens
+            for (key, job), result in zip(missing.items(), results, strict=True):
+                self._keep(_as_run(key, stage, program, job, result, tokens), result)
+        return [self._known[key] for key in keys]
+
+    def known_steps(self) -> int:
+        """Candidate-steps of all runs so far."""
+        return sum(run.job["steps"] for run in self._known.values())
+
+    def telemetry(self, run: Run) -> dict[str, np.ndarray]:
+        """A run's per-step columns, named as in `TELEMETRY`.
+
+        Raises:
+          EvidenceError: if the file is missing or damaged.
+        """
+        path = self.folder / "telemetry" / f"{run.key}.npz"
+        try:
+            with np.load(path) as columns:
+                return {name: columns[name] for name in columns.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise EvidenceError(f"{path} cannot be read: {error}") from None
+
+    def spent(self) -> dict[str, dict[str, int]]:
+        """Runs, failed runs and tokens by stage, over everything ever made in this folder."""
+        total: dict[str, dict[str, int]] = {}
+        for run in self._known.values():
+            stage = total.setdefault(run.stage, {"runs": 0, "failed": 0, "tokens": 0})
+            stage["runs"] += 1
+            stage["failed"] += run.failure is not None
+            stage["tokens"] += run.tokens
+        return total
+
+    def _keep(self, run: Run, result: RunResult) -> None:
+        folder = self.folder / "telemetry"
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f".{run.key}.npz"
+        with open(scratch, "wb") as file:
+            np.savez_compressed(file, **dict(zip(TELEMETRY, result.telemetry.T, strict=True)))
+        os.replace(scratch, folder / f"{run.key}.npz")
+        with open(self.folder / FILE, "ab") as file:
+            file.write(_to_line(run).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self._known[run.key] = run
+
+
+def _as_run(
+    key: str, stage: str, program: str, job: Job, result: RunResult, batch_tokens: float
+) -> Run:
+    losses = result.telemetry[:, TELEMETRY.index("loss")]
+    trained = len(result.telemetry) + (result.failure is not None)
+    return Run(
+        key=key,
+        stage=stage,
+        program=program,
+        job=job_to_json(job),
+        val_bpb=result.val_bpb,
+        train_loss=result.train_loss,
+        failure=result.failure,
+        failed_step=result.failed_step,
+        steps=result.steps,
+        tokens=int(batch_tokens * min(trained, job.steps)),
+        curve=[[int(step), float(bpb)] for step, bpb in result.curve],
+        instability=float("nan") if result.failure else instability(losses),
+    )
+
+
+def bpb(runs: Sequence[Run]) -> np.ndarray:
+    """Final validation bits per byte; float64[runs], NaN where a run failed."""
+    return np.array([run.val_bpb for run in runs], np.float64)

@@ -1,0 +1,59 @@
+"""Seeds and validation folds that no two stages share, by construction."""
+
+import enum
+
+from nanoevolve_jax.evidence.errors import EvidenceError
+
+_CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # beside 5 bits of stage they fill a uint32
+
+SCREEN_FOLD = 0
+PROMOTE_FOLD = 1
+_FIRST_CONFIRM_FOLD = 2
+
+
+class Stage(enum.IntEnum):
+    """What a training run is for."""
+
+    SCREEN = 0
+    TUNE = 1
+    TUNE_FINAL = 2
+    NOISE = 3
+    PROMOTE = 4
+    CONFIRM = 5
+    DISTURB = 6
+    TRANSFER = 7
+
+
+def stage_seed(stage: Stage, campaign: int, index: int) -> int:
+    """The seed of one run; different arguments give different seeds.
+
+    Args:
+      stage: what the run is for.
+      campaign: `config.seed`, 0 to 65,535.
+      index: number of the run within the stage, 0 to 2,047.
+
+    Returns:
+      A uint32.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+    """
+    if not 0 <= campaign < 2**_CAMPAIGN_BITS:
+        raise ValueError(f"campaign is {campaign}; allowed: 0 to {2**_CAMPAIGN_BITS - 1}")
+    if not 0 <= index < 2**_INDEX_BITS:
+        raise ValueError(f"index is {index}; allowed: 0 to {2**_INDEX_BITS - 1}")
+    return (int(stage) << (_CAMPAIGN_BITS + _INDEX_BITS)) | (campaign << _INDEX_BITS) | index
+
+
+def confirmation_fold(number: int, folds: int) -> int:
+    """The validation fold of the confirmation of that number, counted from 0.
+
+    Raises:
+      EvidenceError: if every fold has been used.
+    """
+    if number >= folds - _FIRST_CONFIRM_FOLD:
+        raise EvidenceError(
+            f"config.data.folds is {folds}, so {folds - _FIRST_CONFIRM_FOLD} confirmations, and "
+            "all of them have been used; allowed: a new calibration with more folds or other text"
+        )
+    return _FIRST_CONFIRM_FOLD + number

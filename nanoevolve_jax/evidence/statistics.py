@@ -1,0 +1,130 @@
+"""The statistics that evidence is stated in. SciPy has the distributions; this has the words."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class PairedTest(NamedTuple):
+    """One-sided paired t-test of a mean gain above 0."""
+
+    mean: float  # -inf if any gain is not finite
+    sd: float
+    n: int
+    p: float
+    low: float  # two-sided 95 % interval of the mean
+    high: float
+
+
+def paired_test(gains: Sequence[float]) -> PairedTest:
+    """Tests whether gains on shared seeds are above 0.
+
+    Without variance there is no evidence of how runs scatter, so p is 1; likewise where a run
+    was not finite, for a failed run is never dropped.
+
+    Args:
+      gains: float[n], baseline bpb minus candidate bpb on each seed.
+    """
+    gains = np.asarray(gains, np.float64)
+    n = len(gains)
+    if not n or not np.all(np.isfinite(gains)):
+        return PairedTest(-math.inf, math.nan, n, 1.0, -math.inf, math.inf)
+    mean = float(gains.mean())
+    if n < 2 or np.ptp(gains) == 0:
+        return PairedTest(mean, 0.0, n, 1.0, mean, mean)
+    sd = float(gains.std(ddof=1))
+    result = stats.ttest_1samp(gains, 0.0, alternative="greater")
+    low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=sd / math.sqrt(n))
+    return PairedTest(mean, sd, n, float(result.pvalue), float(low), float(high))
+
+
+class SeedNoise(NamedTuple):
+    """How final bpb scatters over seeds."""
+
+    sigma: float  # bpb
+    sigma_low: float  # 95 % interval
+    sigma_high: float
+    correlation: float  # of two arms on shared seeds
+    paired_sigma: float  # bpb, of their difference
+
+
+def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
+    """Noise of the baseline, and of its difference from a near twin on the same seeds.
+
+    Args:
+      baseline: float[n], bpb.
+      other: float[n], bpb of the twin.
+
+    Raises:
+      ValueError: if a run is not finite.
+    """
+    a, b = np.asarray(baseline, np.float64), np.asarray(other, np.float64)
+    if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
+        raise ValueError("a run of the baseline failed; allowed: a recipe at which all train")
+    freedom = len(a) - 1
+    sigma = float(a.std(ddof=1))
+    scale = [math.sqrt(freedom / stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025)]
+    return SeedNoise(
+        sigma=sigma,
+        sigma_low=sigma * scale[0],
+        sigma_high=sigma * scale[1],
+        correlation=float(stats.pearsonr(a, b).statistic),
+        paired_sigma=float((a - b).std(ddof=1)),
+    )
+
+
+def _worst_if_failed(bpb: Sequence[float]) -> np.ndarray:
+    bpb = np.asarray(bpb, np.float64)
+    return np.where(np.isfinite(bpb), bpb, np.inf)
+
+
+def auc(good: Sequence[float], bad: Sequence[float]) -> float:
+    """Probability that a good spec's run has the lower bpb; ties count half, failures as worst."""
+    ranks = stats.rankdata(np.concatenate([_worst_if_failed(good), _worst_if_failed(bad)]))
+    first, second = ranks[: len(good)], ranks[len(good) :]
+    losses = stats.mannwhitneyu(first, second).statistic  # how often the good one is higher
+    return float(1.0 - losses / (len(first) * len(second)))
+
+
+def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kendall's tau-b between two rankings; failures are worst, and tied."""
+    ranks = [stats.rankdata(_worst_if_failed(x)) for x in (a, b)]
+    return float(stats.kendalltau(*ranks).statistic)
+
+
+class LrFit(NamedTuple):
+    """The best learning rate of a sweep."""
+
+    factor: float
+    edge: str | None  # 'low' or 'high' if the best point tried is at an end of the range
+
+
+def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit:
+    """Fits a parabola to the mean loss over log2(factor).
+
+    Args:
+      factors: float[points], ascending.
+      losses: float[points, seeds]; a factor with a failed run is left out.
+
+    Returns:
+      The vertex within the range tried, or the best point where there is no minimum.
+
+    Raises:
+      ValueError: if every factor has a failed run.
+    """
+    mean = np.asarray(losses, np.float64).mean(1)
+    finite = np.flatnonzero(np.isfinite(mean))
+    if not len(finite):
+        raise ValueError("every learning rate has a failed run; allowed: one at which all train")
+    x, y = np.log2(np.asarray(factors, np.float64)[finite]), mean[finite]
+    best = int(np.argmin(y))
+    edge = {0: "low", len(factors) - 1: "high"}.get(int(finite[best]))
+    if len(finite) < 3:
+        return LrFit(float(2.0 ** x[best]), edge)
+    a, b, _ = np.polyfit(x, y, 2)
+    if a <= 0:
+        return LrFit(float(2.0 ** x[best]), edge)
+    return LrFit(float(2.0 ** np.clip(-b / (2 * a), x[0], x[-1])), edge)

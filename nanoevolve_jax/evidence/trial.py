@@ -1,0 +1,236 @@
+"""One confirmation, from its power to its verdict: the runs, and the document they leave."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from nanoevolve_jax.evidence import attribution, transfer
+from nanoevolve_jax.evidence.calibration_file import Calibration
+from nanoevolve_jax.evidence.comparison import LR_FACTORS, Arm, Bench, mean_curve, steps_to
+from nanoevolve_jax.evidence.confirmation import (
+    CONTINUE,
+    ConfirmationRules,
+    decide,
+    minimum_detectable_effect,
+    power,
+)
+from nanoevolve_jax.evidence.ledger import Confirmation
+from nanoevolve_jax.evidence.runs import Run, bpb
+from nanoevolve_jax.evidence.statistics import PairedTest
+from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants, judge, step_share
+from nanoevolve_jax.execution.job import job_to_json
+
+Say = Callable[[str], None]
+
+
+class Sides(NamedTuple):
+    """What is compared, each arm at its own best learning rate."""
+
+    winner: Arm
+    baseline: Arm
+    cost_ratio: float  # FLOPs of the winner's step over the baseline's
+
+
+def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
+    """The rules of a config, for a campaign with so many confirmations that count."""
+    own = {name: config.confirm[name] for name in ConfirmationRules._fields[:-1]}
+    return ConfirmationRules(**own, confirmations=confirmations)
+
+
+def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> dict[str, float]:
+    """Says, before any run, what this confirmation could find."""
+    paired = calibration.paired_sigma / calibration.sigma
+    found = {
+        "paired_sigma_in_sigma": paired,
+        "power_at_one_sigma": power(1.0, paired, rules),
+        "minimum_detectable_effect_in_sigma": minimum_detectable_effect(paired, rules),
+    }
+    say(
+        f"power: a true gain of one sigma ({calibration.sigma:.4f} bpb) wins with probability "
+        f"{found['power_at_one_sigma']:.2f}; 80 % is reached at "
+        f"{found['minimum_detectable_effect_in_sigma']:.2f} sigma"
+    )
+    return found
+
+
+def planned_steps(config: ConfigDict, won: bool = False) -> int:
+    """Candidate-steps of a confirmation, and of what follows a win; to tell the time left."""
+    confirm, count = config.confirm, config.confirm.seeds
+    runs = 2 * len(LR_FACTORS) * confirm.lr_seeds + 2 * count
+    if won:
+        placebos = config.attribute.donors + (len(attribution.CONSTANTS) + 4) * count
+        panel = 3 * len(attribution.PERTURBATIONS) * config.attribute.panel_seeds
+        # Four cells, two of them at other horizons, less compute, and the wider model.
+        runs += placebos + panel + 2 * 6 * config.transfer.seeds
+    return runs * confirm.steps
+
+
+def arms_to_json(bench: Bench, sides: Sides) -> dict[str, Any]:
+    """Both arms as they were tested, so that a replay needs nothing else."""
+    return {
+        name: job_to_json(bench.job(arm, 0, 0))["candidate"]
+        for name, arm in (("baseline", sides.baseline), ("winner", sides.winner))
+    }
+
+
+def numbers(values: Any) -> Any:
+    """Arrays and tuples as JSON, with null for what is not finite."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, Mapping):
+        return {name: numbers(value) for name, value in values.items()}
+    if isinstance(values, PairedTest):
+        return numbers(values._asdict())
+    if isinstance(values, list | tuple):
+        return [numbers(value) for value in values]
+    if isinstance(values, float | np.floating):
+        return float(values) if math.isfinite(values) else None
+    return values
+
+
+def confirm(
+    bench: Bench,
+    winner: Arm,
+    baseline: Arm,
+    consumed: Confirmation,
+    sigma: float,
+    cost_ratio: float,
+    say: Say,
+) -> tuple[Sides, dict[str, Any], dict[str, list[Run]]]:
+    """Chooses both learning rates, then tests at one or two looks.
+
+    Returns:
+      (the arms as they were tested, the part `confirmation` of the card, the runs of both arms).
+    """
+    found_lr = {}
+    arms = {"baseline": baseline, "winner": winner}
+    for name, arm in arms.items():
+        arms[name], found_lr[name] = bench.pick_lr(arm)
+        say(f"learning rate of {arm.id}: x{found_lr[name]['chosen']:.3g}")
+    rules = rules_of(bench.config, consumed.confirmations)
+    runs: dict[str, list[Run]] = {}
+    for count in (rules.first_seeds, rules.seeds):
+        jobs = [
+            bench.job(arm, seed, consumed.fold)
+            for arm in arms.values()
+            for seed in consumed.seeds[:count]
+        ]
+        made = bench.runs.run(jobs, "confirm: test")
+        runs = {"baseline": made[:count], "winner": made[count:]}
+        decision = decide(bpb(runs["baseline"]), bpb(runs["winner"]), sigma, rules)
+        test = decision.test
+        say(
+            f"look at {count} pairs: mean gain {test.mean:+.4f} bpb "
+            f"({test.mean / sigma:+.2f} sigma), p {test.p:.3g}: {decision.outcome}, "
+            f"{decision.reason}"
+        )
+        if decision.outcome != CONTINUE:
+            break
+    sides = Sides(arms["winner"], arms["baseline"], cost_ratio)
+    return (
+        sides,
+        {
+            "outcome": decision.outcome,
+            "reason": decision.reason,
+            "pairs": count,
+            "test": numbers(test),
+            "gain_in_sigma": numbers(test.mean / sigma),
+            "rules": rules._asdict(),
+            "learning_rates": found_lr,
+            "baseline_bpb": numbers(bpb(runs["baseline"])),
+            "winner_bpb": numbers(bpb(runs["winner"])),
+            "to_target": to_target(runs, cost_ratio),
+        },
+        runs,
+    )
+
+
+def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str, Any] | None:
+    """Steps and compute each arm takes to the baseline's mean final bpb; None if a run failed."""
+    if any(run.failure for arm in runs.values() for run in arm):
+        return None
+    curves = {name: mean_curve(arm) for name, arm in runs.items()}
+    target = float(curves["baseline"][-1, 1])
+    steps = {name: steps_to(curve, target) for name, curve in curves.items()}
+    share = steps["winner"] and steps["winner"] / steps["baseline"]
+    return {
+        "bpb": target,
+        "baseline_steps": steps["baseline"],
+        "winner_steps": steps["winner"],
+        "winner_steps_over_baseline": share,
+        "winner_cost_over_baseline": share and share * cost_ratio,
+    }
+
+
+def attribute(
+    bench: Bench, sides: Sides, consumed: Confirmation, pairs: int, say: Say
+) -> tuple[Verdict, dict[str, Any], np.ndarray]:
+    """Runs placebos, and the perturbation panel where they leave sensing open.
+
+    Returns:
+      (verdict, the part `attribution` of the card, the winner's gates float32[pairs, steps]).
+    """
+    seeds = consumed.seeds[:pairs]
+    winner_runs = bench.runs.run(
+        [bench.job(sides.winner, seed, consumed.fold) for seed in seeds], "attribute: winner"
+    )
+    baseline_runs = bench.runs.run(
+        [bench.job(sides.baseline, seed, consumed.fold) for seed in seeds], "attribute: baseline"
+    )
+    placebos = attribution.run_placebos(bench, sides.winner, seeds, consumed.fold)
+    gates = attribution.gates(bench, winner_runs)
+    share = step_share(gates)
+    arrays = {
+        "baseline": bpb(baseline_runs),
+        "winner": bpb(winner_runs),
+        "constants": placebos.constants,
+        "schedule": placebos.schedule,
+        "yoked": placebos.yoked,
+    }
+    verdict, panel = judge(confirmed=True, **arrays), None
+    say(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
+    if share > STEP_SHARE or verdict.label != "sensing":
+        found = attribution.run_perturbations(
+            bench, sides.winner, sides.baseline, placebos.trajectory, consumed.fold
+        )
+        panel = {name: values.mean(1) for name, values in found._asdict().items()}
+        verdict = judge(confirmed=True, **arrays, panel=panel)
+        say(f"after the perturbation panel: {verdict.label}")
+    return (
+        verdict,
+        {
+            "pairs": pairs,
+            "step_share": share,
+            "best_constants": best_constants(placebos.constants),
+            "bpb": numbers(arrays),
+            "panel": panel
+            and {
+                "perturbations": list(attribution.PERTURBATIONS),
+                "bpb": numbers(found._asdict()),
+            },
+            "contrasts": numbers(verdict.contrasts),
+            "trajectory": numbers(placebos.trajectory),
+            "phases": numbers(attribution.phases(bench, winner_runs, sides.winner.spec)),
+        },
+        gates,
+    )
+
+
+def transfer_tests(
+    bench: Bench, sides: Sides, consumed: Confirmation, cheaper_seeds: int
+) -> dict[str, Any]:
+    """Levels 4 and 5: other learning rates and horizons, less compute, more width."""
+    fold = consumed.fold
+    cells = transfer.run_cells(bench, sides.winner, sides.baseline, fold)
+    cheaper = transfer.run_cheaper(
+        bench, sides.winner, sides.baseline, fold, sides.cost_ratio, cheaper_seeds
+    )
+    wide = transfer.run_wider(bench, sides.winner, sides.baseline, fold)
+    return {
+        "cells": {name: numbers(cell._asdict()) for name, cell in cells.items()},
+        "cheaper": numbers(cheaper._asdict()),
+        "wider": numbers(wide._asdict()),
+    }

@@ -1,0 +1,179 @@
+"""Tunes the baseline's recipe, so that no candidate wins by being better tuned.
+
+Optuna's TPE proposes, a batch of lanes at a time; a range whose edge wins is widened. The lowest of
+many noisy runs is mostly luck, so the search only draws up a shortlist, which is then run
+again on fresh seeds.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+Point = dict[str, float]
+_EDGE = 0.05  # of a range: how near to its end counts as its edge
+_CENTROID = 5  # best points that are averaged
+
+
+class Dimension(NamedTuple):
+    """One thing to tune."""
+
+    name: str
+    low: float
+    high: float
+    hard_low: float
+    hard_high: float
+    log: bool
+
+    def to_unit(self, value: float) -> float:
+        """The value's place in the range, 0 to 1; logarithmic where the dimension is."""
+        low, high, value = (self._scaled(x) for x in (self.low, self.high, value))
+        return (value - low) / (high - low)
+
+    def from_unit(self, place: float) -> float:
+        """The value at a place, within the hard bounds."""
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        value = low + place * (high - low)
+        return min(max(math.exp(value) if self.log else value, self.hard_low), self.hard_high)
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.log else value
+
+    def widened(self, best: float) -> "Dimension":
+        """The range, half as long again at the end where `best` lies, if it lies at one."""
+        place = self.to_unit(best)
+        if place < _EDGE:
+            return self._replace(low=self.from_unit(-0.5))
+        if place > 1.0 - _EDGE:
+            return self._replace(high=self.from_unit(1.5))
+        return self
+
+
+class Tuning(NamedTuple):
+    """What was tried."""
+
+    dimensions: tuple[Dimension, ...]  # as wide as they became
+    points: list[Point]
+    bpb: list[float]  # one run each; NaN where it failed
+
+
+def tune(
+    evaluate: Callable[[list[Point]], Sequence[float]],
+    dimensions: Sequence[Dimension],
+    default: Point,
+    *,
+    runs: int,
+    batch: int,
+    seed: int,
+) -> Tuning:
+    """Spends `runs` training runs, the default point first.
+
+    Args:
+      evaluate: gives the validation bpb of every point of a batch, NaN for a failed run.
+      dimensions: what to tune, and where to begin looking.
+      default: where tuning starts from.
+      runs: the budget.
+      batch: points asked for at once, as many as train side by side.
+      seed: of the sampler; the same seed asks for the same points.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    study = optuna.create_study(sampler=sampler)
+    study.enqueue_trial(default)
+    tuning = Tuning(tuple(dimensions), [], [])
+    reviews = {max(1, runs * k // 4) for k in (1, 2, 3)}  # when ranges may be widened
+    while len(tuning.points) < runs:
+        count = min(batch, runs - len(tuning.points))
+        ranges = {
+            d.name: optuna.distributions.FloatDistribution(d.low, d.high, log=d.log)
+            for d in tuning.dimensions
+        }
+        trials = [study.ask(ranges) for _ in range(count)]
+        points = [dict(trial.params) for trial in trials]
+        values = [float(value) for value in evaluate(points)]
+        for trial, value in zip(trials, values, strict=True):
+            if math.isfinite(value):
+                study.tell(trial, value)
+            else:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        before = len(tuning.points)
+        tuning = Tuning(tuning.dimensions, tuning.points + points, tuning.bpb + values)
+        if any(before < review <= len(tuning.points) for review in reviews):
+            best = ranked(tuning)[0]
+            widened = tuple(d.widened(best[d.name]) for d in tuning.dimensions)
+            tuning = tuning._replace(dimensions=widened)
+    return tuning
+
+
+def ranked(tuning: Tuning) -> list[Point]:
+    """The points whose run was finite, best first.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    pairs = zip(tuning.bpb, tuning.points, strict=True)
+    finite = [(bpb, i, point) for i, (bpb, point) in enumerate(pairs) if math.isfinite(bpb)]
+    if not finite:
+        raise ValueError("every run of the tuning failed; allowed: a recipe at which some train")
+    return [point for _, _, point in sorted(finite, key=lambda item: item[:2])]
+
+
+def centroid(points: Sequence[Point], dimensions: Sequence[Dimension]) -> Point:
+    """The mean of points, in the coordinates of their ranges."""
+    return {
+        d.name: d.from_unit(float(np.mean([d.to_unit(p[d.name]) for p in points])))
+        for d in dimensions
+    }
+
+
+def surrogate_optimum(tuning: Tuning, seed: int) -> Point:
+    """Where a Gaussian process, fitted to every finite run with its noise, is lowest.
+
+    Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006.
+    """
+    dims = tuning.dimensions
+    finite = [i for i, bpb in enumerate(tuning.bpb) if math.isfinite(bpb)]
+    x = np.array([[d.to_unit(tuning.points[i][d.name]) for d in dims] for i in finite])
+    # A few diverging runs must not set the scale of all others.
+    y = np.array([tuning.bpb[i] for i in finite])
+    y = np.minimum(y, np.median(y) + 3.0 * (np.median(y) - y.min()))
+    kernel = ConstantKernel(1.0) * RBF(np.ones(len(dims)), (0.1, 30.0)) + WhiteKernel(
+        0.1, (1e-4, 1.0)
+    )
+    with warnings.catch_warnings():
+        # A dimension that hardly matters ends at the bound of its length scale, as it should.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed).fit(x, y)
+    rng = np.random.default_rng(seed)
+    tried = np.vstack([x, rng.random((2048, len(dims)))])
+    start = tried[np.argsort(model.predict(tried), kind="stable")[:4]]
+    found = [
+        minimize(
+            lambda u: float(model.predict(u[None])[0]),
+            place,
+            method="L-BFGS-B",
+            bounds=[(0.0, 1.0)] * len(dims),
+        )
+        for place in np.clip(start, 0.0, 1.0)
+    ]
+    best = min(found, key=lambda result: result.fun).x
+    return {d.name: d.from_unit(float(u)) for d, u in zip(dims, best, strict=True)}
+
+
+def shortlist(tuning: Tuning, default: Point, seed: int) -> dict[str, Point]:
+    """The points worth fresh seeds: none of them is chosen by a single run alone."""
+    best = ranked(tuning)
+    return {
+        "default": default,
+        "best": best[0],
+        "second": best[min(1, len(best) - 1)],
+        "centroid": centroid(best[:_CENTROID], tuning.dimensions),
+        "surrogate": surrogate_optimum(tuning, seed),
+    }

@@ -1,0 +1,190 @@
+"""Promotion inside a search: the best candidates on fresh seeds, one of which goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanoevolve_jax.evidence.calibration_file import Calibration
+from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.constraints import STATE_LIMIT, state_ratio
+from nanoevolve_jax.evidence.ledger import FILE as LEDGER
+from nanoevolve_jax.evidence.ledger import Ledger, open_ledger
+from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
+from nanoevolve_jax.evidence.retuned import is_retuned_baseline
+from nanoevolve_jax.evidence.runs import Run, Runs
+from nanoevolve_jax.evidence.score import score
+from nanoevolve_jax.evidence.sealed import write_sealed
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.evolution import archive, tournament
+from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign
+
+KIND = "promotion"
+FILE = "promotion.json"
+STAGE = "promote"
+
+
+def ledger_of(campaign: Campaign, calibration: Calibration) -> Ledger:
+    """The ledger beside the calibration."""
+    path = calibration.path.with_name(LEDGER)
+    return open_ledger(path, calibration.fingerprint, campaign.config.data.folds)
+
+
+def campaign_id(folder: Path) -> str:
+    """What the ledger calls the search of a run folder.
+
+    Equal settings give equal runs, so they are one campaign in however many folders; how it is
+    confirmed is no part of that, or other rules would buy another confirmation.
+    """
+    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return document["fingerprints"]["campaign"]
+
+
+def register(campaign: Campaign, calibration: Calibration) -> None:
+    """Enters the search into the ledger: how many confirmations count is fixed from here on."""
+    config = campaign.config
+    ledger_of(campaign, calibration).register_campaign(
+        campaign_id(campaign.folder), config.seed, config.confirm.max, campaign.folder.name
+    )
+
+
+def rules_of(config: Any) -> PromotionRules:
+    """The promotion rules of a config."""
+    return PromotionRules(**{name: config.promote[name] for name in PromotionRules._fields})
+
+
+def arm_of(record: Record) -> Arm:
+    """A candidate as one side of a comparison."""
+    recipe = record.recipe or {}
+    return Arm(record.id, record.spec, dict(recipe))
+
+
+def with_runs(record: Record, runs: list[Run]) -> Record:
+    """The record with further runs behind those it has."""
+    failed = next((run for run in runs if run.failure), None)
+    failure = failed and {"reason": failed.failure, "step": failed.failed_step}
+    return record._replace(
+        stage=STAGE,
+        failure=record.failure or failure,
+        seeds=[*record.seeds, *(run.job["seed"] for run in runs)],
+        val_bpb=[*record.val_bpb, *(run.val_bpb for run in runs)],
+        train_loss=[*record.train_loss, *(run.train_loss for run in runs)],
+        steps=[*record.steps, *(run.steps for run in runs)],
+        instability=[*record.instability, *(run.instability for run in runs)],
+    )
+
+
+def rescored(record: Record, baseline: Record, campaign: Campaign) -> Record:
+    """The record with the score of all its seeds, each against the baseline's run on it."""
+    reference = dict(zip(baseline.seeds, baseline.val_bpb, strict=True))
+    gains = [reference[s] - x for s, x in zip(record.seeds, record.val_bpb, strict=True)]
+    return record._replace(score=score(gains, record.cost, baseline.cost, campaign.scale))
+
+
+def screened(record: Record) -> Record:
+    """The record as screening left it."""
+    first = {
+        name: getattr(record, name)[:1]
+        for name in ("seeds", "val_bpb", "train_loss", "steps", "instability")
+    }
+    standing = "survivor" if record.status in ("promoted", "retuned_baseline") else record.status
+    return record._replace(**first, stage="screen", status=standing)
+
+
+def promote(
+    campaign: Campaign, records: list[Record], runs: Runs, say: Callable[[str], None]
+) -> tuple[list[Record], dict[str, Any]]:
+    """Runs both rounds and rewrites the archive with what they brought.
+
+    The baseline and the best control run on every seed; whichever of them scores higher is what
+    confirmation compares with. A finalist that fails at twice the learning rate, where the
+    baseline does not, or whose optimizer needs too much memory, is not picked.
+
+    Returns:
+      (records, the document of `promotion.json`).
+    """
+    config, rules = campaign.config, rules_of(campaign.config)
+    bench = Bench(config, runs)
+    first = screened(records[0])
+    known = {record.id: rescored(screened(record), first, campaign) for record in records}
+    control = tournament.best_control(records)
+    references = [records[0].id] + ([control.id] if control else [])
+    policies = [r.id for r in records[1:] if r.recipe is None and r.failure is None]
+
+    def train(names: list[str], first: int, count: int) -> None:
+        seeds = [stage_seed(Stage.PROMOTE, config.seed, first + i) for i in range(count)]
+        jobs = [
+            bench.job(arm_of(known[name]), seed, PROMOTE_FOLD, config.train.steps)
+            for name in names
+            for seed in seeds
+        ]
+        made = runs.run(jobs, STAGE)
+        for i, name in enumerate(names):
+            known[name] = with_runs(known[name], made[i * count : (i + 1) * count])
+        for name in names:
+            known[name] = rescored(known[name], known[records[0].id], campaign)
+
+    def scores(names: list[str]) -> dict[str, float]:
+        return {name: known[name].score for name in names}
+
+    entrants = first_round(scores(policies), rules)
+    say(f"promotion: {len(entrants)} candidates on {rules.first_seeds} fresh seeds")
+    train([*references, *entrants], 0, rules.first_seeds)
+    finalists = second_round(scores(entrants), rules)
+    say(f"promotion: {len(finalists)} candidates on {rules.final_seeds} more")
+    train([*references, *finalists], rules.first_seeds, rules.final_seeds)
+
+    stressed = [records[0].id, *finalists]
+    seed = stage_seed(Stage.PROMOTE, config.seed, 0)
+    jobs = [
+        bench.job(
+            arm_of(known[name])._replace(lr_factor=2.0), seed, PROMOTE_FOLD, config.train.steps
+        )
+        for name in stressed
+    ]
+    made = runs.run(jobs, STAGE)
+    doubled = {name: run.failure for name, run in zip(stressed, made, strict=True)}
+    task = campaign.engine.task
+    memory = {
+        name: state_ratio(task, bench.candidate(arm_of(known[name]), config.train.steps))
+        for name in finalists
+    }
+    baseline_survives = doubled[records[0].id] is None
+    fit = [
+        name
+        for name in finalists
+        if memory[name] <= STATE_LIMIT and (doubled[name] is None or not baseline_survives)
+    ]
+    # A policy that only retunes the baseline belongs on the other side of the comparison.
+    retuned = [n for n in fit if is_retuned_baseline(known[n].spec, records[0].spec)]
+    comparator = max([*references, *retuned], key=lambda name: known[name].score)
+    picked = pick(scores([name for name in fit if name not in retuned]))
+    for name in retuned:
+        known[name] = known[name]._replace(status="retuned_baseline")
+        say(f"promotion: {name} is only a retuned baseline")
+    if picked is not None:
+        known[picked] = known[picked]._replace(status="promoted")
+        say(
+            f"promotion picks {picked}: {known[picked].score:+.2f} sigma after shrinkage, "
+            f"{len(known[picked].seeds)} runs; to be compared with {comparator}"
+        )
+    settled = [r._replace(status="dead") if r.failure is not None else r for r in known.values()]
+    archive.rewrite(campaign.folder / ARCHIVE, settled)
+    document = {
+        "candidate": picked,
+        "retuned_baseline": retuned,
+        "comparator": comparator,
+        "generations": records[-1].generation,
+        "first_round": entrants,
+        "second_round": finalists,
+        "scores": {name: _finite(known[name].score) for name in [*references, *entrants]},
+        "failure_at_twice_the_lr": doubled,
+        "state_bytes_over_nanochat": memory,
+        "spent": runs.spent(),
+    }
+    return settled, write_sealed(campaign.folder / FILE, KIND, document)
+
+
+def _finite(score: float) -> float | None:
+    return score if score > float("-inf") else None

@@ -1,0 +1,67 @@
+"""One training run as data: what is trained, on what, for how long, and what disturbs it."""
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
+
+LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE = "label_noise", "corpus_switch", "batch_size"
+
+
+class Disturbance(NamedTuple):
+    """Something that happens to a run's data and that no schedule could have known."""
+
+    kind: str  # LABEL_NOISE, CORPUS_SWITCH or BATCH_SIZE
+    start: int  # first step
+    stop: int  # step after the last
+    amount: float = 1.0  # share of targets replaced; or the factor on the batch, 0.5 or 2
+
+
+class Job(NamedTuple):
+    """A training run; equal jobs give equal bits on one machine."""
+
+    candidate: Candidate
+    seed: int  # of the initial weights and of the batches, uint32
+    steps: int  # horizon
+    fold: int = 0  # of the validation text
+    gate: np.ndarray | None = None  # float32[steps] that replace the policy's own gate
+    disturbance: Disturbance | None = None
+    attempt: int = 0  # tells repeats of one run apart; nothing else reads it
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """The JSON object of a job; numbers survive exactly."""
+    return job._asdict() | {
+        "candidate": {
+            "spec": spec_to_json(job.candidate.spec),
+            "recipe": {k: float(v) for k, v in job.candidate.recipe._asdict().items()},
+        },
+        "gate": None if job.gate is None else [float(x) for x in job.gate],
+        "disturbance": job.disturbance and job.disturbance._asdict(),
+    }
+
+
+def job_from_json(document: dict[str, Any]) -> Job:
+    """The job of a JSON object."""
+    candidate, gate = document["candidate"], document["gate"]
+    return Job(
+        **document
+        | {
+            "candidate": Candidate(
+                spec_from_json(candidate["spec"]), Recipe(**candidate["recipe"])
+            ),
+            "gate": None if gate is None else np.asarray(gate, np.float32),
+            "disturbance": document["disturbance"] and Disturbance(**document["disturbance"]),
+        }
+    )
+
+
+def job_key(job: Job) -> str:
+    """A name that equal jobs share; 16 hexadecimal digits."""
+    text = json.dumps(job_to_json(job), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""Reruns pairs of a confirmation from its evidence card, and says whether they agree.
+
+python -m nanoevolve_jax.replay runs/mine/evidence/g003c04.json --pairs=1
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from nanoevolve_jax.command import USER_ERRORS, fail
+from nanoevolve_jax.evidence.card import KIND
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evolution.run_folder import describe_run
+from nanoevolve_jax.execution.job import job_from_json
+from nanoevolve_jax.prepare import load_rows, make_engine, use_devices
+
+_PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)
+DISAGREES = 1
+
+
+def replay(path: Path, pairs: int, console: Console) -> bool:
+    """Trains the first pairs again and compares.
+
+    On the machine and versions of the card the figures must be equal; elsewhere a pair's gain
+    may differ by three paired sigmas.
+
+    Raises:
+      EvidenceError: if the card cannot be used, or the text is not the one it was made with.
+    """
+    card = read_sealed(path, KIND)
+    if card["confirmation"] is None:
+        raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
+    config = ConfigDict(card["config"])
+    devices = use_devices(config)
+    rows = load_rows(config, console, config.confirm.steps)
+    now = describe_run(config, rows.fingerprints, devices, card["calibration"]["seal"])
+    for name in ("corpus", "tokenizer"):
+        if now["fingerprints"][name] != card["fingerprints"][name]:
+            raise EvidenceError(
+                f"{path} was made with {name} {card['fingerprints'][name]} and this is "
+                f"{now['fingerprints'][name]}; allowed: the same {name}"
+            )
+    exact = (now["versions"], now["device"]) == (card["versions"], card["device"])
+    engine = make_engine(config, rows, devices)
+    recorded = card["confirmation"]
+    pairs = min(pairs, recorded["pairs"])
+    common = {"steps": config.confirm.steps, "fold": card["fold"], "attempt": 0}
+    common |= {"gate": None, "disturbance": None}
+    jobs = [
+        job_from_json({"candidate": card["arms"][arm], "seed": seed} | common)
+        for arm in ("baseline", "winner")
+        for seed in card["seeds"][:pairs]
+    ]
+    found = np.array([result.val_bpb for result in engine.run(jobs)]).reshape(2, pairs)
+    before = np.array(
+        [
+            [np.nan if x is None else x for x in recorded[f"{arm}_bpb"][:pairs]]
+            for arm in ("baseline", "winner")
+        ]
+    )
+    gains = before[0] - before[1], found[0] - found[1]
+    agree = True
+    for i, seed in enumerate(card["seeds"][:pairs]):
+        console.print(
+            f"seed {seed}: gain {gains[0][i]:+.6f} bpb on the card, {gains[1][i]:+.6f} now",
+            highlight=False,
+        )
+    if exact:
+        agree = bool(np.array_equal(before, found, equal_nan=True))
+    else:
+        limit = 3.0 * card["calibration"]["paired_sigma"]
+        agree = bool(np.all(np.abs(gains[0] - gains[1]) <= limit))
+    how = "exactly" if exact else "within three paired sigmas (other versions or device)"
+    console.print(f"{'agrees' if agree else 'DISAGREES'} {how}", highlight=False)
+    return agree
+
+
+def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    if len(argv) != 2:
+        fail(f"{len(argv) - 1} arguments; allowed: one evidence card, evidence/<id>.json")
+    try:
+        agree = replay(Path(argv[1]), _PAIRS.value, Console())
+    except USER_ERRORS as error:
+        fail(error)
+    sys.exit(0 if agree else DISAGREES)
+
+
+if __name__ == "__main__":
+    app.run(main)

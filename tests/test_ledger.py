@@ -1,0 +1,339 @@
+"""The ledger: every fold and seed is used once, whoever asks, and no event can be taken back."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanoevolve_jax.evidence import ledger as ledger_module
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.ledger import FILE, SEEDS, open_ledger
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
+
+
+def begin(folder, folds=8, fingerprint="f00d"):
+    return open_ledger(folder / FILE, fingerprint, folds)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A ledger with two campaigns that happen to share `config.seed`."""
+    ledger = begin(tmp_path)
+    ledger.register_campaign("first", 7, 1, "mine")
+    ledger.register_campaign("second", 7, 2, "yours")
+    return ledger
+
+
+def read(ledger):
+    """Bytes of the ledger and of its head, None for a file that is not there."""
+    paths = (ledger.path, ledger.path.with_suffix(".head.json"))
+    return [path.read_bytes() if path.exists() else None for path in paths]
+
+
+def put(ledger, content, head):
+    """Makes these the bytes of the ledger and of its head."""
+    for path, data in zip((ledger.path, ledger.path.with_suffix(".head.json")), (content, head),
+                          strict=True):  # fmt: skip
+        path.unlink(missing_ok=True)
+        if data is not None:
+            path.write_bytes(data)
+
+
+def refused(folder, **changes):
+    with pytest.raises(EvidenceError) as error:
+        begin(folder, **changes)
+    message = str(error.value)
+    assert str(folder) in message and "\n" not in message
+    return message
+
+
+# What is given out
+
+
+def test_no_two_confirmations_share_a_fold_or_a_seed(ledger):
+    pairs = [("first", "a"), ("second", "a"), ("first", "b"), ("second", "b"), ("second", "c")]
+    given_out = [ledger.consume(*pair) for pair in pairs]
+    assert [c.number for c in given_out] == [0, 1, 2, 3, 4]
+    folds = [SCREEN_FOLD, PROMOTE_FOLD, *(c.fold for c in given_out)]
+    assert len(set(folds)) == len(folds)
+    seeds = [seed for c in given_out for seed in c.seeds]
+    assert len(set(seeds)) == len(seeds) == SEEDS * len(pairs)
+    others = {stage_seed(s, 7, i) for s in Stage if s != Stage.CONFIRM for i in range(2048)}
+    assert not others & set(seeds)
+    assert begin(ledger.path.parent).confirmations() == given_out
+
+
+def test_beyond_its_share_a_campaign_is_exploratory(ledger):
+    first = [ledger.consume("first", candidate) for candidate in "ab"]
+    second = [ledger.consume("second", candidate) for candidate in "abc"]
+    assert [c.exploratory for c in first] == [False, True]
+    assert [c.exploratory for c in second] == [False, False, True]
+    assert {c.confirmations for c in first} == {1} and {c.confirmations for c in second} == {2}
+
+
+def test_asking_again_gives_the_same_and_consumes_nothing(ledger):
+    first = ledger.consume("first", "a")
+    ledger.consume("second", "a")
+    before = read(ledger)
+    assert begin(ledger.path.parent).consume("first", "a") == first
+    assert read(ledger) == before
+
+
+def test_a_finished_confirmation_is_known_and_gets_no_second_chance(ledger):
+    first = ledger.consume("first", "a")
+    ledger.finish(first.number, "not distinguishable")
+    assert ledger.consume("first", "a") == first._replace(outcome="not distinguishable")
+    ledger.finish(first.number, "not distinguishable")
+    with pytest.raises(EvidenceError, match="confirmation 0 ended as 'not distinguishable' and"):
+        ledger.finish(first.number, "a win")
+    with pytest.raises(EvidenceError, match="has no confirmation 3; allowed: one of"):
+        ledger.finish(3, "a win")
+    assert ledger.consume("first", "b").exploratory
+
+
+def test_campaigns_are_counted_once(ledger):
+    assert ledger.campaigns() == 2
+    before = read(ledger)
+    ledger.register_campaign("first", 7, 1, "renamed")
+    assert ledger.campaigns() == 2 and read(ledger) == before
+
+
+def test_what_was_fixed_when_a_search_started_stays_fixed(ledger):
+    with pytest.raises(EvidenceError, match=r"config\.confirm\.max is 5 and was 1 .*; allowed: 1"):
+        ledger.register_campaign("first", 7, 5)
+    with pytest.raises(EvidenceError, match=r"config\.seed is 8 and was 7"):
+        ledger.register_campaign("first", 8, 1)
+    assert ledger.consume("first", "a").confirmations == 1
+
+
+def test_an_unknown_campaign_consumes_nothing(ledger):
+    before = read(ledger)
+    with pytest.raises(EvidenceError, match="campaign 'third' is not in the ledger"):
+        ledger.consume("third", "a")
+    assert read(ledger) == before
+
+
+def test_folds_run_out_and_nothing_is_consumed_then(tmp_path):
+    ledger = begin(tmp_path, folds=4)
+    ledger.register_campaign("c", 0, 1)
+    folds = [ledger.consume("c", candidate).fold for candidate in "ab"]
+    before = read(ledger)
+    with pytest.raises(EvidenceError, match=r"data\.folds is 4"):
+        ledger.consume("c", "c")
+    assert folds == [2, 3] and read(ledger) == before
+    assert ledger.consume("c", "a").fold == 2  # a known one still goes on
+
+
+def test_seeds_run_out_before_they_repeat(tmp_path):
+    ledger = begin(tmp_path, folds=64)
+    ledger.register_campaign("c", 65_535, 1)
+    seeds = [seed for i in range(32) for seed in ledger.consume("c", str(i)).seeds]
+    assert len(set(seeds)) == 32 * SEEDS
+    with pytest.raises(EvidenceError, match="32 confirmations have used all seeds"):
+        ledger.consume("c", "one more")
+
+
+def test_another_evaluation_is_refused_by_name(ledger):
+    message = refused(ledger.path.parent, fingerprint="beef")
+    assert "f00d" in message and "beef" in message
+
+
+def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
+    assert "cannot be read or written" in refused(tmp_path / "none")
+
+
+# Kills
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    """A ledger, and the bytes of its two files after every event, before the first one too."""
+    folder = tmp_path_factory.mktemp("history")
+    ledger = begin(folder)
+    ledger.path.unlink()
+    ledger.path.with_suffix(".head.json").unlink()
+    states = [read(ledger)]
+    for event in (
+        lambda: begin(folder),
+        lambda: ledger.register_campaign("c", 3, 1),
+        lambda: ledger.consume("c", "a"),
+        lambda: ledger.finish(0, "null"),
+        lambda: ledger.consume("c", "b"),
+    ):
+        event()
+        states.append(read(ledger))
+    return ledger, states
+
+
+def test_a_kill_between_a_line_and_the_head_keeps_the_line(history):
+    ledger, states = history
+    for (_, head), later in itertools.pairwise(states):
+        put(ledger, later[0], head)
+        begin(ledger.path.parent)
+        assert read(ledger) == later
+
+
+def test_a_kill_within_a_line_takes_the_line_back(history):
+    ledger, states = history
+    for (content, head), (later, _) in itertools.pairwise(states[1:]):
+        for cut in (1, 20, len(later) - len(content) - 1):
+            put(ledger, later[: len(content) + cut], head)
+            again = begin(ledger.path.parent)
+            again.register_campaign("d", 4, 1)
+            assert ledger.path.read_bytes().startswith(content)
+            assert again.consume("d", "a").fold >= 2
+            assert begin(ledger.path.parent).confirmations() == again.confirmations()
+
+
+def test_what_was_killed_before_the_first_line_was_whole_begins_anew(history):
+    ledger, states = history
+    put(ledger, states[1][0][:-1], None)
+    assert begin(ledger.path.parent).campaigns() == 0
+
+
+def test_a_kill_while_consuming_resumes_with_the_same_fold(ledger, monkeypatch):
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_module, "write_sealed", crash)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.consume("first", "a")
+    assert ledger.consume("second", "a").fold == 3
+    assert ledger.consume("first", "a").fold == 2
+
+
+def test_an_event_is_on_disk_before_the_head_counts_it(ledger, monkeypatch):
+    happened = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (happened.append("sync"), real_fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (happened.append("name"), real_replace(a, b)))
+    ledger.consume("first", "a")
+    assert happened == ["sync", "sync", "name", "sync"]  # line, head, its name, the folder
+
+
+# Edits
+
+
+def test_events_taken_off_the_end_are_missed(history):
+    ledger, states = history
+    for i, (content, _) in enumerate(states):
+        for _, head in states[i + 1 :]:
+            put(ledger, content, head)
+            assert "events were removed or replaced" in refused(ledger.path.parent)
+
+
+def test_a_head_that_is_lost_or_old_is_noticed(history):
+    ledger, states = history
+    for i, (_, head) in enumerate(states):
+        for content, _ in states[i + 2 :]:
+            put(ledger, content, head)
+            assert "do not agree" in refused(ledger.path.parent)
+
+
+def test_a_tail_after_a_line_that_the_head_does_not_count_is_no_kill(history):
+    ledger, states = history
+    put(ledger, states[-1][0] + b"{", states[-2][1])
+    assert "do not agree" in refused(ledger.path.parent)
+
+
+def test_another_ledger_of_the_same_length_is_refused(history, tmp_path):
+    ledger, states = history
+    other = begin(tmp_path)
+    other.register_campaign("other", 3, 1)
+    put(ledger, read(other)[0], states[2][1])
+    assert "events were removed or replaced" in refused(ledger.path.parent)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_changed_byte_is_refused(history, position, change):
+    ledger, states = history
+    for which in (0, 1):
+        files = [bytearray(content) for content in states[-1]]
+        files[which][position % len(files[which])] ^= change
+        put(ledger, *files)
+        refused(ledger.path.parent)
+
+
+@given(st.integers(0, 10**6))
+def test_a_ledger_cut_anywhere_is_refused(history, length):
+    ledger, states = history
+    content, head = states[-1]
+    put(ledger, content[: length % len(content)], head)
+    refused(ledger.path.parent)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_a_changed_byte_never_gives_a_fold_twice_after_a_kill(history, position, change):
+    """The head does not count the last line yet; every earlier byte is protected all the same."""
+    ledger, states = history
+    content, head = bytearray(states[-1][0]), states[-2][1]
+    position %= len(content)
+    content[position] ^= change
+    put(ledger, content, head)
+    if position == len(content) - 1:  # no newline: the line was never finished
+        assert len(begin(ledger.path.parent).confirmations()) == 1
+    else:
+        refused(ledger.path.parent)
+
+
+def test_lines_cannot_be_moved_repeated_or_taken_out(history):
+    ledger, states = history
+    content, head = states[-1]
+    lines = content.splitlines(keepends=True)
+    for i in range(len(lines) - 1):
+        swapped = [*lines]
+        swapped[i : i + 2] = swapped[i + 1], swapped[i]
+        for edited in (swapped, lines[:i] + lines[i + 1 :], lines[: i + 1] + lines[i:]):
+            put(ledger, b"".join(edited), head)
+            assert "was changed after it was written" in refused(ledger.path.parent)
+
+
+def test_an_event_added_by_hand_is_refused(history):
+    ledger, states = history
+    content, head = states[-1]
+    line = json.loads(content.splitlines()[-1]) | {"candidate": "c"}
+    put(ledger, content + json.dumps(line).encode() + b"\n", head)
+    assert "line 6 was changed" in refused(ledger.path.parent)
+
+
+# Several processes
+
+CONSUME = """
+import sys
+from pathlib import Path
+from nanoevolve_jax.evidence.ledger import open_ledger
+ledger = open_ledger(Path(sys.argv[1]), "f00d", 64)
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(10):
+    ledger.consume(sys.argv[2], f"{sys.argv[2]}{i}")
+"""
+
+
+def test_two_processes_at_once_get_different_folds_and_seeds(ledger, repository):
+    names = ("first", "second")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CONSUME, str(ledger.path), name],
+            cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name in names
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    made = ledger.confirmations()
+    assert sorted(c.campaign for c in made) == ["first"] * 10 + ["second"] * 10
+    assert sorted(c.fold for c in made) == list(range(2, 22))
+    assert len({seed for c in made for seed in c.seeds}) == 20 * SEEDS

@@ -1,0 +1,96 @@
+"""Tuning on landscapes whose optimum is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from configs import base
+from nanoevolve_jax.evidence.calibration import dimensions, recipe_of
+from nanoevolve_jax.evidence.tuning import Dimension, Tuning, ranked, shortlist, tune
+
+LR = Dimension("lr", 0.25, 4.0, 1e-3, 1e3, log=True)
+DOWN = Dimension("down", 0.3, 0.9, 0.0, 1.0, log=False)
+DEFAULT = {"lr": 1.0, "down": 0.6}
+
+
+def bowl(lr, down):
+    """A loss with its minimum at a learning rate and a warm-down."""
+
+    def evaluate(points):
+        return [0.1 * math.log2(p["lr"] / lr) ** 2 + (p["down"] - down) ** 2 for p in points]
+
+    return evaluate
+
+
+def run(evaluate, runs=40, **changes):
+    arguments = {"runs": runs, "batch": 4, "seed": 0} | changes
+    return tune(evaluate, [LR, DOWN], DEFAULT, **arguments)
+
+
+def test_the_budget_is_spent_exactly_and_the_default_comes_first():
+    sizes = []
+    evaluate = bowl(1.5, 0.7)
+    tuning = run(lambda points: sizes.append(len(points)) or evaluate(points), runs=10)
+    assert sizes == [4, 4, 2]
+    assert tuning.points[0] == DEFAULT
+    assert len(tuning.points) == len(tuning.bpb) == 10
+
+
+def test_the_same_seed_asks_for_the_same_points():
+    assert run(bowl(1.5, 0.7)) == run(bowl(1.5, 0.7))
+    assert run(bowl(1.5, 0.7), seed=1).points != run(bowl(1.5, 0.7)).points
+
+
+def test_the_surrogate_finds_the_bottom_of_a_noisy_bowl():
+    rng = np.random.default_rng(0)
+    clean = bowl(1.5, 0.7)
+    tuning = run(lambda points: [x + rng.normal(0, 0.005) for x in clean(points)], runs=60)
+    found = shortlist(tuning, DEFAULT, seed=0)["surrogate"]
+    assert math.log2(found["lr"] / 1.5) == pytest.approx(0, abs=0.4)
+    assert found["down"] == pytest.approx(0.7, abs=0.1)
+
+
+def test_a_range_whose_edge_wins_is_widened_and_others_are_not():
+    tuning = run(bowl(12.0, 0.6), runs=60)
+    lr, down = tuning.dimensions
+    assert lr.high > 4.0 and lr.low == 0.25
+    assert (down.low, down.high) == (0.3, 0.9)
+    assert max(p["lr"] for p in tuning.points) > 4.0
+
+
+def test_no_range_is_widened_beyond_its_hard_bounds():
+    tuning = run(bowl(1.0, 1.4), runs=60)
+    assert tuning.dimensions[1].high <= 1.0
+    assert all(p["down"] <= 1.0 for p in tuning.points)
+
+
+def test_failed_runs_are_told_apart_and_never_listed():
+    evaluate = bowl(0.5, 0.6)
+
+    def diverging(points):
+        pairs = zip(points, evaluate(points), strict=True)
+        return [math.nan if point["lr"] > 1.2 else bpb for point, bpb in pairs]
+
+    tuning = run(diverging)
+    assert any(math.isnan(x) for x in tuning.bpb)
+    assert all(p["lr"] <= 1.2 for p in ranked(tuning))
+    listed = shortlist(tuning, DEFAULT, seed=0)
+    assert all(listed[name]["lr"] <= 1.2 for name in ("best", "second", "centroid"))
+    with pytest.raises(ValueError, match="every run"):
+        ranked(Tuning((LR, DOWN), [DEFAULT], [math.nan]))
+
+
+def test_a_dimension_goes_to_the_unit_interval_and_back():
+    for dimension, value in ((LR, 0.7), (DOWN, 0.45)):
+        assert dimension.from_unit(dimension.to_unit(value)) == pytest.approx(value)
+    assert LR.to_unit(1.0) == pytest.approx(0.5)
+
+
+def test_the_default_point_is_the_recipe_that_tuning_starts_from():
+    start = base.get_config().recipe.to_dict()
+    dims, default = dimensions(start)
+    assert recipe_of(default, start) == pytest.approx(start, rel=1e-3)
+    assert {d.name for d in dims} == set(default)
+    for d in dims:
+        assert d.hard_low <= d.low <= default[d.name] <= d.high <= d.hard_high
