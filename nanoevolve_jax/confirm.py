@@ -7,32 +7,34 @@ The search must have run with a calibration. Running it again goes on where it s
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from configs.base import CONFIRM_SETTINGS
-from data.rows import build_rows
+from configs import screen
+from configs.base import CONFIRM_SETTINGS, SETTINGS
+from data.rows import Rows, build_rows
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
 from nanoevolve_jax.evidence import attribution, transfer, trial
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.card import KIND, sentence, to_markdown
+from nanoevolve_jax.evidence.card import KIND, is_win, sentence, to_markdown
 from nanoevolve_jax.evidence.comparison import Bench
-from nanoevolve_jax.evidence.confirmation import WIN
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.levels import ladder_of, level_of, required_seeds
+from nanoevolve_jax.evidence.levels import level_of_card
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline, is_static
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evolution import archive, promote, tournament
-from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, summarise
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
+from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
+from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.execution.settings import ConfigError, check_fields, validate
+from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
 from nanoevolve_jax.policy.mutations import describe_change
 from nanoevolve_jax.policy.spec_json import spec_to_json
 from nanoevolve_jax.prepare import calibrated, load_rows, make_engine, use_devices
@@ -76,32 +78,40 @@ def confirm(settings: ConfigDict) -> None:
     records, chosen = read_search(folder, settings.candidate)
     by_id = {record.id: record for record in records}
     record, reference = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
-    retuned = is_retuned_baseline(record.spec, reference.spec)
-
-    engine = functools.cache(lambda: make_engine(config, rows, devices))
-
-    @functools.cache
-    def other_rows():
-        return build_rows(
-            config.attribute.switch_corpus,
-            vocab_size=config.data.vocab_size,
-            sequence_len=config.model.sequence_len,
-            cache_dir=config.data.cache_dir,
-            tokenizer=rows.tokenizer,
-        ).train
-
-    engines = {
-        "main": engine,
-        attribution.SWITCH: lambda: engine()._replace(
-            stream=engine().stream._replace(other_rows=other_rows())
-        ),
-        attribution.WIDE: lambda: make_engine(config, rows, devices, capacity=2),
-        transfer.WIDER: lambda: make_engine(transfer.wider(config), rows, devices),
-    }
     batch_tokens = config.train.batch_size * config.model.sequence_len
-    campaign = Campaign(None, config, folder, calibration.scale)
-    ledger = promote.ledger_of(campaign, calibration)
-    card = {
+    ledger = promote.ledger_of(config, calibration)
+    retuned = is_retuned_baseline(record.spec, reference.spec)
+    found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
+    with Display(
+        console,
+        total_steps=trial.planned_steps(config),
+        batch_tokens=batch_tokens,
+        task="confirm",
+    ) as display:
+        runs = Runs(folder, make_engines(config, rows, devices), display.on_progress)
+        if not retuned:
+            consumed = ledger.consume(promote.campaign_id(folder), record.id)
+            display.say(
+                f"{record.id} against {reference.id} on validation fold {consumed.fold}"
+                + (
+                    "; exploratory, for this search has had its confirmations that count"
+                    if consumed.exploratory
+                    else ""
+                )
+            )
+            found = trial.run(
+                Bench(config, runs),
+                promote.arm_of(record),
+                promote.arm_of(reference),
+                consumed=consumed,
+                calibration=calibration,
+                cost_ratio=record.cost / reference.cost,
+                until=settings.until,
+                finish=functools.partial(ledger.finish, consumed.number),
+                expect=display.expect,
+                say=display.say,
+            )
+    card = found.parts | {
         "id": record.id,
         "change": describe_change(reference.spec, record.spec) or "none",
         "spec": spec_to_json(record.spec),
@@ -112,6 +122,7 @@ def confirm(settings: ConfigDict) -> None:
         },
         "static": is_static(record.spec),
         "retuned_baseline": retuned,
+        "verdict": {"label": found.verdict.label, "release": found.verdict.release},
         "calibration": {
             "seal": calibration.seal,
             "evaluation": calibration.fingerprint,
@@ -123,85 +134,80 @@ def confirm(settings: ConfigDict) -> None:
         "campaigns": ledger.campaigns(),
         "confirmations": config.confirm.max,
         "evaluations": config.confirm.evaluations,
-        "exploratory": False,
-        "confirmation": None,
-        "attribution": None,
-        "phases": None,
-        "transfer": None,
         "config": config.to_dict(),
-        "versions": description["versions"],
-        "device": description["device"],
-        "fingerprints": description["fingerprints"],
+        "spent": calibration.spent
+        | {"search: screening": screening_spent(records, batch_tokens)}
+        | runs.spent(),
+        "commands": commands(config, folder, record.id),
+        **{name: description[name] for name in ("versions", "device", "fingerprints")},
     }
-    verdict, gates = judge(confirmed=False, retuned=retuned), None
-    with Display(
-        console,
-        total_steps=trial.planned_steps(config),
-        batch_tokens=batch_tokens,
-        task="confirm",
-    ) as display:
-        runs = Runs(folder, engines, display.on_progress)
-        bench = Bench(config, runs)
-        if not retuned:
-            consumed = ledger.consume(promote.campaign_id(folder), record.id)
-            if consumed.exploratory:
-                display.say(
-                    f"exploratory: this search may have {consumed.confirmations} confirmations "
-                    "that count, and has had them"
-                )
-            display.say(
-                f"{record.id} against {reference.id} on validation fold {consumed.fold}, "
-                f"{card['campaigns']} searches under this evaluation"
-            )
-            rules = trial.rules_of(config, consumed.confirmations)
-            card["power"] = trial.say_power(calibration, rules, display.say)
-            sides, card["confirmation"], made = trial.confirm(
-                bench,
-                promote.arm_of(record),
-                promote.arm_of(reference),
-                consumed,
-                calibration.sigma,
-                record.cost / reference.cost,
-                display.say,
-            )
-            pairs = card["confirmation"]["pairs"]
-            card |= {
-                "exploratory": consumed.exploratory,
-                "fold": consumed.fold,
-                "seeds": list(consumed.seeds[:pairs]),
-                "arms": trial.arms_to_json(bench, sides),
-            }
-            ledger.finish(consumed.number, card["confirmation"]["outcome"])
-            won = card["confirmation"]["outcome"] == WIN
-            verdict = judge(confirmed=won)
-            card["phases"] = trial.numbers(attribution.phases(bench, made["winner"], record.spec))
-            gates = attribution.gates(bench, [r for r in made["winner"] if r.failure is None])
-            if won and settings.until != "confirm":
-                display.expect(trial.planned_steps(config, won=True))
-                verdict, card["attribution"] = trial.attribute(
-                    bench, sides, consumed, rules.seeds, display.say
-                )
-            if won and settings.until == "transfer":
-                count = required_seeds(
-                    card["confirmation"]["test"]["mean"], calibration.paired_sigma
-                )
-                card["transfer"] = trial.transfer_tests(bench, sides, consumed, count)
-        card["spent"] = runs.spent()
-    write_card(folder, card, verdict, gates, settings)
-    won = card["confirmation"] is not None and card["confirmation"]["outcome"] == WIN
-    if won and not card["exploratory"]:
-        records = [r._replace(status="winner") if r.id == record.id else r for r in records]
-        archive.rewrite(folder / ARCHIVE, records)
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        write_json(folder / "summary.json", summary | summarise(records, batch_tokens))
-    console.print(sentence(card), highlight=False, soft_wrap=True)
-    for suffix in ("md", "json"):
-        console.print(
-            str(folder / "evidence" / f"{record.id}.{suffix}"), highlight=False, soft_wrap=True
+    card["level"] = level_of_card(card, found.gates)._asdict()
+    path = folder / "evidence" / f"{record.id}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_sealed(path, KIND, card)
+    path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
+    if is_win(card):
+        crown(folder, records, record.id, batch_tokens)
+    for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def make_engines(
+    config: ConfigDict, rows: Rows, devices: int
+) -> dict[str, Callable[[], LocalEngine]]:
+    """The engine of the confirmation, and those that attribution and transfer may ask for."""
+    main = functools.cache(lambda: make_engine(config, rows, devices))
+
+    def switching() -> LocalEngine:
+        other = build_rows(
+            config.attribute.switch_corpus,
+            vocab_size=config.data.vocab_size,
+            sequence_len=config.model.sequence_len,
+            cache_dir=config.data.cache_dir,
+            tokenizer=rows.tokenizer,
         )
+        return main()._replace(stream=main().stream._replace(other_rows=other.train))
+
+    return {
+        "main": main,
+        attribution.SWITCH: switching,
+        attribution.WIDE: lambda: make_engine(config, rows, devices, capacity=2),
+        transfer.WIDER: lambda: make_engine(transfer.wider(config), rows, devices),
+    }
 
 
-def read_search(folder: Path, candidate: str) -> tuple[list[archive.Record], dict]:
+def commands(config: ConfigDict, folder: Path, candidate: str) -> list[str]:
+    """What leads from nothing to this card, and what checks it."""
+    usual = screen.get_config()
+    decided = ("workdir", "calibration", "train.evaluations")
+    flags = " ".join(
+        f"--config.{path}={get_setting(config, path)}"
+        for path in SETTINGS
+        if path not in decided
+        and not path.startswith("recipe.")
+        and get_setting(config, path) != get_setting(usual, path)
+    )
+    start = f"--config=configs/screen.py {flags}".strip()
+    calibration = Path(config.calibration)
+    return [
+        f"python -m nanoevolve_jax.calibrate {start} --config.workdir={calibration.parent}",
+        f"python -m nanoevolve_jax.search {start} --config.calibration={calibration} "
+        f"--config.workdir={folder}",
+        "python -m nanoevolve_jax.confirm --config=configs/confirm.py "
+        f"--config.workdir={folder} --config.candidate={candidate}",
+        f"python -m nanoevolve_jax.replay {folder / 'evidence' / candidate}.json",
+    ]
+
+
+def crown(folder: Path, records: list[Record], winner: str, batch_tokens: float) -> None:
+    """Marks the winner in the archive and the summary."""
+    records = [r._replace(status="winner") if r.id == winner else r for r in records]
+    archive.rewrite(folder / ARCHIVE, records)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    write_json(folder / "summary.json", summary | summarise(records, batch_tokens))
+
+
+def read_search(folder: Path, candidate: str) -> tuple[list[Record], dict[str, str]]:
     """The records of a finished search, and who is compared with whom.
 
     Raises:
@@ -222,31 +228,6 @@ def read_search(folder: Path, candidate: str) -> tuple[list[archive.Record], dic
     if candidate not in names:
         raise ConfigError(f"config.candidate is {candidate!r}; allowed: promoted, {names}")
     return records, {"candidate": candidate, "comparator": promotion["comparator"]}
-
-
-def write_card(folder: Path, card: dict, verdict, gates, settings: ConfigDict) -> None:
-    """Adds verdict, level and commands to a card, and writes both of its forms."""
-    level = None
-    ladder = ladder_of(card, gates=gates) if card["confirmation"] is not None else None
-    level = (
-        level_of(ladder)._asdict()
-        if ladder
-        else {"level": 0, "missing": "it is a retuned baseline", "static": card["static"]}
-    )
-    path = folder / "evidence" / f"{card['id']}.json"
-    path.parent.mkdir(exist_ok=True)
-    workdir = settings.workdir
-    card |= {
-        "verdict": {"label": verdict.label, "release": verdict.release},
-        "level": level,
-        "commands": [
-            "python -m nanoevolve_jax.confirm --config=configs/confirm.py "
-            f"--config.workdir={workdir} --config.candidate={card['id']}",
-            f"python -m nanoevolve_jax.replay {path}",
-        ],
-    }
-    write_sealed(path, KIND, card)
-    path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
 
 
 def check(settings: ConfigDict) -> None:

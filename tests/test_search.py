@@ -407,9 +407,9 @@ def flags_of(settings, workdir):
     return [f"--config.{k}={v}" for k, v in (settings | {"workdir": workdir}).items()]
 
 
-def start(repository, *arguments):
+def start(repository, *arguments, command="search"):
     return subprocess.Popen(
-        [sys.executable, "-m", "nanoevolve_jax.search", *arguments],
+        [sys.executable, "-m", f"nanoevolve_jax.{command}", *arguments],
         cwd=repository,
         env=os.environ | {"PYTHONPATH": str(repository), "COLUMNS": "40"},
         stdout=subprocess.PIPE,

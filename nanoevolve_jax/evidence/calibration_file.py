@@ -29,6 +29,7 @@ class Calibration(NamedTuple):
     paired_sigma: float  # bpb, of a difference of runs that share a seed, at the full horizon
     repeat_difference: float  # bpb
     panel_auc: float
+    spent: dict[str, dict[str, int]]  # runs, failed runs and tokens by stage
 
 
 def evaluation_facts(config: ConfigDict, fingerprints: dict[str, str]) -> dict[str, Any]:
@@ -90,4 +91,5 @@ def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:
         paired_sigma=full["paired_sigma"],
         repeat_difference=document["noise"]["repeat_difference"],
         panel_auc=document["panel"]["auc"],
+        spent=document["spent"],
     )

@@ -6,6 +6,13 @@ from typing import Any
 KIND = "evidence"
 
 
+def is_win(card: Mapping[str, Any]) -> bool:
+    """Whether the candidate was confirmed, and its confirmation counts."""
+    if card["retuned_baseline"]:
+        return False
+    return card["confirmation"]["outcome"] == "win" and not card["exploratory"]
+
+
 def sentence(card: Mapping[str, Any]) -> str:
     """The verdict in one sentence."""
     name, verdict = card["id"], card["verdict"]["label"]
@@ -24,7 +31,7 @@ def sentence(card: Mapping[str, Any]) -> str:
             f"95 % interval {test['low']:+.4f} to {test['high']:+.4f}, p = {test['p']:.2g}"
         )
     )
-    start = "In an exploratory comparison " if card["exploratory"] else ""
+    start = "In an exploratory comparison " if card.get("exploratory") else ""
     if found["outcome"] != "win":
         return (
             f"{start}{name} is not distinguishable from the tuned baseline: "
@@ -67,9 +74,10 @@ def to_markdown(card: Mapping[str, Any]) -> str:
             "## Confirmation",
             "",
             f"Noise: sigma {calibration['sigma']:.4f} bpb between seeds, "
-            f"{calibration['paired_sigma']:.4f} for a pair that shares a seed. A true gain of one "
-            f"sigma wins with probability {power['power_at_one_sigma']:.2f}; 80 % is reached at "
-            f"{power['minimum_detectable_effect_in_sigma']:.2f} sigma.",
+            f"{calibration['paired_sigma']:.4f} for twins that share a seed. A true gain of one "
+            f"sigma wins with probability {power['strangers']['power_at_one_sigma']:.2f} if the "
+            f"arms scatter apart, {power['twins']['power_at_one_sigma']:.2f} if they scatter "
+            "together.",
             "",
             "| comparison | mean gain, bpb | 95 % interval | p, one-sided | n |",
             "| --- | ---: | ---: | ---: | ---: |",
@@ -108,7 +116,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         elif target is not None:
             lines += ["", f"It never reaches the baseline's final {target['bpb']:.4f} bpb."]
         lines.append("")
-    if card["phases"] is not None:
+    if card.get("phases") is not None:
         thirds, drivers = card["phases"]["thirds"], card["phases"]["drivers"]
         lines += ["## What the policy does", "", "| | first third | middle | last |"]
         lines += ["| --- | ---: | ---: | ---: |"]

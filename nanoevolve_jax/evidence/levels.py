@@ -144,13 +144,10 @@ def required_seeds(effect: float, paired_sigma: float, most: int = 512) -> int:
     return most
 
 
-def ladder_of(card: Mapping[str, Any], **further: Any) -> Ladder:
-    """Reads a card's document into what the levels need.
-
-    Args:
-      card: the document of an evidence card.
-      **further: fields of `Ladder` that a card does not hold.
-    """
+def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
+    """The level that a card's records and the candidate's gates, float[seeds, steps], support."""
+    if card["retuned_baseline"]:
+        return Level(0, "it is a retuned baseline", card["static"])
 
     def array(values: Any) -> np.ndarray:
         return np.array([math.nan if x is None else x for x in values], np.float64)
@@ -158,20 +155,22 @@ def ladder_of(card: Mapping[str, Any], **further: Any) -> Ladder:
     def gains(cell: Mapping[str, Any]) -> np.ndarray:
         return array(cell["baseline"]) - array(cell["winner"])
 
-    moved = card.get("transfer") or {}
-    phases = card.get("phases")
-    return Ladder(
-        panel_auc=card["calibration"]["panel_auc"],
-        repeat_difference=card["calibration"]["repeat_difference"],
+    calibration, moved, phases = card["calibration"], card["transfer"], card["phases"]
+    ladder = Ladder(
+        panel_auc=calibration["panel_auc"],
+        repeat_difference=calibration["repeat_difference"],
         static=card["static"],
-        actuators=phases
-        and {name: values for name, values in phases["thirds"].items() if name != "gate"},
-        won=card["confirmation"]["outcome"] == "win"
-        and not card["exploratory"]
-        and not card["retuned_baseline"],
-        sigma=card["calibration"]["sigma"],
-        cells={name: gains(cell) for name, cell in moved["cells"].items()} if moved else None,
-        cheaper=gains(moved["cheaper"]) if moved else None,
-        wider=gains(moved["wider"]) if moved else None,
-        **further,
+        gates=gates if gates is not None and gates.size else None,
+        won=card["confirmation"]["outcome"] == "win" and not card["exploratory"],
+        sigma=calibration["sigma"],
     )
+    if phases is not None:
+        actuators = {name: means for name, means in phases["thirds"].items() if name != "gate"}
+        ladder = ladder._replace(actuators=actuators)
+    if moved is not None:
+        ladder = ladder._replace(
+            cells={name: gains(cell) for name, cell in moved["cells"].items()},
+            cheaper=gains(moved["cheaper"]),
+            wider=gains(moved["wider"]),
+        )
+    return level_of(ladder)

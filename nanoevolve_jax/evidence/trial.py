@@ -12,12 +12,14 @@ from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import LR_FACTORS, Arm, Bench, mean_curve, steps_to
 from nanoevolve_jax.evidence.confirmation import (
     CONTINUE,
+    WIN,
     ConfirmationRules,
     decide,
     minimum_detectable_effect,
     power,
 )
 from nanoevolve_jax.evidence.ledger import Confirmation
+from nanoevolve_jax.evidence.levels import required_seeds
 from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evidence.statistics import PairedTest
 from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants, judge, step_share
@@ -41,17 +43,27 @@ def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
 
 
 def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> dict[str, float]:
-    """Says, before any run, what this confirmation could find."""
-    paired = calibration.paired_sigma / calibration.sigma
-    found = {
-        "paired_sigma_in_sigma": paired,
-        "power_at_one_sigma": power(1.0, paired, rules),
-        "minimum_detectable_effect_in_sigma": minimum_detectable_effect(paired, rules),
-    }
+    """Says, before any run, what this confirmation could find.
+
+    Twins that share a seed stay close; arms at learning rates of their own may part like runs of
+    different seeds. The truth lies between the two figures.
+    """
+    found = {}
+    for name, paired in (
+        ("twins", calibration.paired_sigma / calibration.sigma),
+        ("strangers", math.sqrt(2.0)),
+    ):
+        found[name] = {
+            "paired_sigma_in_sigma": paired,
+            "power_at_one_sigma": power(1.0, paired, rules),
+            "minimum_detectable_effect_in_sigma": minimum_detectable_effect(paired, rules),
+        }
+    twins, strangers = found["twins"], found["strangers"]
     say(
         f"power: a true gain of one sigma ({calibration.sigma:.4f} bpb) wins with probability "
-        f"{found['power_at_one_sigma']:.2f}; 80 % is reached at "
-        f"{found['minimum_detectable_effect_in_sigma']:.2f} sigma"
+        f"{strangers['power_at_one_sigma']:.2f} to {twins['power_at_one_sigma']:.2f}; 80 % is "
+        f"reached at {twins['minimum_detectable_effect_in_sigma']:.2f} to "
+        f"{strangers['minimum_detectable_effect_in_sigma']:.2f} sigma"
     )
     return found
 
@@ -234,3 +246,70 @@ def transfer_tests(
         "cheaper": numbers(cheaper._asdict()),
         "wider": numbers(wide._asdict()),
     }
+
+
+class Trial(NamedTuple):
+    """What a trial found."""
+
+    parts: dict[str, Any]  # of the card
+    verdict: Verdict
+    gates: np.ndarray  # float32[pairs, steps], the candidate's at its confirmation
+
+
+def run(
+    bench: Bench,
+    winner: Arm,
+    baseline: Arm,
+    *,
+    consumed: Confirmation,
+    calibration: Calibration,
+    cost_ratio: float,
+    until: str,
+    finish: Callable[[str], None],
+    expect: Callable[[int], None],
+    say: Say,
+) -> Trial:
+    """Confirms a candidate and, after a win, attributes its gain and tries it elsewhere.
+
+    Args:
+      bench: where.
+      winner: the candidate.
+      baseline: the better of the tuned baseline and the best control.
+      consumed: seeds and fold, already used up in the ledger.
+      calibration: of the evaluation.
+      cost_ratio: FLOPs of the candidate's step over the baseline's.
+      until: last stage after a win: confirm, attribute or transfer.
+      finish: told the outcome as soon as it is known.
+      expect: told how many candidate-steps there will be, once there are more.
+      say: hears what happens.
+    """
+    rules = rules_of(bench.config, consumed.confirmations)
+    parts: dict[str, Any] = {"power": say_power(calibration, rules, say)}
+    sides, confirmation, made = confirm(
+        bench, winner, baseline, consumed, calibration.sigma, cost_ratio, say
+    )
+    finish(confirmation["outcome"])
+    won = confirmation["outcome"] == WIN
+    verdict = judge(confirmed=won)
+    survived = [run for run in made["winner"] if run.failure is None]
+    gates = attribution.gates(bench, survived) if survived else np.zeros((0, 0), np.float32)
+    parts |= {
+        "confirmation": confirmation,
+        "exploratory": consumed.exploratory,
+        "fold": consumed.fold,
+        "seeds": list(consumed.seeds[: confirmation["pairs"]]),
+        "arms": arms_to_json(bench, sides),
+        "phases": None,
+        "attribution": None,
+        "transfer": None,
+    }
+    if survived and winner.spec.control.enabled:
+        parts["phases"] = numbers(attribution.phases(bench, survived, winner.spec))
+    if won and until != "confirm":
+        expect(planned_steps(bench.config, won=True))
+        verdict, parts["attribution"], gates = attribute(bench, sides, consumed, rules.seeds, say)
+    if won and until == "transfer":
+        count = required_seeds(confirmation["test"]["mean"], calibration.paired_sigma)
+        say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
+        parts["transfer"] = transfer_tests(bench, sides, consumed, count)
+    return Trial(parts, verdict, gates)

@@ -1,5 +1,6 @@
 """A whole search: generations proposed, trained, scored and kept."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,6 +152,13 @@ def planned_runs(config: ConfigDict) -> int:
     promotion = promote.first * promote.first_seeds + promote.final * promote.final_seeds
     # The baseline and the best control run on every seed, and all finalists at twice the rate.
     return screening + promotion + 2 * seeds + promote.final + 2
+
+
+def screening_spent(records: list[Record], batch_tokens: float) -> dict[str, int]:
+    """Runs, failed runs and tokens of screening, as `Runs.spent` counts those of other stages."""
+    failed = [not math.isfinite(record.val_bpb[0]) for record in records]
+    steps = sum(r.steps[0] + bad for r, bad in zip(records, failed, strict=True))
+    return {"runs": len(records), "failed": sum(failed), "tokens": int(batch_tokens * steps)}
 
 
 def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:

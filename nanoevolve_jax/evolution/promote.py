@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.constraints import STATE_LIMIT, state_ratio
@@ -25,10 +27,10 @@ FILE = "promotion.json"
 STAGE = "promote"
 
 
-def ledger_of(campaign: Campaign, calibration: Calibration) -> Ledger:
+def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
     """The ledger beside the calibration."""
     path = calibration.path.with_name(LEDGER)
-    return open_ledger(path, calibration.fingerprint, campaign.config.data.folds)
+    return open_ledger(path, calibration.fingerprint, config.data.folds)
 
 
 def campaign_id(folder: Path) -> str:
@@ -44,12 +46,12 @@ def campaign_id(folder: Path) -> str:
 def register(campaign: Campaign, calibration: Calibration) -> None:
     """Enters the search into the ledger: how many confirmations count is fixed from here on."""
     config = campaign.config
-    ledger_of(campaign, calibration).register_campaign(
+    ledger_of(config, calibration).register_campaign(
         campaign_id(campaign.folder), config.seed, config.confirm.max, campaign.folder.name
     )
 
 
-def rules_of(config: Any) -> PromotionRules:
+def rules_of(config: ConfigDict) -> PromotionRules:
     """The promotion rules of a config."""
     return PromotionRules(**{name: config.promote[name] for name in PromotionRules._fields})
 
@@ -164,7 +166,8 @@ def promote(
         known[name] = known[name]._replace(status="retuned_baseline")
         say(f"promotion: {name} is only a retuned baseline")
     if picked is not None:
-        known[picked] = known[picked]._replace(status="promoted")
+        if known[picked].status != "winner":  # of an earlier confirmation
+            known[picked] = known[picked]._replace(status="promoted")
         say(
             f"promotion picks {picked}: {known[picked].score:+.2f} sigma after shrinkage, "
             f"{len(known[picked].seeds)} runs; to be compared with {comparator}"
@@ -181,7 +184,7 @@ def promote(
         "scores": {name: _finite(known[name].score) for name in [*references, *entrants]},
         "failure_at_twice_the_lr": doubled,
         "state_bytes_over_nanochat": memory,
-        "spent": runs.spent(),
+        "spent": runs.spent()[STAGE],
     }
     return settled, write_sealed(campaign.folder / FILE, KIND, document)
 

@@ -1,0 +1,185 @@
+"""Simulated campaigns through the real decision code: how often do they end in a win?
+
+  python -m benchmarks.campaigns --out=results/campaigns.json
+
+Five generations of eight, screened on one seed, survivors and parents by `tournament`, scores by
+`score`, two rounds of promotion by `promotion`, two looks by `confirmation`. Everything is in
+sigmas of the baseline between seeds. A run's bpb is what its seed brings to every arm plus noise
+of its own, so that the gain of a pair has the standard deviation `paired`; 1.4 is that of arms
+which share nothing. In a campaign with an effect each child of a parent without it acquires it
+with probability 1/8, and keeps it for its descendants. Nothing else differs between candidates.
+
+Choosing each arm's learning rate is left out: both arms would gain the same.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide
+from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
+from nanoevolve_jax.evidence.score import Scale, score
+from nanoevolve_jax.evolution.tournament import best_control, draw_parent, survivors
+
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+_NULL = flags.DEFINE_integer("null_campaigns", 10_000, "campaigns without any effect")
+_WITH_EFFECT = flags.DEFINE_integer("campaigns", 2000, "campaigns with an effect")
+
+PAIRED = (0.7, 1.0, 1.4)
+EFFECTS = (0.5, 1.0, 1.5)
+GENERATIONS, POPULATION, SURVIVORS, TOURNAMENT, CONTROL_EVERY = 5, 8, 4, 2, 8
+ACQUIRED = 1 / 8
+
+
+class Simulated(NamedTuple):
+    """A candidate with what `tournament` reads of a record, and the truth."""
+
+    id: str
+    generation: int
+    recipe: dict | None
+    effect: float
+    gains: list[float]
+    score: float
+    failure: None = None
+
+
+class World(NamedTuple):
+    """How runs scatter, in sigmas."""
+
+    rng: np.random.Generator
+    paired: float
+
+    def run(self, effects: Sequence[float], seeds: int) -> np.ndarray:
+        """Bits per byte of arms on shared seeds, float[arms, seeds]; the baseline's is about 0."""
+        own = self.paired / math.sqrt(2.0)
+        shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(seeds)
+        noise = own * self.rng.standard_normal((len(effects), seeds))
+        return shared + noise - np.asarray(effects)[:, None]
+
+
+def _score(gains: list[float], paired: float) -> float:
+    return score(gains, 1.0, 1.0, Scale(1.0, paired**2, 0.0))
+
+
+def _screen(world: World, effect: float) -> list[Simulated]:
+    """All candidates of a campaign, screened on one seed; the first is the baseline."""
+    own = world.paired / math.sqrt(2.0)
+    baseline = own * world.rng.standard_normal()  # what the seed brings to all arms cancels
+
+    def tried(name, generation, recipe, truth):
+        gain = float(baseline - own * world.rng.standard_normal() + truth)
+        return Simulated(name, generation, recipe, truth, [gain], _score([gain], world.paired))
+
+    known = [Simulated("baseline", 0, None, 0.0, [0.0], 0.0)]
+    known += [tried(f"founder {i}", 0, None, 0.0) for i in range(2)]
+    for generation in range(1, GENERATIONS + 1):
+        pool = survivors(known, SURVIVORS)
+        children = []
+        for number in range(POPULATION):
+            slot = (generation - 1) * POPULATION + number + 1
+            name = f"g{generation}c{number}"
+            if slot % CONTROL_EVERY == 0:
+                children.append(tried(name, generation, {}, 0.0))
+                continue
+            parent = draw_parent(pool, world.rng, TOURNAMENT)
+            acquired = not parent.effect and world.rng.random() < ACQUIRED
+            children.append(tried(name, generation, None, effect if acquired else parent.effect))
+        known += children
+    return known
+
+
+def run_campaign(
+    world: World, effect: float, rules: ConfirmationRules, promotion: PromotionRules
+) -> tuple[bool, bool]:
+    """One campaign; (whether it ended in a win, whether the candidate tested had the effect)."""
+    known = _screen(world, effect)
+    control = best_control(known)
+    by_id = {c.id: c for c in known if c.recipe is None and c.id != "baseline"}
+
+    def train(names: list[str], seeds: int) -> None:
+        bpb = world.run([0.0, *(by_id[name].effect for name in names)], seeds)
+        for name, row in zip(names, bpb[1:], strict=True):
+            gains = by_id[name].gains + (bpb[0] - row).tolist()
+            by_id[name] = by_id[name]._replace(gains=gains, score=_score(gains, world.paired))
+
+    def scores(names: Sequence[str]) -> dict[str, float]:
+        return {name: by_id[name].score for name in names}
+
+    entrants = first_round(scores(list(by_id)), promotion)
+    train(entrants, promotion.first_seeds)
+    finalists = second_round(scores(entrants), promotion)
+    train(finalists, promotion.final_seeds)
+    picked = by_id[pick(scores(finalists))]
+    assert control is not None  # the comparator is it or the baseline: both have no effect
+    bpb = world.run([0.0, picked.effect], rules.seeds)
+    for count in (rules.first_seeds, rules.seeds):
+        decision = decide(bpb[0, :count], bpb[1, :count], 1.0, rules)
+        if decision.outcome != CONTINUE:
+            break
+    return decision.outcome == WIN, picked.effect > 0
+
+
+class Rates(NamedTuple):
+    """Shares of all campaigns."""
+
+    campaigns: int
+    wins: int
+    win_rate: float
+    tested_had_effect: float
+
+
+def simulate(
+    effect: float,
+    paired: float,
+    campaigns: int,
+    seed: int = 0,
+    rules: ConfirmationRules | None = None,
+    promotion: PromotionRules | None = None,
+) -> Rates:
+    """Many campaigns with the default rules, or others."""
+    rules, promotion = rules or ConfirmationRules(), promotion or PromotionRules()
+    world = World(np.random.default_rng([seed, round(100 * paired), round(100 * effect)]), paired)
+    ends = [run_campaign(world, effect, rules, promotion) for _ in range(campaigns)]
+    wins = sum(won for won, _ in ends)
+    return Rates(campaigns, wins, wins / campaigns, sum(had for _, had in ends) / campaigns)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    table = Table(title="Campaigns that end in a win")
+    for column in ("effect, sigma", "paired sd, sigma", "campaigns", "wins", "rate", "carrier"):
+        table.add_column(column, justify="right")
+    found = []
+    for effect in (0.0, *EFFECTS):
+        for paired in PAIRED:
+            count = _WITH_EFFECT.value if effect else _NULL.value
+            rates = simulate(effect, paired, count)
+            found.append({"effect": effect, "paired": paired, **rates._asdict()})
+            table.add_row(
+                f"{effect:g}",
+                f"{paired:g}",
+                f"{rates.campaigns}",
+                f"{rates.wins}",
+                f"{rates.win_rate:.3f}",
+                f"{rates.tested_had_effect:.3f}",
+            )
+    Console().print(table)
+    if _OUT.value:
+        document = {
+            "command": "python -m benchmarks.campaigns",
+            "confirmation": ConfirmationRules()._asdict(),
+            "promotion": PromotionRules()._asdict(),
+            "campaigns": found,
+        }
+        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

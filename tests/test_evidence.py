@@ -1,0 +1,315 @@
+"""Calibrate, search, promote, confirm and replay, end to end on a tiny model and text."""
+
+import contextlib
+import functools
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
+
+from configs import confirm as confirm_config
+from nanoevolve_jax import calibrate, confirm, prepare, replay, search
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.ledger import open_ledger
+from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution.engine import LocalEngine
+from nanoevolve_jax.execution.settings import ConfigError
+
+TINY = SETTINGS | {
+    "data.folds": 4,
+    "search.generations": 1,
+    "search.population": 4,
+    "search.control_every": 4,
+    "promote.first": 3,
+    "promote.first_seeds": 2,
+    "promote.final": 2,
+    "promote.final_seeds": 1,
+    "confirm.steps": 9,
+    "confirm.first_seeds": 3,
+    "confirm.seeds": 4,
+    "confirm.lr_seeds": 2,
+    "calibrate.tuning_runs": 6,
+    "calibrate.panel_seeds": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with a corpus and a finished calibration."""
+    folder = tmp_path_factory.mktemp("evidence")
+    write_corpus(folder / "corpus")
+    act(folder, calibrate.calibrate, make_config(settings(folder), folder / "calibration"))
+    return folder
+
+
+def settings(folder, **changes):
+    places = {
+        "data.corpus": f"parquet:{folder / 'corpus'}",
+        "data.cache_dir": str(folder / "cache"),
+    }
+    return TINY | places | {k.replace("__", "."): v for k, v in changes.items()}
+
+
+_programs = functools.lru_cache(prepare.make_programs)
+
+
+def act(folder, command, *arguments):
+    """Runs a command in this process; returns what it printed."""
+    patch, output = pytest.MonkeyPatch(), io.StringIO()
+    with patch.context() as p, contextlib.redirect_stdout(output):
+        for module in (search, calibrate, confirm, replay):  # JAX has begun long ago
+            p.setattr(module, "use_devices", lambda config: config.devices)
+        p.setattr(prepare, "make_programs", _programs)
+        command(*arguments)
+    return output.getvalue()
+
+
+def calibrated(folder, name, **changes):
+    path = folder / "calibration" / "calibration.json"
+    return make_config(settings(folder, calibration=str(path), **changes), folder / name)
+
+
+def confirm_settings(folder, name, candidate="promoted"):
+    config = confirm_config.get_config()
+    config.workdir, config.candidate = str(folder / name), candidate
+    return config
+
+
+@pytest.fixture(scope="module")
+def searched(workshop):
+    return act(workshop, search.search, calibrated(workshop, "run"))
+
+
+@pytest.fixture(scope="module")
+def confirmed(workshop, searched):
+    return act(workshop, confirm.confirm, confirm_settings(workshop, "run"))
+
+
+def document(workshop, *names):
+    return json.loads(workshop.joinpath(*names).read_text())
+
+
+def refuse(*arguments):
+    raise AssertionError("trained again")
+
+
+# Calibration -------------------------------------------------------------------------------
+
+
+def test_a_calibration_says_what_noise_is_and_repeats_exactly(workshop):
+    found = document(workshop, "calibration", "calibration.json")
+    assert found["noise"]["repeat_difference"] == 0.0
+    for name in ("screen", "full"):
+        noise = found["noise"][name]
+        assert noise["n"] == 8 and 0 < noise["sigma_low"] < noise["sigma"] < noise["sigma_high"]
+    shrinkage = (found["noise"]["screen"]["paired_sigma"] / found["scale"]["sigma"]) ** 2
+    assert found["scale"]["shrinkage"] == pytest.approx(shrinkage)
+    assert len(found["panel"]["good"]) >= 6 <= len(found["panel"]["bad"])
+    assert 0 <= found["panel"]["auc"] <= 1
+
+
+def test_the_recipe_is_the_best_of_the_shortlist_on_fresh_seeds(workshop):
+    found = document(workshop, "calibration", "calibration.json")
+    listed = found["tuning"]["shortlist"]
+    assert set(listed) == {"default", "best", "second", "centroid", "surrogate"}
+    means = {name: np.mean(entry["bpb"]) for name, entry in listed.items()}
+    assert found["tuning"]["chosen"] == min(means, key=means.get)
+    assert found["recipe"] == listed[found["tuning"]["chosen"]]["recipe"]
+    assert found["tuning"]["runs"] == 6 == found["spent"]["calibrate: tune"]["runs"]
+
+
+def test_calibrating_again_trains_nothing_and_changes_nothing(workshop, monkeypatch):
+    path = workshop / "calibration" / "calibration.json"
+    before = path.read_bytes()
+    monkeypatch.setattr(LocalEngine, "run", refuse)
+    act(workshop, calibrate.calibrate, make_config(settings(workshop), workshop / "calibration"))
+    assert path.read_bytes() == before
+
+
+REFUSED = [
+    ({"train__steps": 5}, r"horizon\.screen is 5 and was 6"),
+    ({"confirm__steps": 12}, r"horizon\.full is 12 and was 9"),
+    ({"model__n_layer": 2}, r"model\.n_layer is 2 and was 1"),
+    ({"data__vocab_size": 290}, r"tokenizer is .* and was"),
+    ({"data__validation_rows": 4}, r"validation_rows is 4 and was 8"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_a_calibration_of_another_evaluation_is_refused_by_name(workshop, changes, message):
+    with pytest.raises(EvidenceError, match=message):
+        act(workshop, search.search, calibrated(workshop, "refused", **changes))
+    assert not (workshop / "refused").exists()
+
+
+def test_a_calibration_on_other_text_is_refused(workshop, tmp_path):
+    (tmp_path / "calibration").symlink_to(workshop / "calibration")
+    write_corpus(tmp_path / "corpus")
+    shard = tmp_path / "corpus" / "shard_00000.parquet"
+    (tmp_path / "corpus" / "shard_00002.parquet").write_bytes(shard.read_bytes())
+    with pytest.raises(EvidenceError, match=r"corpus is .* and was"):
+        act(tmp_path, search.search, calibrated(tmp_path, "run"))
+
+
+def test_truncated_and_edited_calibrations_are_refused(workshop, tmp_path):
+    whole = (workshop / "calibration" / "calibration.json").read_bytes()
+    (tmp_path / "calibration").mkdir()
+    (tmp_path / "corpus").symlink_to(workshop / "corpus")
+    (tmp_path / "cache").symlink_to(workshop / "cache")
+    for damaged in (whole[: len(whole) // 2], whole.replace(b'"n": 8', b'"n": 80', 1)):
+        (tmp_path / "calibration" / "calibration.json").write_bytes(damaged)
+        with pytest.raises(EvidenceError):
+            act(tmp_path, search.search, calibrated(tmp_path, "run"))
+
+
+# Promotion ---------------------------------------------------------------------------------
+
+
+def test_promotion_gives_fresh_seeds_to_the_best_and_one_goes_on(workshop, searched):
+    found = document(workshop, "run", "promotion.json")
+    records = {r.id: r for r in archive.load_all(workshop / "run" / "archive.jsonl")}
+    assert "against the tuned baseline" in searched
+    assert len(found["first_round"]) == 3 and len(found["second_round"]) == 2
+    baseline = records["nanochat"]
+    assert len(baseline.seeds) == 1 + 2 + 1
+    for name, record in records.items():
+        rounds = (name in found["first_round"]) * 2 + (name in found["second_round"])
+        controls = record.recipe is not None or name == "nanochat"
+        assert len(record.seeds) == 1 + (3 if controls else rounds)
+        assert record.seeds == baseline.seeds[: len(record.seeds)]
+    statuses = [r.status for r in records.values()]
+    assert statuses.count("promoted") == (found["candidate"] is not None)
+    assert document(workshop, "run", "summary.json")["compared_with"] == "the tuned baseline"
+
+
+def test_scores_rest_on_all_seeds_of_a_candidate(workshop, searched):
+    scale = document(workshop, "calibration", "calibration.json")["scale"]
+    records = archive.load_all(workshop / "run" / "archive.jsonl")
+    reference = dict(zip(records[0].seeds, records[0].val_bpb, strict=True))
+    for r in records:
+        gains = [reference[s] - x for s, x in zip(r.seeds, r.val_bpb, strict=True)]
+        expected = sum(gains) / (len(gains) + scale["shrinkage"])
+        expected -= scale["horizon_slope"] * max(0.0, math.log(r.cost / records[0].cost))
+        assert r.score == pytest.approx(expected / scale["sigma"])
+
+
+def test_searching_again_changes_nothing(workshop, searched, confirmed, monkeypatch):
+    files = [workshop / "run" / name for name in ("archive.jsonl", "promotion.json")]
+    before = [path.read_bytes() for path in files]
+    monkeypatch.setattr(LocalEngine, "run", refuse)
+    act(workshop, search.search, calibrated(workshop, "run"))
+    changed = [a != b.read_bytes() for a, b in zip(before, files, strict=True)]
+    assert not any(changed)
+
+
+# Confirmation ------------------------------------------------------------------------------
+
+
+def card_of(workshop):
+    (path,) = (workshop / "run" / "evidence").glob("*.json")
+    return path, json.loads(path.read_text())
+
+
+def test_a_confirmation_leaves_a_card_that_says_what_was_spent(workshop, confirmed):
+    path, card = card_of(workshop)
+    assert confirmed.index("power: ") < confirmed.index("learning rate of ")
+    assert card["confirmation"]["pairs"] in (3, 4)
+    assert len(card["seeds"]) == card["confirmation"]["pairs"]
+    assert card["fold"] == 2
+    spent = card["spent"]
+    assert spent["confirm: test"]["runs"] == 2 * card["confirmation"]["pairs"]
+    assert {"search: screening", "calibrate: tune"} <= set(spent)
+    page = path.with_suffix(".md").read_text()
+    for number in (*card["confirmation"]["baseline_bpb"], *card["confirmation"]["winner_bpb"]):
+        assert f"{number:.4f}" in page
+    (verdict,) = (line for line in confirmed.splitlines() if " paired seeds" in line)
+    assert f"**{verdict}**" in page
+
+
+def test_seeds_and_folds_of_the_stages_are_disjoint(workshop, confirmed):
+    _, card = card_of(workshop)
+    stages = {}
+    for name in ("calibration", "run"):
+        for line in (workshop / name / "runs.jsonl").read_text().splitlines():
+            run = json.loads(line)
+            stages.setdefault(run["stage"], set()).add((run["job"]["seed"], run["job"]["fold"]))
+    stages["search"] = {
+        (r.seeds[0], 0) for r in archive.load_all(workshop / "run" / "archive.jsonl")
+    }
+    tested = stages.pop("confirm: test")
+    assert {seed for seed, _ in tested} == set(card["seeds"])
+    for earlier in stages.values():
+        assert not {seed for seed, _ in tested} & {seed for seed, _ in earlier}
+        assert not {fold for _, fold in tested} & {fold for _, fold in earlier}
+    promoted = {seed for seed, _ in stages["promote"]}
+    assert not promoted & {seed for seed, _ in stages["search"]}
+    assert not promoted & {seed for seed, _ in stages["calibrate: tune"]}
+
+
+def test_confirming_again_trains_nothing_and_uses_no_further_fold(workshop, confirmed, monkeypatch):
+    path, card = card_of(workshop)
+    before = path.read_bytes()
+    monkeypatch.setattr(LocalEngine, "run", refuse)
+    act(workshop, confirm.confirm, confirm_settings(workshop, "run"))
+    assert path.read_bytes() == before
+    ledger = open_ledger(
+        workshop / "calibration" / "ledger.jsonl", card["calibration"]["evaluation"], 4
+    )
+    assert len(ledger.confirmations()) == 1
+
+
+def test_a_second_candidate_is_exploratory_and_cannot_win(workshop, confirmed):
+    found = document(workshop, "run", "promotion.json")
+    other = next(name for name in found["first_round"] if name != found["candidate"])
+    output = act(workshop, confirm.confirm, confirm_settings(workshop, "run", other))
+    card = document(workshop, "run", "evidence", f"{other}.json")
+    assert "exploratory" in output and card["exploratory"]
+    assert card["level"]["level"] <= 2
+    assert document(workshop, "run", "summary.json")["winners"] == []
+    # Leaves the folder as the other tests know it.
+    for suffix in ("json", "md"):
+        (workshop / "run" / "evidence" / f"{other}.{suffix}").unlink()
+
+
+def assert_agrees(path):
+    assert replay.replay(path, 2, Console(width=200))
+
+
+def test_a_replay_agrees_with_the_card_and_refuses_an_edited_one(workshop, confirmed, tmp_path):
+    path, card = card_of(workshop)
+    output = act(workshop, lambda: assert_agrees(path))
+    assert "agrees exactly" in output
+    edited = tmp_path / "card.json"
+    text = json.dumps(card["confirmation"]["winner_bpb"][0])
+    edited.write_text(path.read_text().replace(text, "1.0", 1))
+    with pytest.raises(EvidenceError, match="changed after it was written"):
+        replay.replay(edited, 1, Console())
+
+
+def test_without_a_calibration_nothing_can_be_confirmed(workshop):
+    plain = make_config(settings(workshop), workshop / "plain")
+    act(workshop, search.search, plain)
+    with pytest.raises(EvidenceError, match="without a calibration"):
+        act(workshop, confirm.confirm, confirm_settings(workshop, "plain"))
+    with pytest.raises(ArchiveError, match="finished search"):
+        act(workshop, confirm.confirm, confirm_settings(workshop, "nowhere"))
+
+
+def test_an_unknown_candidate_is_named_with_those_there_are(workshop, searched):
+    with pytest.raises(ConfigError, match=r"'g009c09'; allowed: promoted, \["):
+        act(workshop, confirm.confirm, confirm_settings(workshop, "run", "g009c09"))
+
+
+def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
+    mistakes = {
+        "confirm": (["--config.candidat=x"], ["config.candidat", "allowed: candidate"]),
+        "replay": ([str(tmp_path / "none.json")], ["none.json does not exist"]),
+        "calibrate": (["--config.calibration=x"], ["config.calibration is 'x'"]),
+    }
+    for command, (arguments, parts) in mistakes.items():
+        assert_one_line(start(repository, *arguments, command=command), parts)
