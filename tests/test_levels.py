@@ -86,4 +86,4 @@ def test_required_seeds_have_the_power_they_promise():
     t = samples.mean(1) / (samples.std(1, ddof=1) / math.sqrt(n))
     assert np.mean(stats.t.sf(t, n - 1) < CHEAPER_P) == pytest.approx(0.8, abs=0.06)
     assert required_seeds(0.5, 1.0) > n > required_seeds(2.0, 1.0)
-    assert required_seeds(-1.0, 1.0) == 512
+    assert required_seeds(-1.0, 1.0) == 64

@@ -70,6 +70,8 @@ SETTINGS = {
     "search.survivors": 2,
     "search.control_every": 5,
     "data.folds": 3,
+    "recipe.momentum": 0.97,
+    "recipe.second_moment_beta": 0.9,
 }
 
 

@@ -127,13 +127,13 @@ def level_of(ladder: Ladder) -> Level:
     return Level(reached, None, ladder.static)
 
 
-def required_seeds(effect: float, paired_sigma: float, most: int = 512) -> int:
+def required_seeds(effect: float, paired_sigma: float, most: int = 64) -> int:
     """Pairs for which a gain of `effect` passes `CHEAPER_P` with probability 0.8.
 
     Args:
       effect: expected gain, bpb, as measured before.
       paired_sigma: bpb, of one pair's gain.
-      most: the answer is not above this.
+      most: the answer is not above this; the test stays valid, only its power falls.
     """
     if effect <= 0:
         return most
