@@ -12,10 +12,8 @@ with probability 1/8, and keeps it for its descendants. Nothing else differs bet
 Choosing each arm's learning rate is left out: both arms would gain the same.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +21,12 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import output
 from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.score import Scale, score
 from nanoevolve_jax.evolution.tournament import best_control, draw_parent, survivors
 
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _NULL = flags.DEFINE_integer("null_campaigns", 10_000, "campaigns without any effect")
 _WITH_EFFECT = flags.DEFINE_integer("campaigns", 2000, "campaigns with an effect")
 
@@ -171,14 +169,14 @@ def main(argv: Sequence[str]) -> None:
                 f"{rates.tested_had_effect:.3f}",
             )
     Console().print(table)
-    if _OUT.value:
-        document = {
+    output.write(
+        {
             "command": "python -m benchmarks.campaigns",
             "confirmation": ConfirmationRules()._asdict(),
             "promotion": PromotionRules()._asdict(),
             "campaigns": found,
         }
-        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ saturation. Also prints the raw ranges that the default normalisers in `policy/s
 from, and other batches, which show that the alignment needs no correction for their size.
 """
 
-import json
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +17,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import output
 from configs.screen import get_config
 from data.rows import build_rows
 from nanoevolve_jax.execution.job import Job
@@ -28,7 +27,6 @@ from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
 from nanoevolve_jax.prepare import make_engine
 
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
 SKIP = 0.05  # of the run: averages over one or two steps are no range
 
@@ -111,8 +109,8 @@ def main(argv: Sequence[str]) -> None:
             )
         table.add_row(sensor, *cells)
     console.print(table)
-    if _OUT.value:
-        document = {
+    output.write(
+        {
             "command": "python -m benchmarks.sensors",
             "machine": f"{platform.machine()}, {visible_cores()} cores",
             "jax": jax.__version__,
@@ -120,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
             "ranges": ranges,
             "raw_base": {name: raw_ends(name, ends) for name, ends in ranges["base"].items()},
         }
-        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

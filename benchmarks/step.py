@@ -9,11 +9,9 @@ rounds; ratios within the run. The first seconds of compilation are reported apa
 """
 
 import functools
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import output
 from model import gpt
 from model.loss import mean_loss
 from nanoevolve_jax.execution import population, train
@@ -30,7 +29,6 @@ from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 
-_OUT = flags.DEFINE_string("out", "", "JSON file to write")
 _ROUNDS = flags.DEFINE_integer("rounds", 25, "interleaved repeats", lower_bound=1)
 
 STEPS = 10  # a segment
@@ -164,15 +162,15 @@ def main(argv: Sequence[str]) -> None:
     for name, row in report.items():
         table.add_row(name, *(f"{value:.2f}" for value in row.values()))
     Console(width=110).print(table)
-    if _OUT.value:
-        document = {
+    output.write(
+        {
             "command": f"python -m benchmarks.step --rounds={_ROUNDS.value}",
             "machine": f"{platform.machine()}, {cores} cores",
             "versions": {"jax": jax.__version__, "numpy": np.__version__},
             "flops": total_flops,
             "results": report,
         }
-        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,15 @@
+"""The flag that all benchmarks share: a JSON file for what they found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+_OUT = flags.DEFINE_string("out", "", "JSON file to write")
+
+
+def write(document: dict[str, Any]) -> None:
+    """Writes the document to `--out`, if it was given."""
+    if _OUT.value:
+        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
