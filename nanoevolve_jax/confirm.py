@@ -7,7 +7,6 @@ The search must have run with a calibration. Running it again goes on where it s
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,10 +14,9 @@ from rich.console import Console
 
 from configs import screen
 from configs.base import CONFIRM_SETTINGS, SETTINGS
-from data.rows import Rows, build_rows
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
-from nanoevolve_jax.evidence import attribution, transfer, trial
+from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.card import KIND, is_win, sentence, to_markdown
 from nanoevolve_jax.evidence.comparison import Bench
@@ -32,12 +30,11 @@ from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
-from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
 from nanoevolve_jax.policy.mutations import describe_change
 from nanoevolve_jax.policy.spec_json import spec_to_json
-from nanoevolve_jax.prepare import calibrated, load_rows, make_engine, use_devices
+from nanoevolve_jax.prepare import calibrated, load_rows, make_engines, use_devices
 
 
 def search_config(workdir: str) -> ConfigDict:
@@ -150,30 +147,6 @@ def confirm(settings: ConfigDict) -> None:
         crown(folder, records, record.id, batch_tokens)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def make_engines(
-    config: ConfigDict, rows: Rows, devices: int
-) -> dict[str, Callable[[], LocalEngine]]:
-    """The engine of the confirmation, and those that attribution and transfer may ask for."""
-    main = functools.cache(lambda: make_engine(config, rows, devices))
-
-    def switching() -> LocalEngine:
-        other = build_rows(
-            config.attribute.switch_corpus,
-            vocab_size=config.data.vocab_size,
-            sequence_len=config.model.sequence_len,
-            cache_dir=config.data.cache_dir,
-            tokenizer=rows.tokenizer,
-        )
-        return main()._replace(stream=main().stream._replace(other_rows=other.train))
-
-    return {
-        "main": main,
-        attribution.SWITCH: switching,
-        attribution.WIDE: lambda: make_engine(config, rows, devices, capacity=2),
-        transfer.WIDER: lambda: make_engine(transfer.wider(config), rows, devices),
-    }
 
 
 def commands(config: ConfigDict, folder: Path, candidate: str) -> list[str]:

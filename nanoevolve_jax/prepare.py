@@ -1,5 +1,7 @@
 """What every command starts with: devices, packed rows, an engine, a calibration."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ from rich.console import Console
 from data.batches import check_horizon
 from data.rows import Rows, build_rows
 from nanoevolve_jax.display import DataDisplay
+from nanoevolve_jax.evidence import attribution, transfer
 from nanoevolve_jax.evidence.calibration_file import (
     UNCALIBRATED,
     Calibration,
@@ -60,6 +63,30 @@ def make_engine(
         segment_steps=min(config.train.segment_steps, config.train.steps),
         evaluations=config.train.evaluations,
     )
+
+
+def make_engines(
+    config: ConfigDict, rows: Rows, devices: int
+) -> dict[str, Callable[[], LocalEngine]]:
+    """The engine of the confirmation, and those that attribution and transfer may ask for."""
+    main = functools.cache(lambda: make_engine(config, rows, devices))
+
+    def switching() -> LocalEngine:
+        other = build_rows(
+            config.attribute.switch_corpus,
+            vocab_size=config.data.vocab_size,
+            sequence_len=config.model.sequence_len,
+            cache_dir=config.data.cache_dir,
+            tokenizer=rows.tokenizer,
+        )
+        return main()._replace(stream=main().stream._replace(other_rows=other.train))
+
+    return {
+        "main": main,
+        attribution.SWITCH: switching,
+        attribution.WIDE: lambda: make_engine(config, rows, devices, capacity=2),
+        transfer.WIDER: lambda: make_engine(transfer.wider(config), rows, devices),
+    }
 
 
 def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:

@@ -1,0 +1,327 @@
+"""Does the evidence call a known thing by its name? Cases with a known answer, on the real GPT.
+
+  python -m benchmarks.verdicts --out=results/verdicts.json
+
+Two layers of 32 on real text, 100 steps a run. Every case goes through the code of `confirm`: noise
+from the baseline's runs, a learning rate for each arm, two looks, placebos, perturbations.
+
+- null search: 42 candidates which are all the baseline, each with seeds of its own, through
+  screening, promotion and confirmation;
+- schedule: the baseline has no warm-down, the candidate's gate reads the step and makes one;
+- constants: the baseline does not orthogonalise, the candidate does half, its gate being stuck;
+- sensing: a tenth of every run, at a time that its seed draws, has random targets; the candidate's
+  gate takes smaller steps while the loss gets worse;
+- retuned: the baseline's learning rate is a quarter of what it should be, the candidate only has a
+  larger multiplier.
+"""
+
+import math
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import output
+from configs.screen import get_config
+from data.rows import Rows
+from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence.calibration_file import Calibration
+from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.ledger import Confirmation
+from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
+from nanoevolve_jax.evidence.retuned import is_retuned_baseline
+from nanoevolve_jax.evidence.runs import Runs, bpb
+from nanoevolve_jax.evidence.score import Scale, score
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.statistics import paired_test, seed_noise
+from nanoevolve_jax.evidence.verdict import (
+    CONSTANTS,
+    NOT_CONFIRMED,
+    RETUNED,
+    SCHEDULE,
+    SENSING,
+    judge,
+)
+from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
+from nanoevolve_jax.execution.population import visible_cores
+from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
+from nanoevolve_jax.prepare import load_rows, make_engines
+
+_CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
+
+SETTINGS = {
+    "model.n_layer": 2,
+    "model.n_embd": 32,
+    "model.n_head": 2,
+    "model.n_kv_head": 2,
+    "model.sequence_len": 64,
+    "data.vocab_size": 512,
+    "data.validation_rows": 32,
+    "train.batch_size": 4,
+    "train.steps": 100,
+    "train.segment_steps": 25,
+    "confirm.steps": 100,
+    # Embeddings that learn slowly leave something to learn for the matrices.
+    "recipe.embedding_lr": 0.3,
+}
+FOLD = 2  # of the confirmation
+CANDIDATES = 42  # of the null search: five generations of eight, and two presets
+TWIN = "twin"
+SEEDS = 64
+
+STILL = Actuators(1.0, 0.0, 1.0, 0.9, 1.0)  # what the baseline's actuators stand at
+
+
+def baseline_spec(config: ConfigDict) -> OptimizerSpec:
+    """NanoChat's optimizer under the config's recipe."""
+    return NANOCHAT._replace(
+        momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
+    )
+
+
+def gated(
+    spec: OptimizerSpec,
+    coefficients: Mapping[str, float],
+    bias: float,
+    aggressive: Mapping[str, float],
+    conservative: Mapping[str, float],
+    ema_beta: float = 0.95,
+) -> OptimizerSpec:
+    """The spec with a steep gate between two poles around where its actuators stand."""
+    still = STILL._replace(second_moment_beta=spec.second_moment_beta)
+    control = spec.control._replace(
+        enabled=1,
+        bias=bias,
+        sharpness=10.0,
+        ema_beta=ema_beta,
+        coefficients=Sensors(*(coefficients.get(name, 0.0) for name in Sensors._fields)),
+        aggressive=still._replace(**aggressive),
+        conservative=still._replace(**conservative),
+    )
+    return spec._replace(control=control)
+
+
+class NoisyBench(Bench):
+    """Each run has a window of random targets, at a time that only its seed knows."""
+
+    __slots__ = ()
+
+    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
+        job = super().job(arm, seed, fold, steps, **changes)
+        if job.disturbance is not None:  # the perturbation panel has its own
+            return job
+        start = int(job.steps * np.random.default_rng([seed, 7]).uniform(0.4, 0.9))
+        return job._replace(
+            disturbance=Disturbance(LABEL_NOISE, start, start + job.steps // 10, 1.0)
+        )
+
+
+class StrangersBench(Bench):
+    """Every arm but the baseline has seeds of its own."""
+
+    __slots__ = ()
+
+    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
+        if arm.id != "baseline":
+            mixed = np.random.SeedSequence([seed, zlib.crc32(arm.id.encode())])
+            seed = int(mixed.generate_state(1)[0])
+        return super().job(arm, seed, fold, steps, **changes)
+
+
+class Case(NamedTuple):
+    """Two arms, and what their comparison must be called."""
+
+    expected: str
+    bench: type[Bench]
+    recipe: dict[str, float]  # of both arms
+    arms: Callable[[OptimizerSpec], tuple[OptimizerSpec, OptimizerSpec]]  # baseline, candidate
+
+
+def _schedule(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
+    return spec, gated(spec, {"step_fraction": 1.0}, -0.6, {}, {"update_multiplier": 0.1})
+
+
+def _constants(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
+    half = {"orthogonal_mix": 0.5}
+    return spec._replace(orthogonalize=0), gated(spec, {}, 0.1, half, {})
+
+
+def _sensing(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
+    worse = {"loss_improvement_ema": -2.0}
+    return spec, gated(spec, worse, 0.5, {}, {"update_multiplier": 0.1})
+
+
+def _retuned(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
+    return spec, spec._replace(update_multiplier=4.0)
+
+
+CASES = {
+    "schedule": Case(
+        SCHEDULE, Bench, {"warmdown_fraction": 0.0, "final_lr_fraction": 1.0}, _schedule
+    ),
+    "constants": Case(CONSTANTS, Bench, {}, _constants),
+    "sensing": Case(SENSING, NoisyBench, {}, _sensing),
+    "retuned": Case(RETUNED, Bench, {"matrix_lr": 0.25}, _retuned),
+}
+
+
+def make_config(changes: Mapping[str, Any]) -> ConfigDict:
+    """The config of all cases."""
+    config = get_config()
+    config.update_from_flattened_dict(SETTINGS | dict(changes))
+    return config
+
+
+def measure_noise(bench: Bench, arm: Arm) -> Calibration:
+    """What `calibrate` would say of the baseline's noise; nothing else of it is read here."""
+    config = bench.config
+    near = arm._replace(spec=arm.spec._replace(update_multiplier=1.1 * arm.spec.update_multiplier))
+    seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
+    jobs = [bench.job(a, seed, SCREEN_FOLD) for a in (arm, near) for seed in seeds]
+    noise = seed_noise(*bpb(bench.runs.run(jobs, "noise")).reshape(2, -1))
+    return Calibration(
+        path=Path(),
+        fingerprint="",
+        seal="",
+        recipe=config.recipe.to_dict(),
+        scale=Scale(noise.sigma, (noise.paired_sigma / noise.sigma) ** 2, 0.0),
+        sigma=noise.sigma,
+        paired_sigma=noise.paired_sigma,
+        repeat_difference=0.0,
+        panel_auc=math.nan,
+        spent={},
+    )
+
+
+def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) -> trial.Trial:
+    """Confirms and attributes, as `confirm` does."""
+    seeds = tuple(stage_seed(Stage.CONFIRM, bench.config.seed, i) for i in range(SEEDS))
+    return trial.run(
+        bench,
+        winner,
+        baseline,
+        consumed=Confirmation(0, "", winner.id, FOLD, seeds, False, 1, None),
+        calibration=calibration,
+        cost_ratio=1.0,
+        until="attribute",
+        finish=lambda outcome: None,
+        expect=lambda steps: None,
+        say=logging.info,
+    )
+
+
+def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """One case from noise to verdict."""
+    config = make_config(changes)
+    for name, value in case.recipe.items():
+        relative = name == "matrix_lr"
+        config.recipe[name] = value * config.recipe[name] if relative else value
+    with tempfile.TemporaryDirectory() as folder:
+        bench = case.bench(config, Runs(Path(folder), make_engines(config, rows, devices)))
+        specs = case.arms(baseline_spec(config))
+        baseline, winner = Arm("baseline", specs[0], {}), Arm("candidate", specs[1], {})
+        retuned = is_retuned_baseline(winner.spec, baseline.spec)
+        found = compare(bench, winner, baseline, measure_noise(bench, baseline))
+        verdict = judge(confirmed=False, retuned=True) if retuned else found.verdict
+        seeds = [stage_seed(Stage.CONFIRM, config.seed, i) for i in range(config.confirm.seeds)]
+        jobs = [bench.job(arm, seed, FOLD) for arm in (baseline, winner) for seed in seeds]
+        as_given = bpb(bench.runs.run(jobs, "as given")).reshape(2, -1)
+        spent = bench.runs.spent()
+    return {
+        "expected": case.expected,
+        "found": verdict.label,
+        "before_tuning": trial.numbers(paired_test(as_given[0] - as_given[1])),
+        "confirmation": found.parts["confirmation"],
+        "attribution": found.parts["attribution"],
+        "spent": spent,
+    }
+
+
+def run_null_search(rows: Rows, changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """A search among candidates that are all the baseline, and the confirmation of its pick."""
+    config = make_config(changes)
+    rules = PromotionRules()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = StrangersBench(config, Runs(Path(folder), make_engines(config, rows, devices)))
+        spec = baseline_spec(config)
+        baseline = Arm("baseline", spec, {})
+        calibration = measure_noise(bench, baseline)
+        arms = {f"{TWIN} {i}": Arm(f"{TWIN} {i}", spec, {}) for i in range(CANDIDATES)}
+        gains: dict[str, list[float]] = {name: [] for name in arms}
+
+        def train(names: list[str], stage: Stage, fold: int, first: int, count: int) -> None:
+            seeds = [stage_seed(stage, config.seed, first + i) for i in range(count)]
+            tried = [baseline, *(arms[name] for name in names)]
+            jobs = [bench.job(arm, seed, fold) for arm in tried for seed in seeds]
+            values = bpb(bench.runs.run(jobs, stage.name)).reshape(len(tried), count)
+            for name, row in zip(names, values[1:], strict=True):
+                gains[name] += (values[0] - row).tolist()
+
+        def scores(names: list[str]) -> dict[str, float]:
+            return {name: score(gains[name], 1.0, 1.0, calibration.scale) for name in names}
+
+        train(list(arms), Stage.SCREEN, SCREEN_FOLD, 0, 1)
+        entrants = first_round(scores(list(arms)), rules)
+        train(entrants, Stage.PROMOTE, PROMOTE_FOLD, 0, rules.first_seeds)
+        finalists = second_round(scores(entrants), rules)
+        train(finalists, Stage.PROMOTE, PROMOTE_FOLD, rules.first_seeds, rules.final_seeds)
+        picked = pick(scores(finalists))
+        best = max(gains.values(), key=lambda values: values[0])[0]
+        found = compare(bench, arms[picked], baseline, calibration)
+        spent = bench.runs.spent()
+    return {
+        "expected": NOT_CONFIRMED,
+        "found": found.verdict.label,
+        "best_at_screening_in_sigma": best / calibration.sigma,
+        "picked_score": scores([picked])[picked],
+        "confirmation": found.parts["confirmation"],
+        "attribution": found.parts["attribution"],
+        "spent": spent,
+    }
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_num_cpu_devices", visible_cores())
+    devices, console = len(jax.devices()), Console(width=150)
+    changes = {"data.cache_dir": _CACHE.value}
+    rows = load_rows(make_config(changes), console)
+    found = {"null search": run_null_search(rows, changes, devices)}
+    for name, case in CASES.items():
+        found[name] = run_case(case, rows, changes, devices)
+        console.print(f"{name}: {found[name]['found']}", highlight=False)
+    table = Table(title="Known things, and what the evidence calls them")
+    for column in ("case", "called", "gain, sigma", "pairs", "p", "runs"):
+        table.add_column(column)
+    for name, result in found.items():
+        confirmation = result["confirmation"]
+        table.add_row(
+            name,
+            result["found"] + ("" if result["found"] == result["expected"] else " (WRONG)"),
+            f"{confirmation['gain_in_sigma']:+.2f}",
+            str(confirmation["pairs"]),
+            f"{confirmation['test']['p']:.2g}",
+            str(sum(stage["runs"] for stage in result["spent"].values())),
+        )
+    console.print(table)
+    output.write(
+        {
+            "command": "python -m benchmarks.verdicts",
+            "jax": jax.__version__,
+            "settings": SETTINGS,
+            "cases": found,
+        }
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)
