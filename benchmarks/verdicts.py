@@ -7,7 +7,8 @@ from the baseline's runs, a learning rate for each arm, two looks, placebos, per
 
 - null search: 42 candidates which are all the baseline, each with seeds of its own, through
   screening, promotion and confirmation;
-- schedule: the baseline has no warm-down, the candidate's gate reads the step and makes one;
+- schedule: there is no warm-down, and from 80 to 90 % of every run the targets are random; the
+  candidate's gate reads nothing but the step and takes smaller steps at first;
 - constants: the baseline does not orthogonalise, the candidate does half, its gate being stuck;
 - sensing: a tenth of every run, at a time that its seed draws, has random targets; the candidate's
   gate takes smaller steps while the loss gets worse;
@@ -124,6 +125,19 @@ class NoisyBench(Bench):
         )
 
 
+class CalendarBench(Bench):
+    """Each run has a window of random targets, at a time that anyone can know."""
+
+    __slots__ = ()
+
+    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
+        job = super().job(arm, seed, fold, steps, **changes)
+        if job.disturbance is not None:  # the perturbation panel has its own
+            return job
+        window = Disturbance(LABEL_NOISE, 8 * job.steps // 10, 9 * job.steps // 10, 1.0)
+        return job._replace(disturbance=window)
+
+
 class StrangersBench(Bench):
     """Every arm but the baseline has seeds of its own."""
 
@@ -146,7 +160,7 @@ class Case(NamedTuple):
 
 
 def _schedule(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
-    return spec, gated(spec, {"step_fraction": 1.0}, -0.6, {}, {"update_multiplier": 0.1})
+    return spec, gated(spec, {"step_fraction": -2.0}, 0.4, {}, {"update_multiplier": 0.1})
 
 
 def _constants(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
@@ -165,7 +179,11 @@ def _retuned(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
 
 CASES = {
     "schedule": Case(
-        SCHEDULE, Bench, {"warmdown_fraction": 0.0, "final_lr_fraction": 1.0}, _schedule
+        SCHEDULE,
+        CalendarBench,
+        # At about its best learning rate, so that the noise is that of a tuned baseline.
+        {"matrix_lr": 2.8, "warmdown_fraction": 0.0, "final_lr_fraction": 1.0},
+        _schedule,
     ),
     "constants": Case(CONSTANTS, Bench, {}, _constants),
     "sensing": Case(SENSING, NoisyBench, {}, _sensing),
