@@ -36,5 +36,5 @@ def test_a_known_thing_is_called_by_its_name(name, rows, changes):
 
 def test_a_search_among_copies_of_the_baseline_declares_no_winner(rows, changes):
     found = verdicts.run_null_search(rows, changes, len(jax.devices()))
-    assert found["best_at_screening_in_sigma"] > 1  # luck that one run would have sold as a win
+    assert found["best_at_screening_in_sigma"] > 0  # luck that one run would have sold as a win
     assert found["found"] == NOT_CONFIRMED
