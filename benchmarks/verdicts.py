@@ -9,7 +9,8 @@ from the baseline's runs, a learning rate for each arm, two looks, placebos, per
   screening, promotion and confirmation;
 - schedule: there is no warm-down, and from 80 to 90 % of every run the targets are random; the
   candidate's gate reads nothing but the step and takes smaller steps at first;
-- constants: the baseline does not orthogonalise, the candidate does half, its gate being stuck;
+- constants: the baseline does not orthogonalise, the candidate does in part, its gate being
+  stuck;
 - sensing: a tenth of every run, at a time that its seed draws, has random targets; the candidate's
   gate takes smaller steps while the loss gets worse;
 - retuned: the baseline's learning rate is a quarter of what it should be, the candidate only has a
@@ -36,7 +37,7 @@ from data.rows import Rows
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.ledger import Confirmation
+from nanoevolve_jax.evidence.ledger import SEEDS, Confirmation
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs, bpb
@@ -76,7 +77,6 @@ SETTINGS = {
 FOLD = 2  # of the confirmation
 CANDIDATES = 42  # of the null search: five generations of eight, and two presets
 TWIN = "twin"
-SEEDS = 64
 
 STILL = Actuators(1.0, 0.0, 1.0, 0.9, 1.0)  # what the baseline's actuators stand at
 
@@ -94,7 +94,6 @@ def gated(
     bias: float,
     aggressive: Mapping[str, float],
     conservative: Mapping[str, float],
-    ema_beta: float = 0.95,
 ) -> OptimizerSpec:
     """The spec with a steep gate between two poles around where its actuators stand."""
     still = STILL._replace(second_moment_beta=spec.second_moment_beta)
@@ -102,7 +101,7 @@ def gated(
         enabled=1,
         bias=bias,
         sharpness=10.0,
-        ema_beta=ema_beta,
+        ema_beta=0.95,
         coefficients=Sensors(*(coefficients.get(name, 0.0) for name in Sensors._fields)),
         aggressive=still._replace(**aggressive),
         conservative=still._replace(**conservative),
@@ -110,32 +109,32 @@ def gated(
     return spec._replace(control=control)
 
 
-class NoisyBench(Bench):
-    """Each run has a window of random targets, at a time that only its seed knows."""
-
-    __slots__ = ()
-
-    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
-        job = super().job(arm, seed, fold, steps, **changes)
-        if job.disturbance is not None:  # the perturbation panel has its own
-            return job
-        start = int(job.steps * np.random.default_rng([seed, 7]).uniform(0.4, 0.9))
-        return job._replace(
-            disturbance=Disturbance(LABEL_NOISE, start, start + job.steps // 10, 1.0)
-        )
-
-
 class CalendarBench(Bench):
-    """Each run has a window of random targets, at a time that anyone can know."""
+    """A tenth of every run has random targets, at a time that anyone can know."""
 
     __slots__ = ()
+
+    def start(self, seed: int) -> float:
+        """When it starts, as a share of the run."""
+        del seed
+        return 0.8
 
     def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
         job = super().job(arm, seed, fold, steps, **changes)
         if job.disturbance is not None:  # the perturbation panel has its own
             return job
-        window = Disturbance(LABEL_NOISE, 8 * job.steps // 10, 9 * job.steps // 10, 1.0)
+        start = int(job.steps * self.start(seed))
+        window = Disturbance(LABEL_NOISE, start, start + job.steps // 10, 1.0)
         return job._replace(disturbance=window)
+
+
+class SurpriseBench(CalendarBench):
+    """The same, at a time that only the run's seed knows."""
+
+    __slots__ = ()
+
+    def start(self, seed: int) -> float:
+        return np.random.default_rng([seed, 7]).uniform(0.4, 0.9)
 
 
 class StrangersBench(Bench):
@@ -186,7 +185,7 @@ CASES = {
         _schedule,
     ),
     "constants": Case(CONSTANTS, Bench, {}, _constants),
-    "sensing": Case(SENSING, NoisyBench, {}, _sensing),
+    "sensing": Case(SENSING, SurpriseBench, {}, _sensing),
     "retuned": Case(RETUNED, Bench, {"matrix_lr": 0.25}, _retuned),
 }
 
