@@ -21,7 +21,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import output
+from benchmarks import options
 from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.score import Scale, score
@@ -169,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
                 f"{rates.tested_had_effect:.3f}",
             )
     Console().print(table)
-    output.write(
+    options.write(
         {
             "command": "python -m benchmarks.campaigns",
             "confirmation": ConfirmationRules()._asdict(),

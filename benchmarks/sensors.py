@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, logging
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import output
+from benchmarks import options
 from configs.screen import get_config
 from data.rows import build_rows
 from nanoevolve_jax.execution.job import Job
@@ -29,7 +29,6 @@ from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
 from nanoevolve_jax.prepare import make_engine
 
-_CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
 START = 0.15  # of the run: the fall from a uniform guess, most of the warm-up
 SKIP = 0.05  # of the run: averages over one or two steps are no range
 
@@ -100,13 +99,13 @@ def main(argv: Sequence[str]) -> None:
     console = Console(width=150)
     ranges, starts = {}, {}
     for name, changes in (VARIANTS | OTHER_BATCHES).items():
-        telemetry = measure(changes, _CACHE.value)
+        telemetry = measure(changes, options.CACHE.value)
         ranges[name] = ranges_of(telemetry)
         starts[name] = ranges_of(telemetry, SKIP, START)
         console.print(f"{name}: done", highlight=False)
     show(console, ranges, f"from {START:.0%} of the run on")
     show(console, starts, f"from {SKIP:.0%} to {START:.0%} of the run")
-    output.write(
+    options.write(
         {
             "command": "python -m benchmarks.sensors",
             "machine": f"{platform.machine()}, {visible_cores()} cores",

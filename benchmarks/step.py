@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import output
+from benchmarks import options
 from model import gpt
 from model.loss import mean_loss
 from nanoevolve_jax.execution import population, train
@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
     for name, row in report.items():
         table.add_row(name, *(f"{value:.2f}" for value in row.values()))
     Console(width=110).print(table)
-    output.write(
+    options.write(
         {
             "command": f"python -m benchmarks.step --rounds={_ROUNDS.value}",
             "machine": f"{platform.machine()}, {cores} cores",

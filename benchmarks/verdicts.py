@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, logging
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import output
+from benchmarks import options
 from configs.screen import get_config
 from data.rows import Rows
 from nanoevolve_jax.evidence import trial
@@ -56,8 +56,6 @@ from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.prepare import load_rows, make_engines
-
-_CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
 
 SETTINGS = {
     "model.n_layer": 2,
@@ -310,7 +308,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_num_cpu_devices", visible_cores())
     devices, console = len(jax.devices()), Console(width=150)
-    changes = {"data.cache_dir": _CACHE.value}
+    changes = {"data.cache_dir": options.CACHE.value}
     rows = load_rows(make_config(changes), console)
     found = {"null search": run_null_search(rows, changes, devices)}
     for name, case in CASES.items():
@@ -330,7 +328,7 @@ def main(argv: list[str]) -> None:
             str(sum(stage["runs"] for stage in result["spent"].values())),
         )
     console.print(table)
-    output.write(
+    options.write(
         {
             "command": "python -m benchmarks.verdicts",
             "jax": jax.__version__,

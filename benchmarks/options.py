@@ -1,4 +1,4 @@
-"""The flag that all benchmarks share: a JSON file for what they found."""
+"""The flags that benchmarks share, defined once so that tests can import several together."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
 
 
