@@ -2,11 +2,14 @@
 
   python -m benchmarks.verdicts --out=results/verdicts.json
 
-Two layers of 32 on real text, 100 steps a run. Every case goes through the code of `confirm`: noise
-from the baseline's runs, a learning rate for each arm, two looks, placebos, perturbations.
+Two layers of 32 on real text, 100 steps a run.
 
-- null search: 42 candidates which are all the baseline, each with seeds of its own, through
-  screening, promotion and confirmation;
+The null search runs the commands `calibrate`, `search` and `confirm` themselves, with five
+generations of eight; every policy is the baseline in disguise and trains on seeds of its own.
+
+The other cases compare two arms through the code of `confirm`: noise from the baseline's runs, a
+learning rate for each arm, two looks, placebos, perturbations.
+
 - schedule: there is no warm-down, and from 80 to 90 % of every run the targets are random; the
   candidate's gate reads nothing but the step and takes smaller steps at first;
 - constants: the baseline does not orthogonalise, the candidate does in part, its gate being
@@ -17,12 +20,15 @@ from the baseline's runs, a learning rate for each arm, two looks, placebos, per
   larger multiplier.
 """
 
+import contextlib
+import json
 import math
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -32,17 +38,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
+from configs import confirm as confirm_config
 from configs.screen import get_config
 from data.rows import Rows
+from nanoevolve_jax import calibrate, confirm, search
+from nanoevolve_jax.evidence import card as cards
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.ledger import SEEDS, Confirmation
-from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs, bpb
-from nanoevolve_jax.evidence.score import Scale, score
-from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import paired_test, seed_noise
 from nanoevolve_jax.evidence.verdict import (
     CONSTANTS,
@@ -52,8 +61,11 @@ from nanoevolve_jax.evidence.verdict import (
     SENSING,
     judge,
 )
+from nanoevolve_jax.evolution import archive, promote, tournament
+from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.execution.population import visible_cores
+from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.prepare import load_rows, make_engines
 
@@ -73,8 +85,7 @@ SETTINGS = {
     "recipe.embedding_lr": 0.3,
 }
 FOLD = 2  # of the confirmation
-CANDIDATES = 42  # of the null search: five generations of eight, and two presets
-TWIN = "twin"
+SEARCH = {"search.generations": 5, "search.control_every": 0, "calibrate.tuning_runs": 16}
 
 STILL = Actuators(1.0, 0.0, 1.0, 0.9, 1.0)  # what the baseline's actuators stand at
 
@@ -133,18 +144,6 @@ class SurpriseBench(CalendarBench):
 
     def start(self, seed: int) -> float:
         return np.random.default_rng([seed, 7]).uniform(0.4, 0.9)
-
-
-class StrangersBench(Bench):
-    """Every arm but the baseline has seeds of its own."""
-
-    __slots__ = ()
-
-    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
-        if arm.id != "baseline":
-            mixed = np.random.SeedSequence([seed, zlib.crc32(arm.id.encode())])
-            seed = int(mixed.generate_state(1)[0])
-        return super().job(arm, seed, fold, steps, **changes)
 
 
 class Case(NamedTuple):
@@ -260,46 +259,76 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
     }
 
 
-def run_null_search(rows: Rows, changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """A search among candidates that are all the baseline, and the confirmation of its pick."""
-    config = make_config(changes)
-    rules = PromotionRules()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = StrangersBench(config, Runs(Path(folder), make_engines(config, rows, devices)))
-        spec = baseline_spec(config)
-        baseline = Arm("baseline", spec, {})
-        calibration = measure_noise(bench, baseline)
-        arms = {f"{TWIN} {i}": Arm(f"{TWIN} {i}", spec, {}) for i in range(CANDIDATES)}
-        gains: dict[str, list[float]] = {name: [] for name in arms}
+def disguised(spec: OptimizerSpec, rng: np.random.Generator) -> OptimizerSpec:
+    """The baseline behind a gate that moves the multiplier by a millionth; the bias is its name."""
+    nearly = {"update_multiplier": 1.0 + 1e-6}
+    return gated(spec, {"loss_ema": 1.0}, float(rng.uniform(-1.0, 1.0)), nearly, {})
 
-        def train(names: list[str], stage: Stage, fold: int, first: int, count: int) -> None:
-            seeds = [stage_seed(stage, config.seed, first + i) for i in range(count)]
-            tried = [baseline, *(arms[name] for name in names)]
-            jobs = [bench.job(arm, seed, fold) for arm in tried for seed in seeds]
-            values = bpb(bench.runs.run(jobs, stage.name)).reshape(len(tried), count)
-            for name, row in zip(names, values[1:], strict=True):
-                gains[name] += (values[0] - row).tolist()
 
-        def scores(names: list[str]) -> dict[str, float]:
-            return {name: score(gains[name], 1.0, 1.0, calibration.scale) for name in names}
+@contextlib.contextmanager
+def null_world(devices: int) -> Iterator[None]:
+    """Every policy is the baseline in disguise, and trains on seeds of its own.
 
-        train(list(arms), Stage.SCREEN, SCREEN_FOLD, 0, 1)
-        entrants = first_round(scores(list(arms)), rules)
-        train(entrants, Stage.PROMOTE, PROMOTE_FOLD, 0, rules.first_seeds)
-        finalists = second_round(scores(entrants), rules)
-        train(finalists, Stage.PROMOTE, PROMOTE_FOLD, rules.first_seeds, rules.final_seeds)
-        picked = pick(scores(finalists))
-        best = max(gains.values(), key=lambda values: values[0])[0]
-        found = compare(bench, arms[picked], baseline, calibration)
-        spent = bench.runs.spent()
+    Runs that shared a seed would be one run, and luck would have nothing to choose from.
+    """
+    train = LocalEngine.run
+
+    def own_seed(job: Job) -> Job:
+        control = job.candidate.spec.control
+        if not control.enabled:
+            return job
+        name = zlib.crc32(np.float32(control.bias).tobytes())
+        mixed = np.random.SeedSequence([job.seed, name])
+        return job._replace(seed=int(mixed.generate_state(1)[0]))
+
+    def presets(baseline: OptimizerSpec) -> dict[str, OptimizerSpec]:
+        twin = disguised(baseline, np.random.default_rng(0))
+        return {tournament.BASELINE_ID: baseline, "twin": twin}
+
+    def mutate(spec: OptimizerSpec, rng: np.random.Generator, seen: object) -> Mutation:
+        del seen
+        child = disguised(spec._replace(control=NANOCHAT.control), rng)
+        return Mutation(child, "disguise", describe_change(spec, child) or "none")
+
+    replaced = {
+        (LocalEngine, "run"): lambda self, jobs, *rest: train(self, [*map(own_seed, jobs)], *rest),
+        (tournament, "presets_on"): presets,
+        (tournament, "mutate"): mutate,
+    }
+    replaced |= {(c, "use_devices"): lambda config: devices for c in (calibrate, search, confirm)}
+    with contextlib.ExitStack() as stack:
+        for (owner, name), value in replaced.items():
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """The commands `calibrate`, `search` and `confirm` where no policy is better than another."""
+    with tempfile.TemporaryDirectory() as name, null_world(devices):
+        folder = Path(name)
+        config = make_config(SEARCH | dict(changes) | {"workdir": str(folder / "calibration")})
+        calibrate.calibrate(config)
+        config.calibration = str(folder / "calibration" / "calibration.json")
+        config.workdir = str(folder / "search")
+        search.search(config)
+        settings = confirm_config.get_config()
+        settings.workdir = config.workdir
+        confirm.confirm(settings)
+        promotion = read_sealed(folder / "search" / promote.FILE, promote.KIND)
+        path = folder / "search" / "evidence" / f"{promotion['candidate']}.json"
+        card = read_sealed(path, cards.KIND)
+        records = archive.load_all(folder / "search" / "archive.jsonl")
+        summary = json.loads((folder / "search" / "summary.json").read_text(encoding="utf-8"))
+    gains = [records[0].val_bpb[0] - r.val_bpb[0] for r in records if r.recipe is None]
     return {
         "expected": NOT_CONFIRMED,
-        "found": found.verdict.label,
-        "best_at_screening_in_sigma": best / calibration.sigma,
-        "picked_score": scores([picked])[picked],
-        "confirmation": found.parts["confirmation"],
-        "attribution": found.parts["attribution"],
-        "spent": spent,
+        "found": card["verdict"]["label"],
+        "candidates": len(gains) - 1,
+        "best_at_screening_in_sigma": max(gains) / card["calibration"]["sigma"],
+        "winners": summary["winners"],
+        "confirmation": card["confirmation"],
+        "attribution": card["attribution"],
+        "spent": card["spent"],
     }
 
 
@@ -310,7 +339,7 @@ def main(argv: list[str]) -> None:
     devices, console = len(jax.devices()), Console(width=150)
     changes = {"data.cache_dir": options.CACHE.value}
     rows = load_rows(make_config(changes), console)
-    found = {"null search": run_null_search(rows, changes, devices)}
+    found = {"null search": run_null_search(changes, devices)}
     for name, case in CASES.items():
         found[name] = run_case(case, rows, changes, devices)
         console.print(f"{name}: {found[name]['found']}", highlight=False)

@@ -1,7 +1,6 @@
 """Calibrate, search, promote, confirm and replay, end to end on a tiny model and text."""
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -12,7 +11,7 @@ from rich.console import Console
 from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
 
 from configs import confirm as confirm_config
-from nanoevolve_jax import calibrate, confirm, prepare, replay, search
+from nanoevolve_jax import calibrate, confirm, replay, search
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import open_ledger
 from nanoevolve_jax.evolution import archive
@@ -55,16 +54,12 @@ def settings(folder, **changes):
     return TINY | places | {k.replace("__", "."): v for k, v in changes.items()}
 
 
-_programs = functools.lru_cache(prepare.make_programs)
-
-
 def act(folder, command, *arguments):
     """Runs a command in this process; returns what it printed."""
     patch, output = pytest.MonkeyPatch(), io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
         for module in (search, calibrate, confirm, replay):  # JAX has begun long ago
             p.setattr(module, "use_devices", lambda config: config.devices)
-        p.setattr(prepare, "make_programs", _programs)
         command(*arguments)
     return output.getvalue()
 

@@ -1,7 +1,6 @@
 """The command from end to end, on a model and a text so small that a search takes seconds."""
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -20,6 +19,7 @@ from nanoevolve_jax import search as command
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.compilations import PROGRAMS
 from nanoevolve_jax.execution.engine import LocalEngine
+from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.settings import ConfigError, validate
 from nanoevolve_jax.policy.spec import NANOCHAT, TRUST_RATIO
 
@@ -90,16 +90,12 @@ def make_config(settings, folder, **changes):
     return config
 
 
-_shared_programs = functools.lru_cache(prepare.make_programs)
-
-
 def run(settings, folder, **changes):
-    """Runs a search in this process, with the programs of earlier ones; returns what it printed."""
+    """Runs a search in this process; returns what it printed."""
     patch = pytest.MonkeyPatch()
     output = io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
         p.setattr(command, "use_devices", lambda config: config.devices)  # JAX has begun long ago
-        p.setattr(prepare, "make_programs", _shared_programs)
         command.search(make_config(settings, folder, **changes))
     return output.getvalue()
 
@@ -113,7 +109,7 @@ def read(folder):
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
     """(folder, output) of one uninterrupted search of two generations; it compiles afresh."""
-    _shared_programs.cache_clear()
+    make_programs.cache_clear()
     folder = tmp_path_factory.mktemp("finished") / "run"
     return folder, run(settings, folder)
 

@@ -34,9 +34,10 @@ def test_a_known_thing_is_called_by_its_name(name, rows, changes):
         assert found["confirmation"]["outcome"] == "null"
 
 
-def test_a_search_among_copies_of_the_baseline_declares_no_winner(rows, changes):
-    found = verdicts.run_null_search(rows, changes, len(jax.devices()))
-    # Runs that shared a seed would be one run; copies differ by luck alone, and some look better.
-    assert found["spent"]["SCREEN"]["runs"] == verdicts.CANDIDATES + 1
-    assert found["best_at_screening_in_sigma"] > 0
+def test_a_search_where_no_policy_is_better_declares_no_winner(changes):
+    found = verdicts.run_null_search(changes, len(jax.devices()))
+    assert found["candidates"] == 41
+    # Policies differ by luck alone, and luck makes some look better.
+    assert found["best_at_screening_in_sigma"] > 0.5
     assert found["found"] == NOT_CONFIRMED
+    assert found["winners"] == []

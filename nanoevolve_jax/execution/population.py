@@ -5,7 +5,7 @@ Three programs exist, whatever is searched: `init_population`, `train_segment`,
 """
 
 import os
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -57,8 +57,11 @@ def make_mesh(devices: int) -> jax.sharding.Mesh:
     )
 
 
+@cache
 def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
-    """Builds the programs for `devices` devices of `lanes` candidates each; compiles nothing.
+    """The programs for `devices` devices of `lanes` candidates each; compiles nothing yet.
+
+    Equal arguments give the same programs, so a process compiles each of them once.
 
     Args:
       task: static description of the training.
