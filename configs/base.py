@@ -24,7 +24,12 @@ SETTINGS: dict[str, Setting] = {
     "workdir": Setting("runs/screen", "run folder; running again with the same one resumes"),
     "engine": Setting("local", "where candidates are trained", choices=("local",)),
     "devices": Setting(0, "devices on the population axis; 0: all (a CPU: one a core)", 0, 4096),
-    "lanes": Setting(1, "candidates a device trains at once (vmap); 1 is best on a CPU", 1, 4096),
+    "lanes": Setting(
+        1, "candidates a device trains at once (vmap); 0: what memory holds; a CPU: 1", 0, 4096
+    ),
+    "checkpoint_seconds": Setting(
+        30, "between checkpoints at least; 0: one after every segment", 0, 86_400
+    ),
     "calibration": Setting(
         "none", "calibration.json made by `calibrate`; none: the baseline counts as untuned"
     ),

@@ -31,7 +31,7 @@ def _cpu(config):
 def _d4(config):
     """Four layers of 256: about 3 M matrix parameters; 16 M tokens a candidate."""
     config.workdir = "runs/screen_d4"
-    config.lanes = 8
+    config.lanes = 0
     config.data.corpus = "climbmix"
     config.data.shards = 8
     config.data.vocab_size = 8192
@@ -52,7 +52,6 @@ def _d12(config):
     """NanoChat's d12 (width 768): 85 M matrix parameters; 262 M tokens a candidate."""
     _d4(config)
     config.workdir = "runs/screen_d12"
-    config.lanes = 1
     config.data.shards = 40
     config.data.vocab_size = 32_768
     config.data.validation_rows = 512

@@ -23,10 +23,17 @@ from nanoevolve_jax.evidence.calibration_file import (
 )
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import write_sealed
-from nanoevolve_jax.evolution.campaign import planned_runs
-from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
+from nanoevolve_jax.evolution.campaign import generation_sizes, planned_runs
+from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.prepare import load_rows, make_engine, use_devices
+from nanoevolve_jax.prepare import (
+    load_rows,
+    make_engine,
+    opened,
+    require_room,
+    use_devices,
+    with_lanes,
+)
 
 
 def calibrate(config: ConfigDict) -> None:
@@ -39,40 +46,42 @@ def calibrate(config: ConfigDict) -> None:
         )
     console = Console()
     devices = use_devices(config)
+    config = with_lanes(config, devices, max(generation_sizes(config)))
     longest = max(2 * config.train.steps, config.confirm.steps)
     rows = load_rows(config, console, longest)
     folder = Path(config.workdir)
     description = describe_run(config, rows.fingerprints, devices, UNCALIBRATED)
-    open_folder(folder, description)
-    engine = make_engine(config, rows, devices)
-    budget = config.calibrate.tuning_runs or planned_runs(config)
-    facts = evaluation_facts(config, rows.fingerprints)
-    with Display(
-        console,
-        total_steps=planned_steps(config, budget),
-        batch_tokens=engine.task.batch_tokens,
-        task="calibrate",
-    ) as display:
-        runs = Runs(folder, {"main": lambda: engine}, display.on_progress)
-        display.already_done(runs.known_steps())
-        tuning = tune_recipe(config, runs, budget, display.say)
-        display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")
-        measured = measure(config, runs, tuning["recipe"], display.say)
-    write_sealed(
-        folder / FILE,
-        KIND,
-        {
-            "evaluation": facts,
-            "fingerprint": fingerprint(facts),
-            "recipe": tuning.pop("recipe"),
-            "tuning": tuning,
-            **measured,
-            "spent": runs.spent(),
-            "versions": description["versions"],
-            "device": description["device"],
-            "config": config.to_dict(),
-        },
-    )
+    with opened(config, description, console.print) as checkpoints:
+        engine = make_engine(config, rows, devices, checkpoints=checkpoints)
+        budget = config.calibrate.tuning_runs or planned_runs(config)
+        facts = evaluation_facts(config, rows.fingerprints)
+        require_room(folder, engine, config, budget)
+        with Display(
+            console,
+            total_steps=planned_steps(config, budget),
+            batch_tokens=engine.task.batch_tokens,
+            task="calibrate",
+        ) as display:
+            runs = Runs(folder, {"main": lambda: engine}, display.on_progress)
+            display.already_done(runs.known_steps())
+            tuning = tune_recipe(config, runs, budget, display.say)
+            display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")
+            measured = measure(config, runs, tuning["recipe"], display.say)
+        write_sealed(
+            folder / FILE,
+            KIND,
+            {
+                "evaluation": facts,
+                "fingerprint": fingerprint(facts),
+                "recipe": tuning.pop("recipe"),
+                "tuning": tuning,
+                **measured,
+                "spent": runs.spent(),
+                "versions": description["versions"],
+                "device": description["device"],
+                "config": config.to_dict(),
+            },
+        )
     console.print(
         f"{folder / FILE}: for --config.calibration ({time.monotonic() - started:.0f} s)",
         highlight=False,

@@ -1,6 +1,7 @@
 """What every command shares: the `--config` flag, and mistakes that end in one line."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,17 @@ from configs.base import SETTINGS, Setting
 from data.corpus import CorpusError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
+from nanoevolve_jax.execution.memory import OutOfMemoryError
 from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
 
-USER_ERRORS = (ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError)
+USER_ERRORS = (
+    *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
+    *(CheckpointError, OutOfMemoryError),
+)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -105,8 +112,16 @@ def run(
             command(config.value)
         except USER_ERRORS as error:
             fail(error)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
+        except Interrupted:
+            print("stopped and saved; the same command goes on from here", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            where = error.filename or "the disk"
+            fail(f"{where}: {error.strerror}; what was written is kept, the same command goes on")
 
     app.run(main, flags_parser=parse)

@@ -1,10 +1,14 @@
 """What every command starts with: devices, packed rows, an engine, a calibration."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -18,14 +22,30 @@ from nanoevolve_jax.evidence.calibration_file import (
     evaluation_facts,
     load_calibration,
 )
+from nanoevolve_jax.evolution.run_folder import holding, open_folder, require_space
+from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.engine import LocalEngine, validation_sets
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.memory import measured_lanes
 from nanoevolve_jax.execution.population import make_programs, visible_cores
-from nanoevolve_jax.execution.settings import ConfigError, make_task, with_recipe
+from nanoevolve_jax.execution.settings import (
+    ConfigError,
+    make_baseline,
+    make_recipe,
+    make_task,
+    with_recipe,
+)
 from nanoevolve_jax.execution.stream import Stream
+from nanoevolve_jax.execution.train import TELEMETRY, Candidate
+from nanoevolve_jax.stopping import graceful_stop
 
 
 def use_devices(config: ConfigDict) -> int:
-    """Settles the number of devices; must run before JAX starts its backends."""
+    """Settles devices and where compiled programs are kept; must run before backends start."""
+    if jax.config.jax_compilation_cache_dir is None:  # the user's own place goes first
+        place = Path(config.data.cache_dir).absolute() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(place))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_num_cpu_devices", config.devices or visible_cores())
     found = len(jax.devices())
     if config.devices > found:
@@ -36,8 +56,29 @@ def use_devices(config: ConfigDict) -> int:
     return config.devices or found
 
 
+def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
+    """The config with a number of lanes, measured if it asks for that.
+
+    Args:
+      config: whole.
+      devices: of the population axis.
+      most: jobs that are there to be run at once.
+    """
+    if config.lanes:
+        return config
+    chosen = config.copy_and_resolve_references()
+    segment_steps = min(config.train.segment_steps, config.train.steps)
+    chosen.lanes = measured_lanes(make_task(config), segment_steps, -(-most // devices))
+    return chosen
+
+
 def make_engine(
-    config: ConfigDict, rows: Rows, devices: int, *, other_rows=None, capacity: int = 1
+    config: ConfigDict,
+    rows: Rows,
+    devices: int,
+    *,
+    checkpoints: Checkpoints | None = None,
+    capacity: int = 1,
 ) -> LocalEngine:
     """The engine of a config over packed rows.
 
@@ -45,7 +86,7 @@ def make_engine(
       config: whole.
       rows: packed rows of the corpus.
       devices: of the population axis.
-      other_rows: training rows of a corpus to switch to.
+      checkpoints: of the run folder, where it is to go on after a kill.
       capacity: how many batches a step of the program has room for.
     """
     task = make_task(config)
@@ -53,7 +94,7 @@ def make_engine(
     return LocalEngine(
         task=task,
         programs=make_programs(task, devices=devices, lanes=config.lanes),
-        stream=Stream(rows.train, config.train.batch_size, config.data.vocab_size, other_rows),
+        stream=Stream(rows.train, config.train.batch_size, config.data.vocab_size),
         evaluation=validation_sets(
             rows.folds,
             config.data.validation_rows,
@@ -62,14 +103,55 @@ def make_engine(
         ),
         segment_steps=min(config.train.segment_steps, config.train.steps),
         evaluations=config.train.evaluations,
+        checkpoints=checkpoints,
+        say=checkpoints.say if checkpoints else logging.warning,
     )
 
 
+def require_room(folder: Path, engine: LocalEngine, config: ConfigDict, runs: int) -> None:
+    """Refuses a disk that cannot hold the checkpoints and the telemetry of so many runs.
+
+    Raises:
+      ArchiveError: if it is too full.
+    """
+    candidate = Candidate(make_baseline(config), make_recipe(config))
+    state = tree_bytes(engine.state_template(Job(candidate, 0, config.train.steps)))
+    telemetry = runs * config.train.steps * len(TELEMETRY) * np.float32().nbytes
+    # Two checkpoints are kept while a third one is written.
+    require_space(folder, 3 * state + telemetry)
+
+
+@contextlib.contextmanager
+def opened(
+    config: ConfigDict, description: dict[str, Any], say: Callable[[str], None]
+) -> Iterator[Checkpoints]:
+    """The run folder, held by this process alone, and its checkpoints.
+
+    Ctrl-C and SIGTERM save a checkpoint and end the command.
+
+    Args:
+      config: whole.
+      description: of the run; a folder of another run is refused.
+      say: takes a line for the user.
+    """
+    folder = Path(config.workdir)
+    with holding(folder), graceful_stop(say) as stopping:
+        open_folder(folder, description)
+        checkpoints = Checkpoints(
+            folder, seconds=config.checkpoint_seconds, stopping=stopping, say=say
+        )
+        try:
+            yield checkpoints
+        finally:
+            checkpoints.close()
+
+
 def make_engines(
-    config: ConfigDict, rows: Rows, devices: int
+    config: ConfigDict, rows: Rows, devices: int, checkpoints: Checkpoints | None = None
 ) -> dict[str, Callable[[], LocalEngine]]:
     """The engine of the confirmation, and those that attribution and transfer may ask for."""
-    main = functools.cache(lambda: make_engine(config, rows, devices))
+    make = functools.partial(make_engine, rows=rows, devices=devices, checkpoints=checkpoints)
+    main = functools.cache(lambda: make(config))
 
     def switching() -> LocalEngine:
         other = build_rows(
@@ -84,8 +166,8 @@ def make_engines(
     return {
         "main": main,
         attribution.SWITCH: switching,
-        attribution.WIDE: lambda: make_engine(config, rows, devices, capacity=2),
-        transfer.WIDER: lambda: make_engine(transfer.wider(config), rows, devices),
+        attribution.WIDE: lambda: make(config, capacity=2),
+        transfer.WIDER: lambda: make(transfer.wider(config)),
     }
 
 

@@ -198,7 +198,7 @@ def test_a_folder_opens_again_with_the_same_run(tmp_path):
     assert contents(folder) == first
     assert set(first) == {"config.json"}
     document = json.loads(first["config.json"])
-    assert set(document) == {"config", "versions", "device", "fingerprints"}
+    assert set(document) == {"format", "config", "versions", "device", "fingerprints"}
     prints = {"corpus", "tokenizer", "calibration", "campaign", "config"}
     assert set(document["fingerprints"]) == prints
 
@@ -276,6 +276,16 @@ def test_a_damaged_config_is_refused_and_kept(tmp_path, text):
     with pytest.raises(ArchiveError, match=r"config\.json is damaged"):
         open_folder(tmp_path, describe())
     assert path.read_text() == text
+
+
+def test_a_folder_of_an_older_format_is_refused_by_name_and_kept(tmp_path):
+    old = describe()
+    del old["format"]  # as before folders were numbered
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old))
+    with pytest.raises(ArchiveError, match=r"run folder of format 1; allowed: format 2"):
+        open_folder(tmp_path, describe())
+    assert json.loads(path.read_text()) == old
 
 
 def test_an_archive_without_a_config_is_refused_and_kept(tmp_path):

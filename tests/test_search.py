@@ -480,8 +480,8 @@ def test_a_workdir_that_cannot_be_used_is_named_and_kept(repository, settings, f
 def test_six_generations_in_another_process_begin_alike_and_compile_what_two_do(
     repository, settings, finished, tmp_path
 ):
-    folder = tmp_path / "run"
-    process = start(repository, *flags_of(settings | {"search.generations": 6}, folder))
+    folder, afresh = tmp_path / "run", {"data.cache_dir": str(tmp_path / "cache")}
+    process = start(repository, *flags_of(settings | afresh | {"search.generations": 6}, folder))
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert errors == ""
@@ -493,3 +493,12 @@ def test_six_generations_in_another_process_begin_alike_and_compile_what_two_do(
     expected = {name: 1 for name in PROGRAMS} | {"cache_hits": 0}
     assert six["xla_compilations"] == two["xla_compilations"] == expected
     assert_summary_follows(records, six)
+
+    again = tmp_path / "again"
+    process = start(repository, *flags_of(settings | afresh, again))
+    output, errors = process.communicate(timeout=300)
+    assert errors == ""
+    assert archive_bytes(again) == archive_bytes(finished[0])
+    compiled = read(again)[1]["xla_compilations"]
+    assert compiled.pop("cache_hits") >= len(PROGRAMS)
+    assert set(compiled.values()) == {0}

@@ -42,13 +42,9 @@ class Campaign(NamedTuple):
         """Of every screening run: same initial weights, same batches."""
         return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
-    def sizes(self) -> list[int]:
-        """Records in generation 0 and in every later one."""
-        return [len(tournament.founders(NANOCHAT)), self.config.search.population]
-
     def load(self) -> list[Record]:
         """The records of all complete generations."""
-        return archive.load(self.folder / ARCHIVE, self.sizes())
+        return archive.load(self.folder / ARCHIVE, generation_sizes(self.config))
 
     def generations(
         self, on_progress: Callable[[Progress], None]
@@ -144,10 +140,16 @@ def telemetry_columns(result: RunResult) -> dict[str, np.ndarray]:
     }
 
 
+def generation_sizes(config: ConfigDict) -> list[int]:
+    """Candidates in generation 0 and in every later one."""
+    return [len(tournament.founders(NANOCHAT)), config.search.population]
+
+
 def planned_runs(config: ConfigDict) -> int:
     """Training runs of the config's search and promotion; a calibration may spend as many."""
     search, promote = config.search, config.promote
-    screening = len(tournament.founders(NANOCHAT)) + search.generations * search.population
+    first, later = generation_sizes(config)
+    screening = first + later * search.generations
     seeds = promote.first_seeds + promote.final_seeds
     promotion = promote.first * promote.first_seeds + promote.final * promote.final_seeds
     # The baseline and the best control run on every seed, and all finalists at twice the rate.

@@ -1,8 +1,13 @@
 """The run folder: what a search was run with, and where its results lie."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import socket
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,10 +22,15 @@ from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.population import visible_cores
 
 # What may change between two runs on one folder without changing any record.
-_FREE = ("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration")
+_FREE = (
+    *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
+    "checkpoint_seconds",
+)
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
 _DECIDING = ("corpus", "tokenizer", "calibration", "config")  # of the fingerprints
+FORMAT = 2  # of what lies in a run folder; 1 had no checkpoints and no number
+_LOCK = ".lock"
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -30,8 +40,8 @@ def _without(document: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]
         *groups, name = path.split(".")
         node = document
         for group in groups:
-            node = node[group]
-        node.pop(name)
+            node = node.get(group, {})
+        node.pop(name, None)
     return document
 
 
@@ -58,6 +68,7 @@ def describe_run(
     resolved = config.to_dict()
     texts = [rows_fingerprints["corpus"], rows_fingerprints["tokenizer"], calibration]
     return {
+        "format": FORMAT,
         "config": resolved,
         "versions": versions,
         "device": facts,
@@ -71,6 +82,53 @@ def describe_run(
     }
 
 
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keeps the folder to this process; the system lets go of it when the process ends.
+
+    Raises:
+      ArchiveError: if another process has it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ArchiveError(
+            f"config.workdir is {str(folder)!r}; allowed: a folder that can be written ({error})"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ArchiveError(
+                f"config.workdir is {str(folder)!r}, in use by {file.read() or 'another process'}; "
+                "allowed: another folder, or this one when that has ended"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuses a disk that is too full before anything is trained.
+
+    Args:
+      folder: where it will be written.
+      needed: bytes.
+
+    Raises:
+      ArchiveError: if there is less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ArchiveError(
+            f"config.workdir is {str(folder)!r}, on a disk with {free / 1e9:.2f} GB free; "
+            f"allowed: at least {needed / 1e9:.2f} GB for checkpoints and telemetry"
+        )
+
+
 def open_folder(folder: Path, description: dict[str, Any]) -> None:
     """Makes the folder a run of this description, or checks that it is one already.
 
@@ -80,23 +138,7 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
     """
     path = folder / "config.json"
     if path.exists():
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-            old_prints = dict(old["fingerprints"])
-            old_facts = [_without(old["config"], _FREE), old["versions"], old["device"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArchiveError(f"{path} is damaged ({error!r}); choose another workdir") from None
-        prints = description["fingerprints"]
-        changed = [k for k in _DECIDING if old_prints.get(k) != prints[k]]
-        if changed:
-            new = description
-            facts = [_without(new["config"], _FREE), new["versions"], new["device"]]
-            details = [d for o, n in zip(old_facts, facts, strict=True) for d in differences(o, n)]
-            raise ArchiveError(
-                f"config.workdir is {str(folder)!r}, a run with another {' and '.join(changed)}"
-                f"{': ' if details else ''}{'; '.join(details)}; "
-                "allowed: a new folder, or the settings it was started with"
-            )
+        _require_same(path, description)
     elif (folder / "archive.jsonl").exists():
         raise ArchiveError(
             f"config.workdir is {str(folder)!r}, with an archive but no config.json to say how it "
@@ -109,6 +151,38 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
         raise ArchiveError(
             f"config.workdir is {str(folder)!r}; allowed: a folder that can be written ({error})"
         ) from None
+
+
+def _require_same(path: Path, new: dict[str, Any]) -> None:
+    """Refuses a `config.json` of another format or another run, naming what differs."""
+    folder = str(path.parent)
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        old_format, prints = old.get("format", 1), new["fingerprints"]
+        changed = [name for name in _DECIDING if old["fingerprints"].get(name) != prints[name]]
+        details = [
+            difference
+            for part in ("config", "versions", "device")
+            for difference in differences(_bound(old[part]), _bound(new[part]))
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArchiveError(f"{path} is damaged ({error!r}); choose another workdir") from None
+    if old_format != FORMAT:
+        raise ArchiveError(
+            f"config.workdir is {folder!r}, a run folder of format {old_format}; "
+            f"allowed: format {FORMAT}, which this version writes, or a new folder"
+        )
+    if changed:
+        raise ArchiveError(
+            f"config.workdir is {folder!r}, a run with another {' and '.join(changed)}"
+            f"{': ' if details else ''}{'; '.join(details)}; "
+            "allowed: a new folder, or the settings it was started with"
+        )
+
+
+def _bound(document: dict[str, Any]) -> dict[str, Any]:
+    """What may not change between two runs on one folder."""
+    return _without(document, _FREE)
 
 
 def save_telemetry(folder: Path, name: str, columns: dict[str, np.ndarray]) -> None:

@@ -1,34 +1,28 @@
 """The local engine: trains any list of jobs on this process's devices.
 
 The host loops over batches of lanes and over segments, which is where progress, early stops
-and evaluations live. A batch that is not full is padded with copies of its last job: a smaller
-program would be a second one to compile, and would round differently.
+evaluations and checkpoints live. A batch that is not full is padded with copies of its last job: a
+smaller program would be a second one to compile, and would round differently.
 """
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from model.loss import bits_per_byte
-from nanoevolve_jax.execution.job import Job
-from nanoevolve_jax.execution.population import Programs, stack_candidates
+from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
+from nanoevolve_jax.execution.population import Programs, make_programs, stack_candidates
+from nanoevolve_jax.execution.results import RunResult, run_result
+from nanoevolve_jax.execution.resume import Batch, Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.stream import Stream, feed
-from nanoevolve_jax.execution.train import ALIVE, FAILURES, TELEMETRY, Segment, Task
-
-
-class RunResult(NamedTuple):
-    """What a training run gave."""
-
-    val_bpb: float  # at the end; NaN if the run failed
-    train_loss: float  # mean of the last tenth, nats a token; NaN if the run failed
-    failure: str | None  # reason, or None
-    failed_step: int | None
-    steps: int  # completed with finite numbers
-    telemetry: np.ndarray  # float32[steps, 14], columns TELEMETRY
-    curve: np.ndarray  # float64[evaluations + 1, 2]: step, validation bpb
+from nanoevolve_jax.execution.train import ALIVE, TELEMETRY, Segment, Task, TrainState
 
 
 class Evaluation(NamedTuple):
@@ -68,6 +62,16 @@ def evaluation_steps(total_steps: int, evaluations: int, segment_steps: int) -> 
     return {min(ends, key=lambda end: (abs(end - step), end)) for step in wanted} | {total_steps}
 
 
+def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
+    """The jobs in batches of at most `width`, in order.
+
+    Lanes share a horizon and a validation fold, so a batch ends where either changes.
+    """
+    groups = itertools.groupby(jobs, key=lambda job: (job.steps, job.fold))
+    alike = [list(group) for _, group in groups]
+    return [group[i : i + width] for group in alike for i in range(0, len(group), width)]
+
+
 class LocalEngine(NamedTuple):
     """Everything a job needs but the job."""
 
@@ -77,58 +81,107 @@ class LocalEngine(NamedTuple):
     evaluation: Evaluation
     segment_steps: int
     evaluations: int
+    checkpoints: Checkpoints | None = None
+    say: Callable[[str], None] = logging.warning
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
     ) -> Iterator[RunResult]:
         """Trains the jobs in order, a batch of lanes at a time; yields one result a job.
 
-        Lanes share a horizon and a validation fold, so a batch ends where either changes.
-        """
-        initial: dict[tuple[int, int], float] = {}
-        for _, alike in itertools.groupby(jobs, key=lambda job: (job.steps, job.fold)):
-            group = list(alike)
-            for first in range(0, len(group), self.programs.width):
-                batch = group[first : first + self.programs.width]
-                yield from self._run_batch(batch, initial, on_progress)
+        Goes on from the newest checkpoint, if that is of these jobs.
 
-    def _run_batch(self, jobs, initial, on_progress) -> list[RunResult]:
+        Raises:
+          OutOfMemoryError: if not even one lane a device fits.
+          CheckpointError, Interrupted: see `Checkpoints.boundary`.
+        """
+        keys = [job_key(job) for job in jobs]
+        call = self._resume(jobs, keys)
+        known = call.finished
+        trained = self._train(
+            [job for job, key in zip(jobs, keys, strict=True) if key not in known],
+            call,
+            on_progress,
+        )
+        for key in keys:
+            yield known[key] if key in known else next(trained)
+
+    def _train(self, jobs, call: Call, on_progress) -> Iterator[RunResult]:
+        """One result a job; a batch that memory cannot hold is run again in half the lanes."""
+        engine, initial = self, {}
+        waiting = batches(jobs, engine.programs.width)
+        while waiting:
+            batch = waiting[0]
+            try:
+                results = engine._run_batch(batch, call, initial, on_progress)
+            except jax.errors.JaxRuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                engine = engine._with_half_the_lanes()
+                waiting = batches([job for some in waiting for job in some], engine.programs.width)
+                continue
+            waiting = waiting[1:]
+            finished = {job_key(job): result for job, result in zip(batch, results, strict=True)}
+            call = Call(self.program, call.finished | finished)
+            engine._boundary(call)
+            yield from results
+
+    def _run_batch(self, jobs, call: Call, initial, on_progress) -> list[RunResult]:
         programs, count, steps = self.programs, len(jobs), jobs[0].steps
+        keys = tuple(job_key(job) for job in jobs)
         padded = [*jobs, *[jobs[-1]] * (programs.width - count)]
         candidates = programs.place(stack_candidates([job.candidate for job in padded]))
-        seeds = programs.place(np.asarray([job.seed for job in padded], np.uint32))
-        state = programs.init_population(candidates, seeds, np.int32(steps))
-        # Validation bpb at step 0 depends on the seed and the fold alone.
-        starts = [(job.seed, job.fold) for job in padded]
-        if any(start not in initial for start in starts):
-            bpb = self._evaluate(state.params, jobs[0].fold)
-            initial |= dict(zip(starts, bpb, strict=True))
-        curve = [(0, np.asarray([initial[start] for start in starts]))]
-        telemetry = []
-        checkpoints = evaluation_steps(steps, self.evaluations, self.segment_steps)
-        for start in range(0, steps, self.segment_steps):
-            state, segment = programs.train_segment(
-                state,
-                candidates,
-                programs.place(self._segment(padded, start)),
-                np.int32(start),
-                np.int32(steps),
-            )
-            end = min(start + self.segment_steps, steps)
-            telemetry.append(np.asarray(segment)[:count, : end - start])
-            failed = np.asarray(state.failed_step)[:count]
-            if end in checkpoints:
-                curve.append((end, self._evaluate(state.params, jobs[0].fold)))
-            loss = telemetry[-1][:, -1, TELEMETRY.index("loss")]
-            on_progress(Progress(count, end, steps, loss, curve[-1][1][:count]))
-            if np.all(failed != ALIVE):
-                break
-        failure = np.asarray(state.failure)[:count]
-        history = np.concatenate(telemetry, axis=1)  # [count, steps, 14]
+        if call.keys == keys and call.program == self.program:
+            batch = call.batch._replace(state=programs.place(call.batch.state))
+        else:
+            batch = self._begin(padded, candidates, initial)
+        evaluated = evaluation_steps(steps, self.evaluations, self.segment_steps)
+        while batch.step < steps and np.any(_failed_steps(batch) == ALIVE):
+            batch = self._advance(batch, padded, candidates, evaluated)
+            telemetry, bpb = batch.telemetry[:count], batch.curve[-1][1][:count]
+            loss = telemetry[:, -1, TELEMETRY.index("loss")]
+            on_progress(Progress(count, batch.step, steps, loss, bpb))
+            if batch.step < steps:
+                self._boundary(Call(self.program, call.finished, keys, batch))
+        failed, failure = _failed_steps(batch), np.asarray(batch.state.failure)
         return [
-            _result(history[i], int(failed[i]), int(failure[i]), [(s, v[i]) for s, v in curve])
+            run_result(
+                batch.telemetry[i],
+                int(failed[i]),
+                int(failure[i]),
+                [(step, bpb[i]) for step, bpb in batch.curve],
+            )
             for i in range(count)
         ]
+
+    def _begin(self, jobs: Sequence[Job], candidates, initial: dict) -> Batch:
+        """The batch at step 0."""
+        place = self.programs.place
+        seeds = place(np.asarray([job.seed for job in jobs], np.uint32))
+        state = self.programs.init_population(candidates, seeds, np.int32(jobs[0].steps))
+        # Validation bpb at step 0 depends on the seed and the fold alone.
+        starts = [(job.seed, job.fold) for job in jobs]
+        if any(start not in initial for start in starts):
+            initial |= dict(zip(starts, self._evaluate(state.params, jobs[0].fold), strict=True))
+        curve = ((0, np.asarray([initial[start] for start in starts])),)
+        return Batch(0, state, np.zeros((len(jobs), 0, len(TELEMETRY)), np.float32), curve)
+
+    def _advance(self, batch: Batch, jobs, candidates, evaluated: set[int]) -> Batch:
+        """The batch a segment later."""
+        steps = jobs[0].steps
+        state, telemetry = self.programs.train_segment(
+            batch.state,
+            candidates,
+            self.programs.place(self._segment(jobs, batch.step)),
+            np.int32(batch.step),
+            np.int32(steps),
+        )
+        end = min(batch.step + self.segment_steps, steps)
+        curve = batch.curve
+        if end in evaluated:
+            curve = (*curve, (end, self._evaluate(state.params, jobs[0].fold)))
+        telemetry = np.asarray(telemetry)[:, : end - batch.step]
+        return Batch(end, state, np.concatenate([batch.telemetry, telemetry], axis=1), curve)
 
     def _segment(self, jobs: Sequence[Job], start: int) -> Segment:
         """What every lane is fed, axes [width, K, ...]."""
@@ -148,20 +201,65 @@ class LocalEngine(NamedTuple):
             np.float64,
         )
 
+    # Going on
 
-def _result(telemetry, failed_step, failure, curve) -> RunResult:
-    if failed_step == ALIVE and not np.isfinite(curve[-1][1]):
-        reason, failed_step = "non-finite validation", len(telemetry)
-    else:
-        reason = None if failed_step == ALIVE else FAILURES[failure]
-    steps = len(telemetry) if reason is None else failed_step
-    last = telemetry[steps - max(1, steps // 10) : steps, TELEMETRY.index("loss")]
-    return RunResult(
-        val_bpb=float(curve[-1][1]) if reason is None else float("nan"),
-        train_loss=float(np.mean(last, dtype=np.float64)) if reason is None else float("nan"),
-        failure=reason,
-        failed_step=None if reason is None else failed_step,
-        steps=steps,
-        telemetry=telemetry[:steps],
-        curve=np.asarray([point for point in curve if point[0] <= steps], np.float64),
-    )
+    @property
+    def program(self) -> str:
+        """What state of another process must have been made with to be gone on with."""
+        facts = (self.task, self.segment_steps, self.programs.width, self.programs.mesh.shape)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+    def state_template(self, job: Job) -> TrainState:
+        """The shapes and dtypes of the state of all lanes."""
+        width = self.programs.width
+        return jax.eval_shape(
+            self.programs.init_population,
+            stack_candidates([job.candidate] * width),
+            np.zeros(width, np.uint32),
+            np.int32(job.steps),
+        )
+
+    def _resume(self, jobs: Sequence[Job], keys: list[str]) -> Call:
+        """Where an earlier process left these jobs; nowhere, if it did not begin them."""
+        nothing = Call(self.program, {})
+        if self.checkpoints is None or not jobs:
+            return nothing
+
+        def wanted(search: dict[str, Any]) -> bool:
+            theirs = {*search["finished"], *search["batch"]}
+            return search["program"] == self.program and not theirs.isdisjoint(keys)
+
+        template = jax.tree.map(
+            lambda leaf: np.empty(leaf.shape, leaf.dtype), self.state_template(jobs[0])
+        )
+        checkpoint = self.checkpoints.restore(wanted, template)
+        if checkpoint is None:
+            return nothing
+        call = from_checkpoint(checkpoint)
+        step = f" and step {call.batch.step} of the next {len(call.keys)}" if call.batch else ""
+        self.say(f"resuming inside a batch: {len(call.finished)} jobs finished{step}")
+        return call
+
+    def _boundary(self, call: Call) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.boundary(lambda: to_checkpoint(call))
+
+    def _with_half_the_lanes(self) -> "LocalEngine":
+        """The engine for half the lanes; what it gives differs in the last bits."""
+        devices = self.programs.mesh.devices.size
+        lanes = self.programs.width // devices
+        if lanes == 1:
+            raise OutOfMemoryError(
+                f"config.train.batch_size is {self.task.batch_size}, and one lane of it does not "
+                "fit into the device's memory; allowed: a smaller batch, model or sequence_len"
+            )
+        self.say(
+            f"{lanes} lanes do not fit into memory: going on with {lanes // 2}; from here on "
+            "results equal those of another run only closely, not bit for bit"
+        )
+        programs = make_programs(self.task, devices=devices, lanes=lanes // 2)
+        return self._replace(programs=programs)
+
+
+def _failed_steps(batch: Batch) -> np.ndarray:
+    return np.asarray(batch.state.failed_step)

@@ -1,0 +1,211 @@
+"""Checkpoints: the newest good one is found again, whatever a kill or a disk did to the others.
+
+Orbax writes a checkpoint in the background and publishes it by a rename, so a kill leaves the one
+before. It restores a flipped bit without a word, hence the SHA-256 of every array, kept in the
+JSON beside them.
+"""
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.utils import TMP_DIR_SUFFIX
+
+FOLDER = "checkpoints"
+FORMAT = 1
+_KEPT = 2  # the newest, and the one to fall back to
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written; the message says why."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Someone asked to stop, and everything up to a segment boundary is on disk."""
+
+
+class Checkpoint(NamedTuple):
+    """What is kept of a call of the engine, at a segment boundary."""
+
+    search: dict[str, Any]  # JSON: where the search is, and what its jobs have given so far
+    records: dict[str, np.ndarray]  # telemetry and validation curves
+    population: Any  # TrainState of all lanes, on the host; None between two batches
+
+
+def _sha256(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def _pack(records: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One array of the bytes of an .npz: Orbax refuses arrays and trees without elements."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **records)
+    return {"npz": np.frombuffer(file.getvalue(), np.uint8)}
+
+
+def _unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(packed["npz"].tobytes())) as records:
+        return dict(records)
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seconds: int,
+        stopping: Callable[[], bool] = lambda: False,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        """Opens the folder; what killed processes left half written is removed.
+
+        Args:
+          folder: the run folder; checkpoints lie in `checkpoints/` below it.
+          seconds: between two of them, at least; 0: one at every segment boundary.
+          stopping: whether someone has asked to stop.
+          say: takes a line for the user.
+        """
+        self._folder = (folder / FOLDER).absolute()
+        self._seconds = seconds
+        self._stopping = stopping
+        self.say = say
+        try:
+            self._manager = self._open()
+        except Exception as error:  # Orbax has no exception of its own for a damaged folder
+            say(f"{self._folder} cannot be read ({_line(error)}); starting without checkpoints")
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._manager = self._open()
+        self._next = max(self._manager.all_steps(), default=-1) + 1
+
+    def _open(self) -> ocp.CheckpointManager:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Orbax would do it in a thread that it waits for only when it saves.
+        for unfinished in self._folder.glob(f"*{TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(unfinished)
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=checkpoint_managers.ContinuousCheckpointingPolicy(
+                minimum_interval_secs=self._seconds
+            ),
+            preservation_policy=checkpoint_managers.LatestN(_KEPT),
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def boundary(self, make: Callable[[], Checkpoint]) -> None:
+        """To be called after every segment: saves if it is time to, and stops if asked to.
+
+        Args:
+          make: gives what is to be kept; called only if something is saved.
+
+        Raises:
+          CheckpointError: if it cannot be written.
+          Interrupted: if someone asked to stop; it is saved by then.
+        """
+        stopping = self._stopping()
+        try:
+            if stopping or self._manager.should_save(self._next):
+                self._save(make())
+            if stopping:
+                self._manager.wait_until_finished()
+        except Exception as error:  # of Orbax, TensorStore or the file system, also a late one
+            raise CheckpointError(
+                f"{self._folder} cannot be written: {_line(error)}; what was written before is "
+                "kept, and the same command goes on from there"
+            ) from None
+        if stopping:
+            raise Interrupted
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        # Copies: a CPU's device arrays may be views, and the next segment is given their memory.
+        population = jax.tree.map(np.array, jax.device_get(checkpoint.population))
+        records = _pack(checkpoint.records)
+        digest = _sha256((records, population))
+        search = checkpoint.search | {
+            "format": FORMAT,
+            "sha256": digest,
+            "holds_population": population is not None,
+        }
+        items = {
+            "search": ocp.args.JsonSave(search),
+            "records": ocp.args.StandardSave(records),
+        }
+        if population is not None:
+            items["population"] = ocp.args.StandardSave(population)
+        self._manager.wait_until_finished()
+        self._manager.save(self._next, args=ocp.args.Composite(**items), force=True)
+        self._next += 1
+
+    def restore(self, wanted: Callable[[dict[str, Any]], bool], template: Any) -> Checkpoint | None:
+        """The newest good checkpoint, if it is a wanted one.
+
+        Args:
+          wanted: tells from `Checkpoint.search` whether it belongs to what is about to run.
+          template: a population of the structure, shapes and dtypes to restore.
+        """
+        for step, search in self._newest_first():
+            if search is None:
+                continue
+            if not wanted(search):
+                return None
+            try:
+                return self._restore(step, search, template)
+            except Exception as error:  # truncation comes as a bare Exception
+                self._discard(step, error)
+        return None
+
+    def _newest_first(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        self._manager.wait_until_finished()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                search = self._manager.restore(
+                    step, args=ocp.args.Composite(search=ocp.args.JsonRestore())
+                ).search
+                if search["format"] != FORMAT:
+                    raise ValueError(f"its format is {search['format']}, not {FORMAT}")
+                yield step, search
+            except Exception as error:
+                self._discard(step, error)
+                yield step, None
+
+    def _restore(self, step: int, search: dict[str, Any], template: Any) -> Checkpoint:
+        items = {"records": ocp.args.StandardRestore()}
+        if search["holds_population"]:
+            items["population"] = ocp.args.StandardRestore(template)
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        population = restored.get("population")
+        if _sha256((restored.records, population)) != search["sha256"]:
+            raise ValueError("its arrays are not those that were saved")
+        return Checkpoint(search, _unpack(restored.records), population)
+
+    def _discard(self, step: int, error: Exception) -> None:
+        self.say(f"checkpoint {step} is damaged ({_line(error)}); going back to the one before")
+        shutil.rmtree(self._folder / str(step), ignore_errors=True)
+        self._manager.reload()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of the arrays, or shapes, of a tree."""
+    return sum(
+        int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )
