@@ -18,23 +18,21 @@ from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.card import KIND, is_win, sentence, to_markdown
+from nanoevolve_jax.evidence.card import KIND, is_win, make_card
 from nanoevolve_jax.evidence.comparison import Bench
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.levels import level_of_card
-from nanoevolve_jax.evidence.retuned import is_retuned_baseline, is_static
+from nanoevolve_jax.evidence.page import sentence, to_markdown
+from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summarise
-from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
+from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
-from nanoevolve_jax.policy.mutations import describe_change
-from nanoevolve_jax.policy.spec_json import spec_to_json
-from nanoevolve_jax.prepare import calibrated, load_rows, make_engines, use_devices
+from nanoevolve_jax.prepare import calibrated, load_rows, make_engines, opened, use_devices
 
 
 def search_config(workdir: str) -> ConfigDict:
@@ -70,81 +68,64 @@ def confirm(settings: ConfigDict) -> None:
     rows = load_rows(config, console, longest)
     config, calibration = calibrated(config, rows.fingerprints)
     description = describe_run(config, rows.fingerprints, devices, calibration.seal)
-    open_folder(folder, description)
-    config.train.evaluations = config.confirm.evaluations
-    records, chosen = read_search(folder, settings.candidate)
-    by_id = {record.id: record for record in records}
-    record, reference = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
-    batch_tokens = config.train.batch_size * config.model.sequence_len
-    ledger = promote.ledger_of(config, calibration)
-    retuned = is_retuned_baseline(record.spec, reference.spec)
-    found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
-    with Display(
-        console,
-        total_steps=trial.planned_steps(config),
-        batch_tokens=batch_tokens,
-        task="confirm",
-    ) as display:
-        runs = Runs(folder, make_engines(config, rows, devices), display.on_progress)
-        if not retuned:
-            consumed = ledger.consume(promote.campaign_id(folder), record.id)
-            display.say(
-                f"{record.id} against {reference.id} on validation fold {consumed.fold}"
-                + (
-                    "; exploratory, for this search has had its confirmations that count"
-                    if consumed.exploratory
-                    else ""
+    with opened(config, description, console.print) as checkpoints:
+        config.train.evaluations = config.confirm.evaluations
+        records, chosen = read_search(folder, settings.candidate)
+        by_id = {record.id: record for record in records}
+        record, reference = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
+        batch_tokens = config.train.batch_size * config.model.sequence_len
+        ledger = promote.ledger_of(config, calibration)
+        retuned = is_retuned_baseline(record.spec, reference.spec)
+        found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
+        with Display(
+            console,
+            total_steps=trial.planned_steps(config),
+            batch_tokens=batch_tokens,
+            task="confirm",
+        ) as display:
+            runs = Runs(
+                folder, make_engines(config, rows, devices, checkpoints), display.on_progress
+            )
+            if not retuned:
+                consumed = ledger.consume(promote.campaign_id(folder), record.id)
+                display.say(
+                    f"{record.id} against {reference.id} on validation fold {consumed.fold}"
+                    + (
+                        "; exploratory, for this search has had its confirmations that count"
+                        if consumed.exploratory
+                        else ""
+                    )
                 )
-            )
-            found = trial.run(
-                Bench(config, runs),
-                promote.arm_of(record),
-                promote.arm_of(reference),
-                consumed=consumed,
-                calibration=calibration,
-                cost_ratio=record.cost / reference.cost,
-                until=settings.until,
-                finish=functools.partial(ledger.finish, consumed.number),
-                expect=display.expect,
-                say=display.say,
-            )
-    card = found.parts | {
-        "id": record.id,
-        "change": describe_change(reference.spec, record.spec) or "none",
-        "spec": spec_to_json(record.spec),
-        "baseline": {
-            "id": reference.id,
-            "spec": spec_to_json(reference.spec),
-            "recipe": calibration.recipe | (reference.recipe or {}),
-        },
-        "static": is_static(record.spec),
-        "retuned_baseline": retuned,
-        "verdict": {"label": found.verdict.label, "release": found.verdict.release},
-        "calibration": {
-            "seal": calibration.seal,
-            "evaluation": calibration.fingerprint,
-            "sigma": calibration.sigma,
-            "paired_sigma": calibration.paired_sigma,
-            "panel_auc": calibration.panel_auc,
-            "repeat_difference": calibration.repeat_difference,
-        },
-        "campaigns": ledger.campaigns(),
-        "confirmations": config.confirm.max,
-        "evaluations": config.confirm.evaluations,
-        "config": config.to_dict(),
-        "spent": calibration.spent
-        | {"search: screening": screening_spent(records, batch_tokens)}
-        | runs.spent(),
-        "commands": commands(config, folder, record.id),
-        **{name: description[name] for name in ("versions", "device", "fingerprints")},
-    }
-    card["level"] = level_of_card(card, found.gates)._asdict()
-    path = folder / "evidence" / f"{record.id}.json"
-    path.parent.mkdir(exist_ok=True)
-    write_sealed(path, KIND, card)
-    path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
-    if is_win(card):
-        crown(folder, records, record.id, batch_tokens)
+                found = trial.run(
+                    Bench(config, runs),
+                    promote.arm_of(record),
+                    promote.arm_of(reference),
+                    consumed=consumed,
+                    calibration=calibration,
+                    cost_ratio=record.cost / reference.cost,
+                    until=settings.until,
+                    finish=functools.partial(ledger.finish, consumed.number),
+                    expect=display.expect,
+                    say=display.say,
+                )
+        spent = {"search: screening": screening_spent(records, batch_tokens)} | runs.spent()
+        card = make_card(
+            found,
+            promote.arm_of(record),
+            promote.arm_of(reference),
+            calibration,
+            config=config.to_dict(),
+            campaigns=ledger.campaigns(),
+            spent=spent,
+            commands=commands(config, folder, record.id),
+            origin={name: description[name] for name in ("versions", "device", "fingerprints")},
+        )
+        path = folder / "evidence" / f"{record.id}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_sealed(path, KIND, card)
+        path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
+        if is_win(card):
+            crown(folder, records, record.id, batch_tokens)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -12,15 +12,19 @@ from test_search import SETTINGS, assert_one_line, make_config, start, write_cor
 
 from configs import confirm as confirm_config
 from nanoevolve_jax import calibrate, confirm, replay, search
+from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import open_ledger
+from nanoevolve_jax.evidence.levels import level_of_card
+from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.settings import ConfigError
 
 TINY = SETTINGS | {
-    "data.folds": 4,
+    "data.folds": 6,
     "search.generations": 1,
     "search.population": 4,
     "search.control_every": 4,
@@ -253,7 +257,7 @@ def test_confirming_again_trains_nothing_and_uses_no_further_fold(workshop, conf
     act(workshop, confirm.confirm, confirm_settings(workshop, "run"))
     assert path.read_bytes() == before
     ledger = open_ledger(
-        workshop / "calibration" / "ledger.jsonl", card["calibration"]["evaluation"], 4
+        workshop / "calibration" / "ledger.jsonl", card["calibration"]["evaluation"], 6
     )
     assert len(ledger.confirmations()) == 1
 
@@ -293,6 +297,97 @@ def test_without_a_calibration_nothing_can_be_confirmed(workshop):
         act(workshop, confirm.confirm, confirm_settings(workshop, "plain"))
     with pytest.raises(ArchiveError, match="finished search"):
         act(workshop, confirm.confirm, confirm_settings(workshop, "nowhere"))
+
+
+# After a win -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def won(workshop):
+    """The card of a candidate whose runs are declared a win, so that all that follows is run."""
+    changes = {
+        "seed": 7,
+        "attribute__donors": 2,
+        "attribute__panel_seeds": 2,
+        "attribute__switch_corpus": f"parquet:{write_corpus(workshop / 'other')}",
+        "transfer__seeds": 2,
+        "transfer__width": 2,
+    }
+    act(workshop, search.search, calibrated(workshop, "won", **changes))
+    records = archive.load_all(workshop / "won" / "archive.jsonl")
+    gated = next(r.id for r in records if r.spec.control.enabled and r.failure is None)
+
+    def win(*arguments):
+        return decide(*arguments)._replace(outcome=WIN)
+
+    patch = pytest.MonkeyPatch()
+    with patch.context() as p:
+        p.setattr(trial, "decide", win)
+        p.setattr(trial, "required_seeds", lambda gain, paired_sigma: 3)
+        output = act(workshop, confirm.confirm, confirm_settings(workshop, "won", gated))
+    return gated, document(workshop, "won", "evidence", f"{gated}.json"), output
+
+
+def test_a_win_is_attributed_and_tried_elsewhere(won):
+    _, card, output = won
+    attribution, transfer = card["attribution"], card["transfer"]
+    assert card["confirmation"]["outcome"] == "win" and not card["exploratory"]
+    assert set(attribution["bpb"]["constants"]) >= {"gate 0", "gate 1", "its time mean", "gate off"}
+    for name in ("baseline", "winner", "schedule", "yoked"):
+        assert len(attribution["bpb"][name]) == TINY["confirm.seeds"]
+    assert set(transfer["cells"]) == {"lr x0.5", "lr x2", "horizon x0.5", "horizon x2"}
+    for cell in transfer["cells"].values():
+        assert len(cell["baseline"]) == len(cell["winner"]) == 2
+    assert len(transfer["cheaper"]["winner"]) == 3
+    assert transfer["wider"]["winner"] != transfer["cells"]["lr x2"]["winner"]
+    assert "transfer: 3 pairs" in output
+
+
+def test_the_verdict_and_the_level_of_a_win_follow_from_its_card(workshop, won):
+    name, card, output = won
+    values = attribution_arrays(card)
+    panel = card["attribution"]["panel"]
+    means = panel and {k: np.mean(v, axis=1) for k, v in panel["bpb"].items()}
+    assert card["verdict"]["label"] == judge(confirmed=True, **values, panel=means).label
+    gates = np.array(
+        [
+            np.load(workshop / "won" / "telemetry" / f"{key}.npz")["gate"]
+            for key in winner_runs(workshop, card)
+        ]
+    )
+    assert card["level"] == level_of_card(card, gates)._asdict()
+    assert f"{name} beats the tuned baseline" in output
+    page = (workshop / "won" / "evidence" / f"{name}.md").read_text()
+    assert card["verdict"]["label"] in page and f"Win level {card['level']['level']}" in page
+    assert {"attribute: placebos", "transfer: width"} <= set(card["spent"])
+    for stage in card["spent"]:
+        assert f"| {stage} |" in page
+
+
+def attribution_arrays(card):
+    found = card["attribution"]["bpb"]
+    return {
+        name: {k: np.array(v) for k, v in x.items()} if isinstance(x, dict) else np.array(x)
+        for name, x in found.items()
+    }
+
+
+def winner_runs(workshop, card):
+    """Keys of the winner's runs at its confirmation, by pair."""
+    lines = (workshop / "won" / "runs.jsonl").read_text().splitlines()
+    keys = {}
+    for run in map(json.loads, lines):
+        job = run["job"]
+        if job["candidate"] == card["arms"]["winner"] and run["stage"] == "confirm: test":
+            keys[job["seed"]] = run["key"]
+    return [keys[seed] for seed in card["seeds"]]
+
+
+def test_a_win_stands_in_the_archive_and_the_summary(workshop, won):
+    name, _, _ = won
+    records = archive.load_all(workshop / "won" / "archive.jsonl")
+    assert [r.id for r in records if r.status == "winner"] == [name]
+    assert document(workshop, "won", "summary.json")["winners"] == [name]
 
 
 def test_an_unknown_candidate_is_named_with_those_there_are(workshop, searched):
