@@ -99,32 +99,38 @@ class LrFit(NamedTuple):
     """The best learning rate of a sweep."""
 
     factor: float
-    edge: str | None  # 'low' or 'high' if the best point tried is at an end of the range
+    edge: str | None  # 'low' or 'high' if the best one may lie beyond that end of the range
 
 
-def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit:
+def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit | None:
     """Fits a parabola to the mean loss over log2(factor).
+
+    The best point is at an edge if the parabola has its minimum there or beyond, or if none of
+    the points tried is better. Beyond a factor with a failed run there is nothing to look for.
 
     Args:
       factors: float[points], ascending.
       losses: float[points, seeds]; a factor with a failed run is left out.
 
     Returns:
-      The vertex within the range tried, or the best point where there is no minimum.
-
-    Raises:
-      ValueError: if every factor has a failed run.
+      The vertex within the range tried, or the best point where there is no minimum; None if
+      every factor has a failed run.
     """
     mean = np.asarray(losses, np.float64).mean(1)
     finite = np.flatnonzero(np.isfinite(mean))
     if not len(finite):
-        raise ValueError("every learning rate has a failed run; allowed: one at which all train")
+        return None
     x, y = np.log2(np.asarray(factors, np.float64)[finite]), mean[finite]
-    best = int(np.argmin(y))
-    edge = {0: "low", len(factors) - 1: "high"}.get(int(finite[best]))
-    if len(finite) < 3:
-        return LrFit(float(2.0 ** x[best]), edge)
-    a, b, _ = np.polyfit(x, y, 2)
-    if a <= 0:
-        return LrFit(float(2.0 ** x[best]), edge)
-    return LrFit(float(2.0 ** np.clip(-b / (2 * a), x[0], x[-1])), edge)
+    best = x[np.argmin(y)]
+    optimum = best
+    if len(finite) >= 3:
+        a, b, _ = np.polyfit(x, y, 2)
+        optimum = -b / (2 * a) if a > 0 else best
+
+    def edge(place: float) -> str | None:
+        if place <= x[0] and finite[0] == 0:
+            return "low"
+        return "high" if place >= x[-1] and finite[-1] == len(factors) - 1 else None
+
+    factor = float(2.0 ** np.clip(optimum, x[0], x[-1]))
+    return LrFit(factor, edge(optimum) or edge(best))
