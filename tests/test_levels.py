@@ -36,6 +36,7 @@ FALLS = [
     ({"panel_auc": 0.89}, 0, "0.890"),
     ({"repeat_difference": 1e-9}, 0, "repeated run"),
     ({"gates": None}, 1, "not recorded"),
+    ({"gates": np.vstack([GATES[:7], np.full((1, 30), math.nan)])}, 1, "a run failed"),
     ({"gates": np.vstack([GATES[:6], GATES[:2, ::-1]])}, 1, "same way"),
     ({"gates": 0.5 + 0.1 * (GATES - 0.5)}, 1, "gate moves by"),
     ({"actuators": {"update_multiplier": [1.0, 1.0, 1.02]}}, 1, "no actuator"),

@@ -31,7 +31,7 @@ class Ladder(NamedTuple):
     panel_auc: float | None = None
     repeat_difference: float | None = None
     static: bool = False
-    gates: np.ndarray | None = None  # float[seeds, steps]
+    gates: np.ndarray | None = None  # float[seeds, steps], NaN: a run failed
     actuators: Mapping[str, Sequence[float]] | None = None  # means of three thirds
     won: bool = False  # confirmed, counted, and no retuned baseline
     cells: Mapping[str, np.ndarray] | None = None  # gains float[seeds], NaN: failed
@@ -55,6 +55,8 @@ def _separates(ladder: Ladder) -> str | None:
 def _moves_with_phase(ladder: Ladder) -> str | None:
     if ladder.gates is None or ladder.actuators is None:
         return "the gate's trajectories were not recorded"
+    if not np.all(np.isfinite(ladder.gates)):
+        return "a run failed, so that its gate is not known on every seed"
     thirds = np.array_split(ladder.gates, 3, axis=1)
     shift = thirds[0].mean(1) - thirds[2].mean(1)
     agree = max(np.mean(shift > 0), np.mean(shift < 0))
