@@ -1,10 +1,19 @@
 """A bench whose runs cost nothing: their loss is a formula of the job."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 
 from configs import screen
+from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence.calibration_file import Calibration
+from nanoevolve_jax.evidence.card import make_card
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.ledger import SEEDS, Confirmation
 from nanoevolve_jax.evidence.runs import Run
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.seeds import Stage, stage_seed
 from nanoevolve_jax.execution.job import job_key, job_to_json
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.spec import NANOCHAT
@@ -47,6 +56,9 @@ class FormulaRuns:
         columns = {name: np.zeros(run.steps) for name in TELEMETRY}
         return columns | {"gate": self.gate_of(job)[: run.steps]}
 
+    def engine(self):
+        return SimpleNamespace(programs=SimpleNamespace(width=2))
+
     def spent(self):
         return {stage: {} for _, stage in self.jobs}
 
@@ -71,3 +83,56 @@ def lr_factor(bench, job):
     """The factor on the calibrated matrix learning rate that a job trains with."""
     usual = bench.candidate(arm(), job.steps).recipe.matrix_lr
     return job.candidate.recipe.matrix_lr / usual
+
+
+def make_calibration(sigma=0.01, **changes):
+    """A calibration with nothing but its noise; paired noise is half of sigma."""
+    return Calibration(
+        path=Path("calibration.json"),
+        fingerprint="f00d",
+        seal="5ea1",
+        recipe={},
+        scale=Scale(sigma, 0.25, 0.1),
+        sigma=sigma,
+        paired_sigma=sigma / 2,
+        repeat_difference=0.0,
+        panel_auc=0.95,
+        spent={},
+    )._replace(**changes)
+
+
+def make_consumed(candidate="candidate", number=0, campaign=0, **changes):
+    """What the ledger would give to a confirmation."""
+    seeds = tuple(stage_seed(Stage.CONFIRM, campaign, number * SEEDS + i) for i in range(SEEDS))
+    first = Confirmation(number, "campaign", candidate, 2 + number, seeds, False, 1, None)
+    return first._replace(**changes)
+
+
+def make_trial(bench, winner, baseline, until="confirm", consumed=None, **changes):
+    """Runs a trial; returns it with the outcomes the ledger heard."""
+    outcomes = []
+    arguments = {
+        "consumed": consumed or make_consumed(winner.id),
+        "calibration": make_calibration(),
+        "cost_ratio": 1.0,
+        "until": until,
+        "finish": outcomes.append,
+        "expect": lambda steps: None,
+        "say": lambda line: None,
+    }
+    return trial.run(bench, winner, baseline, **arguments | changes), outcomes
+
+
+def card_of(found, bench, winner, baseline):
+    """The card of a trial."""
+    return make_card(
+        found,
+        winner,
+        baseline,
+        make_calibration(),
+        config=bench.config.to_dict(),
+        campaigns=1,
+        spent={"confirm: test": {"runs": 16, "failed": 0, "tokens": 1000}},
+        commands=["python -m nanoevolve_jax.calibrate"],
+        origin={"versions": {}, "device": {}, "fingerprints": {"corpus": "c0"}},
+    )

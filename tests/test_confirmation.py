@@ -16,6 +16,7 @@ from nanoevolve_jax.evidence.confirmation import (
     minimum_detectable_effect,
     power,
 )
+from nanoevolve_jax.evidence.errors import EvidenceError
 
 RULES = ConfirmationRules()
 SIGMA = 0.01
@@ -70,7 +71,7 @@ def test_a_failed_run_fails_the_candidate_and_names_the_pair():
     candidate[4] = math.nan
     decision = decide(baseline, candidate, SIGMA, RULES)
     assert decision.outcome == NULL and "pair 5" in decision.reason
-    with pytest.raises(ValueError, match="baseline failed"):
+    with pytest.raises(EvidenceError, match="the baseline's run on pair 5 failed"):
         decide(candidate, baseline, SIGMA, RULES)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import (
     auc,
     fit_lr,
@@ -72,7 +73,7 @@ def test_the_interval_of_sigma_covers_it_as_often_as_it_says():
 
 
 def test_noise_refuses_a_failed_run():
-    with pytest.raises(ValueError, match="failed"):
+    with pytest.raises(EvidenceError, match="failed"):
         seed_noise([1.0, math.nan, 2.0], [1.0, 1.0, 1.0])
 
 

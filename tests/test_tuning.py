@@ -7,6 +7,7 @@ import pytest
 
 from configs import base
 from nanoevolve_jax.evidence.calibration import dimensions, recipe_of
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.tuning import Dimension, Tuning, ranked, shortlist, tune
 
 LR = Dimension("lr", 0.25, 4.0, 1e-3, 1e3, log=True)
@@ -77,7 +78,7 @@ def test_failed_runs_are_told_apart_and_never_listed():
     assert all(p["lr"] <= 1.2 for p in ranked(tuning))
     listed = shortlist(tuning, DEFAULT, seed=0)
     assert all(listed[name]["lr"] <= 1.2 for name in ("best", "second", "centroid"))
-    with pytest.raises(ValueError, match="every run"):
+    with pytest.raises(EvidenceError, match="all 1 runs"):
         ranked(Tuning((LR, DOWN), [DEFAULT], [math.nan]))
 
 

@@ -24,12 +24,16 @@ _PROGRAMS = {CORPUS_SWITCH: SWITCH, BATCH_SIZE: WIDE}
 
 
 class Placebos(NamedTuple):
-    """Bits per byte of every arm on the confirmation's seeds, float64[seeds]; NaN: failed."""
+    """Bits per byte of every arm on the confirmation's seeds, float64[seeds]; NaN: failed.
+
+    Where every donor failed there is nothing to replay: schedule and yoked are NaN throughout.
+    """
 
     constants: dict[str, np.ndarray]
     schedule: np.ndarray
     yoked: np.ndarray
-    trajectory: np.ndarray  # float32[steps], what the schedule replays
+    trajectory: np.ndarray | None  # float32[steps], what the schedule replays
+    donors: int  # runs that it is the mean of
 
 
 class PerturbationPanel(NamedTuple):
@@ -41,47 +45,56 @@ class PerturbationPanel(NamedTuple):
 
 
 def gates(bench: Bench, runs: Sequence[Run]) -> np.ndarray:
-    """The gate's trajectory in every run; float32[runs, steps]."""
-    return np.stack([bench.runs.telemetry(run)["gate"] for run in runs])
+    """The gate's trajectory in every full-horizon run; float32[runs, steps], NaN: it failed."""
+    found = np.full((len(runs), bench.config.confirm.steps), np.nan, np.float32)
+    for row, run in zip(found, runs, strict=True):
+        if run.failure is None:
+            row[:] = bench.runs.telemetry(run)["gate"]
+    return found
 
 
 def donors(bench: Bench, winner: Arm) -> np.ndarray:
-    """Trajectories from promotion-stage seeds; float32[donors, steps].
+    """Trajectories from promotion-stage seeds, of runs that survived; float32[donors, steps].
 
     The learning rates were chosen on the first promotion seeds; donors take the ones after.
     """
     first, count = bench.config.confirm.lr_seeds, bench.config.attribute.donors
     seeds = [stage_seed(Stage.PROMOTE, bench.config.seed, first + i) for i in range(count)]
     jobs = [bench.job(winner, seed, PROMOTE_FOLD) for seed in seeds]
-    runs = bench.runs.run(jobs, "attribute: donors")
-    return gates(bench, [run for run in runs if run.failure is None])
+    found = gates(bench, bench.runs.run(jobs, "attribute: donors"))
+    return found[np.isfinite(found).all(1)]
 
 
 def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> Placebos:
     """Trains every placebo on the confirmation's seeds."""
     trajectories = donors(bench, winner)
-    steps = trajectories.shape[1]
-    mean = trajectories.mean(0, dtype=np.float64).astype(np.float32)
+    count, steps = trajectories.shape
+    held_at = {f"gate {x:g}": x for x in CONSTANTS}
+    mean = None
+    if count:
+        mean = trajectories.mean(0, dtype=np.float64).astype(np.float32)
+        held_at["its time mean"] = float(mean.mean())
 
     def held(arm: Arm, gate_of) -> list[Job]:
         return [bench.job(arm, seed, fold, gate=gate_of(i)) for i, seed in enumerate(seeds)]
 
-    values = {f"gate {x:g}": x for x in CONSTANTS} | {"its time mean": float(mean.mean())}
     off = winner._replace(
         spec=winner.spec._replace(control=winner.spec.control._replace(enabled=0))
     )
     arms = {
         name: held(winner, lambda i, x=value: np.full(steps, x, np.float32))
-        for name, value in values.items()
+        for name, value in held_at.items()
     }
     arms["gate off"] = held(off, lambda i: None)
-    arms["schedule"] = held(winner, lambda i: mean)
-    arms["yoked"] = held(winner, lambda i: trajectories[i % len(trajectories)])
+    if count:
+        arms["schedule"] = held(winner, lambda i: mean)
+        arms["yoked"] = held(winner, lambda i: trajectories[i % count])
     everything = [job for jobs in arms.values() for job in jobs]
     values = bpb(bench.runs.run(everything, "attribute: placebos")).reshape(len(arms), -1)
     results = dict(zip(arms, values, strict=True))
-    schedule, yoked = results.pop("schedule"), results.pop("yoked")
-    return Placebos(results, schedule, yoked, mean)
+    missing = np.full(len(seeds), np.nan)
+    schedule, yoked = (results.pop(name, missing) for name in ("schedule", "yoked"))
+    return Placebos(results, schedule, yoked, mean, count)
 
 
 def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturbance]]:
@@ -120,15 +133,17 @@ def run_perturbations(
     return PerturbationPanel(**{name: np.stack(v, axis=1) for name, v in columns.items()})
 
 
-def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> dict[str, Any]:
+def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> dict[str, Any] | None:
     """How gate and actuators move with training, and what drives the gate.
 
     Returns:
-      `thirds`: the means of gate and actuators in each third of training; `drivers`: the share
-      of the gate's drive that each sensor accounts for over all steps and seeds (covariance with
-      the drive over its variance; shares sum to 1).
+      None if no run survived. `thirds`: the means of gate and actuators in each third of
+      training; `drivers`: the share of the gate's drive that each sensor accounts for over all
+      steps and seeds (covariance with the drive over its variance; shares sum to 1).
     """
     found = [bench.runs.telemetry(run) for run in runs if run.failure is None]
+    if not found:
+        return None
     names = ("gate", *Actuators._fields)
     thirds = {
         name: [

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.panel import good_and_bad, judge_panel, shortest_horizon
 from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
@@ -155,6 +156,9 @@ def measure(
 
     Returns:
       The parts `noise`, `scale` and `panel` of the document.
+
+    Raises:
+      EvidenceError: if a run of the baseline failed.
     """
     screen, full = config.train.steps, config.confirm.steps
     horizons = sorted({max(1, screen // 2), screen, 2 * screen, full})
@@ -168,6 +172,12 @@ def measure(
         return bpb(runs.run(jobs, "calibrate: noise and panel"))
 
     baseline = {steps: train("baseline", steps, len(seeds)) for steps in horizons}
+    for steps, values in baseline.items():
+        if not np.all(np.isfinite(values)):
+            raise EvidenceError(
+                f"{np.sum(~np.isfinite(values))} of {len(values)} runs of the tuned baseline "
+                f"failed at {steps} steps; allowed: a config.recipe at which it trains"
+            )
     noise: dict[str, Any] = {}
     for name, steps in (("screen", screen), ("full", full)):
         found = seed_noise(baseline[steps], train(_TWIN, steps, len(seeds)))

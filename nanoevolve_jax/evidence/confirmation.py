@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 
 WIN, NULL, CONTINUE = "win", "null", "continue"
@@ -45,14 +46,19 @@ def decide(
       rules: of this campaign.
 
     Raises:
-      ValueError: if n is no look, or a run of the baseline failed.
+      ValueError: if n is no look.
+      EvidenceError: if a run of the baseline failed, for then there is nothing to compare with.
     """
     n = len(baseline)
     if n not in (rules.first_seeds, rules.seeds) or len(candidate) != n:
         raise ValueError(f"{n} pairs; allowed: {rules.first_seeds} or {rules.seeds}")
     baseline, candidate = np.asarray(baseline, float), np.asarray(candidate, float)
     if not np.all(np.isfinite(baseline)):
-        raise ValueError("a run of the baseline failed; allowed: a recipe at which all train")
+        failed = int(np.flatnonzero(~np.isfinite(baseline))[0])
+        raise EvidenceError(
+            f"the baseline's run on pair {failed + 1} failed; "
+            "allowed: a baseline that trains on every seed, from a new calibration"
+        )
     test = paired_test(baseline - candidate)
     if not np.all(np.isfinite(candidate)):
         failed = int(np.flatnonzero(~np.isfinite(candidate))[0])

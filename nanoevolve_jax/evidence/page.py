@@ -14,26 +14,22 @@ def sentence(card: Mapping[str, Any]) -> str:
         )
     found = card["confirmation"]
     test, pairs = found["test"], found["pairs"]
-    gain = (
-        "a run that failed"
-        if test["mean"] is None
-        else (
-            f"{test['mean']:+.4f} bpb ({found['gain_in_sigma']:+.2f} sigma), "
-            f"95 % interval {test['low']:+.4f} to {test['high']:+.4f}, p = {test['p']:.2g}"
-        )
-    )
     start = "In an exploratory comparison " if card.get("exploratory") else ""
+    null = f"{start}{name} is not distinguishable from the tuned baseline: "
+    if test["mean"] is None:
+        return f"{null}{found['reason']}."
+    gain = (
+        f"{test['mean']:+.4f} bpb ({found['gain_in_sigma']:+.2f} sigma), "
+        f"95 % interval {test['low']:+.4f} to {test['high']:+.4f}, p = {test['p']:.2g}"
+    )
     if found["outcome"] != "win":
-        return (
-            f"{start}{name} is not distinguishable from the tuned baseline: "
-            f"mean gain over {pairs} paired seeds {gain}."
-        )
+        return f"{null}mean gain over {pairs} paired seeds {gain}."
     return f"{start}{name} beats the tuned baseline over {pairs} paired seeds, {gain}: {verdict}."
 
 
 def _interval(test: Mapping[str, Any]) -> str:
     if test["mean"] is None:
-        return "a run failed"
+        return f"a run failed | | {test['p']:.3g} | {test['n']}"
     return (
         f"{test['mean']:+.4f} | {test['low']:+.4f} to {test['high']:+.4f} "
         f"| {test['p']:.3g} | {test['n']}"
@@ -83,7 +79,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         rates = confirmation["learning_rates"]
         lines += [
             "Learning rates, on promotion seeds: baseline "
-            f"x{rates['baseline']['chosen']:.3g}, candidate x{rates['winner']['chosen']:.3g}.",
+            f"{_factor(rates['baseline'])}, candidate {_factor(rates['winner'])}.",
             "",
             "| seed | baseline bpb | candidate bpb |",
             "| ---: | ---: | ---: |",
@@ -127,6 +123,13 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     prints = ", ".join(f"{name} {value}" for name, value in card["fingerprints"].items())
     lines += [f"Fingerprints: {prints}.", ""]
     return "\n".join(lines)
+
+
+def _factor(sweep: Mapping[str, Any]) -> str:
+    if sweep["chosen"] is None:
+        return "fails at all of them"
+    edge = f", still at the {sweep['edge']} end of what was tried" if sweep["edge"] else ""
+    return f"x{sweep['chosen']:.3g}{edge}"
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.evidence.errors import EvidenceError
+
 
 class PairedTest(NamedTuple):
     """One-sided paired t-test of a mean gain above 0."""
@@ -59,11 +61,14 @@ def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
       other: float[n], bpb of the twin.
 
     Raises:
-      ValueError: if a run is not finite.
+      EvidenceError: if a run is not finite.
     """
     a, b = np.asarray(baseline, np.float64), np.asarray(other, np.float64)
     if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
-        raise ValueError("a run of the baseline failed; allowed: a recipe at which all train")
+        raise EvidenceError(
+            "a run of the baseline or of its near twin failed, so that there is no noise to "
+            "measure; allowed: a config.recipe at which they train on every seed"
+        )
     freedom = len(a) - 1
     sigma = float(a.std(ddof=1))
     scale = [math.sqrt(freedom / stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025)]

@@ -12,16 +12,19 @@ from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import LR_FACTORS, Arm, Bench, mean_curve, steps_to
 from nanoevolve_jax.evidence.confirmation import (
     CONTINUE,
+    NULL,
     WIN,
     ConfirmationRules,
+    Decision,
     decide,
     minimum_detectable_effect,
     power,
 )
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.levels import required_seeds
 from nanoevolve_jax.evidence.runs import Run, bpb
-from nanoevolve_jax.evidence.statistics import PairedTest
+from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants, judge, step_share
 from nanoevolve_jax.execution.job import job_to_json
 
@@ -114,17 +117,32 @@ def confirm(
 ) -> tuple[Sides, dict[str, Any], dict[str, list[Run]]]:
     """Chooses both learning rates, then tests at one or two looks.
 
+    A candidate that fails at every learning rate is not tested: it has failed.
+
     Returns:
       (the arms as they were tested, the part `confirmation` of the card, the runs of both arms).
+
+    Raises:
+      EvidenceError: if the baseline fails at every learning rate, or on a pair.
     """
     found_lr = {}
     arms = {"baseline": baseline, "winner": winner}
     for name, arm in arms.items():
         arms[name], found_lr[name] = bench.pick_lr(arm)
-        say(f"learning rate of {arm.id}: x{found_lr[name]['chosen']:.3g}")
+        chosen = found_lr[name]["chosen"]
+        say(f"learning rate of {arm.id}: " + (f"x{chosen:.3g}" if chosen else "fails at all"))
+    if found_lr["baseline"]["chosen"] is None:
+        raise EvidenceError(
+            f"the baseline {baseline.id} fails at every learning rate tried; "
+            "allowed: a baseline that trains, from a new calibration"
+        )
     rules = rules_of(bench.config, consumed.confirmations)
-    runs: dict[str, list[Run]] = {}
-    for count in (rules.first_seeds, rules.seeds):
+    looks = (rules.first_seeds, rules.seeds)
+    if found_lr["winner"]["chosen"] is None:  # nothing is left to test
+        looks = ()
+    count, runs = 0, {"baseline": [], "winner": []}
+    decision = Decision(NULL, "it fails at every learning rate tried", paired_test([]))
+    for count in looks:
         jobs = [
             bench.job(arm, seed, consumed.fold)
             for arm in arms.values()
@@ -148,8 +166,8 @@ def confirm(
             "outcome": decision.outcome,
             "reason": decision.reason,
             "pairs": count,
-            "test": numbers(test),
-            "gain_in_sigma": numbers(test.mean / sigma),
+            "test": numbers(decision.test),
+            "gain_in_sigma": numbers(decision.test.mean / sigma),
             "rules": rules._asdict(),
             "learning_rates": found_lr,
             "baseline_bpb": numbers(bpb(runs["baseline"])),
@@ -161,8 +179,11 @@ def confirm(
 
 
 def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str, Any] | None:
-    """Steps and compute each arm takes to the baseline's mean final bpb; None if a run failed."""
-    if any(run.failure for arm in runs.values() for run in arm):
+    """Steps and compute each arm takes to the baseline's mean final bpb.
+
+    None if a run failed, or there is none.
+    """
+    if not all(runs.values()) or any(run.failure for arm in runs.values() for run in arm):
         return None
     curves = {name: mean_curve(arm) for name, arm in runs.items()}
     target = float(curves["baseline"][-1, 1])
@@ -183,7 +204,8 @@ def attribute(
     """Runs placebos, and the perturbation panel where they leave sensing open.
 
     Returns:
-      (verdict, the part `attribution` of the card, the winner's gates float32[pairs, steps]).
+      (verdict, the part `attribution` of the card, the winner's gates float32[pairs, steps], NaN
+      where a run failed).
     """
     seeds = consumed.seeds[:pairs]
     winner_runs = bench.runs.run(
@@ -204,7 +226,7 @@ def attribute(
     }
     verdict, panel = judge(confirmed=True, **arrays), None
     say(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
-    if share > STEP_SHARE or verdict.label != "sensing":
+    if placebos.trajectory is not None and (share > STEP_SHARE or verdict.label != "sensing"):
         found = attribution.run_perturbations(
             bench, sides.winner, sides.baseline, placebos.trajectory, consumed.fold
         )
@@ -216,6 +238,7 @@ def attribute(
         {
             "pairs": pairs,
             "step_share": share,
+            "donors": placebos.donors,
             "best_constants": best_constants(placebos.constants),
             "bpb": numbers(arrays),
             "panel": panel
@@ -253,7 +276,7 @@ class Trial(NamedTuple):
 
     parts: dict[str, Any]  # of the card
     verdict: Verdict
-    gates: np.ndarray  # float32[pairs, steps], the candidate's at its confirmation
+    gates: np.ndarray | None  # float32[pairs, steps], the candidate's at its confirmation
 
 
 def run(
@@ -291,8 +314,7 @@ def run(
     finish(confirmation["outcome"])
     won = confirmation["outcome"] == WIN
     verdict = judge(confirmed=won)
-    survived = [run for run in made["winner"] if run.failure is None]
-    gates = attribution.gates(bench, survived) if survived else np.zeros((0, 0), np.float32)
+    gates = attribution.gates(bench, made["winner"])
     parts |= {
         "confirmation": confirmation,
         "exploratory": consumed.exploratory,
@@ -303,8 +325,8 @@ def run(
         "attribution": None,
         "transfer": None,
     }
-    if survived and winner.spec.control.enabled:
-        parts["phases"] = numbers(attribution.phases(bench, survived, winner.spec))
+    if winner.spec.control.enabled:
+        parts["phases"] = numbers(attribution.phases(bench, made["winner"], winner.spec))
     if won and until != "confirm":
         expect(planned_steps(bench.config, won=True))
         verdict, parts["attribution"], gates = attribute(bench, sides, consumed, rules.seeds, say)

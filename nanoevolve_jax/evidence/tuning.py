@@ -17,6 +17,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
+from nanoevolve_jax.evidence.errors import EvidenceError
+
 Point = dict[str, float]
 _EDGE = 0.05  # of a range: how near to its end counts as its edge
 _CENTROID = 5  # best points that are averaged
@@ -105,7 +107,8 @@ def tune(
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
         before = len(tuning.points)
         tuning = Tuning(tuning.dimensions, tuning.points + points, tuning.bpb + values)
-        if any(before < review <= len(tuning.points) for review in reviews):
+        reviewed = any(before < review <= len(tuning.points) for review in reviews)
+        if reviewed and any(map(math.isfinite, tuning.bpb)):
             best = ranked(tuning)[0]
             widened = tuple(d.widened(best[d.name]) for d in tuning.dimensions)
             tuning = tuning._replace(dimensions=widened)
@@ -116,12 +119,15 @@ def ranked(tuning: Tuning) -> list[Point]:
     """The points whose run was finite, best first.
 
     Raises:
-      ValueError: if there are none.
+      EvidenceError: if there are none.
     """
     pairs = zip(tuning.bpb, tuning.points, strict=True)
     finite = [(bpb, i, point) for i, (bpb, point) in enumerate(pairs) if math.isfinite(bpb)]
     if not finite:
-        raise ValueError("every run of the tuning failed; allowed: a recipe at which some train")
+        raise EvidenceError(
+            f"all {len(tuning.points)} runs of the tuning failed; "
+            "allowed: a config.recipe in whose neighbourhood some train"
+        )
     return [point for _, _, point in sorted(finite, key=lambda item: item[:2])]
 
 
