@@ -1,5 +1,6 @@
 """Calibration: what is noise, what is the best baseline, can the evaluator rank at all?"""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from nanoevolve_jax.evidence.panel import good_and_bad, judge_panel, shortest_ho
 from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import seed_noise
-from nanoevolve_jax.evidence.tuning import Dimension, Point, shortlist, tune
+from nanoevolve_jax.evidence.tuning import Dimension, Point, at_edge, shortlist, tune, widened
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.settings import (
     ConfigError,
@@ -26,6 +27,7 @@ from nanoevolve_jax.policy.spec import FIELDS
 Say = Callable[[str], None]
 _ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
 _SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
+_WIDENINGS = 2  # times the tuning goes on where the best recipe lies at an edge
 _TWIN = "multiplier x1.1"  # the panel's spec whose runs are paired with the baseline's
 
 
@@ -80,8 +82,24 @@ def recipe_of(point: Point, start: dict[str, float]) -> dict[str, float]:
     return start | {name: float(f"{value:.4g}") for name, value in changed.items()}
 
 
-def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[str, Any]:
+def tune_recipe(
+    config: ConfigDict,
+    runs: Runs,
+    budget: int,
+    say: Say,
+    expect_more: Callable[[int], None] = lambda steps: None,
+) -> dict[str, Any]:
     """Finds the baseline's recipe at the screening horizon.
+
+    Where the best of the shortlist lies at an edge of a range, that range is widened, a quarter of
+    the budget is spent on top, and a new shortlist is drawn up; twice at most.
+
+    Args:
+      config: of the evaluation.
+      runs: where training runs are kept.
+      budget: training runs of the first search.
+      say: hears what happens.
+      expect_more: told of candidate-steps that `planned_steps` does not count.
 
     Returns:
       The part `tuning` of the document; its `recipe` is the one to use.
@@ -99,31 +117,36 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
         ]
         return bpb(runs.run(jobs, f"calibrate: {stage.name.lower()}")).reshape(len(points), seeds)
 
-    found, default = dimensions(start)
-    tuning = tune(
+    ranges, default = dimensions(start)
+    search = functools.partial(
+        tune,
         lambda points: evaluate(points, Stage.TUNE, 1)[:, 0],
-        found,
-        default,
-        runs=budget,
+        default=default,
         batch=runs.engine().programs.width,
         seed=config.seed,
     )
-    listed = shortlist(tuning, default, config.seed)
-    say(f"tuning: {len(tuning.points)} runs, best of one seed {np.nanmin(tuning.bpb):.4f} bpb")
-    values = evaluate(list(listed.values()), Stage.TUNE_FINAL, config.calibrate.seeds)
-    means = dict(zip(listed, values.mean(1), strict=True))  # NaN if any run failed
-    for name, mean in means.items():
-        say(f"  {name}: {mean:.4f} bpb, mean of {config.calibrate.seeds} fresh seeds")
-    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-    if not finite:
-        raise ConfigError(
-            "config.recipe leads to no recipe whose runs are all finite; "
-            "allowed: one at which the baseline trains"
-        )
-    chosen = min(finite, key=finite.get)
+    tuning, kept, widenings = search(dimensions=ranges, runs=budget), {}, []
+    while True:
+        listed = shortlist(tuning, default, config.seed) | kept
+        say(f"tuning: {len(tuning.points)} runs, best of one seed {np.nanmin(tuning.bpb):.4f} bpb")
+        values = evaluate(list(listed.values()), Stage.TUNE_FINAL, config.calibrate.seeds)
+        chosen = _best_mean(listed, values, say)
+        edges = at_edge(tuning.dimensions, listed[chosen])
+        if not edges or len(widenings) == _WIDENINGS:
+            break
+        say(f"tuning: '{chosen}' lies at an edge of {', '.join(edges)}, so it goes on beyond")
+        kept, widenings = {"before": listed[chosen]}, [*widenings, edges]
+        more = max(1, budget // 4)
+        expect_more((more + _SHORTLIST * config.calibrate.seeds) * steps)
+        ranges = widened(tuning.dimensions, listed[chosen])
+        tuning = search(dimensions=ranges, runs=more, earlier=tuning)
+    if edges:
+        say(f"tuning: '{chosen}' still lies at an edge of {', '.join(edges)}")
     return {
         "runs": len(tuning.points),
         "failed": sum(not math.isfinite(x) for x in tuning.bpb),
+        "widenings": widenings,
+        "at_edge": edges,
         "ranges": {d.name: [d.low, d.high] for d in tuning.dimensions},
         "shortlist": {
             name: {
@@ -137,8 +160,34 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
     }
 
 
+def _best_mean(listed: dict[str, Point], values: np.ndarray, say: Say) -> str:
+    """The name of the point with the lowest mean; one with a failed run is out.
+
+    Args:
+      listed: by name.
+      values: float[points, seeds], bpb.
+      say: hears every mean.
+
+    Raises:
+      ConfigError: if all are out.
+    """
+    means = dict(zip(listed, values.mean(1), strict=True))
+    for name, mean in means.items():
+        say(f"  {name}: {mean:.4f} bpb, mean of {values.shape[1]} fresh seeds")
+    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    if not finite:
+        raise ConfigError(
+            "config.recipe leads to no recipe whose runs are all finite; "
+            "allowed: one at which the baseline trains"
+        )
+    return min(finite, key=finite.get)
+
+
 def planned_steps(config: ConfigDict, budget: int) -> int:
-    """Candidate-steps of a whole calibration, to tell the time that is left."""
+    """Candidate-steps of a whole calibration, to tell the time that is left.
+
+    Those of a search that goes on beyond an edge are not among them.
+    """
     screen, full = config.train.steps, config.confirm.steps
     seeds, few = config.calibrate.seeds, config.calibrate.panel_seeds
     half = max(1, screen // 2)
