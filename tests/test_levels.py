@@ -11,6 +11,7 @@ from nanoevolve_jax.evidence.levels import (
     Ladder,
     level_of,
     lower_bound,
+    pooled,
     required_seeds,
 )
 
@@ -29,6 +30,8 @@ FULL = Ladder(
     export_passes=True,
     replay_passes=True,
 )
+# Eight seeds that are no evidence stay none when they are seen in four cells.
+ALIKE = 0.004 + 0.01 * stats.norm.ppf((np.arange(8) + 0.5) / 8)
 
 # What is changed on a perfect record, the level that is left, and a word of the reason.
 FALLS = [
@@ -45,6 +48,7 @@ FALLS = [
     ({"cells": FULL.cells | {"lr x2": np.full(8, -0.0051)}}, 3, "lr x2"),
     ({"cells": FULL.cells | {"lr x2": np.append(GAINS[:7], math.nan)}}, 3, "died at lr x2"),
     ({"cells": {"lr x2": np.linspace(-0.02, 0.021, 8)}}, 3, "lower bound"),
+    ({"cells": dict.fromkeys(FULL.cells, ALIKE)}, 3, "lower bound"),
     ({"cheaper": None}, 4, "not tried"),
     ({"cheaper": np.linspace(-0.02, 0.03, 8)}, 4, "95 %"),
     ({"wider": np.linspace(-0.02, 0.021, 8)}, 4, "wider"),
@@ -79,6 +83,13 @@ def test_the_lower_bound_lies_below_the_mean_in_95_percent_of_samples():
     below = [lower_bound(sample) < 0.3 for sample in rng.normal(0.3, 1, (2000, 8))]
     assert np.mean(below) == pytest.approx(0.95, abs=0.015)
     assert lower_bound([0.1, math.nan]) == -math.inf
+
+
+def test_the_pooled_bound_lies_below_the_mean_in_95_percent_of_samples_though_cells_share_seeds():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 1, (2000, 1, 8)) + rng.normal(0, 0.3, (2000, 4, 8))
+    below = [lower_bound(pooled(dict(enumerate(cells)))) < 0 for cells in shared]
+    assert np.mean(below) == pytest.approx(0.95, abs=0.015)
 
 
 def test_required_seeds_have_the_power_they_promise():

@@ -82,6 +82,15 @@ def lower_bound(gains: Sequence[float]) -> float:
     return float(test.mean - stats.t.ppf(0.95, test.n - 1) * test.sd / math.sqrt(test.n))
 
 
+def pooled(cells: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Each seed's mean gain over all cells, float64[seeds].
+
+    Cells share their seeds and the validation text, so their gains scatter together: seeds are
+    what is independent, and so the number of seeds is what a bound may count.
+    """
+    return np.mean(list(cells.values()), axis=0)
+
+
 def _holds(ladder: Ladder) -> str | None:
     if ladder.cells is None:
         return "other learning rates and horizons were not tried"
@@ -90,7 +99,7 @@ def _holds(ladder: Ladder) -> str | None:
             return f"a run died at {name}"
         if np.mean(gains) < CELL_FLOOR * ladder.sigma:
             return f"at {name} it gains {np.mean(gains) / ladder.sigma:.2f} sigma"
-    bound = lower_bound(np.concatenate(list(ladder.cells.values())))
+    bound = lower_bound(pooled(ladder.cells))
     return None if bound > 0 else f"the pooled lower bound is {bound:+.4f} bpb"
 
 
