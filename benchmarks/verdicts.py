@@ -208,6 +208,7 @@ def measure_noise(bench: Bench, arm: Arm) -> Calibration:
         recipe=config.recipe.to_dict(),
         scale=Scale(noise.sigma, (noise.paired_sigma / noise.sigma) ** 2, 0.0),
         sigma=noise.sigma,
+        sigma_interval=(noise.sigma_low, noise.sigma_high),
         paired_sigma=noise.paired_sigma,
         repeat_difference=0.0,
         panel_auc=math.nan,

@@ -94,6 +94,7 @@ def make_calibration(sigma=0.01, **changes):
         recipe={},
         scale=Scale(sigma, 0.25, 0.1),
         sigma=sigma,
+        sigma_interval=(0.7 * sigma, 2.0 * sigma),
         paired_sigma=sigma / 2,
         repeat_difference=0.0,
         panel_auc=0.95,

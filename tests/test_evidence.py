@@ -33,8 +33,6 @@ TINY = SETTINGS | {
     "promote.final": 2,
     "promote.final_seeds": 1,
     "confirm.steps": 9,
-    "confirm.first_seeds": 3,
-    "confirm.seeds": 4,
     "confirm.lr_seeds": 2,
     "calibrate.tuning_runs": 6,
     "calibrate.panel_seeds": 2,
@@ -218,7 +216,7 @@ def card_of(workshop):
 def test_a_confirmation_leaves_a_card_that_says_what_was_spent(workshop, confirmed):
     path, card = card_of(workshop)
     assert confirmed.index("power: ") < confirmed.index("learning rate of ")
-    assert card["confirmation"]["pairs"] in (3, 4)
+    assert card["confirmation"]["pairs"] in (8, 20)
     assert len(card["seeds"]) == card["confirmation"]["pairs"]
     assert card["fold"] == 2
     spent = card["spent"]
@@ -335,7 +333,7 @@ def test_a_win_is_attributed_and_tried_elsewhere(won):
     assert card["confirmation"]["outcome"] == "win" and not card["exploratory"]
     assert set(attribution["bpb"]["constants"]) >= {"gate 0", "gate 1", "its time mean", "gate off"}
     for name in ("baseline", "winner", "schedule", "yoked"):
-        assert len(attribution["bpb"][name]) == TINY["confirm.seeds"]
+        assert len(attribution["bpb"][name]) == 20
     assert set(transfer["cells"]) == {"lr x0.5", "lr x2", "horizon x0.5", "horizon x2"}
     for cell in transfer["cells"].values():
         assert len(cell["baseline"]) == len(cell["winner"]) == 2

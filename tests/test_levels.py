@@ -22,7 +22,7 @@ FULL = Ladder(
     repeat_difference=0.0,
     gates=GATES,
     actuators={"update_multiplier": [1.1, 1.0, 0.9], "orthogonal_mix": [1.0, 1.0, 1.0]},
-    won=True,
+    no_win=None,
     cells={"lr x0.5": GAINS, "lr x2": GAINS, "horizon x0.5": GAINS, "horizon x2": GAINS},
     sigma=0.01,
     cheaper=np.tile(GAINS, 4),
@@ -43,7 +43,8 @@ FALLS = [
     ({"gates": np.vstack([GATES[:6], GATES[:2, ::-1]])}, 1, "same way"),
     ({"gates": 0.5 + 0.1 * (GATES - 0.5)}, 1, "gate moves by"),
     ({"actuators": {"update_multiplier": [1.0, 1.0, 1.02]}}, 1, "no actuator"),
-    ({"won": False}, 2, "not confirmed"),
+    ({"actuators": {}}, 1, "no actuator"),
+    ({"no_win": "it is not confirmed"}, 2, "not confirmed"),
     ({"cells": None}, 3, "not tried"),
     ({"cells": FULL.cells | {"lr x2": np.full(8, -0.0051)}}, 3, "lr x2"),
     ({"cells": FULL.cells | {"lr x2": np.append(GAINS[:7], math.nan)}}, 3, "died at lr x2"),
@@ -75,7 +76,7 @@ def test_seven_seeds_of_eight_are_enough_to_agree():
 def test_a_static_policy_skips_the_second_rung_and_says_so():
     still = FULL._replace(static=True, gates=None, actuators=None)
     assert level_of(still) == (5, None, True)
-    assert level_of(still._replace(won=False)).level == 1
+    assert level_of(still._replace(no_win="it is not confirmed")).level == 1
 
 
 def test_the_lower_bound_lies_below_the_mean_in_95_percent_of_samples():

@@ -7,6 +7,7 @@ import pytest
 
 from nanoevolve_jax.evidence.verdict import (
     CONSTANTS,
+    NOT_ASKED,
     NOT_CONFIRMED,
     RETUNED,
     SCHEDULE,
@@ -77,7 +78,10 @@ def test_winning_the_panel_while_losing_to_the_baseline_in_it_is_no_sensing():
 
 def test_without_a_win_nothing_else_is_read():
     assert judge(confirmed=False).label == NOT_CONFIRMED
-    assert judge(confirmed=True).label == UNRESOLVED
+
+
+def test_a_win_that_nothing_was_asked_about_releases_nothing():
+    assert judge(confirmed=True) == (NOT_ASKED, None, {})
 
 
 def test_a_retuned_baseline_comes_before_everything():

@@ -5,7 +5,7 @@ gate held at constants, its mean trajectory replayed open loop, another seed's t
 perturbation panel then asks what no schedule can know.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,10 @@ import numpy as np
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.statistics import mean_interval
 from nanoevolve_jax.execution.job import BATCH_SIZE, CORPUS_SWITCH, LABEL_NOISE, Disturbance, Job
-from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
+from nanoevolve_jax.policy.canonical import canonical, moving_actuators
+from nanoevolve_jax.policy.spec import OptimizerSpec, Sensors
 
 CONSTANTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PERTURBATIONS = ("lr", LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE)
@@ -136,32 +138,42 @@ def run_perturbations(
 def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> dict[str, Any] | None:
     """How gate and actuators move with training, and what drives the gate.
 
+    Actuators that nothing reads, or whose poles coincide, are left out: they do not act.
+
     Returns:
-      None if no run survived. `thirds`: the means of gate and actuators in each third of
-      training; `drivers`: the share of the gate's drive that each sensor accounts for over all
-      steps and seeds (covariance with the drive over its variance; shares sum to 1).
+      None if no run survived. `n`: runs; `thirds`: by name, the means of gate and actuators in
+      each third of training; `drivers`: the share of the gate's drive within a run that each
+      sensor accounts for (covariance with the drive over its variance; shares sum to 1). Every
+      one is a mean over runs with its 95 % interval.
     """
     found = [bench.runs.telemetry(run) for run in runs if run.failure is None]
     if not found:
         return None
-    names = ("gate", *Actuators._fields)
     thirds = {
         name: [
-            float(np.mean([part.mean() for part in parts]))
+            mean_interval([part.mean() for part in parts])._asdict()
             for parts in zip(*(np.array_split(f[name], 3) for f in found), strict=True)
         ]
-        for name in names
+        for name in ("gate", *moving_actuators(canonical(spec)))
     }
-    weights = spec.control.coefficients._asdict()
-    terms = {
-        name: np.concatenate([weights[name] * f[name] for f in found]) for name in Sensors._fields
-    }
-    drive = sum(terms.values())
-    variance = float(np.var(drive))
+    shares = [drive_shares(telemetry, spec) for telemetry in found]
     drivers = {
-        name: float(np.mean((term - term.mean()) * (drive - drive.mean())) / variance)
-        if variance > 0
-        else 0.0
-        for name, term in terms.items()
+        name: mean_interval([share[name] for share in shares])._asdict() for name in Sensors._fields
     }
-    return {"thirds": thirds, "drivers": drivers}
+    return {"n": len(found), "thirds": thirds, "drivers": drivers}
+
+
+def drive_shares(telemetry: Mapping[str, np.ndarray], spec: OptimizerSpec) -> dict[str, float]:
+    """Each sensor's share of the variance of a run's drive; all 0 if it stands still.
+
+    Args:
+      telemetry: float[steps] by column.
+      spec: whose gate it was.
+    """
+    weights = spec.control.coefficients._asdict()
+    terms = {name: weights[name] * telemetry[name] for name in Sensors._fields}
+    drive = sum(terms.values())
+    variance = np.var(drive)
+    if variance == 0:
+        return dict.fromkeys(terms, 0.0)
+    return {name: float(np.cov(x, drive, ddof=0)[0, 1] / variance) for name, x in terms.items()}

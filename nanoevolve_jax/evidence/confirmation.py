@@ -26,6 +26,18 @@ class ConfirmationRules(NamedTuple):
     confirmations: int = 1  # of the campaign; divides both p
 
 
+_LOOSER_IF_LARGER = ("first_p", "p", "worst")
+_LOOSER_IF_SMALLER = ("first_seeds", "seeds", "min_gain")
+
+
+def loosened(rules: ConfirmationRules) -> dict[str, float]:
+    """The rules that are looser than the protocol's own, by name; a win by these does not count."""
+    usual = ConfirmationRules()
+    larger = {name for name in _LOOSER_IF_LARGER if getattr(rules, name) > getattr(usual, name)}
+    smaller = {name for name in _LOOSER_IF_SMALLER if getattr(rules, name) < getattr(usual, name)}
+    return {name: x for name, x in rules._asdict().items() if name in larger | smaller}
+
+
 class Decision(NamedTuple):
     """What a look at the runs decides."""
 

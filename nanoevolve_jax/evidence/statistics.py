@@ -21,6 +21,28 @@ class PairedTest(NamedTuple):
     high: float
 
 
+class Interval(NamedTuple):
+    """A mean and its two-sided 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values; without variance the interval is the mean.
+
+    Args:
+      values: float[n], finite.
+    """
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2 or np.ptp(values) == 0:
+        return Interval(mean, mean, mean)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+    return Interval(mean, float(low), float(high))
+
+
 def paired_test(gains: Sequence[float]) -> PairedTest:
     """Tests whether gains on shared seeds are above 0.
 
@@ -34,13 +56,11 @@ def paired_test(gains: Sequence[float]) -> PairedTest:
     n = len(gains)
     if not n or not np.all(np.isfinite(gains)):
         return PairedTest(-math.inf, math.nan, n, 1.0, -math.inf, math.inf)
-    mean = float(gains.mean())
+    mean, low, high = mean_interval(gains)
     if n < 2 or np.ptp(gains) == 0:
-        return PairedTest(mean, 0.0, n, 1.0, mean, mean)
-    sd = float(gains.std(ddof=1))
+        return PairedTest(mean, 0.0, n, 1.0, low, high)
     result = stats.ttest_1samp(gains, 0.0, alternative="greater")
-    low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=sd / math.sqrt(n))
-    return PairedTest(mean, sd, n, float(result.pvalue), float(low), float(high))
+    return PairedTest(mean, float(gains.std(ddof=1)), n, float(result.pvalue), low, high)
 
 
 class SeedNoise(NamedTuple):

@@ -17,6 +17,7 @@ from nanoevolve_jax.evidence.confirmation import (
     ConfirmationRules,
     Decision,
     decide,
+    loosened,
     minimum_detectable_effect,
     power,
 )
@@ -48,13 +49,14 @@ def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
 def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> dict[str, float]:
     """Says, before any run, what this confirmation could find.
 
-    Twins that share a seed stay close; arms at learning rates of their own may part like runs of
-    different seeds. The truth lies between the two figures.
+    Twins that share a seed stay close. Arms at learning rates of their own may part like runs of
+    different seeds; what sigma is, a calibration knows only within an interval, so for them it is
+    taken at its upper end. Neither figure is a bound: the pairs themselves show how they scatter.
     """
     found = {}
     for name, paired in (
         ("twins", calibration.paired_sigma / calibration.sigma),
-        ("strangers", math.sqrt(2.0)),
+        ("strangers", math.sqrt(2.0) * calibration.sigma_interval[1] / calibration.sigma),
     ):
         found[name] = {
             "paired_sigma_in_sigma": paired,
@@ -64,8 +66,10 @@ def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> d
     twins, strangers = found["twins"], found["strangers"]
     say(
         f"power: a true gain of one sigma ({calibration.sigma:.4f} bpb) wins with probability "
-        f"{strangers['power_at_one_sigma']:.2f} to {twins['power_at_one_sigma']:.2f}; 80 % is "
-        f"reached at {twins['minimum_detectable_effect_in_sigma']:.2f} to "
+        f"{twins['power_at_one_sigma']:.2f} if the arms scatter like twins "
+        f"({twins['paired_sigma_in_sigma']:.2f} sigma), {strangers['power_at_one_sigma']:.2f} if "
+        f"like strangers ({strangers['paired_sigma_in_sigma']:.2f} sigma); 80 % is reached at "
+        f"{twins['minimum_detectable_effect_in_sigma']:.2f} and "
         f"{strangers['minimum_detectable_effect_in_sigma']:.2f} sigma"
     )
     return found
@@ -168,7 +172,9 @@ def confirm(
             "pairs": count,
             "test": numbers(decision.test),
             "gain_in_sigma": numbers(decision.test.mean / sigma),
+            "paired_sd_in_sigma": numbers(decision.test.sd / sigma),
             "rules": rules._asdict(),
+            "loosened": loosened(rules),
             "learning_rates": found_lr,
             "baseline_bpb": numbers(bpb(runs["baseline"])),
             "winner_bpb": numbers(bpb(runs["winner"])),
@@ -200,12 +206,11 @@ def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str,
 
 def attribute(
     bench: Bench, sides: Sides, consumed: Confirmation, pairs: int, say: Say
-) -> tuple[Verdict, dict[str, Any], np.ndarray]:
+) -> tuple[Verdict, dict[str, Any], list[Run]]:
     """Runs placebos, and the perturbation panel where they leave sensing open.
 
     Returns:
-      (verdict, the part `attribution` of the card, the winner's gates float32[pairs, steps], NaN
-      where a run failed).
+      (verdict, the part `attribution` of the card, the winner's runs).
     """
     seeds = consumed.seeds[:pairs]
     winner_runs = bench.runs.run(
@@ -215,8 +220,7 @@ def attribute(
         [bench.job(sides.baseline, seed, consumed.fold) for seed in seeds], "attribute: baseline"
     )
     placebos = attribution.run_placebos(bench, sides.winner, seeds, consumed.fold)
-    gates = attribution.gates(bench, winner_runs)
-    share = step_share(gates)
+    share = step_share(attribution.gates(bench, winner_runs))
     arrays = {
         "baseline": bpb(baseline_runs),
         "winner": bpb(winner_runs),
@@ -248,9 +252,8 @@ def attribute(
             },
             "contrasts": numbers(verdict.contrasts),
             "trajectory": numbers(placebos.trajectory),
-            "phases": numbers(attribution.phases(bench, winner_runs, sides.winner.spec)),
         },
-        gates,
+        winner_runs,
     )
 
 
@@ -276,7 +279,8 @@ class Trial(NamedTuple):
 
     parts: dict[str, Any]  # of the card
     verdict: Verdict
-    gates: np.ndarray | None  # float32[pairs, steps], the candidate's at its confirmation
+    gates: np.ndarray | None  # float32[pairs, steps], the candidate's at its confirmation; NaN:
+    # the run failed
 
 
 def run(
@@ -307,6 +311,9 @@ def run(
       say: hears what happens.
     """
     rules = rules_of(bench.config, consumed.confirmations)
+    loose = loosened(rules)
+    if loose:
+        say(f"exploratory, for its rules are looser than the protocol's: {', '.join(loose)}")
     parts: dict[str, Any] = {"power": say_power(calibration, rules, say)}
     sides, confirmation, made = confirm(
         bench, winner, baseline, consumed, calibration.sigma, cost_ratio, say
@@ -314,10 +321,9 @@ def run(
     finish(confirmation["outcome"])
     won = confirmation["outcome"] == WIN
     verdict = judge(confirmed=won)
-    gates = attribution.gates(bench, made["winner"])
     parts |= {
         "confirmation": confirmation,
-        "exploratory": consumed.exploratory,
+        "exploratory": consumed.exploratory or bool(loose),
         "fold": consumed.fold,
         "seeds": list(consumed.seeds[: confirmation["pairs"]]),
         "arms": arms_to_json(bench, sides),
@@ -325,13 +331,16 @@ def run(
         "attribution": None,
         "transfer": None,
     }
-    if winner.spec.control.enabled:
-        parts["phases"] = numbers(attribution.phases(bench, made["winner"], winner.spec))
+    winner_runs = made["winner"]
     if won and until != "confirm":
         expect(planned_steps(bench.config, won=True))
-        verdict, parts["attribution"], gates = attribute(bench, sides, consumed, rules.seeds, say)
+        verdict, parts["attribution"], winner_runs = attribute(
+            bench, sides, consumed, rules.seeds, say
+        )
     if won and until == "transfer":
         count = required_seeds(confirmation["test"]["mean"], calibration.paired_sigma)
         say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
-    return Trial(parts, verdict, gates)
+    if winner.spec.control.enabled:
+        parts["phases"] = numbers(attribution.phases(bench, winner_runs, winner.spec))
+    return Trial(parts, verdict, attribution.gates(bench, winner_runs))

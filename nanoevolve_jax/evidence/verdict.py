@@ -17,6 +17,7 @@ SENSING = "sensing"
 SCHEDULE = "a schedule"
 CONSTANTS = "better constants"
 UNRESOLVED = "gain, source unresolved"
+NOT_ASKED = "gain, source not asked"
 
 
 class Verdict(NamedTuple):
@@ -83,8 +84,8 @@ def judge(
         return Verdict(RETUNED, None, {})
     if not confirmed:
         return Verdict(NOT_CONFIRMED, None, {})
-    if constants is None:
-        return Verdict(UNRESOLVED, "the policy", {})
+    if constants is None:  # what to release is what attribution would have said
+        return Verdict(NOT_ASKED, None, {})
     constant = constants[best_constants(constants)]
     contrasts = {
         "winner over constants": _gain(constant, winner),
