@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from test_search import SETTINGS, assert_one_line, make_config, start, write_cor
 from configs import confirm as confirm_config
 from nanoevolve_jax import calibrate, confirm, replay, search
 from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence.calibration_file import load_calibration
 from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.ledger import open_ledger
+from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
 from nanoevolve_jax.evidence.levels import level_of_card
 from nanoevolve_jax.evidence.verdict import judge
-from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution import archive, promote
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.settings import ConfigError
@@ -255,10 +257,17 @@ def test_confirming_again_trains_nothing_and_uses_no_further_fold(workshop, conf
     monkeypatch.setattr(LocalEngine, "run", refuse)
     act(workshop, confirm.confirm, confirm_settings(workshop, "run"))
     assert path.read_bytes() == before
-    ledger = open_ledger(
-        workshop / "calibration" / "ledger.jsonl", card["calibration"]["evaluation"], 6
-    )
+    evaluation = card["calibration"]["evaluation"]
+    ledger = open_ledger(ledger_path(workshop / "cache", evaluation), evaluation, 6)
     assert len(ledger.confirmations()) == 1
+
+
+def test_a_copied_calibration_leads_to_the_same_ledger(workshop, confirmed):
+    """Or every copy would buy a confirmation that counts, and hide the searches before."""
+    copied = shutil.copytree(workshop / "calibration", workshop / "copy") / "calibration.json"
+    calibration = load_calibration(copied, json.loads(copied.read_text())["evaluation"])
+    other = promote.ledger_of(calibrated(workshop, "run"), calibration)
+    assert len(other.confirmations()) == 1 <= other.campaigns()
 
 
 def test_a_second_candidate_is_exploratory_and_cannot_win(workshop, confirmed):

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from nanoevolve_jax.evidence import ledger as ledger_module
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.ledger import FILE, SEEDS, open_ledger
+from nanoevolve_jax.evidence.ledger import SEEDS, ledger_path, open_ledger
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
 
 
 def begin(folder, folds=8, fingerprint="f00d"):
-    return open_ledger(folder / FILE, fingerprint, folds)
+    return open_ledger(folder / "ledger.jsonl", fingerprint, folds)
 
 
 @pytest.fixture
@@ -143,8 +143,9 @@ def test_another_evaluation_is_refused_by_name(ledger):
     assert "f00d" in message and "beef" in message
 
 
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
-    assert "cannot be read or written" in refused(tmp_path / "none")
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot be read or written" in refused(tmp_path / "file")
 
 
 # Kills
@@ -337,3 +338,16 @@ def test_two_processes_at_once_get_different_folds_and_seeds(ledger, repository)
     assert sorted(c.campaign for c in made) == ["first"] * 10 + ["second"] * 10
     assert sorted(c.fold for c in made) == list(range(2, 22))
     assert len({seed for c in made for seed in c.seeds}) == 20 * SEEDS
+
+
+def test_every_evaluation_has_one_ledger_and_its_folder_is_made(tmp_path):
+    path = ledger_path(tmp_path / "cache", "f00d")
+    assert path == tmp_path / "cache" / "ledgers" / "f00d.jsonl"
+    assert path != ledger_path(tmp_path / "cache", "beef")
+    open_ledger(path, "f00d", 8).register_campaign("first", 7, 1)
+    open_ledger(ledger_path(tmp_path / "cache", "beef"), "beef", 8)
+    assert open_ledger(path, "f00d", 8).campaigns() == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        *("beef.head.json", "beef.jsonl", "beef.lock"),
+        *("f00d.head.json", "f00d.jsonl", "f00d.lock"),
+    ]

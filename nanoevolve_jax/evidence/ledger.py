@@ -27,7 +27,7 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.seeds import Stage, confirmation_fold, stage_seed
 
-FILE = "ledger.jsonl"
+FOLDER = "ledgers"
 FORMAT = 1
 SEEDS = 64  # of one confirmation
 _MOST = 2048 // SEEDS  # confirmations whose seeds a stage has room for
@@ -141,11 +141,23 @@ class Ledger:
             return _confirmations(_load(self.path, self.fingerprint).events)
 
 
+def ledger_path(cache: Path, fingerprint: str) -> Path:
+    """Where the ledger of an evaluation lies: with the text that it gives out, under its name.
+
+    A second calibration of one evaluation, or a copy of the first, leads to the same ledger.
+
+    Args:
+      cache: `config.data.cache_dir`.
+      fingerprint: of the evaluation.
+    """
+    return cache / FOLDER / f"{fingerprint}.jsonl"
+
+
 def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
     """Opens the ledger of an evaluation, or begins it.
 
     Args:
-      path: of the ledger, beside `calibration.json`.
+      path: of the ledger, see `ledger_path`; its folder is made.
       fingerprint: of the evaluation.
       folds: `config.data.folds`, which the fingerprint covers.
 
@@ -153,6 +165,10 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
       EvidenceError: if the ledger is of another evaluation, was changed after it was written,
         lacks events, or cannot be written.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvidenceError(f"{path} cannot be read or written: {error}") from None
     with _locked(path):
         log = _load(path, fingerprint)
         if not log.events:

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.constraints import STATE_LIMIT, state_ratio
-from nanoevolve_jax.evidence.ledger import FILE as LEDGER
-from nanoevolve_jax.evidence.ledger import Ledger, open_ledger
+from nanoevolve_jax.evidence.ledger import Ledger, ledger_path, open_ledger
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Run, Runs
@@ -28,8 +27,8 @@ STAGE = "promote"
 
 
 def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
-    """The ledger beside the calibration."""
-    path = calibration.path.with_name(LEDGER)
+    """The one ledger of the evaluation, wherever its calibrations lie."""
+    path = ledger_path(Path(config.data.cache_dir), calibration.fingerprint)
     return open_ledger(path, calibration.fingerprint, config.data.folds)
 
 
