@@ -152,8 +152,8 @@ def planned_runs(config: ConfigDict) -> int:
     screening = first + later * search.generations
     seeds = promote.first_seeds + promote.final_seeds
     promotion = promote.first * promote.first_seeds + promote.final * promote.final_seeds
-    # The baseline and the best control run on every seed, and all finalists at twice the rate.
-    return screening + promotion + 2 * seeds + promote.final + 2
+    # Baseline and best control run on every seed; baseline and finalists at twice the rate.
+    return screening + promotion + 2 * seeds + promote.final + 1
 
 
 def screening_spent(records: list[Record], batch_tokens: float) -> dict[str, int]:
