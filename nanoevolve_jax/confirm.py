@@ -16,10 +16,10 @@ from configs import screen
 from configs.base import CONFIRM_SETTINGS, SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
-from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
-from nanoevolve_jax.evidence.comparison import Bench
+from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import sentence, to_markdown
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
@@ -87,6 +87,8 @@ def confirm(settings: ConfigDict) -> None:
                 folder, make_engines(config, rows, devices, checkpoints), display.on_progress
             )
             if not retuned:
+                bench, candidate = Bench(config, runs), promote.arm_of(record)
+                require_constraints(bench, promote.arm_of(records[0]), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 display.say(
                     f"{record.id} against {reference.id} on validation fold {consumed.fold}"
@@ -97,8 +99,8 @@ def confirm(settings: ConfigDict) -> None:
                     )
                 )
                 found = trial.run(
-                    Bench(config, runs),
-                    promote.arm_of(record),
+                    bench,
+                    candidate,
                     promote.arm_of(reference),
                     consumed=consumed,
                     calibration=calibration,
@@ -128,6 +130,22 @@ def confirm(settings: ConfigDict) -> None:
             crown(folder, records, record.id, batch_tokens)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:
+    """Refuses a candidate that no gain could justify, before it consumes seeds and a fold.
+
+    Promotion asks only its finalists; any other candidate is asked here.
+
+    Raises:
+      EvidenceError: naming what it does not hold.
+    """
+    held = constraints.measure(bench, baseline, [candidate], "confirm: constraints")
+    if (reason := held.broken(candidate.id)) is not None:
+        raise EvidenceError(
+            f"config.candidate is {candidate.id!r}, which cannot win: {reason}; "
+            "allowed: a candidate that holds every constraint"
+        )
 
 
 def commands(config: ConfigDict, folder: Path, candidate: str) -> list[str]:
