@@ -10,10 +10,10 @@ from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.card import make_card
 from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.ledger import SEEDS, Confirmation
+from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.score import Scale
-from nanoevolve_jax.evidence.seeds import Stage, stage_seed
+from nanoevolve_jax.evidence.seeds import Stage, confirmation_seeds
 from nanoevolve_jax.execution.job import job_key, job_to_json
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.spec import NANOCHAT
@@ -104,7 +104,7 @@ def make_calibration(sigma=0.01, **changes):
 
 def make_consumed(candidate="candidate", number=0, campaign=0, **changes):
     """What the ledger would give to a confirmation."""
-    seeds = tuple(stage_seed(Stage.CONFIRM, campaign, number * SEEDS + i) for i in range(SEEDS))
+    seeds = tuple(confirmation_seeds(Stage.CONFIRM, campaign, number))
     first = Confirmation(number, "campaign", candidate, 2 + number, seeds, False, 1, None)
     return first._replace(**changes)
 

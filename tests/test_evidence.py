@@ -13,7 +13,7 @@ from test_search import SETTINGS, assert_one_line, make_config, start, write_cor
 
 from configs import confirm as confirm_config
 from nanoevolve_jax import calibrate, confirm, replay, search
-from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
 from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -281,6 +281,18 @@ def test_a_second_candidate_is_exploratory_and_cannot_win(workshop, confirmed):
     # Leaves the folder as the other tests know it.
     for suffix in ("json", "md"):
         (workshop / "run" / "evidence" / f"{other}.{suffix}").unlink()
+
+
+def test_a_candidate_that_breaks_a_constraint_consumes_nothing(workshop, searched, monkeypatch):
+    ledgers = workshop / "cache" / "ledgers"
+    before = {path: path.read_bytes() for path in ledgers.glob("*.jsonl")}
+    monkeypatch.setattr(constraints, "STATE_LIMIT", 0.5)
+    found = document(workshop, "run", "promotion.json")
+    other = next(name for name in found["first_round"] if name != found["candidate"])
+    with pytest.raises(EvidenceError, match=f"'{other}', which cannot win: .* above 0.5"):
+        act(workshop, confirm.confirm, confirm_settings(workshop, "run", other))
+    assert len(before) == 1
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def assert_agrees(path):

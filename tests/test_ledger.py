@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 
 from nanoevolve_jax.evidence import ledger as ledger_module
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.ledger import SEEDS, ledger_path, open_ledger
-from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
+from nanoevolve_jax.evidence.seeds import (
+    CONFIRMATION_SEEDS,
+    PROMOTE_FOLD,
+    SCREEN_FOLD,
+    Stage,
+    stage_seed,
+)
 
 
 def begin(folder, folds=8, fingerprint="f00d"):
@@ -62,7 +68,7 @@ def test_no_two_confirmations_share_a_fold_or_a_seed(ledger):
     folds = [SCREEN_FOLD, PROMOTE_FOLD, *(c.fold for c in given_out)]
     assert len(set(folds)) == len(folds)
     seeds = [seed for c in given_out for seed in c.seeds]
-    assert len(set(seeds)) == len(seeds) == SEEDS * len(pairs)
+    assert len(set(seeds)) == len(seeds) == CONFIRMATION_SEEDS * len(pairs)
     others = {stage_seed(s, 7, i) for s in Stage if s != Stage.CONFIRM for i in range(2048)}
     assert not others & set(seeds)
     assert begin(ledger.path.parent).confirmations() == given_out
@@ -133,7 +139,7 @@ def test_seeds_run_out_before_they_repeat(tmp_path):
     ledger = begin(tmp_path, folds=64)
     ledger.register_campaign("c", 65_535, 1)
     seeds = [seed for i in range(32) for seed in ledger.consume("c", str(i)).seeds]
-    assert len(set(seeds)) == 32 * SEEDS
+    assert len(set(seeds)) == 32 * CONFIRMATION_SEEDS
     with pytest.raises(EvidenceError, match="32 confirmations have used all seeds"):
         ledger.consume("c", "one more")
 
@@ -337,7 +343,7 @@ def test_two_processes_at_once_get_different_folds_and_seeds(ledger, repository)
     made = ledger.confirmations()
     assert sorted(c.campaign for c in made) == ["first"] * 10 + ["second"] * 10
     assert sorted(c.fold for c in made) == list(range(2, 22))
-    assert len({seed for c in made for seed in c.seeds}) == 20 * SEEDS
+    assert len({seed for c in made for seed in c.seeds}) == 20 * CONFIRMATION_SEEDS
 
 
 def test_every_evaluation_has_one_ledger_and_its_folder_is_made(tmp_path):

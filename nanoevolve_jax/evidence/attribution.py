@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import Run, bpb
-from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, confirmation_seeds, stage_seed
 from nanoevolve_jax.evidence.statistics import mean_interval
 from nanoevolve_jax.execution.job import BATCH_SIZE, CORPUS_SWITCH, LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
@@ -113,11 +114,11 @@ def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturba
 
 
 def run_perturbations(
-    bench: Bench, winner: Arm, baseline: Arm, trajectory: np.ndarray, fold: int
+    bench: Bench, winner: Arm, baseline: Arm, trajectory: np.ndarray, consumed: Confirmation
 ) -> PerturbationPanel:
     """Trains winner, schedule and baseline under what no schedule could have known."""
     count, steps = bench.config.attribute.panel_seeds, bench.config.confirm.steps
-    seeds = [stage_seed(Stage.DISTURB, bench.config.seed, i) for i in range(count)]
+    seeds = confirmation_seeds(Stage.DISTURB, bench.config.seed, consumed.number, count)
     drawn = [draw_perturbations(seed, steps) for seed in seeds]
     columns: dict[str, list[np.ndarray]] = {"winner": [], "schedule": [], "baseline": []}
     for kind in PERTURBATIONS:
@@ -129,7 +130,7 @@ def run_perturbations(
                 factor = lr_factor if kind == "lr" else 1.0
                 moved = arm._replace(lr_factor=arm.lr_factor * factor)
                 event = events.get(kind)
-                jobs.append(bench.job(moved, seed, fold, gate=gate, disturbance=event))
+                jobs.append(bench.job(moved, seed, consumed.fold, gate=gate, disturbance=event))
             program = _PROGRAMS.get(kind, "main")
             values.append(bpb(bench.runs.run(jobs, "attribute: perturbations", program)))
     return PerturbationPanel(**{name: np.stack(v, axis=1) for name, v in columns.items()})

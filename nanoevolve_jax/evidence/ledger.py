@@ -25,12 +25,15 @@ from typing import Any, NamedTuple
 from data.files import locked
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
-from nanoevolve_jax.evidence.seeds import Stage, confirmation_fold, stage_seed
+from nanoevolve_jax.evidence.seeds import (
+    MOST_CONFIRMATIONS,
+    Stage,
+    confirmation_fold,
+    confirmation_seeds,
+)
 
 FOLDER = "ledgers"
 FORMAT = 1
-SEEDS = 64  # of one confirmation
-_MOST = 2048 // SEEDS  # confirmations whose seeds a stage has room for
 _HEAD_KIND = "ledger head"
 
 Event = dict[str, Any]
@@ -212,13 +215,13 @@ def _next_confirmation(events: list[Event], campaign: str, candidate: str, folds
         )
     made = _confirmations(events)
     number = len(made)
-    if number >= _MOST:
+    if number >= MOST_CONFIRMATIONS:
         raise EvidenceError(
             f"{number} confirmations have used all seeds of this calibration; "
             "allowed: a new calibration with other text"
         )
     # The number counts over all campaigns, so seeds differ even if two share `config.seed`.
-    seeds = [stage_seed(Stage.CONFIRM, known["seed"], number * SEEDS + i) for i in range(SEEDS)]
+    seeds = confirmation_seeds(Stage.CONFIRM, known["seed"], number)
     return {
         "event": "confirmation",
         "number": number,

@@ -232,7 +232,7 @@ def attribute(
     say(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
     if placebos.trajectory is not None and (share > STEP_SHARE or verdict.label != "sensing"):
         found = attribution.run_perturbations(
-            bench, sides.winner, sides.baseline, placebos.trajectory, consumed.fold
+            bench, sides.winner, sides.baseline, placebos.trajectory, consumed
         )
         panel = {name: values.mean(1) for name, values in found._asdict().items()}
         verdict = judge(confirmed=True, **arrays, panel=panel)
@@ -261,12 +261,11 @@ def transfer_tests(
     bench: Bench, sides: Sides, consumed: Confirmation, cheaper_seeds: int
 ) -> dict[str, Any]:
     """Levels 4 and 5: other learning rates and horizons, less compute, more width."""
-    fold = consumed.fold
-    cells = transfer.run_cells(bench, sides.winner, sides.baseline, fold)
+    cells = transfer.run_cells(bench, sides.winner, sides.baseline, consumed)
     cheaper = transfer.run_cheaper(
-        bench, sides.winner, sides.baseline, fold, sides.cost_ratio, cheaper_seeds
+        bench, sides.winner, sides.baseline, consumed, sides.cost_ratio, cheaper_seeds
     )
-    wide = transfer.run_wider(bench, sides.winner, sides.baseline, fold)
+    wide = transfer.run_wider(bench, sides.winner, sides.baseline, consumed)
     return {
         "cells": {name: numbers(cell._asdict()) for name, cell in cells.items()},
         "cheaper": numbers(cheaper._asdict()),
