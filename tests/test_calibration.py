@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from benches import arm, lr_factor, make_bench
 
-from nanoevolve_jax.evidence.calibration import dimensions, measure, tune_recipe
+from nanoevolve_jax.evidence.calibration import (
+    dimensions,
+    horizon_slope,
+    measure,
+    tune_recipe,
+)
 from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.seeds import Stage, stage_seed
 from nanoevolve_jax.execution.settings import ConfigError
 
 
@@ -44,6 +50,33 @@ def test_noise_of_runs_that_fail_ends_in_one_line(name):
     with pytest.raises(EvidenceError, match="failed") as error:
         measured(fails_if(FAILURES[name]))
     assert "allowed: " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_slope_and_panel_of_a_loss_that_falls_with_the_logarithm_of_the_horizon():
+    found = measured(noisy)
+    assert found["scale"]["horizon_slope"] == pytest.approx(0.1, abs=0.01)
+    for steps, panel in found["panel"]["horizons"].items():
+        assert set(panel["bpb"]) == {*found["panel"]["good"], *found["panel"]["bad"]}
+        expected = noisy_at(int(steps))
+        assert panel["bpb"]["baseline"] == pytest.approx(expected)
+
+
+def noisy_at(steps):
+    """The baseline's losses on the first three seeds of the noise."""
+    bench = make_bench(noisy)
+    seeds = [stage_seed(Stage.NOISE, 0, i) for i in range(3)]
+    return [noisy(bench.job(arm(), seed, 0, steps)) for seed in seeds]
+
+
+def test_the_slope_is_what_a_longer_run_gains_and_never_negative():
+    falling = {50: 2.5, 100: 2.4, 200: 2.3}
+    assert horizon_slope(falling) == pytest.approx(0.1 / math.log(2))
+    assert horizon_slope({50: 2.3, 100: 2.4, 200: 2.5}) == 0.0
+
+
+def test_a_failed_run_of_the_panel_is_null_in_the_document():
+    found = measured(fails_if(lambda job: job.candidate.spec.update_multiplier == 4.0))
+    assert found["panel"]["horizons"]["100"]["bpb"]["multiplier x4"] == [None] * 3
 
 
 def test_tuning_where_nothing_trains_ends_in_one_line():

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,14 @@ def tune_recipe(
     }
 
 
+def _finite_or_null(values: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """Arrays by name as JSON has them."""
+    return {
+        name: [x if math.isfinite(x) else None for x in row.tolist()]
+        for name, row in values.items()
+    }
+
+
 def _best_mean(listed: dict[str, Point], values: np.ndarray, say: Say) -> str:
     """The name of the point with the lowest mean; one with a failed run is out.
 
@@ -196,6 +204,16 @@ def planned_steps(config: ConfigDict, budget: int) -> int:
     # All of the panel but the baseline and its twin, whose seeds are counted above.
     panel = few * ((_PANEL - 2) * sum({half, screen, full}) + half)
     return tuning + noise + panel
+
+
+def horizon_slope(means: Mapping[int, float]) -> float:
+    """What a run gains for one unit of ln(horizon), in bpb; 0 if longer runs gain nothing.
+
+    Args:
+      means: bpb by horizon in steps.
+    """
+    slope, _ = np.polyfit(np.log(list(means)), list(means.values()), 1)
+    return max(0.0, -float(slope))
 
 
 def measure(
@@ -237,23 +255,19 @@ def measure(
         )
     again = train("baseline", screen, 1, attempt=1)
     noise["repeat_difference"] = float(abs(again[0] - baseline[screen][0]))
-    means = {steps: float(values.mean()) for steps, values in baseline.items()}
-    near = [steps for steps in horizons if steps in (max(1, screen // 2), screen, 2 * screen)]
-    slope = -np.polyfit(np.log(near), [means[steps] for steps in near], 1)[0]
+    near = sorted({max(1, screen // 2), screen, 2 * screen})
     sigma = noise["screen"]["sigma"]
     scale = {
         "sigma": sigma,
         "shrinkage": (noise["screen"]["paired_sigma"] / sigma) ** 2,
-        "horizon_slope": max(0.0, float(slope)),
+        "horizon_slope": horizon_slope({steps: baseline[steps].mean() for steps in near}),
     }
     good, bad = good_and_bad(candidate_at(config, recipe, screen))
-    panels = judge_panel(
-        {
-            steps: {name: train(name, steps, few) for name in (*good, *bad)}
-            for steps in sorted({max(1, screen // 2), screen, full})
-        },
-        set(good),
-    )
+    ranked = {
+        steps: {name: train(name, steps, few) for name in (*good, *bad)}
+        for steps in sorted({max(1, screen // 2), screen, full})
+    }
+    panels = judge_panel(ranked, set(good))
     say(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
     return {
         "noise": noise,
@@ -263,7 +277,10 @@ def measure(
             "good": list(good),
             "bad": list(bad),
             "seeds": few,
-            "horizons": {str(steps): panel._asdict() for steps, panel in panels.items()},
+            "horizons": {
+                str(steps): panel._asdict() | {"bpb": _finite_or_null(ranked[steps])}
+                for steps, panel in panels.items()
+            },
             "shortest_horizon": shortest_horizon(panels),
         },
     }
