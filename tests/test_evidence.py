@@ -231,6 +231,23 @@ def test_a_confirmation_leaves_a_card_that_says_what_was_spent(workshop, confirm
     assert f"**{verdict}**" in page
 
 
+def test_the_commands_on_a_card_lead_from_nothing_to_it(workshop, confirmed):
+    path, card = card_of(workshop)
+    calibrating, searching, confirming, replaying = card["commands"]
+    for command in (calibrating, searching):
+        assert f"--config.data.corpus=parquet:{workshop / 'corpus'}" in command
+        assert "--config.train.steps=6" in command
+    # The recipe that tuning began with; the search has the one it ended with.
+    assert "--config.recipe.momentum=0.97" in calibrating and "recipe" not in searching
+    assert f"--config.workdir={workshop / 'calibration'}" in calibrating
+    assert f"--config.calibration={workshop / 'calibration' / 'calibration.json'}" in searching
+    assert f"--config.workdir={workshop / 'run'}" in searching
+    assert confirming.endswith(
+        f"--config.workdir={workshop / 'run'} --config.candidate={card['id']}"
+    )
+    assert replaying == f"python -m nanoevolve_jax.replay {path}"
+
+
 def test_seeds_and_folds_of_the_stages_are_disjoint(workshop, confirmed):
     _, card = card_of(workshop)
     stages = {}
