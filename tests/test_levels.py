@@ -69,6 +69,21 @@ def test_each_rung_needs_its_own_evidence_and_all_below(change, level, reason):
     assert reason in found.missing
 
 
+@pytest.mark.parametrize(("shift", "level"), [(0.09, 1), (0.11, 5)])
+def test_a_gate_must_move_by_a_tenth(shift, level):
+    """The mean of the first third minus that of the last, over a straight line, is 2/3 of it."""
+    gates = np.tile(np.linspace(0.5, 0.5 - 1.5 * shift, 3001), (8, 1))
+    assert level_of(FULL._replace(gates=gates)).level == level
+
+
+@pytest.mark.parametrize(("p", "level"), [(0.002, 4), (0.0009, 5)])
+def test_less_compute_must_win_at_one_in_a_thousand(p, level):
+    noise = stats.norm.ppf((np.arange(8) + 0.5) / 8)
+    noise /= noise.std(ddof=1)
+    cheaper = stats.t.isf(p, 7) / math.sqrt(8) + noise
+    assert level_of(FULL._replace(cheaper=cheaper)).level == level
+
+
 def test_seven_seeds_of_eight_are_enough_to_agree():
     assert level_of(FULL._replace(gates=np.vstack([GATES[:7], GATES[:1, ::-1]]))).level == 5
 
