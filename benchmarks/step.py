@@ -25,8 +25,8 @@ from model import gpt
 from model.loss import mean_loss
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.cost import step_flops
-from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 
 _ROUNDS = flags.DEFINE_integer("rounds", 25, "interleaved repeats", lower_bound=1)

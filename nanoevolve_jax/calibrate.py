@@ -5,6 +5,7 @@
 Writes `calibration.json` for `--config.calibration`. Running it again goes on where it stopped.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -26,14 +27,8 @@ from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evolution.campaign import generation_sizes, planned_runs
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.prepare import (
-    load_rows,
-    make_engine,
-    opened,
-    require_room,
-    use_devices,
-    with_lanes,
-)
+from nanoevolve_jax.prepare import MAIN, opened, require_room
+from nanoevolve_jax.site import open_site
 
 
 def calibrate(config: ConfigDict) -> None:
@@ -45,16 +40,17 @@ def calibrate(config: ConfigDict) -> None:
             "begins with the config's own recipe"
         )
     console = Console()
-    devices = use_devices(config)
-    config = with_lanes(config, devices, max(generation_sizes(config)))
     longest = max(2 * config.train.steps, config.confirm.steps)
-    rows = load_rows(config, console, longest)
+    most = max(generation_sizes(config))
     folder = Path(config.workdir)
-    description = describe_run(config, rows.fingerprints, devices, UNCALIBRATED)
-    with opened(config, description, console.print) as checkpoints:
-        engine = make_engine(config, rows, devices, checkpoints=checkpoints)
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(open_site(config, console, steps=longest, most=most))
+        config = site.config
+        description = describe_run(config, site.facts, UNCALIBRATED)
+        checkpoints = stack.enter_context(opened(config, description, console.print))
+        engine = site.engine(config, MAIN, checkpoints)
         budget = config.calibrate.tuning_runs or planned_runs(config)
-        facts = evaluation_facts(config, rows.fingerprints)
+        facts = evaluation_facts(config, site.facts)
         require_room(folder, engine, config, budget)
         with Display(
             console,
@@ -62,7 +58,7 @@ def calibrate(config: ConfigDict) -> None:
             batch_tokens=engine.task.batch_tokens,
             task="calibrate",
         ) as display:
-            runs = Runs(folder, {"main": lambda: engine}, display.on_progress)
+            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress)
             display.already_done(runs.known_steps())
             tuning = tune_recipe(config, runs, budget, display.say)
             display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")

@@ -14,6 +14,7 @@ from data.corpus import CorpusError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
+from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
 from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
 from nanoevolve_jax.policy.mutations import ExhaustedError
@@ -21,7 +22,7 @@ from nanoevolve_jax.policy.spec_json import SpecError
 
 USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
-    *(CheckpointError, OutOfMemoryError),
+    *(CheckpointError, ClusterError, OutOfMemoryError),
 )
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 BAD_INPUT = 2

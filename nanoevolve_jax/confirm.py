@@ -5,6 +5,7 @@
 The search must have run with a calibration. Running it again goes on where it stopped.
 """
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -32,7 +33,8 @@ from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summaris
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
-from nanoevolve_jax.prepare import calibrated, load_rows, make_engines, opened, use_devices
+from nanoevolve_jax.prepare import calibrated, opened
+from nanoevolve_jax.site import engines, open_site
 
 
 def search_config(workdir: str) -> ConfigDict:
@@ -63,12 +65,12 @@ def confirm(settings: ConfigDict) -> None:
     console = Console()
     config = search_config(settings.workdir)
     folder = Path(settings.workdir)
-    devices = use_devices(config)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
-    rows = load_rows(config, console, longest)
-    config, calibration = calibrated(config, rows.fingerprints)
-    description = describe_run(config, rows.fingerprints, devices, calibration.seal)
-    with opened(config, description, console.print) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(open_site(config, console, steps=longest, most=1))
+        config, calibration = calibrated(site.config, site.facts)
+        description = describe_run(config, site.facts, calibration.seal)
+        checkpoints = stack.enter_context(opened(config, description, console.print))
         config.train.evaluations = config.confirm.evaluations
         records, chosen = read_search(folder, settings.candidate)
         by_id = {record.id: record for record in records}
@@ -83,9 +85,7 @@ def confirm(settings: ConfigDict) -> None:
             batch_tokens=batch_tokens,
             task="confirm",
         ) as display:
-            runs = Runs(
-                folder, make_engines(config, rows, devices, checkpoints), display.on_progress
-            )
+            runs = Runs(folder, engines(site, config, checkpoints), display.on_progress)
             if not retuned:
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 display.say(

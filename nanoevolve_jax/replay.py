@@ -17,7 +17,8 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.job import job_from_json
-from nanoevolve_jax.prepare import load_rows, make_engine, use_devices
+from nanoevolve_jax.prepare import MAIN
+from nanoevolve_jax.site import local_site
 
 _PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)
 DISAGREES = 1
@@ -36,9 +37,8 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
     if card["confirmation"] is None:
         raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
     config = ConfigDict(card["config"])
-    devices = use_devices(config)
-    rows = load_rows(config, console, config.confirm.steps)
-    now = describe_run(config, rows.fingerprints, devices, card["calibration"]["seal"])
+    site = local_site(config, console, steps=config.confirm.steps, most=1)
+    now = describe_run(config, site.facts, card["calibration"]["seal"])
     for name in ("corpus", "tokenizer"):
         if now["fingerprints"][name] != card["fingerprints"][name]:
             raise EvidenceError(
@@ -46,7 +46,7 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
                 f"{now['fingerprints'][name]}; allowed: the same {name}"
             )
     exact = (now["versions"], now["device"]) == (card["versions"], card["device"])
-    engine = make_engine(config, rows, devices)
+    engine = site.engine(config, MAIN)
     recorded = card["confirmation"]
     pairs = min(pairs, recorded["pairs"])
     common = {"steps": config.confirm.steps, "fold": card["fold"], "attempt": 0}

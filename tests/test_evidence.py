@@ -11,7 +11,7 @@ from rich.console import Console
 from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
 
 from configs import confirm as confirm_config
-from nanoevolve_jax import calibrate, confirm, replay, search
+from nanoevolve_jax import calibrate, confirm, replay, search, site
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -62,8 +62,7 @@ def act(folder, command, *arguments):
     """Runs a command in this process; returns what it printed."""
     patch, output = pytest.MonkeyPatch(), io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
-        for module in (search, calibrate, confirm, replay):  # JAX has begun long ago
-            p.setattr(module, "use_devices", lambda config: config.devices)
+        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
         command(*arguments)
     return output.getvalue()
 

@@ -14,8 +14,9 @@ from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.run_folder import save_telemetry
 from nanoevolve_jax.execution.cost import step_flops
-from nanoevolve_jax.execution.engine import LocalEngine, Progress, RunResult
+from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.settings import (
     ConfigError,
     make_baseline,
@@ -32,7 +33,7 @@ ARCHIVE = "archive.jsonl"
 class Campaign(NamedTuple):
     """What a search is run with."""
 
-    engine: LocalEngine
+    engine: Engine
     config: ConfigDict  # its recipe is the calibrated one, if there is a calibration
     folder: Path
     scale: Scale
@@ -120,8 +121,11 @@ def require_baseline(records: list[Record]) -> None:
 
     Raises:
       ConfigError: if the first record has failed.
+      ClusterError: if no machine could train it.
     """
     failure = records[0].failure if records else None
+    if failure is not None and failure["reason"].startswith(LOST):
+        raise ClusterError(f"the baseline was {failure['reason']}; allowed: a new workdir")
     if failure is not None:
         raise ConfigError(
             f"config.recipe fails on the baseline ({failure['reason']} at step {failure['step']}); "

@@ -4,7 +4,6 @@ Three programs exist, whatever is searched: `init_population`, `train_segment`,
 `evaluate_population`. Specs, recipes, seeds, step numbers and horizons are inputs.
 """
 
-import os
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -41,13 +40,6 @@ class Programs(NamedTuple):
         Restored and initial state must be placed alike, or the same program compiles twice.
         """
         return jax.device_put(tree, NamedSharding(self.mesh, _LANES))
-
-
-def visible_cores() -> int:
-    """Processors this process may use: what a CPU run is divided by."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make_mesh(devices: int) -> jax.sharding.Mesh:
