@@ -74,7 +74,7 @@ class RaySite(NamedTuple):
         return RayEngine(
             task=program_task(config, program),
             pool=self.pool,
-            wanted=(_for_every_node(config, config.threads).to_json(), program),
+            wanted=(for_every_node(config, config.threads).to_json(), program),
             width=self.facts.device["devices"] * self.facts.lanes,
             checkpoints=checkpoints,
         )
@@ -128,8 +128,8 @@ def open_site(
     with ray_pool.connected(config.ray.address) as resources:
         automatic = int(resources.get("GPU", 0) > 0)
         gpus = automatic if config.ray.gpus == ray_pool.AUTOMATIC else config.ray.gpus
-        shared = _for_every_node(config, config.threads or (1 if gpus else visible_cores()))
-        make = functools.partial(_worker_site, shared.to_json(), steps=steps, most=most)
+        shared = for_every_node(config, config.threads or (1 if gpus else visible_cores()))
+        make = functools.partial(worker_site, shared.to_json(), steps=steps, most=most)
         pool = ray_pool.Pool(make, config.ray, cpus=shared.threads, gpus=gpus, say=say)
         facts = pool.facts()
         settled = config.copy_and_resolve_references()
@@ -137,7 +137,7 @@ def open_site(
         yield RaySite(settled, facts, pool)
 
 
-def _for_every_node(config: ConfigDict, threads: int) -> ConfigDict:
+def for_every_node(config: ConfigDict, threads: int) -> ConfigDict:
     """The config with absolute paths and a number of threads: workers start in other folders."""
     shared = config.copy_and_resolve_references()
     shared.threads = threads
@@ -152,7 +152,7 @@ def _absolute(corpus: str) -> str:
     return f"{kind}:{Path(folder).expanduser().absolute()}" if colon else corpus
 
 
-def _worker_site(config: str, *, steps: int, most: int) -> LocalSite:
+def worker_site(config: str, *, steps: int, most: int) -> LocalSite:
     """The site of a worker's process; a config travels as JSON."""
     console = Console(file=io.StringIO())
     return local_site(ConfigDict(json.loads(config)), console, steps=steps, most=most)

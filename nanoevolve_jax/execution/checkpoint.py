@@ -81,7 +81,7 @@ class Checkpoints:
         """
         self._folder = (folder / FOLDER).absolute()
         self._seconds = seconds
-        self._stopping = stopping
+        self.stopping = stopping
         self.say = say
         try:
             self._manager = self._open()
@@ -114,7 +114,7 @@ class Checkpoints:
           CheckpointError: if it cannot be written.
           Interrupted: if someone asked to stop; it is saved by then.
         """
-        stopping = self._stopping()
+        stopping = self.stopping()
         try:
             if stopping or self._manager.should_save(self._next):
                 self._save(make())

@@ -51,7 +51,8 @@ class RayEngine(NamedTuple):
                 if ended is not None:
                     number, results = ended
                     known |= _by_key(groups[number], results)
-                self._boundary(known)
+                if ended is not None or self._stopping():
+                    self._boundary(known)
             yield known[key]
 
     def checkpoint_bytes(self, job: Job) -> int:
@@ -61,8 +62,11 @@ class RayEngine(NamedTuple):
 
     @property
     def _program(self) -> str:
-        facts = repr((self.wanted, self.width)).encode()
+        facts = repr((self.task, self.wanted[1], self.width)).encode()
         return f"ray-{hashlib.sha256(facts).hexdigest()[:16]}"
+
+    def _stopping(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.stopping()
 
     def _boundary(self, known: dict[str, RunResult]) -> None:
         if self.checkpoints is not None:

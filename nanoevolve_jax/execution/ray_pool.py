@@ -6,6 +6,7 @@ Actors that find no room wait in Ray until a node joins. Needs the extra `ray`.
 """
 
 import contextlib
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from nanoevolve_jax.execution.results import LOST, RunResult
 
 AUTOMATIC = -1  # config.ray.gpus: one if the cluster has any
 LOCAL = "local"
+_CONNECT = 10.0  # seconds for a cluster to answer
 _TICK = 1.0  # seconds between looks at silent workers
 _STARTS = 3  # workers that may die while starting, one after the other
 _GRACE = 10.0  # seconds that a better node has to turn up after one was refused
@@ -61,6 +63,7 @@ def connected(address: str) -> Iterator[dict[str, float]]:
       ClusterError: if there is none at the address.
     """
     try:
+        _require_listener(address)
         ray.init(
             address=address,
             include_dashboard=False if address == LOCAL else None,
@@ -76,6 +79,13 @@ def connected(address: str) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises an OSError if nobody listens there: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
 
 
 class Pool:
