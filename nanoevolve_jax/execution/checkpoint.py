@@ -121,10 +121,7 @@ class Checkpoints:
             if stopping:
                 self._manager.wait_until_finished()
         except Exception as error:  # of Orbax, TensorStore or the file system, also a late one
-            raise CheckpointError(
-                f"{self._folder} cannot be written: {_line(error)}; what was written before is "
-                "kept, and the same command goes on from there"
-            ) from None
+            raise self._unwritable(error) from None
         if stopping:
             raise Interrupted
 
@@ -138,6 +135,9 @@ class Checkpoints:
             "sha256": digest,
             "holds_population": population is not None,
         }
+        free = shutil.disk_usage(self._folder).free
+        if free < (needed := tree_bytes((records, population))):
+            raise OSError(f"{needed:,} bytes are needed and {free:,} are free")
         items = {
             "search": ocp.args.JsonSave(search),
             "records": ocp.args.StandardSave(records),
@@ -196,8 +196,21 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.close()
+        """Waits for what is being written.
+
+        Raises:
+          CheckpointError: if it cannot be written.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._folder} cannot be written: {_line(error)}; what was written before is kept, "
+            "and the same command goes on from there"
+        )
 
 
 def _line(error: Exception) -> str:
