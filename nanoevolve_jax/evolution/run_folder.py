@@ -24,7 +24,7 @@ from nanoevolve_jax.execution.population import visible_cores
 # What may change between two runs on one folder without changing any record.
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
-    "checkpoint_seconds",
+    *("checkpoint_seconds", "plan", "step_seconds", "machines"),
 )
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
