@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks import options
 from configs import screen
 from nanoevolve_jax import site
+from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.ray_pool import Pool
@@ -29,7 +30,7 @@ from nanoevolve_jax.execution.settings import make_baseline, make_recipe
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import PRESETS
-from nanoevolve_jax.prepare import MAIN, make_engine
+from nanoevolve_jax.prepare import make_engine
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "interleaved repeats", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 50, "steps of a candidate", lower_bound=1)

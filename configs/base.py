@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 class Setting(NamedTuple):
-    """One field; numbers have bounds (both included), words have choices, text has neither."""
+    """One field; numbers have bounds (both included), words choices, text and switches neither."""
 
     default: Any
     meaning: str
@@ -36,6 +36,12 @@ SETTINGS: dict[str, Setting] = {
     "calibration": Setting(
         "none", "calibration.json made by `calibrate`; none: the baseline counts as untuned"
     ),
+    # A plan instead of a run
+    "plan": Setting(False, "print runs, FLOPs and hours by stage, and train nothing"),
+    "step_seconds": Setting(
+        0.0, "seconds a candidate-step that the plan reckons with; 0: measured here", 0.0, 1e6
+    ),
+    "machines": Setting(4, "the plan gives hours on 1 to so many machines", 1, 4096),
     # A Ray cluster, where `engine` is ray
     "ray.address": Setting("local", "of the cluster, as ray.init takes it; local: start one here"),
     "ray.gpus": Setting(-1, "of every worker; -1: one if the cluster has any", -1, 64),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
-from nanoevolve_jax.evidence.calibration import measure, planned_steps, tune_recipe
+from nanoevolve_jax.evidence.calibration import measure, planned_calls, tune_recipe
 from nanoevolve_jax.evidence.calibration_file import (
     FILE,
     KIND,
@@ -24,10 +24,13 @@ from nanoevolve_jax.evidence.calibration_file import (
 )
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import write_sealed
-from nanoevolve_jax.evolution.campaign import generation_sizes, planned_runs
+from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
+from nanoevolve_jax.evolution.campaign import generation_sizes
+from nanoevolve_jax.evolution.promote import planned_runs
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.prepare import MAIN, opened, require_room
+from nanoevolve_jax.planning import print_plan
+from nanoevolve_jax.prepare import opened, require_room
 from nanoevolve_jax.site import open_site
 
 
@@ -40,6 +43,8 @@ def calibrate(config: ConfigDict) -> None:
             "begins with the config's own recipe"
         )
     console = Console()
+    if config.plan:
+        return print_plan(config, console)
     longest = max(2 * config.train.steps, config.confirm.steps)
     most = max(generation_sizes(config))
     folder = Path(config.workdir)
@@ -51,10 +56,11 @@ def calibrate(config: ConfigDict) -> None:
         engine = site.engine(config, MAIN, checkpoints)
         budget = config.calibrate.tuning_runs or planned_runs(config)
         facts = evaluation_facts(config, site.facts)
-        require_room(folder, engine, config, budget)
+        planned = planned_calls(config, budget, site.facts.width)
+        require_room(folder, engine, config, total_runs(planned))
         with Display(
             console,
-            total_steps=planned_steps(config, budget),
+            total_steps=total_steps(planned),
             batch_tokens=engine.task.batch_tokens,
             task="calibrate",
         ) as display:

@@ -64,13 +64,20 @@ def explain(
             near = difflib.get_close_matches(path, settings, n=3) or settings
             return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
         elif path != name:
-            try:
-                type(settings[path].default)(value)
-            except ValueError:
+            if not _parses(value, settings[path]):
                 return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
         elif argument.startswith("-") and name not in flags.FLAGS:
             return f"flag {argument!r} is unknown; allowed: --config and --config.FIELD=VALUE"
     return f"--config: {error}"
+
+
+def _parses(value: str, setting: Setting) -> bool:
+    kind = type(setting.default)
+    try:
+        flags.BooleanParser().parse(value) if kind is bool else kind(value)
+    except ValueError:
+        return False
+    return True
 
 
 def run(

@@ -27,9 +27,10 @@ from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
+from nanoevolve_jax.evidence.work import total_steps
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
-from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summarise
+from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
@@ -81,7 +82,7 @@ def confirm(settings: ConfigDict) -> None:
         found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
         with Display(
             console,
-            total_steps=trial.planned_steps(config),
+            total_steps=total_steps(trial.planned_calls(config)),
             batch_tokens=batch_tokens,
             task="confirm",
         ) as display:
@@ -108,7 +109,7 @@ def confirm(settings: ConfigDict) -> None:
                     expect=display.expect,
                     say=display.say,
                 )
-        spent = {"search: screening": screening_spent(records, batch_tokens)} | runs.spent()
+        spent = {SCREENING: screening_spent(records, batch_tokens)} | runs.spent()
         card = make_card(
             found,
             promote.arm_of(record),
@@ -133,7 +134,7 @@ def confirm(settings: ConfigDict) -> None:
 def commands(config: ConfigDict, folder: Path, candidate: str) -> list[str]:
     """What leads from nothing to this card, and what checks it."""
     usual = screen.get_config()
-    decided = ("workdir", "calibration", "train.evaluations")
+    decided = ("workdir", "calibration", "train.evaluations", "step_seconds", "machines")
     flags = " ".join(
         f"--config.{path}={get_setting(config, path)}"
         for path in SETTINGS

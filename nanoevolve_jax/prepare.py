@@ -22,6 +22,7 @@ from nanoevolve_jax.evidence.calibration_file import (
     evaluation_facts,
     load_calibration,
 )
+from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.run_folder import holding, open_folder, require_space
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine, LocalEngine, validation_sets
@@ -41,7 +42,6 @@ from nanoevolve_jax.execution.threads import compute_threads, limit_threads
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate, Task
 from nanoevolve_jax.stopping import graceful_stop
 
-MAIN = "main"
 PROGRAMS = (MAIN, attribution.SWITCH, attribution.WIDE, transfer.WIDER)
 
 

@@ -15,9 +15,9 @@ from nanoevolve_jax.command import USER_ERRORS, fail
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.job import job_from_json
-from nanoevolve_jax.prepare import MAIN
 from nanoevolve_jax.site import local_site
 
 _PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)

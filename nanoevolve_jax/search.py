@@ -2,7 +2,8 @@
 
   python -m nanoevolve_jax.search --config=configs/screen.py --config.workdir=runs/mine
 
-Running it again with the same workdir goes on where the last checkpoint or generation ended.
+With `--config.plan=true` it only says what the whole campaign would take. Running it again with
+the same workdir goes on where the last checkpoint or generation ended.
 """
 
 import contextlib
@@ -24,14 +25,21 @@ from nanoevolve_jax.display import (
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.work import MAIN, total_runs
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
-from nanoevolve_jax.evolution.campaign import Campaign, generation_sizes, planned_runs, summarise
-from nanoevolve_jax.evolution.promote import promote, register
+from nanoevolve_jax.evolution.campaign import (
+    Campaign,
+    generation_sizes,
+    planned_calls,
+    summarise,
+)
+from nanoevolve_jax.evolution.promote import planned_runs, promote, register
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.prepare import MAIN, calibrated, opened, require_room
+from nanoevolve_jax.planning import print_plan
+from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.site import open_site
 
 
@@ -39,6 +47,8 @@ def search(config: ConfigDict) -> None:
     """The command."""
     started = time.monotonic()
     console = Console()
+    if config.plan:
+        return print_plan(config, console)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     start_counting()
     compiled_before = compilations()
@@ -75,9 +85,8 @@ def run(campaign: Campaign, calibrated: bool, against: str, console: Console) ->
     engine, config = campaign.engine, campaign.config
     records = campaign.load()
     steps = config.train.steps
-    first, later = generation_sizes(config)
-    total = first + later * config.search.generations
-    total = max(planned_runs(config) if calibrated else total, len(records))
+    planned = planned_runs(config) if calibrated else total_runs(planned_calls(config))
+    total = max(planned, len(records))
     require_room(campaign.folder, engine, config, total - len(records))
     with Display(
         console, total_steps=total * steps, batch_tokens=engine.task.batch_tokens, task="search"

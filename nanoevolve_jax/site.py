@@ -75,7 +75,7 @@ class RaySite(NamedTuple):
             task=program_task(config, program),
             pool=self.pool,
             wanted=(for_every_node(config, config.threads).to_json(), program),
-            width=self.facts.device["devices"] * self.facts.lanes,
+            width=self.facts.width,
             checkpoints=checkpoints,
         )
 

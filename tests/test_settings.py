@@ -35,6 +35,8 @@ def wrong_values(setting):
     """Values that a field must refuse."""
     if setting.choices:
         return ["", "nonsense", setting.choices[0].upper(), 0, None, True]
+    if isinstance(setting.default, bool):
+        return ["", "true", 0, 1, 1.5, None]
     if isinstance(setting.default, str):
         return ["", 0, None, True, 1.5]
     shared = [math.nan, math.inf, -math.inf, "1", None, [1]]

@@ -12,6 +12,7 @@ from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import seed_noise
 from nanoevolve_jax.evidence.tuning import Dimension, Point, shortlist, tune
+from nanoevolve_jax.evidence.work import Call, Group, call
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.settings import (
     ConfigError,
@@ -25,7 +26,12 @@ from nanoevolve_jax.policy.spec import FIELDS
 Say = Callable[[str], None]
 _ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
 _SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
+_NOISE, _PANEL_RUNS = "calibrate: noise", "calibrate: panel"  # stages of `runs.jsonl`
 _TWIN = "multiplier x1.1"  # the panel's spec whose runs are paired with the baseline's
+
+
+def _stage(stage: Stage) -> str:
+    return f"calibrate: {stage.name.lower()}"
 
 
 def candidate_at(config: ConfigDict, recipe: dict[str, float], steps: int) -> Candidate:
@@ -96,7 +102,7 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
             for c in candidates
             for i in range(seeds)
         ]
-        return bpb(runs.run(jobs, f"calibrate: {stage.name.lower()}")).reshape(len(points), seeds)
+        return bpb(runs.run(jobs, _stage(stage))).reshape(len(points), seeds)
 
     found, default = dimensions(start)
     tuning = tune(
@@ -136,16 +142,43 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
     }
 
 
-def planned_steps(config: ConfigDict, budget: int) -> int:
-    """Candidate-steps of a whole calibration, to tell the time that is left."""
+def planned_calls(config: ConfigDict, budget: int, batch: int) -> list[Call]:
+    """What a whole calibration asks of the engine; a shortlist with doubles asks for less.
+
+    Args:
+      config: whole.
+      budget: runs of the tuning.
+      batch: how many of them are asked for at once.
+    """
+    screen = config.train.steps
+    seeds = config.calibrate.seeds
+    few = min(config.calibrate.panel_seeds, seeds)
+    tuning = [
+        call(_stage(Stage.TUNE), min(batch, budget - done), screen)
+        for done in range(0, budget, batch)
+    ]
+    final = call(_stage(Stage.TUNE_FINAL), _SHORTLIST * seeds, screen)
+    baseline, twin = _noise_horizons(config)
+    noise = [Group(seeds, steps) for steps in (*baseline, *twin)] + [Group(1, screen)]
+    # The noise has every run of the baseline and some of its twin's.
+    panel = [
+        Group(few * (_PANEL - 1 - (steps in twin)), steps) for steps in _panel_horizons(config)
+    ]
+    return [*tuning, final, Call(_NOISE, tuple(noise)), Call(_PANEL_RUNS, tuple(panel))]
+
+
+def _half(config: ConfigDict) -> int:
+    return max(1, config.train.steps // 2)
+
+
+def _noise_horizons(config: ConfigDict) -> tuple[list[int], list[int]]:
+    """At which the baseline, and its twin, is run on every seed."""
     screen, full = config.train.steps, config.confirm.steps
-    seeds, few = config.calibrate.seeds, config.calibrate.panel_seeds
-    half = max(1, screen // 2)
-    tuning = (budget + _SHORTLIST * seeds) * screen
-    noise = seeds * (sum({half, screen, 2 * screen, full}) + screen + full) + screen
-    # All of the panel but the baseline and its twin, whose seeds are counted above.
-    panel = few * ((_PANEL - 2) * sum({half, screen, full}) + half)
-    return tuning + noise + panel
+    return sorted({_half(config), screen, 2 * screen, full}), sorted({screen, full})
+
+
+def _panel_horizons(config: ConfigDict) -> list[int]:
+    return sorted({_half(config), config.train.steps, config.confirm.steps})
 
 
 def measure(
@@ -157,29 +190,40 @@ def measure(
       The parts `noise`, `scale` and `panel` of the document.
     """
     screen, full = config.train.steps, config.confirm.steps
-    horizons = sorted({max(1, screen // 2), screen, 2 * screen, full})
+    horizons, twin_horizons = _noise_horizons(config)
     seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
-    few = config.calibrate.panel_seeds
+    few = seeds[: config.calibrate.panel_seeds]
+    good, bad = map(list, good_and_bad(candidate_at(config, recipe, screen)))
 
-    def train(name: str, steps: int, count: int, attempt: int = 0) -> np.ndarray:
-        good, bad = good_and_bad(candidate_at(config, recipe, steps))
-        candidate = (good | bad)[name]
-        jobs = [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds[:count]]
-        return bpb(runs.run(jobs, "calibrate: noise and panel"))
+    def jobs(name: str, steps: int, seeds: Sequence[int], attempt: int = 0) -> list[Job]:
+        at_horizon = good_and_bad(candidate_at(config, recipe, steps))
+        candidate = (at_horizon[0] | at_horizon[1])[name]
+        return [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds]
 
-    baseline = {steps: train("baseline", steps, len(seeds)) for steps in horizons}
+    def train(asked: dict[Any, list[Job]], stage: str) -> dict[Any, np.ndarray]:
+        """Bits per byte of every list of jobs, in one call, so that machines can share them."""
+        made = bpb(runs.run([job for some in asked.values() for job in some], stage))
+        ends = np.cumsum([len(some) for some in asked.values()])
+        return dict(zip(asked, np.split(made, ends[:-1]), strict=True))
+
+    found_noise = train(
+        {("baseline", steps): jobs("baseline", steps, seeds) for steps in horizons}
+        | {(_TWIN, steps): jobs(_TWIN, steps, seeds) for steps in twin_horizons}
+        | {"again": jobs("baseline", screen, seeds[:1], attempt=1)},
+        _NOISE,
+    )
+    baseline = {steps: found_noise["baseline", steps] for steps in horizons}
     noise: dict[str, Any] = {}
     for name, steps in (("screen", screen), ("full", full)):
-        found = seed_noise(baseline[steps], train(_TWIN, steps, len(seeds)))
+        found = seed_noise(baseline[steps], found_noise[_TWIN, steps])
         noise[name] = {"steps": steps, "n": len(seeds), **found._asdict()}
         say(
             f"noise at {steps} steps: sigma {found.sigma:.4f} bpb, "
             f"{found.paired_sigma:.4f} for runs that share a seed"
         )
-    again = train("baseline", screen, 1, attempt=1)
-    noise["repeat_difference"] = float(abs(again[0] - baseline[screen][0]))
+    noise["repeat_difference"] = float(abs(found_noise["again"][0] - baseline[screen][0]))
     means = {steps: float(values.mean()) for steps, values in baseline.items()}
-    near = [steps for steps in horizons if steps in (max(1, screen // 2), screen, 2 * screen)]
+    near = [steps for steps in horizons if steps in (_half(config), screen, 2 * screen)]
     slope = -np.polyfit(np.log(near), [means[steps] for steps in near], 1)[0]
     sigma = noise["screen"]["sigma"]
     scale = {
@@ -187,12 +231,13 @@ def measure(
         "shrinkage": (noise["screen"]["paired_sigma"] / sigma) ** 2,
         "horizon_slope": max(0.0, float(slope)),
     }
-    good, bad = good_and_bad(candidate_at(config, recipe, screen))
+    panel_horizons, names = _panel_horizons(config), (*good, *bad)
+    values = train(
+        {(name, steps): jobs(name, steps, few) for steps in panel_horizons for name in names},
+        _PANEL_RUNS,
+    )
     panels = judge_panel(
-        {
-            steps: {name: train(name, steps, few) for name in (*good, *bad)}
-            for steps in sorted({max(1, screen // 2), screen, full})
-        },
+        {steps: {name: values[name, steps] for name in names} for steps in panel_horizons},
         set(good),
     )
     say(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
@@ -201,9 +246,9 @@ def measure(
         "scale": scale,
         "panel": {
             "auc": panels[screen].auc,
-            "good": list(good),
-            "bad": list(bad),
-            "seeds": few,
+            "good": good,
+            "bad": bad,
+            "seeds": len(few),
             "horizons": {str(steps): panel._asdict() for steps, panel in panels.items()},
             "shortest_horizon": shortest_horizon(panels),
         },

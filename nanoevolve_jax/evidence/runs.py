@@ -15,6 +15,7 @@ import numpy as np
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
+from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
 from nanoevolve_jax.execution.job import Job, job_key, job_to_json
 from nanoevolve_jax.execution.results import LOST, RunResult
@@ -108,13 +109,13 @@ class Runs:
                 raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
         return runs
 
-    def engine(self, program: str = "main") -> Engine:
+    def engine(self, program: str = MAIN) -> Engine:
         """The engine of a name, made when it is first needed."""
         if program not in self._made:
             self._made[program] = self._engines[program]()
         return self._made[program]
 
-    def run(self, jobs: Sequence[Job], stage: str, program: str = "main") -> list[Run]:
+    def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
         """Makes the runs that are missing; returns one for every job, in order."""
         keys = [f"{program}-{job_key(job)}" for job in jobs]
         missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.run_folder import save_telemetry
@@ -28,6 +29,7 @@ from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 ARCHIVE = "archive.jsonl"
+SCREENING = "search: screening"  # stage of these runs, beside those of `runs.jsonl`
 
 
 class Campaign(NamedTuple):
@@ -149,15 +151,11 @@ def generation_sizes(config: ConfigDict) -> list[int]:
     return [len(tournament.founders(NANOCHAT)), config.search.population]
 
 
-def planned_runs(config: ConfigDict) -> int:
-    """Training runs of the config's search and promotion; a calibration may spend as many."""
-    search, promote = config.search, config.promote
+def planned_calls(config: ConfigDict) -> list[Call]:
+    """What screening asks of the engine: a call a generation."""
     first, later = generation_sizes(config)
-    screening = first + later * search.generations
-    seeds = promote.first_seeds + promote.final_seeds
-    promotion = promote.first * promote.first_seeds + promote.final * promote.final_seeds
-    # The baseline and the best control run on every seed, and all finalists at twice the rate.
-    return screening + promotion + 2 * seeds + promote.final + 2
+    sizes = [first, *[later] * config.search.generations]
+    return [call(SCREENING, size, config.train.steps) for size in sizes]
 
 
 def screening_spent(records: list[Record], batch_tokens: float) -> dict[str, int]:

@@ -25,6 +25,11 @@ class Facts(NamedTuple):
     lanes: int  # candidates a device trains at once
     code: str  # fingerprint of this program's own sources
 
+    @property
+    def width(self) -> int:
+        """Candidates that the process trains at once."""
+        return self.device["devices"] * self.lanes
+
 
 def gather_facts(fingerprints: dict[str, str], devices: int, lanes: int) -> Facts:
     """The facts of this process.

@@ -24,6 +24,8 @@ def allowed(setting: Setting) -> str:
         return " or ".join(setting.choices)
     if isinstance(setting.default, str):
         return "text that is not empty"
+    if isinstance(setting.default, bool):
+        return "False or True"
     kind = "an integer" if isinstance(setting.default, int) else "a number"
     return f"{kind} from {setting.low:g} to {setting.high:g}"
 
@@ -31,6 +33,8 @@ def allowed(setting: Setting) -> str:
 def _is_valid(value: Any, setting: Setting) -> bool:
     if isinstance(setting.default, str):
         return isinstance(value, str) and bool(value) and value in (setting.choices or (value,))
+    if isinstance(setting.default, bool):
+        return isinstance(value, bool)
     number = int if isinstance(setting.default, int) else int | float
     if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
         return False
