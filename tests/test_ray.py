@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from test_evidence import TINY
 from test_search import SETTINGS, archive_bytes, assert_one_line, read, start, write_corpus
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -197,3 +198,24 @@ def test_without_ray_the_local_engine_runs_and_the_other_one_is_refused(
     assert_one_line(runs["ray"], ["config.engine is 'ray'", "pip install", "allowed: local"])
     finish(runs["local"])
     assert archive_bytes(tmp_path / "local") == archive_bytes(local)
+
+
+@pytest.mark.slow
+def test_calibration_search_and_confirmation_on_ray_are_those_of_the_local_engine(
+    repository_root, tmp_path
+):
+    corpus = write_corpus(tmp_path / "corpus")
+    fields = TINY | {"devices": 1, "threads": 1, "data.cache_dir": str(tmp_path / "cache")}
+    fields |= {"data.corpus": f"parquet:{corpus}", "search.population": 2}
+    common = [f"--config.{name}={value}" for name, value in fields.items()]
+    for engine in ("local", "ray"):
+        folder = tmp_path / engine
+        flags = [*common, f"--config.engine={engine}"]
+        calibration = f"--config.workdir={folder / 'calibration'}"
+        finish(start(repository_root, *flags, calibration, command="calibrate"))
+        calibrated = f"--config.calibration={folder / 'calibration' / 'calibration.json'}"
+        finish(start(repository_root, *flags, calibrated, f"--config.workdir={folder / 'run'}"))
+        confirm = ("--config=configs/confirm.py", f"--config.workdir={folder / 'run'}")
+        finish(start(repository_root, *confirm, command="confirm"))
+    for name in ("calibration/runs.jsonl", "run/runs.jsonl", "run/archive.jsonl"):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()

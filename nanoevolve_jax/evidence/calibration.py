@@ -110,7 +110,7 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
         found,
         default,
         runs=budget,
-        batch=runs.engine().programs.width,
+        batch=runs.engine().width,
         seed=config.seed,
     )
     listed = shortlist(tuning, default, config.seed)

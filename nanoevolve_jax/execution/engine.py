@@ -81,6 +81,7 @@ class Engine(Protocol):
     """What a search asks of whatever trains its candidates."""
 
     task: Task
+    width: int  # jobs of a full batch
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = ...
@@ -221,6 +222,11 @@ class LocalEngine(NamedTuple):
             bits_per_byte(nats.astype(np.float64).sum(1), num_bytes.astype(np.float64).sum(1)),
             np.float64,
         )
+
+    @property
+    def width(self) -> int:
+        """Jobs of a full batch: lanes of all devices."""
+        return self.programs.width
 
     # Going on
 
