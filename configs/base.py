@@ -23,7 +23,10 @@ SETTINGS: dict[str, Setting] = {
     "seed": Setting(0, "campaign seed: initial weights, batches and mutations", 0, 2**16 - 1),
     "workdir": Setting("runs/screen", "run folder; running again with the same one resumes"),
     "engine": Setting("local", "where candidates are trained", choices=("local",)),
-    "devices": Setting(0, "devices on the population axis; 0: all (a CPU: one a core)", 0, 4096),
+    "devices": Setting(0, "devices that train candidates; 0: all (a CPU: one a core)", 0, 4096),
+    "data_parallel": Setting(
+        1, "devices that share one candidate, each with a part of its batch", 1, 4096
+    ),
     "lanes": Setting(
         1, "candidates a device trains at once (vmap); 0: what memory holds; a CPU: 1", 0, 4096
     ),
