@@ -23,7 +23,10 @@ SETTINGS: dict[str, Setting] = {
     "seed": Setting(0, "campaign seed: initial weights, batches and mutations", 0, 2**16 - 1),
     "workdir": Setting("runs/screen", "run folder; running again with the same one resumes"),
     "engine": Setting("local", "where candidates are trained", choices=("local", "ray")),
-    "devices": Setting(0, "devices on the population axis; 0: all (a CPU: one a core)", 0, 4096),
+    "devices": Setting(0, "devices that train candidates; 0: all (a CPU: one a core)", 0, 4096),
+    "data_parallel": Setting(
+        1, "devices that share one candidate, each with a part of its batch", 1, 4096
+    ),
     "lanes": Setting(
         1, "candidates a device trains at once (vmap); 0: what memory holds; a CPU: 1", 0, 4096
     ),
@@ -44,7 +47,9 @@ SETTINGS: dict[str, Setting] = {
     "machines": Setting(4, "the plan gives hours on 1 to so many machines", 1, 4096),
     # A Ray cluster, where `engine` is ray
     "ray.address": Setting("local", "of the cluster, as ray.init takes it; local: start one here"),
-    "ray.gpus": Setting(-1, "of every worker; -1: one if the cluster has any", -1, 64),
+    "ray.gpus": Setting(
+        -1, "of every worker; -1: as many as a candidate needs, if there are any", -1, 64
+    ),
     "ray.workers": Setting(0, "at most; 0: as many as there is room and work for", 0, 10_000),
     "ray.attempts": Setting(3, "times a batch is tried before its candidates are dead", 1, 100),
     "ray.silence_seconds": Setting(

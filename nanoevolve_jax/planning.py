@@ -40,7 +40,7 @@ def print_plan(config: ConfigDict, console: Console) -> None:
     """
     segment_steps = min(config.train.segment_steps, config.train.steps)
     if config.step_seconds:
-        width = max(1, config.devices) * max(1, config.lanes)
+        width = max(1, config.devices) // config.data_parallel * max(1, config.lanes)
         pace = given_pace(config.step_seconds, costs_of(config)[MAIN], width)
         source = "as given"
     else:

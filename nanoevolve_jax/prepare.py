@@ -57,10 +57,16 @@ def use_devices(config: ConfigDict) -> int:
     found = len(jax.devices())
     if config.devices > found:
         raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")
+    devices = config.devices or found
+    if devices % config.data_parallel:
+        raise ConfigError(
+            f"config.data_parallel is {config.data_parallel}; "
+            f"allowed: a divisor of the {devices} devices that are there"
+        )
     platform = jax.devices()[0].platform
     if config.model.attention == "cudnn" and platform != "gpu":
         raise ConfigError(f"config.model.attention is 'cudnn'; allowed: xla on this {platform}")
-    return config.devices or found
+    return devices
 
 
 def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
@@ -68,7 +74,7 @@ def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
 
     Args:
       config: whole.
-      devices: of the population axis.
+      devices: in all.
       most: jobs that are there to be run at once.
     """
     if config.lanes:
@@ -99,7 +105,7 @@ def make_engine(
     Args:
       config: whole.
       rows: packed rows of the corpus.
-      devices: of the population axis.
+      devices: in all.
       program: one of `PROGRAMS`.
       checkpoints: of the run folder, where it is to go on after a kill.
     """

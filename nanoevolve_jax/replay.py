@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 from rich.console import Console
 
+from configs.base import get_config
 from nanoevolve_jax.command import USER_ERRORS, fail
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -36,7 +36,8 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
     card = read_sealed(path, KIND)
     if card["confirmation"] is None:
         raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
-    config = ConfigDict(card["config"])
+    config = get_config()  # the defaults stand for fields that are younger than the card
+    config.update(card["config"])
     site = local_site(config, console, steps=config.confirm.steps, most=1)
     now = describe_run(config, site.facts, card["calibration"]["seal"])
     for name in ("corpus", "tokenizer"):

@@ -100,7 +100,8 @@ def local_site(config: ConfigDict, console: Console, *, steps: int, most: int) -
     devices = use_devices(config)
     rows = load_rows(config, console, steps)
     config = with_lanes(config, devices, most)
-    return LocalSite(config, gather_facts(rows.fingerprints, devices, config.lanes), rows)
+    facts = gather_facts(rows.fingerprints, devices, config.lanes, config.data_parallel)
+    return LocalSite(config, facts, rows)
 
 
 @contextlib.contextmanager
@@ -126,7 +127,7 @@ def open_site(
     jax.config.update("jax_platforms", "cpu")  # accelerators of this machine are its workers'
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     with ray_pool.connected(config.ray.address) as resources:
-        automatic = int(resources.get("GPU", 0) > 0)
+        automatic = config.data_parallel if resources.get("GPU", 0) else 0
         gpus = automatic if config.ray.gpus == ray_pool.AUTOMATIC else config.ray.gpus
         shared = for_every_node(config, config.threads or (1 if gpus else visible_cores()))
         make = functools.partial(worker_site, shared.to_json(), steps=steps, most=most)

@@ -184,7 +184,7 @@ PRINTS = {"corpus": "c0ffee", "tokenizer": "70ce", "rows": "5"}
 def describe(devices=2, prints=PRINTS, **changes):
     config = base.get_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    facts = gather_facts(prints, devices, config.lanes)
+    facts = gather_facts(prints, devices, config.lanes, config.data_parallel)
     return describe_run(config, facts, "none")
 
 

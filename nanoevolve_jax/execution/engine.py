@@ -17,6 +17,7 @@ from absl import logging
 from model.loss import bits_per_byte
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.layout import POPULATION
 from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
 from nanoevolve_jax.execution.population import Programs, make_programs, stack_candidates
 from nanoevolve_jax.execution.results import RunResult, run_result
@@ -277,8 +278,8 @@ class LocalEngine(NamedTuple):
 
     def _with_half_the_lanes(self) -> "LocalEngine":
         """The engine for half the lanes; what it gives differs in the last bits."""
-        devices = self.programs.mesh.devices.size
-        lanes = self.programs.width // devices
+        mesh = self.programs.mesh
+        lanes = self.programs.width // mesh.shape[POPULATION]
         if lanes == 1:
             raise OutOfMemoryError(
                 f"config.train.batch_size is {self.task.batch_size}, and one lane of it does not "
@@ -288,7 +289,7 @@ class LocalEngine(NamedTuple):
             f"{lanes} lanes do not fit into memory: going on with {lanes // 2}; from here on "
             "results equal those of another run only closely, not bit for bit"
         )
-        programs = make_programs(self.task, devices=devices, lanes=lanes // 2)
+        programs = make_programs(self.task, devices=mesh.size, lanes=lanes // 2)
         return self._replace(programs=programs)
 
 

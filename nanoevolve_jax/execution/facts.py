@@ -23,21 +23,25 @@ class Facts(NamedTuple):
         str, Any
     ]  # platform, kind, devices of the mesh, cores that compute, 0 on an accelerator
     lanes: int  # candidates a device trains at once
+    data_parallel: int  # devices that share a candidate
     code: str  # fingerprint of this program's own sources
 
     @property
     def width(self) -> int:
         """Candidates that the process trains at once."""
-        return self.device["devices"] * self.lanes
+        return self.device["devices"] // self.data_parallel * self.lanes
 
 
-def gather_facts(fingerprints: dict[str, str], devices: int, lanes: int) -> Facts:
+def gather_facts(
+    fingerprints: dict[str, str], devices: int, lanes: int, data_parallel: int
+) -> Facts:
     """The facts of this process.
 
     Args:
       fingerprints: of its rows, `corpus` and `tokenizer` among them.
       devices: of its mesh.
       lanes: candidates a device trains at once.
+      data_parallel: devices that share a candidate.
     """
     device = jax.devices()[0]
     return Facts(
@@ -51,6 +55,7 @@ def gather_facts(fingerprints: dict[str, str], devices: int, lanes: int) -> Fact
             "cores": compute_threads() if device.platform == "cpu" else 0,
         },
         lanes=lanes,
+        data_parallel=data_parallel,
         code=_code(),
     )
 
