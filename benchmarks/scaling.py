@@ -8,44 +8,38 @@ an uneven population runs on eight virtual devices and on one: how far apart are
 """
 
 import functools
-import platform
-import time
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 import ray
-from absl import app, flags, logging
+from absl import app, logging
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
-from configs import screen
+from benchmarks.timing import environment, interleaved, ratio
 from nanoevolve_jax import site
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.ray_pool import Pool
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe
-from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import PRESETS
 from nanoevolve_jax.prepare import make_engine
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "interleaved repeats", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 50, "steps of a candidate", lower_bound=1)
-
+ROUNDS = 5
 DEVICES = 8  # virtual ones, of the check; more than there are cores
 UNEVEN = 11  # candidates of the check: three devices have nothing to do in the last batch
 JOBS = 4  # candidates of a round
 
 
-def make_config():
-    """The default search's, one thread and one device a process."""
-    config = screen.get_config()
+def make_config() -> ConfigDict:
+    """The default search's, or that of `--variants`; one thread and one device a process."""
+    (config,) = options.configs(on_cpu=True).values()
     config.engine, config.threads, config.devices = site.RAY, 1, 1
     config.data.cache_dir = options.CACHE.value
-    config.train.steps = _STEPS.value
     config.train.evaluations = 1
     return config
 
@@ -70,11 +64,9 @@ def ray_engine(config, workers: int, say: Callable[[str], None]) -> Engine:
     return site.RaySite(settings, pool.facts(), pool).engine(settings, MAIN)
 
 
-def seconds(engine: Engine, jobs: Sequence[Job]) -> float:
-    """Wall seconds of training them."""
-    started = time.perf_counter()
+def train(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Trains them all."""
     assert all(result.failure is None for result in engine.run(jobs))
-    return time.perf_counter() - started
 
 
 def eight_devices(config, rows) -> dict[str, float]:
@@ -94,7 +86,7 @@ def eight_devices(config, rows) -> dict[str, float]:
 def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    console, cores, config = Console(width=110), visible_cores(), make_config()
+    console, config = Console(width=110, soft_wrap=True), make_config()
     # Idle workers of one pool beside those of the other: more places than cores.
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     local_config = config.copy_and_resolve_references()
@@ -107,19 +99,16 @@ def main(argv: Sequence[str]) -> None:
     }
     jobs = make_jobs(config, JOBS)
     for engine in subjects.values():
-        seconds(engine, jobs)  # compiles
-    times = {name: [] for name in subjects}
-    for _ in range(_ROUNDS.value):
-        for name, engine in subjects.items():
-            times[name].append(seconds(engine, jobs))
+        train(engine, jobs)  # compiles
+    runs = {name: functools.partial(train, engine, jobs) for name, engine in subjects.items()}
+    times = interleaved(runs, options.rounds(ROUNDS))
     ray.shutdown()
     tokens = JOBS * config.train.steps * subjects["local engine"].task.batch_tokens
-    one = np.asarray(times["one worker"])
     report = {
         name: {
             "tokens_per_second": tokens / float(np.median(values)),
             "candidates_per_hour": 3600 * JOBS / float(np.median(values)),
-            "speed_over_one_worker": float(np.median(one / np.asarray(values))),
+            "speed_over_one_worker": ratio(times["one worker"], values),
         }
         for name, values in times.items()
     }
@@ -136,16 +125,9 @@ def main(argv: Sequence[str]) -> None:
     console.print(table)
     check = eight_devices(config, local.rows)
     console.print(f"{UNEVEN} candidates on {DEVICES} devices and on one: {check}", highlight=False)
-    options.write(
-        {
-            "command": f"python -m benchmarks.scaling --rounds={_ROUNDS.value}"
-            f" --steps={_STEPS.value}",
-            "machine": f"{platform.machine()}, {cores} cores",
-            "versions": {"jax": jax.__version__, "ray": ray.__version__},
-            "results": report,
-            "eight_devices": check,
-        }
-    )
+    document = environment("benchmarks.scaling") | {"results": report, "eight_devices": check}
+    document["versions"]["ray"] = ray.__version__
+    options.write(document)
 
 
 if __name__ == "__main__":

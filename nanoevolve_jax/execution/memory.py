@@ -31,7 +31,12 @@ def segment_bytes(task: Task, lanes: int, segment_steps: int) -> int:
     tokens = jax.ShapeDtypeStruct(shape, np.int32)
     segment = Segment(tokens, tokens, jax.ShapeDtypeStruct(shape[:2], np.float32))
     lowered = programs.train_segment.lower(state, candidates, segment, np.int32(0), steps)
-    used = lowered.compile().memory_analysis()
+    return compiled_bytes(lowered.compile())
+
+
+def compiled_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes of the arguments, results and scratch memory of a compiled program."""
+    used = compiled.memory_analysis()
     return (
         used.argument_size_in_bytes
         + used.output_size_in_bytes

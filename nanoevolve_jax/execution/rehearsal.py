@@ -39,11 +39,16 @@ class Rehearsal:
         seeds = programs.place(np.arange(width, dtype=np.uint32))
         self._state = programs.init_population(self._candidates, seeds, _FAR)
 
+    def _arguments(self) -> tuple:
+        return self._state, self._candidates, self._segment, np.int32(0), _FAR
+
+    def compile(self) -> jax.stages.Compiled:
+        """Compiles the training program; running a segment compiles nothing after that."""
+        return self._programs.train_segment.lower(*self._arguments()).compile()
+
     def segment(self) -> None:
         """Trains one segment and waits for it."""
-        self._state, telemetry = self._programs.train_segment(
-            self._state, self._candidates, self._segment, np.int32(0), _FAR
-        )
+        self._state, telemetry = self._programs.train_segment(*self._arguments())
         jax.block_until_ready(telemetry)
 
     def evaluation(self) -> None:
