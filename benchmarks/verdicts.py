@@ -46,12 +46,12 @@ from nanoevolve_jax.evidence import card as cards
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.ledger import SEEDS, Confirmation
+from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.sealed import read_sealed
-from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, confirmation_seeds, stage_seed
 from nanoevolve_jax.evidence.statistics import paired_test, seed_noise
 from nanoevolve_jax.evidence.verdict import (
     CONSTANTS,
@@ -208,6 +208,7 @@ def measure_noise(bench: Bench, arm: Arm) -> Calibration:
         recipe=config.recipe.to_dict(),
         scale=Scale(noise.sigma, (noise.paired_sigma / noise.sigma) ** 2, 0.0),
         sigma=noise.sigma,
+        sigma_interval=(noise.sigma_low, noise.sigma_high),
         paired_sigma=noise.paired_sigma,
         repeat_difference=0.0,
         panel_auc=math.nan,
@@ -217,7 +218,7 @@ def measure_noise(bench: Bench, arm: Arm) -> Calibration:
 
 def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) -> trial.Trial:
     """Confirms and attributes, as `confirm` does."""
-    seeds = tuple(stage_seed(Stage.CONFIRM, bench.config.seed, i) for i in range(SEEDS))
+    seeds = tuple(confirmation_seeds(Stage.CONFIRM, bench.config.seed, 0))
     return trial.run(
         bench,
         winner,

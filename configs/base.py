@@ -58,7 +58,7 @@ SETTINGS: dict[str, Setting] = {
     "ray.wait_seconds": Setting(600, "without any worker before the command ends", 1, 10**6),
     # Text
     "data.corpus": Setting("stdlib", "stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu"),
-    "data.cache_dir": Setting("cache", "folder of tokenizers and packed rows"),
+    "data.cache_dir": Setting("cache", "folder of tokenizers, packed rows and ledgers"),
     "data.shards": Setting(
         0, "training shards used at most; 0: all of a folder, one of the hub", 0, 10_000
     ),

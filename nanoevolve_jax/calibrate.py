@@ -66,7 +66,7 @@ def calibrate(config: ConfigDict) -> None:
         ) as display:
             runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress)
             display.already_done(runs.known_steps())
-            tuning = tune_recipe(config, runs, budget, display.say)
+            tuning = tune_recipe(config, runs, budget, display.say, display.expect_more)
             display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")
             measured = measure(config, runs, tuning["recipe"], display.say)
         write_sealed(

@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import screen
-from configs.base import CONFIRM_SETTINGS, SETTINGS
+from configs.base import CONFIRM_SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
-from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence import constraints, trial
+from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
-from nanoevolve_jax.evidence.comparison import Bench
+from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import sentence, to_markdown
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
@@ -33,7 +34,7 @@ from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
+from nanoevolve_jax.execution.settings import ConfigError, check_fields, validate
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.site import engines, open_site
 
@@ -88,6 +89,8 @@ def confirm(settings: ConfigDict) -> None:
         ) as display:
             runs = Runs(folder, engines(site, config, checkpoints), display.on_progress)
             if not retuned:
+                bench, candidate = Bench(config, runs), promote.arm_of(record)
+                require_constraints(bench, promote.arm_of(records[0]), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 display.say(
                     f"{record.id} against {reference.id} on validation fold {consumed.fold}"
@@ -98,8 +101,8 @@ def confirm(settings: ConfigDict) -> None:
                     )
                 )
                 found = trial.run(
-                    Bench(config, runs),
-                    promote.arm_of(record),
+                    bench,
+                    candidate,
                     promote.arm_of(reference),
                     consumed=consumed,
                     calibration=calibration,
@@ -131,27 +134,69 @@ def confirm(settings: ConfigDict) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:
+    """Refuses a candidate that no gain could justify, before it consumes seeds and a fold.
+
+    Promotion asks only its finalists; any other candidate is asked here.
+
+    Raises:
+      EvidenceError: naming what it does not hold.
+    """
+    held = constraints.measure(bench, baseline, [candidate], "confirm: constraints")
+    if (reason := held.broken(candidate.id)) is not None:
+        raise EvidenceError(
+            f"config.candidate is {candidate.id!r}, which cannot win: {reason}; "
+            "allowed: a candidate that holds every constraint"
+        )
+
+
 def commands(config: ConfigDict, folder: Path, candidate: str) -> list[str]:
     """What leads from nothing to this card, and what checks it."""
-    usual = screen.get_config()
-    decided = ("workdir", "calibration", "train.evaluations", "step_seconds", "machines")
-    flags = " ".join(
-        f"--config.{path}={get_setting(config, path)}"
-        for path in SETTINGS
-        if path not in decided
-        and not path.startswith("recipe.")
-        and get_setting(config, path) != get_setting(usual, path)
-    )
-    start = f"--config=configs/screen.py {flags}".strip()
     calibration = Path(config.calibration)
+    began_with = ConfigDict(read_sealed(calibration, CALIBRATION)["config"])
     return [
-        f"python -m nanoevolve_jax.calibrate {start} --config.workdir={calibration.parent}",
-        f"python -m nanoevolve_jax.search {start} --config.calibration={calibration} "
-        f"--config.workdir={folder}",
+        f"python -m nanoevolve_jax.calibrate {flags(began_with, recipe=True)} "
+        f"--config.workdir={calibration.parent}",
+        f"python -m nanoevolve_jax.search {flags(config, recipe=False)} "
+        f"--config.calibration={calibration} --config.workdir={folder}",
         "python -m nanoevolve_jax.confirm --config=configs/confirm.py "
         f"--config.workdir={folder} --config.candidate={candidate}",
         f"python -m nanoevolve_jax.replay {folder / 'evidence' / candidate}.json",
     ]
+
+
+def flags(config: ConfigDict, *, recipe: bool) -> str:
+    """The flags that make a config of the default one, but for where things lie.
+
+    Args:
+      config: of a command; a field that it lacks, being older, is at its default.
+      recipe: whether its recipe is stated.
+    """
+    own = flat(config.to_dict())
+    decided = ("workdir", "calibration", "train.evaluations")
+    changed = {
+        path: own[path]
+        for path, value in flat(screen.get_config().to_dict()).items()
+        if own.get(path, value) != value
+        and path not in decided
+        and (recipe or not path.startswith("recipe."))
+    }
+    return " ".join(
+        ["--config=configs/screen.py", *(f"--config.{k}={v}" for k, v in changed.items())]
+    )
+
+
+def flat(document: dict, prefix: str = "") -> dict:
+    """Leaves of nested dicts by dotted path."""
+    return {
+        path: leaf
+        for name, value in document.items()
+        for path, leaf in (
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        ).items()
+    }
 
 
 def crown(folder: Path, records: list[Record], winner: str, batch_tokens: float) -> None:

@@ -70,6 +70,10 @@ class Display:
         self._total = total_steps
         self._live.update(self._task, total=total_steps)
 
+    def expect_more(self, steps: int) -> None:
+        """Adds to the candidate-steps that are expected."""
+        self.expect(self._total + steps)
+
     def on_progress(self, progress: engine.Progress) -> None:
         """Takes an engine's progress."""
         self._under_way[progress.batch] = progress.jobs * progress.step

@@ -36,6 +36,11 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
     card = read_sealed(path, KIND)
     if card["confirmation"] is None:
         raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
+    if not card["seeds"]:
+        raise EvidenceError(
+            f"{path} holds no pair of runs, for {card['confirmation']['reason']}; "
+            "allowed: a card with pairs"
+        )
     config = get_config()  # the defaults stand for fields that are younger than the card
     config.update(card["config"])
     site = local_site(config, console, steps=config.confirm.steps, most=1)
@@ -65,20 +70,30 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
         ]
     )
     gains = before[0] - before[1], found[0] - found[1]
-    agree = True
     for i, seed in enumerate(card["seeds"][:pairs]):
         console.print(
             f"seed {seed}: gain {gains[0][i]:+.6f} bpb on the card, {gains[1][i]:+.6f} now",
             highlight=False,
         )
-    if exact:
-        agree = bool(np.array_equal(before, found, equal_nan=True))
-    else:
-        limit = 3.0 * card["calibration"]["paired_sigma"]
-        agree = bool(np.all(np.abs(gains[0] - gains[1]) <= limit))
+    limit = 0.0 if exact else 3.0 * card["calibration"]["paired_sigma"]
+    agree = agrees(before, found, limit)
     how = "exactly" if exact else "within three paired sigmas (other versions or device)"
     console.print(f"{'agrees' if agree else 'DISAGREES'} {how}", highlight=False)
     return agree
+
+
+def agrees(before: np.ndarray, found: np.ndarray, limit: float) -> bool:
+    """Whether runs say what they said before; the same ones must have failed.
+
+    Args:
+      before: float[2, pairs], bpb of baseline and winner on the card; NaN: failed.
+      found: float[2, pairs], now.
+      limit: how far the gain of a pair may be off, in bpb; 0: every figure must be equal.
+    """
+    if limit == 0:
+        return np.array_equal(before, found, equal_nan=True)
+    off = np.abs((before[0] - before[1]) - (found[0] - found[1]))
+    return np.array_equal(np.isnan(before), np.isnan(found)) and not np.any(off > limit)
 
 
 def main(argv: list[str]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from nanoevolve_jax.evidence.confirmation import (
     CONTINUE,
@@ -16,6 +17,7 @@ from nanoevolve_jax.evidence.confirmation import (
     minimum_detectable_effect,
     power,
 )
+from nanoevolve_jax.evidence.errors import EvidenceError
 
 RULES = ConfirmationRules()
 SIGMA = 0.01
@@ -70,7 +72,7 @@ def test_a_failed_run_fails_the_candidate_and_names_the_pair():
     candidate[4] = math.nan
     decision = decide(baseline, candidate, SIGMA, RULES)
     assert decision.outcome == NULL and "pair 5" in decision.reason
-    with pytest.raises(ValueError, match="baseline failed"):
+    with pytest.raises(EvidenceError, match="the baseline's run on pair 5 failed"):
         decide(candidate, baseline, SIGMA, RULES)
 
 
@@ -84,11 +86,36 @@ def test_identical_arms_never_win():
     assert decide(baseline, baseline, SIGMA, RULES).outcome == NULL
 
 
-@given(st.integers(1, 32), st.floats(-0.01, 0.03), st.sampled_from([8, 20]))
-def test_more_confirmations_never_make_a_win_easier(count, gain, n):
-    strict = RULES._replace(confirmations=count)
-    if outcome(n, gain, strict) == WIN:
-        assert outcome(n, gain) == WIN
+def outcome_at(p, n, confirmations=1):
+    """The outcome of pairs whose test has exactly this p; the gain is one sigma."""
+    spread = SIGMA * math.sqrt(n) / stats.t.isf(p, n - 1)
+    rules = RULES._replace(confirmations=confirmations)
+    decision = decide(*pairs(n, SIGMA, spread=spread), SIGMA, rules)
+    assert decision.test.p == pytest.approx(p)
+    return decision.outcome
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "expected"),
+    [(0.0099, 8, WIN), (0.02, 8, CONTINUE), (0.039, 20, WIN), (0.041, 20, NULL)],
+)
+def test_each_look_has_its_own_limit(p, n, expected):
+    assert outcome_at(p, n) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "expected"),
+    [(0.004, 8, WIN), (0.008, 8, CONTINUE), (0.019, 20, WIN), (0.021, 20, NULL)],
+)
+def test_two_confirmations_halve_both_limits(p, n, expected):
+    assert outcome_at(p, n, confirmations=2) == expected
+
+
+@given(st.integers(1, 32), st.sampled_from([(8, 0.01), (20, 0.04)]), st.floats(0.1, 0.95))
+def test_confirmations_that_count_divide_the_limits(count, look, share):
+    n, limit = look
+    assert outcome_at(share * limit / count, n, count) == WIN
+    assert outcome_at(limit / count / share, n, count) != WIN
 
 
 @given(
@@ -127,6 +154,10 @@ def test_power_is_what_the_decision_does(effect):
 def test_power_grows_with_the_effect_and_falls_with_noise():
     assert power(0.5, 1.0, RULES) < power(1.0, 1.0, RULES) < power(1.5, 1.0, RULES)
     assert power(1.0, 1.4, RULES) < power(1.0, 1.0, RULES) < power(1.0, 0.7, RULES)
+
+
+def test_power_falls_with_the_confirmations_that_count():
+    assert power(0.7, 1.0, RULES._replace(confirmations=4)) < power(0.7, 1.0, RULES) - 0.05
 
 
 def test_the_minimum_detectable_effect_has_the_power_it_names():

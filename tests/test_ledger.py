@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 
 from nanoevolve_jax.evidence import ledger as ledger_module
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.ledger import FILE, SEEDS, open_ledger
-from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
+from nanoevolve_jax.evidence.seeds import (
+    CONFIRMATION_SEEDS,
+    PROMOTE_FOLD,
+    SCREEN_FOLD,
+    Stage,
+    stage_seed,
+)
 
 
 def begin(folder, folds=8, fingerprint="f00d"):
-    return open_ledger(folder / FILE, fingerprint, folds)
+    return open_ledger(folder / "ledger.jsonl", fingerprint, folds)
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_no_two_confirmations_share_a_fold_or_a_seed(ledger):
     folds = [SCREEN_FOLD, PROMOTE_FOLD, *(c.fold for c in given_out)]
     assert len(set(folds)) == len(folds)
     seeds = [seed for c in given_out for seed in c.seeds]
-    assert len(set(seeds)) == len(seeds) == SEEDS * len(pairs)
+    assert len(set(seeds)) == len(seeds) == CONFIRMATION_SEEDS * len(pairs)
     others = {stage_seed(s, 7, i) for s in Stage if s != Stage.CONFIRM for i in range(2048)}
     assert not others & set(seeds)
     assert begin(ledger.path.parent).confirmations() == given_out
@@ -133,7 +139,7 @@ def test_seeds_run_out_before_they_repeat(tmp_path):
     ledger = begin(tmp_path, folds=64)
     ledger.register_campaign("c", 65_535, 1)
     seeds = [seed for i in range(32) for seed in ledger.consume("c", str(i)).seeds]
-    assert len(set(seeds)) == 32 * SEEDS
+    assert len(set(seeds)) == 32 * CONFIRMATION_SEEDS
     with pytest.raises(EvidenceError, match="32 confirmations have used all seeds"):
         ledger.consume("c", "one more")
 
@@ -143,8 +149,9 @@ def test_another_evaluation_is_refused_by_name(ledger):
     assert "f00d" in message and "beef" in message
 
 
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
-    assert "cannot be read or written" in refused(tmp_path / "none")
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "file").touch()
+    assert "cannot be read or written" in refused(tmp_path / "file")
 
 
 # Kills
@@ -336,4 +343,17 @@ def test_two_processes_at_once_get_different_folds_and_seeds(ledger, repository)
     made = ledger.confirmations()
     assert sorted(c.campaign for c in made) == ["first"] * 10 + ["second"] * 10
     assert sorted(c.fold for c in made) == list(range(2, 22))
-    assert len({seed for c in made for seed in c.seeds}) == 20 * SEEDS
+    assert len({seed for c in made for seed in c.seeds}) == 20 * CONFIRMATION_SEEDS
+
+
+def test_every_evaluation_has_one_ledger_and_its_folder_is_made(tmp_path):
+    path = ledger_path(tmp_path / "cache", "f00d")
+    assert path == tmp_path / "cache" / "ledgers" / "f00d.jsonl"
+    assert path != ledger_path(tmp_path / "cache", "beef")
+    open_ledger(path, "f00d", 8).register_campaign("first", 7, 1)
+    open_ledger(ledger_path(tmp_path / "cache", "beef"), "beef", 8)
+    assert open_ledger(path, "f00d", 8).campaigns() == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        *("beef.head.json", "beef.jsonl", "beef.lock"),
+        *("f00d.head.json", "f00d.jsonl", "f00d.lock"),
+    ]

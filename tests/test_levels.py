@@ -11,6 +11,7 @@ from nanoevolve_jax.evidence.levels import (
     Ladder,
     level_of,
     lower_bound,
+    pooled,
     required_seeds,
 )
 
@@ -21,7 +22,7 @@ FULL = Ladder(
     repeat_difference=0.0,
     gates=GATES,
     actuators={"update_multiplier": [1.1, 1.0, 0.9], "orthogonal_mix": [1.0, 1.0, 1.0]},
-    won=True,
+    no_win=None,
     cells={"lr x0.5": GAINS, "lr x2": GAINS, "horizon x0.5": GAINS, "horizon x2": GAINS},
     sigma=0.01,
     cheaper=np.tile(GAINS, 4),
@@ -29,6 +30,8 @@ FULL = Ladder(
     export_passes=True,
     replay_passes=True,
 )
+# Eight seeds that are no evidence stay none when they are seen in four cells.
+ALIKE = 0.004 + 0.01 * stats.norm.ppf((np.arange(8) + 0.5) / 8)
 
 # What is changed on a perfect record, the level that is left, and a word of the reason.
 FALLS = [
@@ -36,14 +39,17 @@ FALLS = [
     ({"panel_auc": 0.89}, 0, "0.890"),
     ({"repeat_difference": 1e-9}, 0, "repeated run"),
     ({"gates": None}, 1, "not recorded"),
+    ({"gates": np.vstack([GATES[:7], np.full((1, 30), math.nan)])}, 1, "a run failed"),
     ({"gates": np.vstack([GATES[:6], GATES[:2, ::-1]])}, 1, "same way"),
     ({"gates": 0.5 + 0.1 * (GATES - 0.5)}, 1, "gate moves by"),
     ({"actuators": {"update_multiplier": [1.0, 1.0, 1.02]}}, 1, "no actuator"),
-    ({"won": False}, 2, "not confirmed"),
+    ({"actuators": {}}, 1, "no actuator"),
+    ({"no_win": "it is not confirmed"}, 2, "not confirmed"),
     ({"cells": None}, 3, "not tried"),
     ({"cells": FULL.cells | {"lr x2": np.full(8, -0.0051)}}, 3, "lr x2"),
     ({"cells": FULL.cells | {"lr x2": np.append(GAINS[:7], math.nan)}}, 3, "died at lr x2"),
     ({"cells": {"lr x2": np.linspace(-0.02, 0.021, 8)}}, 3, "lower bound"),
+    ({"cells": dict.fromkeys(FULL.cells, ALIKE)}, 3, "lower bound"),
     ({"cheaper": None}, 4, "not tried"),
     ({"cheaper": np.linspace(-0.02, 0.03, 8)}, 4, "95 %"),
     ({"wider": np.linspace(-0.02, 0.021, 8)}, 4, "wider"),
@@ -63,6 +69,21 @@ def test_each_rung_needs_its_own_evidence_and_all_below(change, level, reason):
     assert reason in found.missing
 
 
+@pytest.mark.parametrize(("shift", "level"), [(0.09, 1), (0.11, 5)])
+def test_a_gate_must_move_by_a_tenth(shift, level):
+    """The mean of the first third minus that of the last, over a straight line, is 2/3 of it."""
+    gates = np.tile(np.linspace(0.5, 0.5 - 1.5 * shift, 3001), (8, 1))
+    assert level_of(FULL._replace(gates=gates)).level == level
+
+
+@pytest.mark.parametrize(("p", "level"), [(0.002, 4), (0.0009, 5)])
+def test_less_compute_must_win_at_one_in_a_thousand(p, level):
+    noise = stats.norm.ppf((np.arange(8) + 0.5) / 8)
+    noise /= noise.std(ddof=1)
+    cheaper = stats.t.isf(p, 7) / math.sqrt(8) + noise
+    assert level_of(FULL._replace(cheaper=cheaper)).level == level
+
+
 def test_seven_seeds_of_eight_are_enough_to_agree():
     assert level_of(FULL._replace(gates=np.vstack([GATES[:7], GATES[:1, ::-1]]))).level == 5
 
@@ -70,7 +91,7 @@ def test_seven_seeds_of_eight_are_enough_to_agree():
 def test_a_static_policy_skips_the_second_rung_and_says_so():
     still = FULL._replace(static=True, gates=None, actuators=None)
     assert level_of(still) == (5, None, True)
-    assert level_of(still._replace(won=False)).level == 1
+    assert level_of(still._replace(no_win="it is not confirmed")).level == 1
 
 
 def test_the_lower_bound_lies_below_the_mean_in_95_percent_of_samples():
@@ -78,6 +99,13 @@ def test_the_lower_bound_lies_below_the_mean_in_95_percent_of_samples():
     below = [lower_bound(sample) < 0.3 for sample in rng.normal(0.3, 1, (2000, 8))]
     assert np.mean(below) == pytest.approx(0.95, abs=0.015)
     assert lower_bound([0.1, math.nan]) == -math.inf
+
+
+def test_the_pooled_bound_lies_below_the_mean_in_95_percent_of_samples_though_cells_share_seeds():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 1, (2000, 1, 8)) + rng.normal(0, 0.3, (2000, 4, 8))
+    below = [lower_bound(pooled(dict(enumerate(cells)))) < 0 for cells in shared]
+    assert np.mean(below) == pytest.approx(0.95, abs=0.015)
 
 
 def test_required_seeds_have_the_power_they_promise():

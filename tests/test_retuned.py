@@ -3,7 +3,7 @@
 import pytest
 
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline, is_static, without_still_gate
-from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, TRUST_RATIO, set_field
+from nanoevolve_jax.policy.spec import ANNEALING, DECAY_NONE, NANOCHAT, TRUST_RATIO, set_field
 
 STILL = ANNEALING._replace(
     control=ANNEALING.control._replace(aggressive=ANNEALING.control.conservative)
@@ -13,6 +13,13 @@ CONSTANT = STILL
 for pole in ("aggressive", "conservative"):
     for name, value in (("trust_ratio_mix", 0.0), ("clip_threshold", 1.0)):
         CONSTANT = set_field(CONSTANT, f"control.{pole}.{name}", value)
+# A gate whose poles differ only where nothing reads them: no trust ratio, no clipping.
+DEAD_POLES = ANNEALING
+for name in ("update_multiplier", "second_moment_beta"):
+    DEAD_POLES = set_field(DEAD_POLES, f"control.conservative.{name}", 1.1 if "up" in name else 0.9)
+    DEAD_POLES = set_field(DEAD_POLES, f"control.aggressive.{name}", 1.1 if "up" in name else 0.9)
+# A gate that senses nothing stands still between its poles.
+BLIND = set_field(ANNEALING, "control.coefficients.step_fraction", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +29,11 @@ for pole in ("aggressive", "conservative"):
         NANOCHAT._replace(update_multiplier=1.3),
         NANOCHAT._replace(momentum=0.9, second_moment_beta=0.95),
         NANOCHAT._replace(trust_ratio_max=50.0),  # nothing reads it
+        NANOCHAT._replace(decay=DECAY_NONE),  # a recipe's weight_decay of 0
+        NANOCHAT._replace(decay=DECAY_NONE, momentum=0.9),
         CONSTANT,
+        DEAD_POLES,
+        BLIND,
     ],
 )
 def test_recipe_fields_and_the_multiplier_make_no_new_policy(spec):
@@ -49,6 +60,25 @@ def test_a_partial_mix_keeps_its_gate():
     partial = set_field(partial, "control.aggressive.orthogonal_mix", 0.5)
     assert without_still_gate(partial) == partial
     assert not is_retuned_baseline(partial, NANOCHAT)
+
+
+def test_a_gate_that_senses_nothing_stands_where_its_bias_puts_it():
+    """sigmoid(4 * -0.5) is 0.119: nearer to the aggressive pole, 1.2, than to 0.8."""
+    found = without_still_gate(BLIND)
+    assert not found.control.enabled
+    assert found.update_multiplier == pytest.approx(1.2 - 0.4 * 0.1192, abs=1e-4)
+
+
+def test_a_blind_gate_between_a_mix_of_0_and_1_is_a_policy_of_its_own():
+    """Half an orthogonal factor is nothing that the baseline's recipe can say."""
+    mixed = set_field(BLIND, "control.aggressive.orthogonal_mix", 0.0)
+    assert without_still_gate(mixed) == mixed
+    assert not is_retuned_baseline(mixed, NANOCHAT)
+
+
+def test_decay_is_no_part_of_the_recipe_but_for_its_absence():
+    coupled = NANOCHAT._replace(decay=DECAY_NONE)
+    assert not is_retuned_baseline(NANOCHAT._replace(decay=1), coupled)
 
 
 def test_static_policies_have_no_gate_that_moves_anything():

@@ -143,6 +143,7 @@ def assert_summary_follows(records, summary):
         "generations": max(r["generation"] for r in records),
         "baseline_val_bpb": baseline,
         "best": {
+            "stage": "screen",
             "id": best["id"],
             "val_bpb": best["val_bpb"][0],
             "delta_bpb": best["val_bpb"][0] - baseline,

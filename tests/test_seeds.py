@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.seeds import (
+    MOST_CONFIRMATIONS,
     PROMOTE_FOLD,
     SCREEN_FOLD,
     Stage,
     confirmation_fold,
+    confirmation_seeds,
     stage_seed,
 )
 
@@ -70,3 +72,16 @@ def test_every_fold_is_used_once_and_then_no_more(folds):
     assert used == list(range(folds))
     with pytest.raises(EvidenceError, match=rf"data\.folds is {folds}, so {folds - 2} "):
         confirmation_fold(folds - 2, folds)
+
+
+def test_confirmations_share_no_seed_of_any_stage():
+    found = [
+        seed
+        for stage in (Stage.CONFIRM, Stage.DISTURB, Stage.TRANSFER, Stage.CHEAPER, Stage.WIDER)
+        for number in range(MOST_CONFIRMATIONS)
+        for seed in confirmation_seeds(stage, 7, number)
+    ]
+    assert len(set(found)) == len(found) == 5 * 32 * 64
+    assert confirmation_seeds(Stage.CONFIRM, 7, 3, 5) == confirmation_seeds(Stage.CONFIRM, 7, 3)[:5]
+    with pytest.raises(ValueError, match="count is 65; allowed: 0 to 64"):
+        confirmation_seeds(Stage.CONFIRM, 7, 0, 65)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import (
     auc,
     fit_lr,
@@ -72,7 +73,7 @@ def test_the_interval_of_sigma_covers_it_as_often_as_it_says():
 
 
 def test_noise_refuses_a_failed_run():
-    with pytest.raises(ValueError, match="failed"):
+    with pytest.raises(EvidenceError, match="failed"):
         seed_noise([1.0, math.nan, 2.0], [1.0, 1.0, 1.0])
 
 
@@ -115,9 +116,20 @@ def test_an_edge_that_is_best_is_named(slope, edge):
     assert fit.factor == pytest.approx({"low": 0.5, "high": 2.0}[edge])
 
 
+@pytest.mark.parametrize(("order", "edge"), [(1, "high"), (-1, "low")])
+def test_a_minimum_beyond_the_range_is_an_edge_though_no_end_is_best(order, edge):
+    losses = np.array([2.2530, 2.2366, 2.2336, 2.2202, 2.2204])[::order]
+    assert 0 < losses.argmin() < 4
+    assert fit_lr(FACTORS, losses[:, None]).edge == edge
+
+
+def test_a_best_point_at_an_end_is_an_edge_though_the_parabola_ends_earlier():
+    fit = fit_lr(FACTORS, np.array([[4.0], [1.0], [0.9], [1.0], [0.8]]))
+    assert fit.edge == "high" and fit.factor < 2.0
+
+
 def test_a_learning_rate_that_diverges_is_left_out():
     losses = np.array([[(math.log2(f)) ** 2] * 2 for f in FACTORS])
     losses[-1, 0] = math.nan
     assert fit_lr(FACTORS, losses) == fit_lr(FACTORS[:-1], losses[:-1])
-    with pytest.raises(ValueError, match="every learning rate"):
-        fit_lr(FACTORS, np.full((5, 2), math.nan))
+    assert fit_lr(FACTORS, np.full((5, 2), math.nan)) is None

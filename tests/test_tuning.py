@@ -7,7 +7,16 @@ import pytest
 
 from configs import base
 from nanoevolve_jax.evidence.calibration import dimensions, recipe_of
-from nanoevolve_jax.evidence.tuning import Dimension, Tuning, ranked, shortlist, tune
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.tuning import (
+    Dimension,
+    Tuning,
+    at_edge,
+    ranked,
+    shortlist,
+    tune,
+    widened,
+)
 
 LR = Dimension("lr", 0.25, 4.0, 1e-3, 1e3, log=True)
 DOWN = Dimension("down", 0.3, 0.9, 0.0, 1.0, log=False)
@@ -24,8 +33,8 @@ def bowl(lr, down):
 
 
 def run(evaluate, runs=40, **changes):
-    arguments = {"runs": runs, "batch": 4, "seed": 0} | changes
-    return tune(evaluate, [LR, DOWN], DEFAULT, **arguments)
+    arguments = {"dimensions": [LR, DOWN], "runs": runs, "batch": 4, "seed": 0} | changes
+    return tune(evaluate, default=DEFAULT, **arguments)
 
 
 def test_the_budget_is_spent_exactly_and_the_default_comes_first():
@@ -77,7 +86,7 @@ def test_failed_runs_are_told_apart_and_never_listed():
     assert all(p["lr"] <= 1.2 for p in ranked(tuning))
     listed = shortlist(tuning, DEFAULT, seed=0)
     assert all(listed[name]["lr"] <= 1.2 for name in ("best", "second", "centroid"))
-    with pytest.raises(ValueError, match="every run"):
+    with pytest.raises(EvidenceError, match="all 1 runs"):
         ranked(Tuning((LR, DOWN), [DEFAULT], [math.nan]))
 
 
@@ -94,3 +103,27 @@ def test_the_default_point_is_the_recipe_that_tuning_starts_from():
     assert {d.name for d in dims} == set(default)
     for d in dims:
         assert d.hard_low <= d.low <= default[d.name] <= d.high <= d.hard_high
+
+
+def test_what_was_tried_before_is_kept_and_gone_on_from():
+    first = run(bowl(12.0, 0.6), runs=10)
+    ranges = widened(first.dimensions, {"lr": first.dimensions[0].high, "down": 0.6})
+    more = run(bowl(12.0, 0.6), runs=8, dimensions=ranges, earlier=first)
+    assert more.points[:10] == first.points and len(more.points) == 18
+    assert more == run(bowl(12.0, 0.6), runs=8, dimensions=ranges, earlier=first)
+    assert more.dimensions[0].high >= ranges[0].high > first.dimensions[0].high
+    # It is the earlier points that tell where to look.
+    assert np.median([p["lr"] for p in more.points[10:]]) > 3.0
+
+
+@pytest.mark.parametrize(
+    ("lr", "down", "edges"),
+    [(1.0, 0.6, []), (0.25, 0.6, ["lr"]), (3.95, 0.89, ["lr", "down"]), (9.0, 0.6, ["lr"])],
+)
+def test_a_soft_edge_is_named(lr, down, edges):
+    assert at_edge([LR, DOWN], {"lr": lr, "down": down}) == edges
+
+
+def test_a_hard_bound_is_no_edge():
+    full = DOWN._replace(low=0.0, high=1.0)
+    assert at_edge([full], {"down": 1.0}) == at_edge([full], {"down": 0.0}) == []

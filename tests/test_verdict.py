@@ -7,6 +7,7 @@ import pytest
 
 from nanoevolve_jax.evidence.verdict import (
     CONSTANTS,
+    NOT_ASKED,
     NOT_CONFIRMED,
     RETUNED,
     SCHEDULE,
@@ -77,7 +78,10 @@ def test_winning_the_panel_while_losing_to_the_baseline_in_it_is_no_sensing():
 
 def test_without_a_win_nothing_else_is_read():
     assert judge(confirmed=False).label == NOT_CONFIRMED
-    assert judge(confirmed=True).label == UNRESOLVED
+
+
+def test_a_win_that_nothing_was_asked_about_releases_nothing():
+    assert judge(confirmed=True) == (NOT_ASKED, None, {})
 
 
 def test_a_retuned_baseline_comes_before_everything():
@@ -89,6 +93,31 @@ def test_what_is_released_is_the_simplest_thing_that_wins():
     constants = {"gate 0.5": arm(1.9, 4)}
     verdict = judge(confirmed=True, **arms, schedule=arm(1.9, 3), constants=constants)
     assert (verdict.label, verdict.release) == (CONSTANTS, "its best constants")
+
+
+def test_a_failed_run_of_the_winner_counts_against_it_whatever_became_of_the_other_arm():
+    winner, constant = arm(1.90, 2), arm(1.96, 4)
+    winner[7] = constant[7] = math.nan
+    verdict = judge(
+        confirmed=True,
+        baseline=arm(2.0, 1),
+        winner=winner,
+        schedule=arm(1.95, 3),
+        constants={"gate 0.5": constant},
+        yoked=arm(1.95, 6),
+    )
+    assert verdict.contrasts["winner over constants"].p == 1.0
+    assert verdict.label == SCHEDULE  # which did not fail, and neither did the baseline
+    assert verdict.contrasts["constants over baseline"].p == 1.0
+
+
+def test_a_failed_run_of_a_placebo_is_no_evidence_for_the_winner():
+    constant = arm(1.96, 4)
+    constant[7] = math.nan
+    arms = {"baseline": arm(2.0, 1), "winner": arm(1.9, 2), "yoked": arm(1.95, 6)}
+    verdict = judge(confirmed=True, **arms, schedule=arm(1.95, 3), constants={"gate 0": constant})
+    assert verdict.contrasts["winner over constants"].n == N - 1
+    assert verdict.label == SENSING
 
 
 def test_constants_with_a_failed_run_are_not_the_best():
@@ -103,3 +132,5 @@ def test_step_share_splits_variance_between_step_and_seed():
     assert step_share(np.broadcast_to(seeds, (8, 50))) == pytest.approx(0.0, abs=1e-9)
     assert 0.0 < step_share(schedule + 0.3 * seeds) < 1.0
     assert step_share(np.full((8, 50), 0.5)) == 1.0
+    failed = np.vstack([np.tile(schedule, (8, 1)), np.full((1, 50), math.nan)])
+    assert step_share(failed) == pytest.approx(1.0)

@@ -1,17 +1,19 @@
 """Calibration: what is noise, what is the best baseline, can the evaluator rank at all?"""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.panel import good_and_bad, judge_panel, shortest_horizon
 from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import seed_noise
-from nanoevolve_jax.evidence.tuning import Dimension, Point, shortlist, tune
+from nanoevolve_jax.evidence.tuning import Dimension, Point, at_edge, shortlist, tune, widened
 from nanoevolve_jax.evidence.work import Call, Group, call
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.settings import (
@@ -27,6 +29,7 @@ Say = Callable[[str], None]
 _ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
 _SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
 _NOISE, _PANEL_RUNS = "calibrate: noise", "calibrate: panel"  # stages of `runs.jsonl`
+_WIDENINGS = 2  # times the tuning goes on where the best recipe lies at an edge
 _TWIN = "multiplier x1.1"  # the panel's spec whose runs are paired with the baseline's
 
 
@@ -85,8 +88,24 @@ def recipe_of(point: Point, start: dict[str, float]) -> dict[str, float]:
     return start | {name: float(f"{value:.4g}") for name, value in changed.items()}
 
 
-def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[str, Any]:
+def tune_recipe(
+    config: ConfigDict,
+    runs: Runs,
+    budget: int,
+    say: Say,
+    expect_more: Callable[[int], None] = lambda steps: None,
+) -> dict[str, Any]:
     """Finds the baseline's recipe at the screening horizon.
+
+    Where the best of the shortlist lies at an edge of a range, that range is widened, a quarter of
+    the budget is spent on top, and a new shortlist is drawn up; twice at most.
+
+    Args:
+      config: of the evaluation.
+      runs: where training runs are kept.
+      budget: training runs of the first search.
+      say: hears what happens.
+      expect_more: told of candidate-steps that `planned_calls` does not count.
 
     Returns:
       The part `tuning` of the document; its `recipe` is the one to use.
@@ -104,31 +123,36 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
         ]
         return bpb(runs.run(jobs, _stage(stage))).reshape(len(points), seeds)
 
-    found, default = dimensions(start)
-    tuning = tune(
+    ranges, default = dimensions(start)
+    search = functools.partial(
+        tune,
         lambda points: evaluate(points, Stage.TUNE, 1)[:, 0],
-        found,
-        default,
-        runs=budget,
+        default=default,
         batch=runs.engine().width,
         seed=config.seed,
     )
-    listed = shortlist(tuning, default, config.seed)
-    say(f"tuning: {len(tuning.points)} runs, best of one seed {np.nanmin(tuning.bpb):.4f} bpb")
-    values = evaluate(list(listed.values()), Stage.TUNE_FINAL, config.calibrate.seeds)
-    means = dict(zip(listed, values.mean(1), strict=True))  # NaN if any run failed
-    for name, mean in means.items():
-        say(f"  {name}: {mean:.4f} bpb, mean of {config.calibrate.seeds} fresh seeds")
-    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-    if not finite:
-        raise ConfigError(
-            "config.recipe leads to no recipe whose runs are all finite; "
-            "allowed: one at which the baseline trains"
-        )
-    chosen = min(finite, key=finite.get)
+    tuning, kept, widenings = search(dimensions=ranges, runs=budget), {}, []
+    while True:
+        listed = shortlist(tuning, default, config.seed) | kept
+        say(f"tuning: {len(tuning.points)} runs, best of one seed {np.nanmin(tuning.bpb):.4f} bpb")
+        values = evaluate(list(listed.values()), Stage.TUNE_FINAL, config.calibrate.seeds)
+        chosen = _best_mean(listed, values, say)
+        edges = at_edge(tuning.dimensions, listed[chosen])
+        if not edges or len(widenings) == _WIDENINGS:
+            break
+        say(f"tuning: '{chosen}' lies at an edge of {', '.join(edges)}, so it goes on beyond")
+        kept, widenings = {"before": listed[chosen]}, [*widenings, edges]
+        more = max(1, budget // 4)
+        expect_more((more + _SHORTLIST * config.calibrate.seeds) * steps)
+        ranges = widened(tuning.dimensions, listed[chosen])
+        tuning = search(dimensions=ranges, runs=more, earlier=tuning)
+    if edges:
+        say(f"tuning: '{chosen}' still lies at an edge of {', '.join(edges)}")
     return {
         "runs": len(tuning.points),
         "failed": sum(not math.isfinite(x) for x in tuning.bpb),
+        "widenings": widenings,
+        "at_edge": edges,
         "ranges": {d.name: [d.low, d.high] for d in tuning.dimensions},
         "shortlist": {
             name: {
@@ -142,8 +166,41 @@ def tune_recipe(config: ConfigDict, runs: Runs, budget: int, say: Say) -> dict[s
     }
 
 
+def _finite_or_null(values: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
+    """Arrays by name as JSON has them."""
+    return {
+        name: [x if math.isfinite(x) else None for x in row.tolist()]
+        for name, row in values.items()
+    }
+
+
+def _best_mean(listed: dict[str, Point], values: np.ndarray, say: Say) -> str:
+    """The name of the point with the lowest mean; one with a failed run is out.
+
+    Args:
+      listed: by name.
+      values: float[points, seeds], bpb.
+      say: hears every mean.
+
+    Raises:
+      ConfigError: if all are out.
+    """
+    means = dict(zip(listed, values.mean(1), strict=True))
+    for name, mean in means.items():
+        say(f"  {name}: {mean:.4f} bpb, mean of {values.shape[1]} fresh seeds")
+    finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    if not finite:
+        raise ConfigError(
+            "config.recipe leads to no recipe whose runs are all finite; "
+            "allowed: one at which the baseline trains"
+        )
+    return min(finite, key=finite.get)
+
+
 def planned_calls(config: ConfigDict, budget: int, batch: int) -> list[Call]:
     """What a whole calibration asks of the engine; a shortlist with doubles asks for less.
+
+    A tuning that goes on beyond an edge asks for more, which nobody knows before.
 
     Args:
       config: whole.
@@ -181,6 +238,16 @@ def _panel_horizons(config: ConfigDict) -> list[int]:
     return sorted({_half(config), config.train.steps, config.confirm.steps})
 
 
+def horizon_slope(means: Mapping[int, float]) -> float:
+    """What a run gains for one unit of ln(horizon), in bpb; 0 if longer runs gain nothing.
+
+    Args:
+      means: bpb by horizon in steps.
+    """
+    slope, _ = np.polyfit(np.log(list(means)), list(means.values()), 1)
+    return max(0.0, -float(slope))
+
+
 def measure(
     config: ConfigDict, runs: Runs, recipe: dict[str, float], say: Say
 ) -> dict[str, dict[str, Any]]:
@@ -188,6 +255,9 @@ def measure(
 
     Returns:
       The parts `noise`, `scale` and `panel` of the document.
+
+    Raises:
+      EvidenceError: if a run of the baseline failed.
     """
     screen, full = config.train.steps, config.confirm.steps
     horizons, twin_horizons = _noise_horizons(config)
@@ -213,6 +283,12 @@ def measure(
         _NOISE,
     )
     baseline = {steps: found_noise["baseline", steps] for steps in horizons}
+    for steps, values in baseline.items():
+        if not np.all(np.isfinite(values)):
+            raise EvidenceError(
+                f"{np.sum(~np.isfinite(values))} of {len(values)} runs of the tuned baseline "
+                f"failed at {steps} steps; allowed: a config.recipe at which it trains"
+            )
     noise: dict[str, Any] = {}
     for name, steps in (("screen", screen), ("full", full)):
         found = seed_noise(baseline[steps], found_noise[_TWIN, steps])
@@ -222,24 +298,20 @@ def measure(
             f"{found.paired_sigma:.4f} for runs that share a seed"
         )
     noise["repeat_difference"] = float(abs(found_noise["again"][0] - baseline[screen][0]))
-    means = {steps: float(values.mean()) for steps, values in baseline.items()}
     near = [steps for steps in horizons if steps in (_half(config), screen, 2 * screen)]
-    slope = -np.polyfit(np.log(near), [means[steps] for steps in near], 1)[0]
     sigma = noise["screen"]["sigma"]
     scale = {
         "sigma": sigma,
         "shrinkage": (noise["screen"]["paired_sigma"] / sigma) ** 2,
-        "horizon_slope": max(0.0, float(slope)),
+        "horizon_slope": horizon_slope({steps: baseline[steps].mean() for steps in near}),
     }
     panel_horizons, names = _panel_horizons(config), (*good, *bad)
     values = train(
         {(name, steps): jobs(name, steps, few) for steps in panel_horizons for name in names},
         _PANEL_RUNS,
     )
-    panels = judge_panel(
-        {steps: {name: values[name, steps] for name in names} for steps in panel_horizons},
-        set(good),
-    )
+    ranked = {steps: {name: values[name, steps] for name in names} for steps in panel_horizons}
+    panels = judge_panel(ranked, set(good))
     say(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
     return {
         "noise": noise,
@@ -249,7 +321,10 @@ def measure(
             "good": good,
             "bad": bad,
             "seeds": len(few),
-            "horizons": {str(steps): panel._asdict() for steps, panel in panels.items()},
+            "horizons": {
+                str(steps): panel._asdict() | {"bpb": _finite_or_null(ranked[steps])}
+                for steps, panel in panels.items()
+            },
             "shortest_horizon": shortest_horizon(panels),
         },
     }

@@ -26,6 +26,7 @@ class Calibration(NamedTuple):
     recipe: dict[str, float]  # tuned, named as in `configs.base.SETTINGS`
     scale: Scale  # at the screening horizon
     sigma: float  # bpb, between seeds at the full horizon
+    sigma_interval: tuple[float, float]  # its 95 % interval
     paired_sigma: float  # bpb, of a difference of runs that share a seed, at the full horizon
     repeat_difference: float  # bpb
     panel_auc: float
@@ -80,6 +81,7 @@ def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:
         recipe=document["recipe"],
         scale=Scale(**document["scale"]),
         sigma=full["sigma"],
+        sigma_interval=(full["sigma_low"], full["sigma_high"]),
         paired_sigma=full["paired_sigma"],
         repeat_difference=document["noise"]["repeat_difference"],
         panel_auc=document["panel"]["auc"],

@@ -5,7 +5,7 @@ from typing import Any
 
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm
-from nanoevolve_jax.evidence.levels import level_of_card
+from nanoevolve_jax.evidence.levels import level_of_card, no_win
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline, is_static
 from nanoevolve_jax.evidence.trial import Trial
 from nanoevolve_jax.policy.mutations import describe_change
@@ -55,6 +55,7 @@ def make_card(
             "seal": calibration.seal,
             "evaluation": calibration.fingerprint,
             "sigma": calibration.sigma,
+            "sigma_interval": list(calibration.sigma_interval),
             "paired_sigma": calibration.paired_sigma,
             "panel_auc": calibration.panel_auc,
             "repeat_difference": calibration.repeat_difference,
@@ -72,6 +73,4 @@ def make_card(
 
 def is_win(card: Mapping[str, Any]) -> bool:
     """Whether the candidate was confirmed, and its confirmation counts."""
-    if card["retuned_baseline"]:
-        return False
-    return card["confirmation"]["outcome"] == "win" and not card["exploratory"]
+    return no_win(card) is None

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.runs import Run, Runs, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
-from nanoevolve_jax.evidence.statistics import LrFit, fit_lr
+from nanoevolve_jax.evidence.statistics import fit_lr
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
 from nanoevolve_jax.execution.train import Candidate
@@ -16,7 +16,7 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 
 LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
 LR_STAGE = "confirm: learning rate"  # of `runs.jsonl`
-_EXTENSIONS = 3  # times a range is extended before its edge is taken as it is
+_EXTENSIONS = 3  # factors added to a range before its edge is taken as it is
 
 
 class Arm(NamedTuple):
@@ -60,29 +60,31 @@ class Bench(NamedTuple):
     def pick_lr(self, arm: Arm) -> tuple[Arm, dict]:
         """The arm at its own best learning rate, and how it was found.
 
-        A quadratic through the mean losses over ln(lr); where an edge is best, the range is
-        extended there.
+        A quadratic through the mean losses over log2(lr); where its minimum, or the best point,
+        is at an end of the range, the range is extended there. An arm that fails at every factor
+        stays as it is, and `chosen` is None.
         """
         factors = list(LR_FACTORS)
-        for _ in range(_EXTENSIONS + 1):
+        while True:
             tried = [arm._replace(lr_factor=arm.lr_factor * factor) for factor in factors]
             jobs = [self.job(a, seed, PROMOTE_FOLD) for a in tried for seed in self.lr_seeds()]
             losses = bpb(self.runs.run(jobs, LR_STAGE))
             losses = losses.reshape(len(factors), -1)
-            fit: LrFit = fit_lr(factors, losses)
-            if fit.edge == "low" and len(factors) < len(LR_FACTORS) + _EXTENSIONS:
-                factors = [factors[0] * 0.5**0.5, *factors]
-            elif fit.edge == "high" and len(factors) < len(LR_FACTORS) + _EXTENSIONS:
-                factors = [*factors, factors[-1] * 2.0**0.5]
-            else:
+            fit = fit_lr(factors, losses)
+            extended = len(factors) - len(LR_FACTORS)
+            if fit is None or fit.edge is None or extended == _EXTENSIONS:
                 break
+            if fit.edge == "low":
+                factors = [factors[0] * 0.5**0.5, *factors]
+            else:
+                factors = [*factors, factors[-1] * 2.0**0.5]
         found = {
             "factors": factors,
             "bpb": [[x if np.isfinite(x) else None for x in row] for row in losses.tolist()],
-            "chosen": fit.factor,
-            "edge": fit.edge,
+            "chosen": fit and fit.factor,
+            "edge": fit and fit.edge,
         }
-        return arm._replace(lr_factor=arm.lr_factor * fit.factor), found
+        return arm._replace(lr_factor=arm.lr_factor * (fit.factor if fit else 1.0)), found
 
 
 def mean_curve(runs: Sequence[Run]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 
 WIN, NULL, CONTINUE = "win", "null", "continue"
@@ -23,6 +24,18 @@ class ConfirmationRules(NamedTuple):
     min_gain: float = 0.5  # sigmas
     worst: float = 2.0  # sigmas the worst run may be worse than the baseline's worst
     confirmations: int = 1  # of the campaign; divides both p
+
+
+_LOOSER_IF_LARGER = ("first_p", "p", "worst")
+_LOOSER_IF_SMALLER = ("first_seeds", "seeds", "min_gain")
+
+
+def loosened(rules: ConfirmationRules) -> dict[str, float]:
+    """The rules that are looser than the protocol's own, by name; a win by these does not count."""
+    usual = ConfirmationRules()
+    larger = {name for name in _LOOSER_IF_LARGER if getattr(rules, name) > getattr(usual, name)}
+    smaller = {name for name in _LOOSER_IF_SMALLER if getattr(rules, name) < getattr(usual, name)}
+    return {name: x for name, x in rules._asdict().items() if name in larger | smaller}
 
 
 class Decision(NamedTuple):
@@ -45,14 +58,19 @@ def decide(
       rules: of this campaign.
 
     Raises:
-      ValueError: if n is no look, or a run of the baseline failed.
+      ValueError: if n is no look.
+      EvidenceError: if a run of the baseline failed, for then there is nothing to compare with.
     """
     n = len(baseline)
     if n not in (rules.first_seeds, rules.seeds) or len(candidate) != n:
         raise ValueError(f"{n} pairs; allowed: {rules.first_seeds} or {rules.seeds}")
     baseline, candidate = np.asarray(baseline, float), np.asarray(candidate, float)
     if not np.all(np.isfinite(baseline)):
-        raise ValueError("a run of the baseline failed; allowed: a recipe at which all train")
+        failed = int(np.flatnonzero(~np.isfinite(baseline))[0])
+        raise EvidenceError(
+            f"the baseline's run on pair {failed + 1} failed; "
+            "allowed: a baseline that trains on every seed, from a new calibration"
+        )
     test = paired_test(baseline - candidate)
     if not np.all(np.isfinite(candidate)):
         failed = int(np.flatnonzero(~np.isfinite(candidate))[0])

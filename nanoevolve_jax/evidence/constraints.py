@@ -1,12 +1,16 @@
 """What a candidate must hold whatever it gains: no weight can trade these away."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from model import gpt
+from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.execution.settings import make_task
 from nanoevolve_jax.execution.train import Candidate, Task
 
 STATE_LIMIT = 1.05  # optimizer state, in bytes of NanoChat's
@@ -26,3 +30,47 @@ def state_ratio(task: Task, candidate: Candidate) -> float:
     ]
     whole = _num_bytes(state)
     return whole / (whole - _num_bytes(sensing))
+
+
+class Constraints(NamedTuple):
+    """What was measured, by the id of an arm."""
+
+    baseline: str
+    failure_at_twice_the_lr: dict[str, str | None]  # the baseline's among them; None: survived
+    state_bytes_over_nanochat: dict[str, float]
+
+    def broken(self, arm: str) -> str | None:
+        """What an arm does not hold, in words; None: it holds everything."""
+        ratio = self.state_bytes_over_nanochat[arm]
+        if ratio > STATE_LIMIT:
+            return (
+                f"its optimizer's state takes {ratio:.3f} times NanoChat's, above {STATE_LIMIT:g}"
+            )
+        failure = self.failure_at_twice_the_lr[arm]
+        if failure is not None and self.failure_at_twice_the_lr[self.baseline] is None:
+            return f"at twice the learning rate, where the baseline survives, it fails ({failure})"
+        return None
+
+
+def measure(bench: Bench, baseline: Arm, arms: Sequence[Arm], stage: str) -> Constraints:
+    """Runs arms and the baseline at twice the learning rate, and counts what they remember.
+
+    Args:
+      bench: where; the horizon is that of screening.
+      baseline: which an arm must survive if it does.
+      arms: candidates.
+      stage: that the runs are booked on.
+    """
+    steps, task = bench.config.train.steps, make_task(bench.config)
+    seed = stage_seed(Stage.PROMOTE, bench.config.seed, 0)
+    stressed = [baseline, *arms]
+    jobs = [
+        bench.job(arm._replace(lr_factor=2.0 * arm.lr_factor), seed, PROMOTE_FOLD, steps)
+        for arm in stressed
+    ]
+    made = bench.runs.run(jobs, stage)
+    return Constraints(
+        baseline.id,
+        {arm.id: run.failure for arm, run in zip(stressed, made, strict=True)},
+        {arm.id: state_ratio(task, bench.candidate(arm, steps)) for arm in arms},
+    )

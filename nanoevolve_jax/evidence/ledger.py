@@ -25,12 +25,15 @@ from typing import Any, NamedTuple
 from data.files import locked
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
-from nanoevolve_jax.evidence.seeds import Stage, confirmation_fold, stage_seed
+from nanoevolve_jax.evidence.seeds import (
+    MOST_CONFIRMATIONS,
+    Stage,
+    confirmation_fold,
+    confirmation_seeds,
+)
 
-FILE = "ledger.jsonl"
+FOLDER = "ledgers"
 FORMAT = 1
-SEEDS = 64  # of one confirmation
-_MOST = 2048 // SEEDS  # confirmations whose seeds a stage has room for
 _HEAD_KIND = "ledger head"
 
 Event = dict[str, Any]
@@ -141,11 +144,23 @@ class Ledger:
             return _confirmations(_load(self.path, self.fingerprint).events)
 
 
+def ledger_path(cache: Path, fingerprint: str) -> Path:
+    """Where the ledger of an evaluation lies: with the text that it gives out, under its name.
+
+    A second calibration of one evaluation, or a copy of the first, leads to the same ledger.
+
+    Args:
+      cache: `config.data.cache_dir`.
+      fingerprint: of the evaluation.
+    """
+    return cache / FOLDER / f"{fingerprint}.jsonl"
+
+
 def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
     """Opens the ledger of an evaluation, or begins it.
 
     Args:
-      path: of the ledger, beside `calibration.json`.
+      path: of the ledger, see `ledger_path`; its folder is made.
       fingerprint: of the evaluation.
       folds: `config.data.folds`, which the fingerprint covers.
 
@@ -153,6 +168,10 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
       EvidenceError: if the ledger is of another evaluation, was changed after it was written,
         lacks events, or cannot be written.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvidenceError(f"{path} cannot be read or written: {error}") from None
     with _locked(path):
         log = _load(path, fingerprint)
         if not log.events:
@@ -196,13 +215,13 @@ def _next_confirmation(events: list[Event], campaign: str, candidate: str, folds
         )
     made = _confirmations(events)
     number = len(made)
-    if number >= _MOST:
+    if number >= MOST_CONFIRMATIONS:
         raise EvidenceError(
             f"{number} confirmations have used all seeds of this calibration; "
             "allowed: a new calibration with other text"
         )
     # The number counts over all campaigns, so seeds differ even if two share `config.seed`.
-    seeds = [stage_seed(Stage.CONFIRM, known["seed"], number * SEEDS + i) for i in range(SEEDS)]
+    seeds = confirmation_seeds(Stage.CONFIRM, known["seed"], number)
     return {
         "event": "confirmation",
         "number": number,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.evidence.confirmation import WIN
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 
 AUC = 0.9
@@ -31,9 +32,9 @@ class Ladder(NamedTuple):
     panel_auc: float | None = None
     repeat_difference: float | None = None
     static: bool = False
-    gates: np.ndarray | None = None  # float[seeds, steps]
-    actuators: Mapping[str, Sequence[float]] | None = None  # means of three thirds
-    won: bool = False  # confirmed, counted, and no retuned baseline
+    gates: np.ndarray | None = None  # float[seeds, steps], NaN: a run failed
+    actuators: Mapping[str, Sequence[float]] | None = None  # means of three thirds, of the live
+    no_win: str | None = "it is not confirmed"  # why it is no win that counts; None: it is one
     cells: Mapping[str, np.ndarray] | None = None  # gains float[seeds], NaN: failed
     sigma: float = math.nan  # bpb
     cheaper: np.ndarray | None = None  # gains at 95 % of the compute
@@ -55,6 +56,8 @@ def _separates(ladder: Ladder) -> str | None:
 def _moves_with_phase(ladder: Ladder) -> str | None:
     if ladder.gates is None or ladder.actuators is None:
         return "the gate's trajectories were not recorded"
+    if not np.all(np.isfinite(ladder.gates)):
+        return "a run failed, so that its gate is not known on every seed"
     thirds = np.array_split(ladder.gates, 3, axis=1)
     shift = thirds[0].mean(1) - thirds[2].mean(1)
     agree = max(np.mean(shift > 0), np.mean(shift < 0))
@@ -66,6 +69,8 @@ def _moves_with_phase(ladder: Ladder) -> str | None:
         name: (max(values) - min(values)) / max(abs(float(np.mean(values))), 1e-12)
         for name, values in ladder.actuators.items()
     }
+    if not spread:
+        return "its gate moves no actuator"
     name = max(spread, key=spread.get)
     if spread[name] < ACTUATOR_SHIFT:
         return f"no actuator moves by {ACTUATOR_SHIFT:.0%}; {name} moves by {spread[name]:.1%}"
@@ -80,6 +85,15 @@ def lower_bound(gains: Sequence[float]) -> float:
     return float(test.mean - stats.t.ppf(0.95, test.n - 1) * test.sd / math.sqrt(test.n))
 
 
+def pooled(cells: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Each seed's mean gain over all cells, float64[seeds].
+
+    Cells share their seeds and the validation text, so their gains scatter together: seeds are
+    what is independent, and so the number of seeds is what a bound may count.
+    """
+    return np.mean(list(cells.values()), axis=0)
+
+
 def _holds(ladder: Ladder) -> str | None:
     if ladder.cells is None:
         return "other learning rates and horizons were not tried"
@@ -88,7 +102,7 @@ def _holds(ladder: Ladder) -> str | None:
             return f"a run died at {name}"
         if np.mean(gains) < CELL_FLOOR * ladder.sigma:
             return f"at {name} it gains {np.mean(gains) / ladder.sigma:.2f} sigma"
-    bound = lower_bound(np.concatenate(list(ladder.cells.values())))
+    bound = lower_bound(pooled(ladder.cells))
     return None if bound > 0 else f"the pooled lower bound is {bound:+.4f} bpb"
 
 
@@ -112,7 +126,7 @@ def level_of(ladder: Ladder) -> Level:
     steps = {
         1: _separates,
         2: _moves_with_phase,
-        3: lambda ladder: None if ladder.won else "it is not confirmed",
+        3: lambda ladder: ladder.no_win,
         4: _holds,
         5: _is_worth_adopting,
     }
@@ -144,33 +158,52 @@ def required_seeds(effect: float, paired_sigma: float, most: int = 64) -> int:
     return most
 
 
+def no_win(card: Mapping[str, Any]) -> str | None:
+    """Why a card holds no win that counts; None: it holds one."""
+    if card["retuned_baseline"]:
+        return "it is a retuned baseline"
+    if card["confirmation"]["outcome"] != WIN:
+        return "it is not confirmed"
+    if card["exploratory"]:
+        return "its confirmation was exploratory"
+    attribution = card["attribution"]
+    if attribution is not None and None in attribution["bpb"]["winner"]:
+        return f"its run on pair {attribution['bpb']['winner'].index(None) + 1} failed"
+    return None
+
+
+def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
+    """Gains of one condition of a card's `transfer`, float64[seeds]; NaN: a run failed."""
+    baseline, winner = (
+        np.array([math.nan if x is None else x for x in cell[arm]], np.float64)
+        for arm in ("baseline", "winner")
+    )
+    return baseline - winner
+
+
 def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
     """The level that a card's records and the candidate's gates, float[seeds, steps], support."""
-    if card["retuned_baseline"]:
-        return Level(0, "it is a retuned baseline", card["static"])
-
-    def array(values: Any) -> np.ndarray:
-        return np.array([math.nan if x is None else x for x in values], np.float64)
-
-    def gains(cell: Mapping[str, Any]) -> np.ndarray:
-        return array(cell["baseline"]) - array(cell["winner"])
-
-    calibration, moved, phases = card["calibration"], card["transfer"], card["phases"]
+    calibration = card["calibration"]
+    moved, phases = card.get("transfer"), card.get("phases")
     ladder = Ladder(
         panel_auc=calibration["panel_auc"],
         repeat_difference=calibration["repeat_difference"],
         static=card["static"],
         gates=gates if gates is not None and gates.size else None,
-        won=card["confirmation"]["outcome"] == "win" and not card["exploratory"],
+        no_win=no_win(card),
         sigma=calibration["sigma"],
     )
     if phases is not None:
-        actuators = {name: means for name, means in phases["thirds"].items() if name != "gate"}
+        actuators = {
+            name: [third["mean"] for third in thirds]
+            for name, thirds in phases["thirds"].items()
+            if name != "gate"
+        }
         ladder = ladder._replace(actuators=actuators)
     if moved is not None:
         ladder = ladder._replace(
-            cells={name: gains(cell) for name, cell in moved["cells"].items()},
-            cheaper=gains(moved["cheaper"]),
-            wider=gains(moved["wider"]),
+            cells={name: cell_gains(cell) for name, cell in moved["cells"].items()},
+            cheaper=cell_gains(moved["cheaper"]),
+            wider=cell_gains(moved["wider"]),
         )
     return level_of(ladder)

@@ -1,7 +1,11 @@
 """The evidence card in words: its verdict in one sentence, and one page of Markdown."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+from nanoevolve_jax.evidence.levels import cell_gains, no_win, pooled
+from nanoevolve_jax.evidence.statistics import paired_test
 
 
 def sentence(card: Mapping[str, Any]) -> str:
@@ -14,42 +18,32 @@ def sentence(card: Mapping[str, Any]) -> str:
         )
     found = card["confirmation"]
     test, pairs = found["test"], found["pairs"]
-    gain = (
-        "a run that failed"
-        if test["mean"] is None
-        else (
-            f"{test['mean']:+.4f} bpb ({found['gain_in_sigma']:+.2f} sigma), "
-            f"95 % interval {test['low']:+.4f} to {test['high']:+.4f}, p = {test['p']:.2g}"
-        )
-    )
     start = "In an exploratory comparison " if card.get("exploratory") else ""
-    if found["outcome"] != "win":
-        return (
-            f"{start}{name} is not distinguishable from the tuned baseline: "
-            f"mean gain over {pairs} paired seeds {gain}."
-        )
-    return f"{start}{name} beats the tuned baseline over {pairs} paired seeds, {gain}: {verdict}."
-
-
-def _interval(test: Mapping[str, Any]) -> str:
+    null = f"{start}{name} is not distinguishable from the tuned baseline: "
     if test["mean"] is None:
-        return "a run failed"
-    return (
-        f"{test['mean']:+.4f} | {test['low']:+.4f} to {test['high']:+.4f} "
-        f"| {test['p']:.3g} | {test['n']}"
+        return f"{null}{found['reason']}."
+    gain = (
+        f"{test['mean']:+.4f} bpb ({found['gain_in_sigma']:+.2f} sigma), "
+        f"95 % interval {test['low']:+.4f} to {test['high']:+.4f}, p = {test['p']:.2g}"
     )
+    if found["outcome"] != "win":
+        return f"{null}mean gain over {pairs} paired seeds {gain}."
+    reason = no_win(card)
+    counts = f" It does not count, for {reason}." if reason else ""
+    won = f"{start}{name} beats the tuned baseline over {pairs} paired seeds, {gain}: {verdict}."
+    return won + counts
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:
     """The card as one page of Markdown."""
-    calibration, confirmation = card["calibration"], card["confirmation"]
+    level = card["level"]
     lines = [
         f"# Evidence for {card['id']}",
         "",
         f"**{sentence(card)}**",
         "",
-        f"Win level {card['level']['level']}"
-        + (f"; not higher because {card['level']['missing']}" if card["level"]["missing"] else "")
+        f"Win level {level['level']}"
+        + (f"; not higher because {level['missing']}" if level["missing"] else "")
         + (" (a static policy: level 2 does not apply)" if card["static"] else "")
         + ".",
         "",
@@ -59,64 +53,12 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         f"this one that count: {card['confirmations']}.",
         "",
     ]
-    if confirmation is not None:
-        power = card["power"]
-        lines += [
-            "## Confirmation",
-            "",
-            f"Noise: sigma {calibration['sigma']:.4f} bpb between seeds, "
-            f"{calibration['paired_sigma']:.4f} for twins that share a seed. A true gain of one "
-            f"sigma wins with probability {power['strangers']['power_at_one_sigma']:.2f} if the "
-            f"arms scatter apart, {power['twins']['power_at_one_sigma']:.2f} if they scatter "
-            "together.",
-            "",
-            "| comparison | mean gain, bpb | 95 % interval | p, one-sided | n |",
-            "| --- | ---: | ---: | ---: | ---: |",
-            f"| {card['id']} over baseline | {_interval(confirmation['test'])} |",
-        ]
-        if card["attribution"] is not None:
-            lines += [
-                f"| {name} | {_interval(test)} |"
-                for name, test in card["attribution"]["contrasts"].items()
-            ]
-        lines += ["", f"Decision: {confirmation['outcome']}; {confirmation['reason']}.", ""]
-        rates = confirmation["learning_rates"]
-        lines += [
-            "Learning rates, on promotion seeds: baseline "
-            f"x{rates['baseline']['chosen']:.3g}, candidate x{rates['winner']['chosen']:.3g}.",
-            "",
-            "| seed | baseline bpb | candidate bpb |",
-            "| ---: | ---: | ---: |",
-        ]
-        rows = zip(
-            card["seeds"], confirmation["baseline_bpb"], confirmation["winner_bpb"], strict=True
-        )
-        lines += [
-            f"| {seed} | {_number(baseline)} | {_number(candidate)} |"
-            for seed, baseline, candidate in rows
-        ]
-        target = confirmation["to_target"]
-        if target is not None and target["winner_steps"] is not None:
-            lines += [
-                "",
-                f"To the baseline's final {target['bpb']:.4f} bpb: "
-                f"{target['winner_steps']:.0f} steps against {target['baseline_steps']:.0f}, "
-                f"{target['winner_cost_over_baseline']:.3f} of the compute (curves of "
-                f"{card['evaluations']} validations, interpolated).",
-            ]
-        elif target is not None:
-            lines += ["", f"It never reaches the baseline's final {target['bpb']:.4f} bpb."]
-        lines.append("")
+    if card["confirmation"] is not None:
+        lines += [*_confirmation(card), ""]
+    if card.get("transfer") is not None:
+        lines += [*_transfer(card["transfer"]), ""]
     if card.get("phases") is not None:
-        thirds, drivers = card["phases"]["thirds"], card["phases"]["drivers"]
-        lines += ["## What the policy does", "", "| | first third | middle | last |"]
-        lines += ["| --- | ---: | ---: | ---: |"]
-        lines += [
-            f"| {name} | " + " | ".join(f"{x:.3f}" for x in values) + " |"
-            for name, values in thirds.items()
-        ]
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in drivers.items() if share)
-        lines += ["", f"What drives the gate: {shares or 'nothing, it stands still'}.", ""]
+        lines += [*_phases(card["phases"]), ""]
     lines += ["## Compute spent", "", "| stage | runs | failed | tokens |"]
     lines += ["| --- | ---: | ---: | ---: |"]
     lines += [
@@ -127,6 +69,135 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     prints = ", ".join(f"{name} {value}" for name, value in card["fingerprints"].items())
     lines += [f"Fingerprints: {prints}.", ""]
     return "\n".join(lines)
+
+
+def _confirmation(card: Mapping[str, Any]) -> list[str]:
+    found = card["confirmation"]
+    contrasts = {f"{card['id']} over baseline": found["test"]}
+    if card["attribution"] is not None:
+        contrasts |= card["attribution"]["contrasts"]
+    rates = found["learning_rates"]
+    lines = [
+        "## Confirmation",
+        "",
+        *_noise(card),
+        "",
+        _rules(found["rules"], found["loosened"]),
+        "",
+        *_table(contrasts),
+        "",
+        f"Decision: {found['outcome']}; {found['reason']}.",
+        "",
+        "Learning rates, on promotion seeds: baseline "
+        f"{_factor(rates['baseline'])}, candidate {_factor(rates['winner'])}.",
+        "",
+        "| seed | baseline bpb | candidate bpb |",
+        "| ---: | ---: | ---: |",
+    ]
+    rows = zip(card["seeds"], found["baseline_bpb"], found["winner_bpb"], strict=True)
+    lines += [f"| {seed} | {_number(a)} | {_number(b)} |" for seed, a, b in rows]
+    target = found["to_target"]
+    if target is not None and target["winner_steps"] is not None:
+        lines += [
+            "",
+            f"To the baseline's final {target['bpb']:.4f} bpb: "
+            f"{target['winner_steps']:.0f} steps against {target['baseline_steps']:.0f}, "
+            f"{target['winner_cost_over_baseline']:.3f} of the compute (curves of "
+            f"{card['evaluations']} validations, interpolated).",
+        ]
+    elif target is not None:
+        lines += ["", f"It never reaches the baseline's final {target['bpb']:.4f} bpb."]
+    return lines
+
+
+def _noise(card: Mapping[str, Any]) -> list[str]:
+    calibration, scattered = card["calibration"], card["confirmation"]["paired_sd_in_sigma"]
+    low, high = calibration["sigma_interval"]
+    twins, strangers = card["power"]["twins"], card["power"]["strangers"]
+    lines = [
+        f"Noise: sigma {calibration['sigma']:.4f} bpb between seeds (95 % interval {low:.4f} to "
+        f"{high:.4f}), {calibration['paired_sigma']:.4f} for twins that share a seed. Before the "
+        f"runs: a true gain of one sigma wins with probability {twins['power_at_one_sigma']:.2f} "
+        f"if the gains of pairs scatter by {twins['paired_sigma_in_sigma']:.2f} sigma, as twins "
+        f"do, and {strangers['power_at_one_sigma']:.2f} if by "
+        f"{strangers['paired_sigma_in_sigma']:.2f}, as strangers at the upper end of that "
+        "interval do."
+    ]
+    if scattered is not None:
+        lines.append(f"The gains of these pairs scattered by {scattered:.2f} sigma.")
+    return lines
+
+
+def _rules(rules: Mapping[str, float], loose: Mapping[str, float]) -> str:
+    count = rules["confirmations"]
+    shared = f", both divided by the {count} confirmations that count" if count > 1 else ""
+    words = (
+        f"Rules: a win at p <= {rules['first_p']:g} after {rules['first_seeds']} pairs or at p <= "
+        f"{rules['p']:g} after {rules['seeds']}{shared}; a mean gain of at least "
+        f"{rules['min_gain']:g} sigma; a worst run at most {rules['worst']:g} sigma worse than the "
+        "baseline's worst."
+    )
+    if loose:
+        words += f" Looser than the protocol's, so that no win counts: {', '.join(loose)}."
+    return words
+
+
+def _transfer(moved: Mapping[str, Any]) -> list[str]:
+    cells = {name: cell_gains(cell) for name, cell in moved["cells"].items()}
+    conditions = cells | {
+        "mean of these, by seed": pooled(cells),
+        "95 % of the compute": cell_gains(moved["cheaper"]),
+        "the wider model": cell_gains(moved["wider"]),
+    }
+    tests = {name: paired_test(gains)._asdict() for name, gains in conditions.items()}
+    return ["## Elsewhere", "", *_table(tests)]
+
+
+def _phases(phases: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "## What the policy does",
+        "",
+        f"Means over {phases['n']} runs with their 95 % intervals.",
+        "",
+        "| | first third | middle | last |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(_with_interval(x, ".3f") for x in thirds) + " |"
+        for name, thirds in phases["thirds"].items()
+    ]
+    shares = [
+        f"{name} {_with_interval(share, '.0%')}"
+        for name, share in phases["drivers"].items()
+        if share["mean"]
+    ]
+    drivers = ", ".join(shares) or "nothing, it stands still"
+    return [*lines, "", f"What drives the gate: {drivers}."]
+
+
+def _table(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Paired tests by name, as rows."""
+    lines = [
+        "| comparison | mean gain, bpb | 95 % interval | p, one-sided | n |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, test in tests.items():
+        mean, interval = "a run failed", ""
+        if test["mean"] is not None and math.isfinite(test["mean"]):
+            mean, interval = f"{test['mean']:+.4f}", f"{test['low']:+.4f} to {test['high']:+.4f}"
+        lines.append(f"| {name} | {mean} | {interval} | {test['p']:.3g} | {test['n']} |")
+    return lines
+
+
+def _with_interval(found: Mapping[str, float], form: str) -> str:
+    return f"{found['mean']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+
+
+def _factor(sweep: Mapping[str, Any]) -> str:
+    if sweep["chosen"] is None:
+        return "fails at all of them"
+    edge = f", still at the {sweep['edge']} end of what was tried" if sweep["edge"] else ""
+    return f"x{sweep['chosen']:.3g}{edge}"
 
 
 def _number(value: float | None) -> str:

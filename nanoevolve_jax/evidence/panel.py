@@ -10,6 +10,9 @@ from nanoevolve_jax.evidence.statistics import auc, kendall_tau
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import CLIP_UPDATE_RMS, DECAY_DECOUPLED, FIELDS
 
+AGREEMENT = 0.5  # least Kendall's tau of a ranking that can be repeated: 3 pairs of 4 in order
+AS_WELL = 0.9  # of the full horizon's own tau; all of it would fail an equal one half of the time
+
 
 def _memory(beta: float, factor: float) -> float:
     """A decay whose memory `1 / (1 - beta)` is `factor` times as long."""
@@ -55,7 +58,7 @@ class Panel(NamedTuple):
 
     auc: float  # that one run of a good spec beats one run of a bad spec on the same seed
     tau_seeds: float  # Kendall's tau between the rankings of two seeds, mean over pairs
-    tau_full: float  # between the ranking of the means and that of the full horizon
+    tau_full: float  # between a run and one of the full horizon on another seed, likewise
 
 
 def judge_panel(
@@ -67,26 +70,34 @@ def judge_panel(
       horizons: by horizon in steps, the bpb of every spec, float[seeds]; NaN where it failed.
       good: names of the specs known to be good.
     """
-    full = max(horizons)
+    full = by_seed(horizons[max(horizons)])
 
-    def ranking(runs):
-        return np.array([np.mean(values) for values in runs.values()])
-
-    def judge(runs):
-        by_seed = np.array(list(runs.values())).T  # [seeds, specs]
-        names = list(runs)
-        is_good = np.array([name in good for name in names])
-        pairs = itertools.combinations(by_seed, 2)
+    def judge(runs: Mapping[str, np.ndarray]) -> Panel:
+        is_good = np.array([name in good for name in runs])
+        rankings = by_seed(runs)
+        pairs = itertools.combinations(rankings, 2)
+        across = itertools.permutations(range(len(rankings)), 2)
         return Panel(
-            auc=float(np.mean([auc(row[is_good], row[~is_good]) for row in by_seed])),
+            auc=float(np.mean([auc(row[is_good], row[~is_good]) for row in rankings])),
             tau_seeds=float(np.mean([kendall_tau(a, b) for a, b in pairs])),
-            tau_full=float(kendall_tau(ranking(runs), ranking(horizons[full]))),
+            tau_full=float(np.mean([kendall_tau(rankings[i], full[j]) for i, j in across])),
         )
 
     return {steps: judge(runs) for steps, runs in sorted(horizons.items())}
 
 
-def shortest_horizon(panels: Mapping[int, Panel]) -> int:
-    """The shortest horizon whose ranking agrees with the full one as well as its seeds agree."""
-    required = panels[max(panels)].tau_seeds
-    return min(steps for steps, panel in panels.items() if panel.tau_full >= required)
+def by_seed(runs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One row of bpb for every seed, float[seeds, specs]."""
+    return np.array(list(runs.values())).T
+
+
+def shortest_horizon(panels: Mapping[int, Panel]) -> int | None:
+    """The shortest horizon whose runs agree with full ones about as well as those among themselves.
+
+    None if runs of the full horizon do not agree with each other: then there is no ranking that a
+    shorter one could have.
+    """
+    own = panels[max(panels)].tau_seeds
+    if own < AGREEMENT:
+        return None
+    return min(steps for steps, panel in panels.items() if panel.tau_full >= AS_WELL * own)

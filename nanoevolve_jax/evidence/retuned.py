@@ -1,44 +1,51 @@
 """Policies that are only the baseline with other numbers of its recipe."""
 
+from scipy.special import expit
+
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
-from nanoevolve_jax.policy.spec import OptimizerSpec
+from nanoevolve_jax.policy.gate import blended_actuators
+from nanoevolve_jax.policy.spec import DECAY_NONE, OptimizerSpec
 
 
 def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
     """The same policy without its gate, where the gate moves nothing that fixed fields cannot say.
 
-    A gate whose poles coincide is a constant: multiplier, clip threshold and second-moment decay
-    have fields of their own; a partial mix has not, and keeps its gate.
+    A gate that senses nothing stands at `sigmoid(sharpness * bias)`; one whose poles coincide,
+    for every actuator that something reads, may move and changes nothing. Multiplier, clip
+    threshold and second-moment decay have fields of their own; a partial mix has not, and keeps
+    its gate.
     """
-    control = spec.control
-    if not control.enabled or control.aggressive != control.conservative:
+    if not spec.control.enabled or not is_static(spec):
         return spec
-    at = control.aggressive
+    at = blended_actuators(spec, float(expit(spec.control.sharpness * spec.control.bias)))
     if spec.orthogonalize and at.orthogonal_mix not in (0.0, 1.0):
         return spec
     if spec.trust_ratio and at.trust_ratio_mix not in (0.0, 1.0):
         return spec
     return spec._replace(
-        update_multiplier=spec.update_multiplier * at.update_multiplier,
+        update_multiplier=at.update_multiplier,
         trust_ratio=int(bool(spec.trust_ratio) and at.trust_ratio_mix == 1.0),
         clip_threshold=at.clip_threshold,
         second_moment_beta=at.second_moment_beta,
         orthogonalize=int(bool(spec.orthogonalize) and at.orthogonal_mix == 1.0),
-        control=control._replace(enabled=0),
+        control=spec.control._replace(enabled=0),
     )
 
 
 def is_static(spec: OptimizerSpec) -> bool:
-    """Whether the gate is off, senses nothing, or moves nothing."""
+    """Whether the gate is off, senses nothing, or moves nothing that acts."""
     senses = any(coefficient != 0 for coefficient in spec.control.coefficients)
-    return not (spec.control.enabled and senses and moving_actuators(spec))
+    return not (spec.control.enabled and senses and moving_actuators(canonical(spec)))
 
 
 def is_retuned_baseline(spec: OptimizerSpec, baseline: OptimizerSpec) -> bool:
     """Whether a policy is the baseline once recipe fields and the multiplier are reset.
 
-    Such a policy says that the baseline can be tuned further, and nothing about policies.
+    Such a policy says that the baseline can be tuned further, and nothing about policies. No
+    decay is the baseline's decay at a recipe's `weight_decay` of 0.
     """
-    own = ("momentum", "second_moment_beta", "update_multiplier")
-    reset = without_still_gate(spec)._replace(**{name: getattr(baseline, name) for name in own})
+    spec = without_still_gate(spec)
+    own = ["momentum", "second_moment_beta", "update_multiplier"]
+    own += ["decay"] * (spec.decay == DECAY_NONE)
+    reset = spec._replace(**{name: getattr(baseline, name) for name in own})
     return canonical(reset) == canonical(baseline)

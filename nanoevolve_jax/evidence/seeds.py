@@ -9,6 +9,8 @@ _CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # beside 5 bits of stage they fill a uint3
 SCREEN_FOLD = 0
 PROMOTE_FOLD = 1
 _FIRST_CONFIRM_FOLD = 2
+CONFIRMATION_SEEDS = 64  # that a confirmation has of each stage
+MOST_CONFIRMATIONS = 2**_INDEX_BITS // CONFIRMATION_SEEDS  # whose seeds a stage has room for
 
 
 class Stage(enum.IntEnum):
@@ -22,6 +24,8 @@ class Stage(enum.IntEnum):
     CONFIRM = 5
     DISTURB = 6
     TRANSFER = 7
+    CHEAPER = 8
+    WIDER = 9
 
 
 def stage_seed(stage: Stage, campaign: int, index: int) -> int:
@@ -43,6 +47,26 @@ def stage_seed(stage: Stage, campaign: int, index: int) -> int:
     if not 0 <= index < 2**_INDEX_BITS:
         raise ValueError(f"index is {index}; allowed: 0 to {2**_INDEX_BITS - 1}")
     return (int(stage) << (_CAMPAIGN_BITS + _INDEX_BITS)) | (campaign << _INDEX_BITS) | index
+
+
+def confirmation_seeds(
+    stage: Stage, campaign: int, number: int, count: int = CONFIRMATION_SEEDS
+) -> list[int]:
+    """The first seeds of one confirmation within a stage; no other confirmation has them.
+
+    Args:
+      stage: what they are for.
+      campaign: `config.seed`.
+      number: of the confirmation, from 0 over all campaigns of the evaluation.
+      count: at most `CONFIRMATION_SEEDS`.
+
+    Raises:
+      ValueError: if there are not so many.
+    """
+    if not 0 <= count <= CONFIRMATION_SEEDS:
+        raise ValueError(f"count is {count}; allowed: 0 to {CONFIRMATION_SEEDS}")
+    first = number * CONFIRMATION_SEEDS
+    return [stage_seed(stage, campaign, first + i) for i in range(count)]
 
 
 def confirmation_fold(number: int, folds: int) -> int:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.evidence.errors import EvidenceError
+
 
 class PairedTest(NamedTuple):
     """One-sided paired t-test of a mean gain above 0."""
@@ -17,6 +19,28 @@ class PairedTest(NamedTuple):
     p: float
     low: float  # two-sided 95 % interval of the mean
     high: float
+
+
+class Interval(NamedTuple):
+    """A mean and its two-sided 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values; without variance the interval is the mean.
+
+    Args:
+      values: float[n], finite.
+    """
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2 or np.ptp(values) == 0:
+        return Interval(mean, mean, mean)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+    return Interval(mean, float(low), float(high))
 
 
 def paired_test(gains: Sequence[float]) -> PairedTest:
@@ -32,13 +56,11 @@ def paired_test(gains: Sequence[float]) -> PairedTest:
     n = len(gains)
     if not n or not np.all(np.isfinite(gains)):
         return PairedTest(-math.inf, math.nan, n, 1.0, -math.inf, math.inf)
-    mean = float(gains.mean())
+    mean, low, high = mean_interval(gains)
     if n < 2 or np.ptp(gains) == 0:
-        return PairedTest(mean, 0.0, n, 1.0, mean, mean)
-    sd = float(gains.std(ddof=1))
+        return PairedTest(mean, 0.0, n, 1.0, low, high)
     result = stats.ttest_1samp(gains, 0.0, alternative="greater")
-    low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=sd / math.sqrt(n))
-    return PairedTest(mean, sd, n, float(result.pvalue), float(low), float(high))
+    return PairedTest(mean, float(gains.std(ddof=1)), n, float(result.pvalue), low, high)
 
 
 class SeedNoise(NamedTuple):
@@ -59,11 +81,14 @@ def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
       other: float[n], bpb of the twin.
 
     Raises:
-      ValueError: if a run is not finite.
+      EvidenceError: if a run is not finite.
     """
     a, b = np.asarray(baseline, np.float64), np.asarray(other, np.float64)
     if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
-        raise ValueError("a run of the baseline failed; allowed: a recipe at which all train")
+        raise EvidenceError(
+            "a run of the baseline or of its near twin failed, so that there is no noise to "
+            "measure; allowed: a config.recipe at which they train on every seed"
+        )
     freedom = len(a) - 1
     sigma = float(a.std(ddof=1))
     scale = [math.sqrt(freedom / stats.chi2.ppf(q, freedom)) for q in (0.975, 0.025)]
@@ -99,32 +124,38 @@ class LrFit(NamedTuple):
     """The best learning rate of a sweep."""
 
     factor: float
-    edge: str | None  # 'low' or 'high' if the best point tried is at an end of the range
+    edge: str | None  # 'low' or 'high' if the best one may lie beyond that end of the range
 
 
-def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit:
+def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit | None:
     """Fits a parabola to the mean loss over log2(factor).
+
+    The best point is at an edge if the parabola has its minimum there or beyond, or if none of
+    the points tried is better. Beyond a factor with a failed run there is nothing to look for.
 
     Args:
       factors: float[points], ascending.
       losses: float[points, seeds]; a factor with a failed run is left out.
 
     Returns:
-      The vertex within the range tried, or the best point where there is no minimum.
-
-    Raises:
-      ValueError: if every factor has a failed run.
+      The vertex within the range tried, or the best point where there is no minimum; None if
+      every factor has a failed run.
     """
     mean = np.asarray(losses, np.float64).mean(1)
     finite = np.flatnonzero(np.isfinite(mean))
     if not len(finite):
-        raise ValueError("every learning rate has a failed run; allowed: one at which all train")
+        return None
     x, y = np.log2(np.asarray(factors, np.float64)[finite]), mean[finite]
-    best = int(np.argmin(y))
-    edge = {0: "low", len(factors) - 1: "high"}.get(int(finite[best]))
-    if len(finite) < 3:
-        return LrFit(float(2.0 ** x[best]), edge)
-    a, b, _ = np.polyfit(x, y, 2)
-    if a <= 0:
-        return LrFit(float(2.0 ** x[best]), edge)
-    return LrFit(float(2.0 ** np.clip(-b / (2 * a), x[0], x[-1])), edge)
+    best = x[np.argmin(y)]
+    optimum = best
+    if len(finite) >= 3:
+        a, b, _ = np.polyfit(x, y, 2)
+        optimum = -b / (2 * a) if a > 0 else best
+
+    def edge(place: float) -> str | None:
+        if place <= x[0] and finite[0] == 0:
+            return "low"
+        return "high" if place >= x[-1] and finite[-1] == len(factors) - 1 else None
+
+    factor = float(2.0 ** np.clip(optimum, x[0], x[-1]))
+    return LrFit(factor, edge(optimum) or edge(best))

@@ -6,8 +6,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import bpb
-from nanoevolve_jax.evidence.seeds import Stage, stage_seed
+from nanoevolve_jax.evidence.seeds import Stage, confirmation_seeds
 from nanoevolve_jax.evidence.work import Call, Group, call
 
 WIDER = "wider"  # the program of the wider model
@@ -47,24 +48,30 @@ def _fewer(steps: int, cost_ratio: float) -> int:
     return max(1, int(0.95 * steps / cost_ratio))
 
 
-def _seeds(bench: Bench, first: int, count: int) -> list[int]:
-    return [stage_seed(Stage.TRANSFER, bench.config.seed, first + i) for i in range(count)]
+def _seeds(bench: Bench, stage: Stage, consumed: Confirmation, count: int) -> list[int]:
+    return confirmation_seeds(stage, bench.config.seed, consumed.number, count)
 
 
-def run_cells(bench: Bench, winner: Arm, baseline: Arm, fold: int) -> dict[str, Cell]:
+def run_cells(bench: Bench, winner: Arm, baseline: Arm, consumed: Confirmation) -> dict[str, Cell]:
     """Level 4: the learning rate and the horizon halved and doubled."""
-    steps, seeds = bench.config.confirm.steps, _seeds(bench, 0, bench.config.transfer.seeds)
+    steps = bench.config.confirm.steps
+    seeds = _seeds(bench, Stage.TRANSFER, consumed, bench.config.transfer.seeds)
     cells = {}
     for name, (factor, horizon) in _conditions(steps).items():
         arms = [arm._replace(lr_factor=arm.lr_factor * factor) for arm in (baseline, winner)]
-        jobs = [bench.job(arm, seed, fold, horizon) for arm in arms for seed in seeds]
+        jobs = [bench.job(arm, seed, consumed.fold, horizon) for arm in arms for seed in seeds]
         values = bpb(bench.runs.run(jobs, _CELLS))
         cells[name] = Cell(*values.reshape(2, -1))
     return cells
 
 
 def run_cheaper(
-    bench: Bench, winner: Arm, baseline: Arm, fold: int, cost_ratio: float, count: int
+    bench: Bench,
+    winner: Arm,
+    baseline: Arm,
+    consumed: Confirmation,
+    cost_ratio: float,
+    count: int,
 ) -> Cell:
     """Level 5: the winner with 95 % of the baseline's compute.
 
@@ -72,14 +79,14 @@ def run_cheaper(
       bench: where.
       winner: at its own learning rate.
       baseline: likewise.
-      fold: of the validation text.
+      consumed: the confirmation's seeds and fold.
       cost_ratio: FLOPs of the winner's step over the baseline's.
       count: seeds, fixed beforehand.
     """
-    steps, seeds = bench.config.confirm.steps, _seeds(bench, 100, count)
+    steps, seeds = bench.config.confirm.steps, _seeds(bench, Stage.CHEAPER, consumed, count)
     fewer = _fewer(steps, cost_ratio)
-    jobs = [bench.job(baseline, seed, fold) for seed in seeds]
-    jobs += [bench.job(winner, seed, fold, fewer) for seed in seeds]
+    jobs = [bench.job(baseline, seed, consumed.fold) for seed in seeds]
+    jobs += [bench.job(winner, seed, consumed.fold, fewer) for seed in seeds]
     values = bpb(bench.runs.run(jobs, _CHEAPER))
     return Cell(*values.reshape(2, -1))
 
@@ -92,10 +99,10 @@ def wider(config: ConfigDict) -> ConfigDict:
     return changed
 
 
-def run_wider(bench: Bench, winner: Arm, baseline: Arm, fold: int) -> Cell:
+def run_wider(bench: Bench, winner: Arm, baseline: Arm, consumed: Confirmation) -> Cell:
     """Level 5: the same comparison on a wider model, its recipe scaled by NanoChat's rules."""
     bench = bench._replace(config=wider(bench.config))
-    seeds = _seeds(bench, 1000, bench.config.transfer.seeds)
-    jobs = [bench.job(arm, seed, fold) for arm in (baseline, winner) for seed in seeds]
+    seeds = _seeds(bench, Stage.WIDER, consumed, bench.config.transfer.seeds)
+    jobs = [bench.job(arm, seed, consumed.fold) for arm in (baseline, winner) for seed in seeds]
     values = bpb(bench.runs.run(jobs, _WIDTH, WIDER))
     return Cell(*values.reshape(2, -1))

@@ -19,16 +19,20 @@ from nanoevolve_jax.evidence.comparison import (
 )
 from nanoevolve_jax.evidence.confirmation import (
     CONTINUE,
+    NULL,
     WIN,
     ConfirmationRules,
+    Decision,
     decide,
+    loosened,
     minimum_detectable_effect,
     power,
 )
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.levels import required_seeds
 from nanoevolve_jax.evidence.runs import Run, bpb
-from nanoevolve_jax.evidence.statistics import PairedTest
+from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants, judge, step_share
 from nanoevolve_jax.evidence.work import Call, call, total_steps
 from nanoevolve_jax.execution.job import job_to_json
@@ -54,13 +58,14 @@ def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
 def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> dict[str, float]:
     """Says, before any run, what this confirmation could find.
 
-    Twins that share a seed stay close; arms at learning rates of their own may part like runs of
-    different seeds. The truth lies between the two figures.
+    Twins that share a seed stay close. Arms at learning rates of their own may part like runs of
+    different seeds; what sigma is, a calibration knows only within an interval, so for them it is
+    taken at its upper end. Neither figure is a bound: the pairs themselves show how they scatter.
     """
     found = {}
     for name, paired in (
         ("twins", calibration.paired_sigma / calibration.sigma),
-        ("strangers", math.sqrt(2.0)),
+        ("strangers", math.sqrt(2.0) * calibration.sigma_interval[1] / calibration.sigma),
     ):
         found[name] = {
             "paired_sigma_in_sigma": paired,
@@ -70,8 +75,10 @@ def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> d
     twins, strangers = found["twins"], found["strangers"]
     say(
         f"power: a true gain of one sigma ({calibration.sigma:.4f} bpb) wins with probability "
-        f"{strangers['power_at_one_sigma']:.2f} to {twins['power_at_one_sigma']:.2f}; 80 % is "
-        f"reached at {twins['minimum_detectable_effect_in_sigma']:.2f} to "
+        f"{twins['power_at_one_sigma']:.2f} if the arms scatter like twins "
+        f"({twins['paired_sigma_in_sigma']:.2f} sigma), {strangers['power_at_one_sigma']:.2f} if "
+        f"like strangers ({strangers['paired_sigma_in_sigma']:.2f} sigma); 80 % is reached at "
+        f"{twins['minimum_detectable_effect_in_sigma']:.2f} and "
         f"{strangers['minimum_detectable_effect_in_sigma']:.2f} sigma"
     )
     return found
@@ -132,17 +139,32 @@ def confirm(
 ) -> tuple[Sides, dict[str, Any], dict[str, list[Run]]]:
     """Chooses both learning rates, then tests at one or two looks.
 
+    A candidate that fails at every learning rate is not tested: it has failed.
+
     Returns:
       (the arms as they were tested, the part `confirmation` of the card, the runs of both arms).
+
+    Raises:
+      EvidenceError: if the baseline fails at every learning rate, or on a pair.
     """
     found_lr = {}
     arms = {"baseline": baseline, "winner": winner}
     for name, arm in arms.items():
         arms[name], found_lr[name] = bench.pick_lr(arm)
-        say(f"learning rate of {arm.id}: x{found_lr[name]['chosen']:.3g}")
+        chosen = found_lr[name]["chosen"]
+        say(f"learning rate of {arm.id}: " + (f"x{chosen:.3g}" if chosen else "fails at all"))
+    if found_lr["baseline"]["chosen"] is None:
+        raise EvidenceError(
+            f"the baseline {baseline.id} fails at every learning rate tried; "
+            "allowed: a baseline that trains, from a new calibration"
+        )
     rules = rules_of(bench.config, consumed.confirmations)
-    runs: dict[str, list[Run]] = {}
-    for count in (rules.first_seeds, rules.seeds):
+    looks = (rules.first_seeds, rules.seeds)
+    if found_lr["winner"]["chosen"] is None:  # nothing is left to test
+        looks = ()
+    count, runs = 0, {"baseline": [], "winner": []}
+    decision = Decision(NULL, "it fails at every learning rate tried", paired_test([]))
+    for count in looks:
         jobs = [
             bench.job(arm, seed, consumed.fold)
             for arm in arms.values()
@@ -166,9 +188,11 @@ def confirm(
             "outcome": decision.outcome,
             "reason": decision.reason,
             "pairs": count,
-            "test": numbers(test),
-            "gain_in_sigma": numbers(test.mean / sigma),
+            "test": numbers(decision.test),
+            "gain_in_sigma": numbers(decision.test.mean / sigma),
+            "paired_sd_in_sigma": numbers(decision.test.sd / sigma),
             "rules": rules._asdict(),
+            "loosened": loosened(rules),
             "learning_rates": found_lr,
             "baseline_bpb": numbers(bpb(runs["baseline"])),
             "winner_bpb": numbers(bpb(runs["winner"])),
@@ -179,8 +203,11 @@ def confirm(
 
 
 def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str, Any] | None:
-    """Steps and compute each arm takes to the baseline's mean final bpb; None if a run failed."""
-    if any(run.failure for arm in runs.values() for run in arm):
+    """Steps and compute each arm takes to the baseline's mean final bpb.
+
+    None if a run failed, or there is none.
+    """
+    if not all(runs.values()) or any(run.failure for arm in runs.values() for run in arm):
         return None
     curves = {name: mean_curve(arm) for name, arm in runs.items()}
     target = float(curves["baseline"][-1, 1])
@@ -197,11 +224,11 @@ def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str,
 
 def attribute(
     bench: Bench, sides: Sides, consumed: Confirmation, pairs: int, say: Say
-) -> tuple[Verdict, dict[str, Any], np.ndarray]:
+) -> tuple[Verdict, dict[str, Any], list[Run]]:
     """Runs placebos, and the perturbation panel where they leave sensing open.
 
     Returns:
-      (verdict, the part `attribution` of the card, the winner's gates float32[pairs, steps]).
+      (verdict, the part `attribution` of the card, the winner's runs).
     """
     seeds = consumed.seeds[:pairs]
     winner_runs = bench.runs.run(
@@ -211,8 +238,7 @@ def attribute(
         [bench.job(sides.baseline, seed, consumed.fold) for seed in seeds], "attribute: baseline"
     )
     placebos = attribution.run_placebos(bench, sides.winner, seeds, consumed.fold)
-    gates = attribution.gates(bench, winner_runs)
-    share = step_share(gates)
+    share = step_share(attribution.gates(bench, winner_runs))
     arrays = {
         "baseline": bpb(baseline_runs),
         "winner": bpb(winner_runs),
@@ -222,9 +248,9 @@ def attribute(
     }
     verdict, panel = judge(confirmed=True, **arrays), None
     say(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
-    if share > STEP_SHARE or verdict.label != "sensing":
+    if placebos.trajectory is not None and (share > STEP_SHARE or verdict.label != "sensing"):
         found = attribution.run_perturbations(
-            bench, sides.winner, sides.baseline, placebos.trajectory, consumed.fold
+            bench, sides.winner, sides.baseline, placebos.trajectory, consumed
         )
         panel = {name: values.mean(1) for name, values in found._asdict().items()}
         verdict = judge(confirmed=True, **arrays, panel=panel)
@@ -234,6 +260,7 @@ def attribute(
         {
             "pairs": pairs,
             "step_share": share,
+            "donors": placebos.donors,
             "best_constants": best_constants(placebos.constants),
             "bpb": numbers(arrays),
             "panel": panel
@@ -243,9 +270,8 @@ def attribute(
             },
             "contrasts": numbers(verdict.contrasts),
             "trajectory": numbers(placebos.trajectory),
-            "phases": numbers(attribution.phases(bench, winner_runs, sides.winner.spec)),
         },
-        gates,
+        winner_runs,
     )
 
 
@@ -253,12 +279,11 @@ def transfer_tests(
     bench: Bench, sides: Sides, consumed: Confirmation, cheaper_seeds: int
 ) -> dict[str, Any]:
     """Levels 4 and 5: other learning rates and horizons, less compute, more width."""
-    fold = consumed.fold
-    cells = transfer.run_cells(bench, sides.winner, sides.baseline, fold)
+    cells = transfer.run_cells(bench, sides.winner, sides.baseline, consumed)
     cheaper = transfer.run_cheaper(
-        bench, sides.winner, sides.baseline, fold, sides.cost_ratio, cheaper_seeds
+        bench, sides.winner, sides.baseline, consumed, sides.cost_ratio, cheaper_seeds
     )
-    wide = transfer.run_wider(bench, sides.winner, sides.baseline, fold)
+    wide = transfer.run_wider(bench, sides.winner, sides.baseline, consumed)
     return {
         "cells": {name: numbers(cell._asdict()) for name, cell in cells.items()},
         "cheaper": numbers(cheaper._asdict()),
@@ -271,7 +296,8 @@ class Trial(NamedTuple):
 
     parts: dict[str, Any]  # of the card
     verdict: Verdict
-    gates: np.ndarray  # float32[pairs, steps], the candidate's at its confirmation
+    gates: np.ndarray | None  # float32[pairs, steps], the candidate's at its confirmation; NaN:
+    # the run failed
 
 
 def run(
@@ -302,6 +328,9 @@ def run(
       say: hears what happens.
     """
     rules = rules_of(bench.config, consumed.confirmations)
+    loose = loosened(rules)
+    if loose:
+        say(f"exploratory, for its rules are looser than the protocol's: {', '.join(loose)}")
     parts: dict[str, Any] = {"power": say_power(calibration, rules, say)}
     sides, confirmation, made = confirm(
         bench, winner, baseline, consumed, calibration.sigma, cost_ratio, say
@@ -309,11 +338,9 @@ def run(
     finish(confirmation["outcome"])
     won = confirmation["outcome"] == WIN
     verdict = judge(confirmed=won)
-    survived = [run for run in made["winner"] if run.failure is None]
-    gates = attribution.gates(bench, survived) if survived else np.zeros((0, 0), np.float32)
     parts |= {
         "confirmation": confirmation,
-        "exploratory": consumed.exploratory,
+        "exploratory": consumed.exploratory or bool(loose),
         "fold": consumed.fold,
         "seeds": list(consumed.seeds[: confirmation["pairs"]]),
         "arms": arms_to_json(bench, sides),
@@ -321,14 +348,17 @@ def run(
         "attribution": None,
         "transfer": None,
     }
-    if survived and winner.spec.control.enabled:
-        parts["phases"] = numbers(attribution.phases(bench, survived, winner.spec))
+    winner_runs = made["winner"]
     if won and until != "confirm":
         count = required_seeds(confirmation["test"]["mean"], calibration.paired_sigma)
         calls = planned_calls(bench.config) + planned_after_win(bench.config, count)
         expect(total_steps(calls))
-        verdict, parts["attribution"], gates = attribute(bench, sides, consumed, rules.seeds, say)
+        verdict, parts["attribution"], winner_runs = attribute(
+            bench, sides, consumed, rules.seeds, say
+        )
     if won and until == "transfer":
         say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
-    return Trial(parts, verdict, gates)
+    if winner.spec.control.enabled:
+        parts["phases"] = numbers(attribution.phases(bench, winner_runs, winner.spec))
+    return Trial(parts, verdict, attribution.gates(bench, winner_runs))

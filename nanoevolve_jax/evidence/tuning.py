@@ -2,7 +2,7 @@
 
 Optuna's TPE proposes, a batch of lanes at a time; a range whose edge wins is widened. The lowest of
 many noisy runs is mostly luck, so the search only draws up a shortlist, which is then run
-again on fresh seeds.
+again on fresh seeds. If what wins there lies at an edge, the search goes on beyond it.
 """
 
 import math
@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import optuna
+from optuna.distributions import FloatDistribution
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+from nanoevolve_jax.evidence.errors import EvidenceError
 
 Point = dict[str, float]
 _EDGE = 0.05  # of a range: how near to its end counts as its edge
@@ -56,6 +59,17 @@ class Dimension(NamedTuple):
         return self
 
 
+def widened(dimensions: Sequence[Dimension], best: Point) -> tuple[Dimension, ...]:
+    """The ranges, wider where `best` lies at an edge that is not a hard bound."""
+    return tuple(d.widened(best[d.name]) for d in dimensions)
+
+
+def at_edge(dimensions: Sequence[Dimension], best: Point) -> list[str]:
+    """Names of the dimensions that `widened` would widen."""
+    pairs = zip(dimensions, widened(dimensions, best), strict=True)
+    return [old.name for old, new in pairs if old != new]
+
+
 class Tuning(NamedTuple):
     """What was tried."""
 
@@ -72,8 +86,9 @@ def tune(
     runs: int,
     batch: int,
     seed: int,
+    earlier: Tuning | None = None,
 ) -> Tuning:
-    """Spends `runs` training runs, the default point first.
+    """Spends `runs` training runs, the default point first; or so many more.
 
     Args:
       evaluate: gives the validation bpb of every point of a batch, NaN for a failed run.
@@ -82,19 +97,26 @@ def tune(
       runs: the budget.
       batch: points asked for at once, as many as train side by side.
       seed: of the sampler; the same seed asks for the same points.
+      earlier: what has been tried within these ranges; the search goes on from there.
+
+    Returns:
+      Everything that was tried, `earlier` included.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     study = optuna.create_study(sampler=sampler)
-    study.enqueue_trial(default)
     tuning = Tuning(tuple(dimensions), [], [])
-    reviews = {max(1, runs * k // 4) for k in (1, 2, 3)}  # when ranges may be widened
-    while len(tuning.points) < runs:
-        count = min(batch, runs - len(tuning.points))
-        ranges = {
-            d.name: optuna.distributions.FloatDistribution(d.low, d.high, log=d.log)
-            for d in tuning.dimensions
-        }
+    if earlier is None:
+        study.enqueue_trial(default)
+    else:
+        tuning = earlier._replace(dimensions=tuning.dimensions)
+        study.add_trials(_as_trials(tuning))
+    start = len(tuning.points)
+    end = start + runs
+    reviews = {start + max(1, runs * k // 4) for k in (1, 2, 3)}  # when ranges may be widened
+    while len(tuning.points) < end:
+        count = min(batch, end - len(tuning.points))
+        ranges = _distributions(tuning.dimensions)
         trials = [study.ask(ranges) for _ in range(count)]
         points = [dict(trial.params) for trial in trials]
         values = [float(value) for value in evaluate(points)]
@@ -105,23 +127,40 @@ def tune(
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
         before = len(tuning.points)
         tuning = Tuning(tuning.dimensions, tuning.points + points, tuning.bpb + values)
-        if any(before < review <= len(tuning.points) for review in reviews):
-            best = ranked(tuning)[0]
-            widened = tuple(d.widened(best[d.name]) for d in tuning.dimensions)
-            tuning = tuning._replace(dimensions=widened)
+        reviewed = any(before < review <= len(tuning.points) for review in reviews)
+        if reviewed and any(map(math.isfinite, tuning.bpb)):
+            ranges = widened(tuning.dimensions, ranked(tuning)[0])
+            tuning = tuning._replace(dimensions=ranges)
     return tuning
+
+
+def _distributions(dimensions: Sequence[Dimension]) -> dict[str, FloatDistribution]:
+    return {d.name: FloatDistribution(d.low, d.high, log=d.log) for d in dimensions}
+
+
+def _as_trials(tuning: Tuning) -> list[optuna.trial.FrozenTrial]:
+    """The finite runs as Optuna remembers them."""
+    ranges = _distributions(tuning.dimensions)
+    return [
+        optuna.trial.create_trial(params=point, distributions=ranges, value=value)
+        for point, value in zip(tuning.points, tuning.bpb, strict=True)
+        if math.isfinite(value)
+    ]
 
 
 def ranked(tuning: Tuning) -> list[Point]:
     """The points whose run was finite, best first.
 
     Raises:
-      ValueError: if there are none.
+      EvidenceError: if there are none.
     """
     pairs = zip(tuning.bpb, tuning.points, strict=True)
     finite = [(bpb, i, point) for i, (bpb, point) in enumerate(pairs) if math.isfinite(bpb)]
     if not finite:
-        raise ValueError("every run of the tuning failed; allowed: a recipe at which some train")
+        raise EvidenceError(
+            f"all {len(tuning.points)} runs of the tuning failed; "
+            "allowed: a config.recipe in whose neighbourhood some train"
+        )
     return [point for _, _, point in sorted(finite, key=lambda item: item[:2])]
 
 

@@ -17,6 +17,7 @@ SENSING = "sensing"
 SCHEDULE = "a schedule"
 CONSTANTS = "better constants"
 UNRESOLVED = "gain, source unresolved"
+NOT_ASKED = "gain, source not asked"
 
 
 class Verdict(NamedTuple):
@@ -37,16 +38,22 @@ def step_share(gates: np.ndarray) -> float:
     """Share of the gate's variance that the step alone explains; 1 for a gate that stands still.
 
     Args:
-      gates: float[seeds, steps].
+      gates: float[seeds, steps], one of them finite at least; NaN where a run failed, which says
+        nothing of the gate.
     """
     gates = np.asarray(gates, np.float64)
+    gates = gates[np.isfinite(gates).all(1)]
     total = gates.var()
     return float(gates.mean(0).var() / total) if total > 0 else 1.0
 
 
 def _gain(worse: np.ndarray, better: np.ndarray) -> PairedTest:
-    """Tests `better` against `worse`; a failed run of `worse` is no evidence for `better`."""
-    usable = np.isfinite(worse)
+    """Tests `better` against `worse`.
+
+    A failed run of `worse` is no evidence for `better` and is left out; one of `better` is held
+    against it, whatever became of `worse`.
+    """
+    usable = np.isfinite(worse) | ~np.isfinite(better)
     return paired_test(worse[usable] - better[usable])
 
 
@@ -77,8 +84,8 @@ def judge(
         return Verdict(RETUNED, None, {})
     if not confirmed:
         return Verdict(NOT_CONFIRMED, None, {})
-    if constants is None:
-        return Verdict(UNRESOLVED, "the policy", {})
+    if constants is None:  # what to release is what attribution would have said
+        return Verdict(NOT_ASKED, None, {})
     constant = constants[best_constants(constants)]
     contrasts = {
         "winner over constants": _gain(constant, winner),
@@ -108,4 +115,5 @@ def judge(
         return Verdict(CONSTANTS, "its best constants", contrasts)
     if beats("schedule over baseline"):
         return Verdict(SCHEDULE, "its mean trajectory", contrasts)
-    return Verdict(UNRESOLVED, "the policy", contrasts)
+    survives = bool(np.all(np.isfinite(winner)))
+    return Verdict(UNRESOLVED, "the policy" if survives else None, contrasts)

@@ -178,6 +178,7 @@ def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
         "baseline_val_bpb": baseline.merit.val_bpb,
         "best": {
             "id": best.id,
+            "stage": "screen",  # one run on one seed, whatever promotion brought since
             "val_bpb": best.merit.val_bpb,
             "delta_bpb": best.merit.val_bpb - baseline.merit.val_bpb,
         },

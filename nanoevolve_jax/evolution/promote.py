@@ -7,11 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence import constraints
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.constraints import STATE_LIMIT, state_ratio
-from nanoevolve_jax.evidence.ledger import FILE as LEDGER
-from nanoevolve_jax.evidence.ledger import Ledger, open_ledger
+from nanoevolve_jax.evidence.ledger import Ledger, ledger_path, open_ledger
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Run, Runs
@@ -30,8 +29,8 @@ STAGE = "promote"
 
 
 def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
-    """The ledger beside the calibration."""
-    path = calibration.path.with_name(LEDGER)
+    """The one ledger of the evaluation, wherever its calibrations lie."""
+    path = ledger_path(Path(config.data.cache_dir), calibration.fingerprint)
     return open_ledger(path, calibration.fingerprint, config.data.folds)
 
 
@@ -164,27 +163,10 @@ def promote(
     say(f"promotion: {len(finalists)} candidates on {rules.final_seeds} more")
     train([*references, *finalists], rules.first_seeds, rules.final_seeds)
 
-    stressed = [records[0].id, *finalists]
-    seed = stage_seed(Stage.PROMOTE, config.seed, 0)
-    jobs = [
-        bench.job(
-            arm_of(known[name])._replace(lr_factor=2.0), seed, PROMOTE_FOLD, config.train.steps
-        )
-        for name in stressed
-    ]
-    made = runs.run(jobs, STAGE)
-    doubled = {name: run.failure for name, run in zip(stressed, made, strict=True)}
-    task = campaign.engine.task
-    memory = {
-        name: state_ratio(task, bench.candidate(arm_of(known[name]), config.train.steps))
-        for name in finalists
-    }
-    baseline_survives = doubled[records[0].id] is None
-    fit = [
-        name
-        for name in finalists
-        if memory[name] <= STATE_LIMIT and (doubled[name] is None or not baseline_survives)
-    ]
+    held = constraints.measure(
+        bench, arm_of(records[0]), [arm_of(known[name]) for name in finalists], STAGE
+    )
+    fit = [name for name in finalists if held.broken(name) is None]
     # A policy that only retunes the baseline belongs on the other side of the comparison.
     retuned = [n for n in fit if is_retuned_baseline(known[n].spec, records[0].spec)]
     comparator = max([*references, *retuned], key=lambda name: known[name].score)
@@ -209,8 +191,8 @@ def promote(
         "first_round": entrants,
         "second_round": finalists,
         "scores": {name: _finite(known[name].score) for name in [*references, *entrants]},
-        "failure_at_twice_the_lr": doubled,
-        "state_bytes_over_nanochat": memory,
+        "failure_at_twice_the_lr": held.failure_at_twice_the_lr,
+        "state_bytes_over_nanochat": held.state_bytes_over_nanochat,
         "spent": runs.spent()[STAGE],
     }
     return settled, write_sealed(campaign.folder / FILE, KIND, document)

@@ -1,0 +1,139 @@
+"""A bench whose runs cost nothing: their loss is a formula of the job."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from configs import screen
+from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence.calibration_file import Calibration
+from nanoevolve_jax.evidence.card import make_card
+from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.ledger import Confirmation
+from nanoevolve_jax.evidence.runs import Run
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.seeds import Stage, confirmation_seeds
+from nanoevolve_jax.execution.job import job_key, job_to_json
+from nanoevolve_jax.execution.train import TELEMETRY
+from nanoevolve_jax.policy.spec import NANOCHAT
+
+
+class FormulaRuns:
+    """In place of `Runs`: every run ends at `bpb_of(job)`, NaN for a failed one."""
+
+    def __init__(self, bpb_of, gate_of=lambda job: np.full(job.steps, 0.5)):
+        self.bpb_of, self.gate_of = bpb_of, gate_of
+        self.jobs = []  # (job, stage), in the order they were asked for
+        self._made = {}
+
+    def run(self, jobs, stage, program="main"):
+        self.jobs += [(job, stage) for job in jobs]
+        return [self._run(job, stage, program) for job in jobs]
+
+    def _run(self, job, stage, program):
+        bpb = float(self.bpb_of(job))
+        failed = not np.isfinite(bpb)
+        key = job_key(job)
+        self._made[key] = job
+        return Run(
+            key=key,
+            stage=stage,
+            program=program,
+            job=job_to_json(job),
+            val_bpb=bpb,
+            train_loss=bpb,
+            failure="loss is not finite" if failed else None,
+            failed_step=job.steps // 2 if failed else None,
+            steps=job.steps // 2 if failed else job.steps,
+            tokens=job.steps,
+            curve=[[0, 8.0], [job.steps, bpb]],
+            instability=0.0,
+        )
+
+    def telemetry(self, run):
+        job = self._made[run.key]
+        columns = {name: np.zeros(run.steps) for name in TELEMETRY}
+        return columns | {"gate": self.gate_of(job)[: run.steps]}
+
+    def engine(self):
+        return SimpleNamespace(programs=SimpleNamespace(width=2))
+
+    def spent(self):
+        return {stage: {} for _, stage in self.jobs}
+
+    def of(self, stage):
+        """The jobs of one stage."""
+        return [job for job, asked in self.jobs if asked == stage]
+
+
+def make_bench(bpb_of, *, gate_of=None, **changes):
+    """A bench of the default search, some fields changed, `__` for the dot of a path."""
+    config = screen.get_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    runs = FormulaRuns(bpb_of, gate_of) if gate_of else FormulaRuns(bpb_of)
+    return Bench(config, runs)
+
+
+def arm(name="candidate", spec=NANOCHAT):
+    return Arm(name, spec, {})
+
+
+def lr_factor(bench, job):
+    """The factor on the calibrated matrix learning rate that a job trains with."""
+    usual = bench.candidate(arm(), job.steps).recipe.matrix_lr
+    return job.candidate.recipe.matrix_lr / usual
+
+
+def make_calibration(sigma=0.01, **changes):
+    """A calibration with nothing but its noise; paired noise is half of sigma."""
+    return Calibration(
+        path=Path("calibration.json"),
+        fingerprint="f00d",
+        seal="5ea1",
+        recipe={},
+        scale=Scale(sigma, 0.25, 0.1),
+        sigma=sigma,
+        sigma_interval=(0.7 * sigma, 2.0 * sigma),
+        paired_sigma=sigma / 2,
+        repeat_difference=0.0,
+        panel_auc=0.95,
+        spent={},
+    )._replace(**changes)
+
+
+def make_consumed(candidate="candidate", number=0, campaign=0, **changes):
+    """What the ledger would give to a confirmation."""
+    seeds = tuple(confirmation_seeds(Stage.CONFIRM, campaign, number))
+    first = Confirmation(number, "campaign", candidate, 2 + number, seeds, False, 1, None)
+    return first._replace(**changes)
+
+
+def make_trial(bench, winner, baseline, until="confirm", consumed=None, **changes):
+    """Runs a trial; returns it with the outcomes the ledger heard."""
+    outcomes = []
+    arguments = {
+        "consumed": consumed or make_consumed(winner.id),
+        "calibration": make_calibration(),
+        "cost_ratio": 1.0,
+        "until": until,
+        "finish": outcomes.append,
+        "expect": lambda steps: None,
+        "say": lambda line: None,
+    }
+    return trial.run(bench, winner, baseline, **arguments | changes), outcomes
+
+
+def card_of(found, bench, winner, baseline):
+    """The card of a trial."""
+    return make_card(
+        found,
+        winner,
+        baseline,
+        make_calibration(),
+        config=bench.config.to_dict(),
+        campaigns=1,
+        spent={"confirm: test": {"runs": 16, "failed": 0, "tokens": 1000}},
+        commands=["python -m nanoevolve_jax.calibrate"],
+        origin={"versions": {}, "device": {}, "fingerprints": {"corpus": "c0"}},
+    )

@@ -1,0 +1,212 @@
+"""A trial from its power to its verdict, on runs that cost nothing."""
+
+import math
+
+import numpy as np
+import pytest
+from benches import arm, card_of, lr_factor, make_bench, make_consumed, make_trial
+
+from nanoevolve_jax.evidence.card import is_win
+from nanoevolve_jax.evidence.confirmation import ConfirmationRules, loosened
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.levels import no_win
+from nanoevolve_jax.evidence.page import sentence, to_markdown
+from nanoevolve_jax.evidence.verdict import CONSTANTS, NOT_ASKED, SENSING
+from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
+
+POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
+SEEDS = make_consumed().seeds
+
+
+def is_policy(job):
+    return bool(job.candidate.spec.control.enabled)
+
+
+def world(gain=0.05, held=0.0, fails=lambda job: False, gate_of=None, **changes):
+    """A bench where the policy gains, and with its gate replaced gains something else.
+
+    Args:
+      gain: of the policy, bpb; sigma is 0.01.
+      held: of the policy with another gate.
+      fails: which jobs do.
+      gate_of: the policy's own gate in a job.
+      **changes: of the config.
+    """
+
+    def bpb_of(job):
+        if fails(job):
+            return math.nan
+        arm_of = (is_policy(job), job.gate is not None)
+        shared, own = (np.random.default_rng([job.seed, *key]) for key in ((), arm_of))
+        mine = gain if job.gate is None else held
+        loss = 2.0 + shared.normal(0, 0.01) + own.normal(0, 0.002)
+        return loss + 0.1 * math.log2(lr_factor(bench, job)) ** 2 - is_policy(job) * mine
+
+    bench = make_bench(bpb_of, gate_of=gate_of, **changes)
+    return bench
+
+
+# A run that is not finite
+
+
+def test_a_candidate_that_fails_at_every_learning_rate_has_failed():
+    bench = world(fails=is_policy)
+    found, outcomes = make_trial(bench, POLICY, BASELINE)
+    confirmation = found.parts["confirmation"]
+    assert outcomes == ["null"] == [confirmation["outcome"]]
+    assert confirmation["pairs"] == 0 and confirmation["learning_rates"]["winner"]["chosen"] is None
+    assert bench.runs.of("confirm: test") == []
+    card = card_of(found, bench, POLICY, BASELINE)
+    assert "it fails at every learning rate tried" in to_markdown(card)
+    assert card["level"]["level"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "words"),
+    [
+        (lambda job: not is_policy(job), "nanochat fails at every learning rate"),
+        (lambda job: not is_policy(job) and job.seed == SEEDS[3], "pair 4 failed"),
+    ],
+)
+def test_a_baseline_that_fails_ends_in_one_line(fails, words):
+    with pytest.raises(EvidenceError, match=words) as error:
+        make_trial(world(fails=fails), POLICY, BASELINE)
+    assert "allowed: " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_candidate_that_fails_on_a_pair_has_failed_and_the_page_says_which():
+    bench = world(fails=lambda job: is_policy(job) and job.seed == SEEDS[4])
+    found, outcomes = make_trial(bench, POLICY, BASELINE)
+    assert outcomes == ["null"]
+    card = card_of(found, bench, POLICY, BASELINE)
+    assert "its run on pair 5 failed" in to_markdown(card)
+    assert card["phases"]["n"] == 7  # those that survived
+    assert [third["mean"] for third in card["phases"]["thirds"]["gate"]] == [0.5] * 3
+
+
+def test_a_failure_after_the_first_look_is_held_against_the_winner():
+    """Constants that tie with it are all that is left to release."""
+    bench = world(
+        held=0.05, fails=lambda job: is_policy(job) and job.gate is None and job.seed == SEEDS[11]
+    )
+    found, outcomes = make_trial(bench, POLICY, BASELINE, until="attribute")
+    assert outcomes == ["win"] and found.parts["confirmation"]["pairs"] == 8
+    assert found.verdict.label == CONSTANTS
+    assert found.verdict.contrasts["winner over constants"].p == 1.0
+    assert np.isnan(found.gates).all(1).tolist() == [i == 11 for i in range(20)]
+    card = card_of(found, bench, POLICY, BASELINE)
+    assert no_win(card) == "its run on pair 12 failed" and not is_win(card)
+    assert sentence(card).endswith("It does not count, for its run on pair 12 failed.")
+
+
+def test_no_donor_that_survives_leaves_nothing_to_replay_and_no_sensing():
+    donors = []
+
+    def fails(job):  # the seeds after those of the learning rates
+        return is_policy(job) and job.fold == 1 and job.seed in donors
+
+    bench = world(fails=fails)
+    first, count = bench.config.confirm.lr_seeds, bench.config.attribute.donors
+    donors += [bench.lr_seeds()[0] + first + i for i in range(count)]
+    found, _ = make_trial(bench, POLICY, BASELINE, until="attribute")
+    attribution = found.parts["attribution"]
+    assert attribution["donors"] == 0 and attribution["trajectory"] is None
+    assert attribution["bpb"]["schedule"] == [None] * 20
+    assert attribution["panel"] is None
+    assert found.verdict.label != SENSING
+
+
+def test_donors_that_failed_are_left_out_of_the_mean_trajectory():
+    bench = world(fails=lambda job: is_policy(job) and job.seed == bench.lr_seeds()[0] + 3)
+    found, _ = make_trial(bench, POLICY, BASELINE, until="attribute")
+    assert found.parts["attribution"]["donors"] == bench.config.attribute.donors - 1
+    assert found.parts["attribution"]["trajectory"] == pytest.approx([0.5] * 200)
+
+
+# What counts as a win
+
+
+def test_a_win_by_the_protocols_own_rules_counts():
+    bench = world()
+    found, outcomes = make_trial(bench, POLICY, BASELINE)
+    card = card_of(found, bench, POLICY, BASELINE)
+    assert outcomes == ["win"] and is_win(card) and not card["exploratory"]
+    assert found.verdict == (NOT_ASKED, None, {})  # nothing said what to release
+
+
+LOOSER = {
+    "first_p": 0.011,
+    "p": 0.041,
+    "min_gain": 0.49,
+    "worst": 2.1,
+    "first_seeds": 7,
+    "seeds": 19,
+}
+
+
+@pytest.mark.parametrize("name", LOOSER)
+def test_a_win_by_looser_rules_is_exploratory_and_counts_for_nothing(name):
+    bench = world(**{f"confirm__{name}": LOOSER[name]})
+    found, outcomes = make_trial(bench, POLICY, BASELINE)
+    card = card_of(found, bench, POLICY, BASELINE)
+    assert outcomes == ["win"] and card["exploratory"] and not is_win(card)
+    assert card["level"]["level"] <= 2
+    page = to_markdown(card)
+    assert f"Looser than the protocol's, so that no win counts: {name}." in page
+    assert f"{LOOSER[name]:g}" in page and "It does not count" in page
+
+
+def test_stricter_rules_are_not_loosened():
+    strict = ConfirmationRules(9, 0.005, 24, 0.02, 0.8, 1.0, confirmations=3)
+    assert loosened(strict) == {} == loosened(ConfirmationRules())
+
+
+def test_the_second_confirmation_of_a_search_is_exploratory():
+    bench = world()
+    found, _ = make_trial(bench, POLICY, BASELINE, consumed=make_consumed(exploratory=True))
+    assert no_win(card_of(found, bench, POLICY, BASELINE)) == "its confirmation was exploratory"
+
+
+# Power and scatter
+
+
+def test_power_is_said_for_twins_and_for_strangers_at_the_upper_end_of_sigma():
+    lines = []
+    found, _ = make_trial(world(), POLICY, BASELINE, say=lines.append)
+    power = found.parts["power"]
+    assert power["twins"]["paired_sigma_in_sigma"] == pytest.approx(0.5)
+    assert power["strangers"]["paired_sigma_in_sigma"] == pytest.approx(2.0 * math.sqrt(2.0))
+    assert power["strangers"]["power_at_one_sigma"] < power["twins"]["power_at_one_sigma"]
+    assert lines[0].startswith("power: ") and "2.83 sigma" in lines[0]
+
+
+def test_how_the_pairs_scattered_stands_on_card_and_page():
+    bench = world()
+    found, _ = make_trial(bench, POLICY, BASELINE)
+    confirmation = found.parts["confirmation"]
+    gains = np.subtract(confirmation["baseline_bpb"], confirmation["winner_bpb"])
+    assert confirmation["paired_sd_in_sigma"] == pytest.approx(gains.std(ddof=1) / 0.01)
+    words = f"The gains of these pairs scattered by {confirmation['paired_sd_in_sigma']:.2f} sigma."
+    assert words in to_markdown(card_of(found, bench, POLICY, BASELINE))
+
+
+# When the perturbation panel is run
+
+
+def test_a_gate_that_only_the_step_moves_is_asked_in_the_panel_though_it_beats_its_placebos():
+    found, _ = make_trial(world(), POLICY, BASELINE, until="attribute")
+    assert found.parts["attribution"]["step_share"] == 1.0
+    assert found.parts["attribution"]["panel"] is not None
+
+
+def test_a_gate_of_its_own_on_every_seed_that_beats_its_placebos_needs_no_panel():
+    bench = world(gate_of=lambda job: np.random.default_rng(job.seed).random(job.steps))
+    found, _ = make_trial(bench, POLICY, BASELINE, until="attribute")
+    assert found.verdict.label == SENSING
+    assert found.parts["attribution"]["panel"] is None
+
+
+def test_what_ties_with_a_placebo_is_asked_in_the_panel():
+    bench = world(held=0.05, gate_of=lambda job: np.random.default_rng(job.seed).random(job.steps))
+    found, _ = make_trial(bench, POLICY, BASELINE, until="attribute")
+    assert found.parts["attribution"]["panel"] is not None
