@@ -267,10 +267,11 @@ def disguised(spec: OptimizerSpec, rng: np.random.Generator) -> OptimizerSpec:
 
 
 @contextlib.contextmanager
-def null_world(devices: int) -> Iterator[None]:
+def null_world(devices: int, ledger: Path) -> Iterator[None]:
     """Every policy is the baseline in disguise, and trains on seeds of its own.
 
-    Runs that shared a seed would be one run, and luck would have nothing to choose from.
+    Runs that shared a seed would be one run, and luck would have nothing to choose from. The ledger
+    is of this world too: a benchmark that is run again must not use up an evaluation's folds.
     """
     train = LocalEngine.run
 
@@ -296,7 +297,8 @@ def null_world(devices: int) -> Iterator[None]:
         (tournament, "presets_on"): presets,
         (tournament, "mutate"): mutate,
     }
-    replaced |= {(site, "use_devices"): lambda config: devices}
+    replaced[promote, "ledger_path"] = lambda cache, fingerprint: ledger
+    replaced[site, "use_devices"] = lambda config: devices
     with contextlib.ExitStack() as stack:
         for (owner, name), value in replaced.items():
             stack.enter_context(mock.patch.object(owner, name, value))
@@ -305,7 +307,7 @@ def null_world(devices: int) -> Iterator[None]:
 
 def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
     """The commands `calibrate`, `search` and `confirm` where no policy is better than another."""
-    with tempfile.TemporaryDirectory() as name, null_world(devices):
+    with tempfile.TemporaryDirectory() as name, null_world(devices, Path(name) / "ledger.jsonl"):
         folder = Path(name)
         config = make_config(SEARCH | dict(changes) | {"workdir": str(folder / "calibration")})
         calibrate.calibrate(config)

@@ -211,7 +211,7 @@ def _next_confirmation(events: list[Event], campaign: str, candidate: str, folds
     if known is None:
         raise EvidenceError(
             f"campaign {campaign!r} is not in the ledger; allowed: one whose search was started "
-            "with this calibration"
+            "under this evaluation, with this config.data.cache_dir"
         )
     made = _confirmations(events)
     number = len(made)
