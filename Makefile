@@ -4,16 +4,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PIP) .
+	touch $@
+
+$(VENV)/.testable: $(VENV)/.installed
+	$(PIP) '.[test,ray]'
 	touch $@
 
 .PHONY: install search test slow lint clean
-install: $(VENV)/.installed
+install: $(VENV)/.testable
 
-search: install
+search: $(VENV)/.installed
 	$(BIN)/python -m nanoevolve_jax.search --config=configs/screen.py $(ARGS)
 
 lint: install

@@ -4,13 +4,70 @@ import json
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from configs import screen
+from configs.base import SETTINGS
 
 CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")
+_ROUNDS = flags.DEFINE_integer("rounds", 0, "interleaved repeats; 0: the benchmark's own", 0)
+_VARIANTS = flags.DEFINE_list("variants", ["cpu"], "sizes of configs/screen.py")
+_STEPS = flags.DEFINE_integer("steps", 0, "of a run; 0: 10, on a CPU 1 for all but :cpu", 0)
+_BATCH = flags.DEFINE_integer("batch_size", 0, "rows a step; 0: the config's own", 0)
+_SET = flags.DEFINE_list("set", [], "further fields to change, such as search.generations=1")
+_SECONDS = flags.DEFINE_float("seconds", 300.0, "most seconds that a cell may take", 0.0)
+
+_EFFICIENCY = 0.4  # of the peak, to tell beforehand how long a cell takes
 
 
 def write(document: dict[str, Any]) -> None:
     """Writes the document to `--out`, if it was given."""
     if _OUT.value:
         Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def rounds(default: int) -> int:
+    """`--rounds`, or the benchmark's own."""
+    return _ROUNDS.value or default
+
+
+def steps(variant: str, on_cpu: bool) -> int:
+    """`--steps`, or as many as the device gets through."""
+    return _STEPS.value or (1 if on_cpu and variant != "cpu" else 10)
+
+
+def configs(on_cpu: bool) -> dict[str, ConfigDict]:
+    """The screening configs of `--variants`, in what the device can run.
+
+    A CPU has neither cuDNN nor fast bfloat16: XLA's attention in float32 stands in.
+    """
+    found = {}
+    for variant in _VARIANTS.value:
+        if variant not in screen.VARIANTS:
+            names = ", ".join(screen.VARIANTS)
+            raise app.UsageError(f"--variants is {variant!r}; allowed: {names}")
+        config = found[variant] = screen.get_config(variant)
+        config.train.batch_size = _BATCH.value or config.train.batch_size
+        for change in _SET.value:
+            path, _, value = change.partition("=")
+            if path not in SETTINGS:
+                raise app.UsageError(f"--set is {change!r}; allowed: FIELD=VALUE, as in the README")
+            config.update_from_flattened_dict({path: type(SETTINGS[path].default)(value)})
+        if on_cpu:
+            config.model.dtype, config.model.attention = "float32", "xla"
+    return found
+
+
+def too_long(flops: float, peak: float) -> str | None:
+    """Why a cell is left out, if it is.
+
+    Args:
+      flops: of the cell, warming included.
+      peak: FLOPs a second of the device.
+    """
+    needed = flops / (_EFFICIENCY * peak)
+    if needed <= _SECONDS.value:
+        return None
+    return f"left out: about {needed:,.0f} s, above --seconds={_SECONDS.value:g}"

@@ -9,27 +9,25 @@ rounds; ratios within the run. The first seconds of compilation are reported apa
 """
 
 import functools
-import platform
 import time
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, logging
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
+from benchmarks.timing import environment, interleaved, ratio
 from model import gpt
 from model.loss import mean_loss
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.cost import step_flops
-from nanoevolve_jax.execution.population import visible_cores
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
-
-_ROUNDS = flags.DEFINE_integer("rounds", 25, "interleaved repeats", lower_bound=1)
 
 STEPS = 10  # a segment
 TASK = train.Task(
@@ -130,27 +128,23 @@ def main(argv: Sequence[str]) -> None:
         "specialised annealing gate": (lambda: specialised_segment(ANNEALING), STEPS),
         "forward and backward alone": (model_segment, STEPS),
     }
-    runs, compile_seconds = {}, {}
+    runs, first_call = {}, {}
     for name, (make, _) in subjects.items():
         started = time.perf_counter()
         runs[name] = make()
         runs[name]()
-        compile_seconds[name] = time.perf_counter() - started
-    times: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(_ROUNDS.value):
-        for name, (_, count) in subjects.items():
-            started = time.perf_counter()
-            runs[name]()
-            times[name].append(1e3 * (time.perf_counter() - started) / count)
-    reference = np.asarray(times["numpy, the same FLOPs"])
-    baseline = np.asarray(times["specialised baseline"])
+        first_call[name] = time.perf_counter() - started
+    rounds = options.rounds(25)
+    times = {
+        name: 1e3 * values / subjects[name][1] for name, values in interleaved(runs, rounds).items()
+    }
     report = {
         name: {
             "median_ms": float(np.median(values)),
             "min_ms": float(np.min(values)),
-            "ratio_to_numpy": float(np.median(np.asarray(values) / reference)),
-            "ratio_to_specialised_baseline": float(np.median(np.asarray(values) / baseline)),
-            "first_call_s": compile_seconds[name],
+            "ratio_to_numpy": ratio(values, times["numpy, the same FLOPs"]),
+            "ratio_to_specialised_baseline": ratio(values, times["specialised baseline"]),
+            "first_call_s": first_call[name],
         }
         for name, values in times.items()
     }
@@ -162,15 +156,7 @@ def main(argv: Sequence[str]) -> None:
     for name, row in report.items():
         table.add_row(name, *(f"{value:.2f}" for value in row.values()))
     Console(width=110).print(table)
-    options.write(
-        {
-            "command": f"python -m benchmarks.step --rounds={_ROUNDS.value}",
-            "machine": f"{platform.machine()}, {cores} cores",
-            "versions": {"jax": jax.__version__, "numpy": np.__version__},
-            "flops": total_flops,
-            "results": report,
-        }
-    )
+    options.write(environment("benchmarks.step") | {"flops": total_flops, "results": report})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from benchmarks import options
 from configs import confirm as confirm_config
 from configs.screen import get_config
 from data.rows import Rows
-from nanoevolve_jax import calibrate, confirm, search
+from nanoevolve_jax import calibrate, confirm, search, site
 from nanoevolve_jax.evidence import card as cards
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
@@ -64,7 +64,7 @@ from nanoevolve_jax.evidence.verdict import (
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
-from nanoevolve_jax.execution.population import visible_cores
+from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.prepare import load_rows, make_engines
@@ -298,7 +298,7 @@ def null_world(devices: int, ledger: Path) -> Iterator[None]:
         (tournament, "mutate"): mutate,
     }
     replaced[promote, "ledger_path"] = lambda cache, fingerprint: ledger
-    replaced |= {(c, "use_devices"): lambda config: devices for c in (calibrate, search, confirm)}
+    replaced[site, "use_devices"] = lambda config: devices
     with contextlib.ExitStack() as stack:
         for (owner, name), value in replaced.items():
             stack.enter_context(mock.patch.object(owner, name, value))

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 class Setting(NamedTuple):
-    """One field; numbers have bounds (both included), words have choices, text has neither."""
+    """One field; numbers have bounds (both included), words choices, text and switches neither."""
 
     default: Any
     meaning: str
@@ -22,10 +22,16 @@ class Setting(NamedTuple):
 SETTINGS: dict[str, Setting] = {
     "seed": Setting(0, "campaign seed: initial weights, batches and mutations", 0, 2**16 - 1),
     "workdir": Setting("runs/screen", "run folder; running again with the same one resumes"),
-    "engine": Setting("local", "where candidates are trained", choices=("local",)),
-    "devices": Setting(0, "devices on the population axis; 0: all (a CPU: one a core)", 0, 4096),
+    "engine": Setting("local", "where candidates are trained", choices=("local", "ray")),
+    "devices": Setting(0, "devices that train candidates; 0: all (a CPU: one a core)", 0, 4096),
+    "data_parallel": Setting(
+        1, "devices that share one candidate, each with a part of its batch", 1, 4096
+    ),
     "lanes": Setting(
         1, "candidates a device trains at once (vmap); 0: what memory holds; a CPU: 1", 0, 4096
+    ),
+    "threads": Setting(
+        0, "threads a process computes with on a CPU; 0: one a core it may use", 0, 4096
     ),
     "checkpoint_seconds": Setting(
         30, "between checkpoints at least; 0: one after every segment", 0, 86_400
@@ -33,6 +39,23 @@ SETTINGS: dict[str, Setting] = {
     "calibration": Setting(
         "none", "calibration.json made by `calibrate`; none: the baseline counts as untuned"
     ),
+    # A plan instead of a run
+    "plan": Setting(False, "print runs, FLOPs and hours by stage, and train nothing"),
+    "step_seconds": Setting(
+        0.0, "seconds a candidate-step that the plan reckons with; 0: measured here", 0.0, 1e6
+    ),
+    "machines": Setting(4, "the plan gives hours on 1 to so many machines", 1, 4096),
+    # A Ray cluster, where `engine` is ray
+    "ray.address": Setting("local", "of the cluster, as ray.init takes it; local: start one here"),
+    "ray.gpus": Setting(
+        -1, "of every worker; -1: as many as a candidate needs, if there are any", -1, 64
+    ),
+    "ray.workers": Setting(0, "at most; 0: as many as there is room and work for", 0, 10_000),
+    "ray.attempts": Setting(3, "times a batch is tried before its candidates are dead", 1, 100),
+    "ray.silence_seconds": Setting(
+        1800, "without a finished segment before a worker counts as hung", 1, 10**6
+    ),
+    "ray.wait_seconds": Setting(600, "without any worker before the command ends", 1, 10**6),
     # Text
     "data.corpus": Setting("stdlib", "stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu"),
     "data.cache_dir": Setting("cache", "folder of tokenizers, packed rows and ledgers"),

@@ -46,6 +46,7 @@ def _d4(config):
     config.train.steps = 1000
     config.train.batch_size = 32
     config.train.segment_steps = 100
+    config.confirm.steps = 2000
 
 
 def _d12(config):
@@ -63,6 +64,7 @@ def _d12(config):
     config.train.steps = 2000
     config.train.batch_size = 64
     config.train.segment_steps = 20
+    config.confirm.steps = 4000
 
 
 VARIANTS = {"cpu": _cpu, "d4": _d4, "d12": _d12}

@@ -5,6 +5,7 @@
 Writes `calibration.json` for `--config.calibration`. Running it again goes on where it stopped.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
-from nanoevolve_jax.evidence.calibration import measure, planned_steps, tune_recipe
+from nanoevolve_jax.evidence.calibration import measure, planned_calls, tune_recipe
 from nanoevolve_jax.evidence.calibration_file import (
     FILE,
     KIND,
@@ -23,17 +24,14 @@ from nanoevolve_jax.evidence.calibration_file import (
 )
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import write_sealed
-from nanoevolve_jax.evolution.campaign import generation_sizes, planned_runs
+from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
+from nanoevolve_jax.evolution.campaign import generation_sizes
+from nanoevolve_jax.evolution.promote import planned_runs
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.prepare import (
-    load_rows,
-    make_engine,
-    opened,
-    require_room,
-    use_devices,
-    with_lanes,
-)
+from nanoevolve_jax.planning import print_plan
+from nanoevolve_jax.prepare import opened, require_room
+from nanoevolve_jax.site import open_site
 
 
 def calibrate(config: ConfigDict) -> None:
@@ -45,24 +43,28 @@ def calibrate(config: ConfigDict) -> None:
             "begins with the config's own recipe"
         )
     console = Console()
-    devices = use_devices(config)
-    config = with_lanes(config, devices, max(generation_sizes(config)))
+    if config.plan:
+        return print_plan(config, console)
     longest = max(2 * config.train.steps, config.confirm.steps)
-    rows = load_rows(config, console, longest)
+    most = max(generation_sizes(config))
     folder = Path(config.workdir)
-    description = describe_run(config, rows.fingerprints, devices, UNCALIBRATED)
-    with opened(config, description, console.print) as checkpoints:
-        engine = make_engine(config, rows, devices, checkpoints=checkpoints)
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(open_site(config, console, steps=longest, most=most))
+        config = site.config
+        description = describe_run(config, site.facts, UNCALIBRATED)
+        checkpoints = stack.enter_context(opened(config, description, console.print))
+        engine = site.engine(config, MAIN, checkpoints)
         budget = config.calibrate.tuning_runs or planned_runs(config)
-        facts = evaluation_facts(config, rows.fingerprints)
-        require_room(folder, engine, config, budget)
+        facts = evaluation_facts(config, site.facts)
+        planned = planned_calls(config, budget, site.facts.width)
+        require_room(folder, engine, config, total_runs(planned))
         with Display(
             console,
-            total_steps=planned_steps(config, budget),
+            total_steps=total_steps(planned),
             batch_tokens=engine.task.batch_tokens,
             task="calibrate",
         ) as display:
-            runs = Runs(folder, {"main": lambda: engine}, display.on_progress)
+            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress)
             display.already_done(runs.known_steps())
             tuning = tune_recipe(config, runs, budget, display.say, display.expect_more)
             display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")

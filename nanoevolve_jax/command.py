@@ -14,6 +14,7 @@ from data.corpus import CorpusError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
+from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
 from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
 from nanoevolve_jax.policy.mutations import ExhaustedError
@@ -21,7 +22,7 @@ from nanoevolve_jax.policy.spec_json import SpecError
 
 USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
-    *(CheckpointError, OutOfMemoryError),
+    *(CheckpointError, ClusterError, OutOfMemoryError),
 )
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 BAD_INPUT = 2
@@ -63,13 +64,20 @@ def explain(
             near = difflib.get_close_matches(path, settings, n=3) or settings
             return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
         elif path != name:
-            try:
-                type(settings[path].default)(value)
-            except ValueError:
+            if not _parses(value, settings[path]):
                 return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
         elif argument.startswith("-") and name not in flags.FLAGS:
             return f"flag {argument!r} is unknown; allowed: --config and --config.FIELD=VALUE"
     return f"--config: {error}"
+
+
+def _parses(value: str, setting: Setting) -> bool:
+    kind = type(setting.default)
+    try:
+        flags.BooleanParser().parse(value) if kind is bool else kind(value)
+    except ValueError:
+        return False
+    return True
 
 
 def run(

@@ -5,6 +5,7 @@
 The search must have run with a calibration. Running it again goes on where it stopped.
 """
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -27,13 +28,15 @@ from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
+from nanoevolve_jax.evidence.work import total_steps
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
-from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summarise
+from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, validate
-from nanoevolve_jax.prepare import calibrated, load_rows, make_engines, opened, use_devices
+from nanoevolve_jax.prepare import calibrated, opened
+from nanoevolve_jax.site import engines, open_site
 
 
 def search_config(workdir: str) -> ConfigDict:
@@ -64,12 +67,12 @@ def confirm(settings: ConfigDict) -> None:
     console = Console()
     config = search_config(settings.workdir)
     folder = Path(settings.workdir)
-    devices = use_devices(config)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
-    rows = load_rows(config, console, longest)
-    config, calibration = calibrated(config, rows.fingerprints)
-    description = describe_run(config, rows.fingerprints, devices, calibration.seal)
-    with opened(config, description, console.print) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(open_site(config, console, steps=longest, most=1))
+        config, calibration = calibrated(site.config, site.facts)
+        description = describe_run(config, site.facts, calibration.seal)
+        checkpoints = stack.enter_context(opened(config, description, console.print))
         config.train.evaluations = config.confirm.evaluations
         records, chosen = read_search(folder, settings.candidate)
         by_id = {record.id: record for record in records}
@@ -80,13 +83,11 @@ def confirm(settings: ConfigDict) -> None:
         found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
         with Display(
             console,
-            total_steps=trial.planned_steps(config),
+            total_steps=total_steps(trial.planned_calls(config)),
             batch_tokens=batch_tokens,
             task="confirm",
         ) as display:
-            runs = Runs(
-                folder, make_engines(config, rows, devices, checkpoints), display.on_progress
-            )
+            runs = Runs(folder, engines(site, config, checkpoints), display.on_progress)
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record)
                 require_constraints(bench, promote.arm_of(records[0]), candidate)
@@ -111,7 +112,7 @@ def confirm(settings: ConfigDict) -> None:
                     expect=display.expect,
                     say=display.say,
                 )
-        spent = {"search: screening": screening_spent(records, batch_tokens)} | runs.spent()
+        spent = {SCREENING: screening_spent(records, batch_tokens)} | runs.spent()
         card = make_card(
             found,
             promote.arm_of(record),

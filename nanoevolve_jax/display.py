@@ -32,6 +32,7 @@ class Display:
         self._total = total_steps
         self._batch_tokens = batch_tokens
         self._done = 0  # candidate-steps, of finished batches and before a resume
+        self._under_way: dict[int, int] = {}  # candidate-steps, by batch
         self._reported: list[tuple[float, int]] = []  # (time, candidate-steps)
         self._printed = time.monotonic()
         self._note = ""
@@ -75,13 +76,14 @@ class Display:
 
     def on_progress(self, progress: engine.Progress) -> None:
         """Takes an engine's progress."""
-        now, done = time.monotonic(), self._done + progress.jobs * progress.step
+        self._under_way[progress.batch] = progress.jobs * progress.step
+        now, done = time.monotonic(), self._done + sum(self._under_way.values())
         self._reported = [*self._reported[-20:], (now, done)]
         status = self._status()
         self._live.update(self._task, completed=done, status=status)
         if progress.step < progress.steps:
             return
-        self._done = done
+        self._done += self._under_way.pop(progress.batch)
         if not self._console.is_terminal and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
             losses = ", ".join(f"{x:.4f}" for x in progress.val_bpb)

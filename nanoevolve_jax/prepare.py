@@ -22,12 +22,14 @@ from nanoevolve_jax.evidence.calibration_file import (
     evaluation_facts,
     load_calibration,
 )
+from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.run_folder import holding, open_folder, require_space
-from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
-from nanoevolve_jax.execution.engine import LocalEngine, validation_sets
+from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.engine import Engine, LocalEngine, validation_sets
+from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.memory import measured_lanes
-from nanoevolve_jax.execution.population import make_programs, visible_cores
+from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.settings import (
     ConfigError,
     make_baseline,
@@ -36,24 +38,35 @@ from nanoevolve_jax.execution.settings import (
     with_recipe,
 )
 from nanoevolve_jax.execution.stream import Stream
-from nanoevolve_jax.execution.train import TELEMETRY, Candidate
+from nanoevolve_jax.execution.threads import compute_threads, limit_threads
+from nanoevolve_jax.execution.train import TELEMETRY, Candidate, Task
 from nanoevolve_jax.stopping import graceful_stop
+
+PROGRAMS = (MAIN, attribution.SWITCH, attribution.WIDE, transfer.WIDER)
 
 
 def use_devices(config: ConfigDict) -> int:
-    """Settles devices and where compiled programs are kept; must run before backends start."""
+    """Settles threads, devices and where compiled programs are kept, before backends start."""
+    if config.threads:
+        limit_threads(config.threads)
     if jax.config.jax_compilation_cache_dir is None:  # the user's own place goes first
         place = Path(config.data.cache_dir).absolute() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_num_cpu_devices", config.devices or visible_cores())
+    jax.config.update("jax_num_cpu_devices", config.devices or compute_threads())
     found = len(jax.devices())
     if config.devices > found:
         raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")
+    devices = config.devices or found
+    if devices % config.data_parallel:
+        raise ConfigError(
+            f"config.data_parallel is {config.data_parallel}; "
+            f"allowed: a divisor of the {devices} devices that are there"
+        )
     platform = jax.devices()[0].platform
     if config.model.attention == "cudnn" and platform != "gpu":
         raise ConfigError(f"config.model.attention is 'cudnn'; allowed: xla on this {platform}")
-    return config.devices or found
+    return devices
 
 
 def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
@@ -61,7 +74,7 @@ def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
 
     Args:
       config: whole.
-      devices: of the population axis.
+      devices: in all.
       most: jobs that are there to be run at once.
     """
     if config.lanes:
@@ -72,29 +85,44 @@ def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
     return chosen
 
 
+def program_task(config: ConfigDict, program: str) -> Task:
+    """The task of one of `PROGRAMS`: attribution and transfer need other static shapes."""
+    task = make_task(transfer.wider(config) if program == transfer.WIDER else config)
+    capacity = 2 if program == attribution.WIDE else 1
+    return task._replace(batch_size=capacity * task.batch_size)
+
+
 def make_engine(
     config: ConfigDict,
     rows: Rows,
     devices: int,
     *,
+    program: str = MAIN,
     checkpoints: Checkpoints | None = None,
-    capacity: int = 1,
 ) -> LocalEngine:
-    """The engine of a config over packed rows.
+    """An engine of a config over packed rows.
 
     Args:
       config: whole.
       rows: packed rows of the corpus.
-      devices: of the population axis.
+      devices: in all.
+      program: one of `PROGRAMS`.
       checkpoints: of the run folder, where it is to go on after a kill.
-      capacity: how many batches a step of the program has room for.
     """
-    task = make_task(config)
-    task = task._replace(batch_size=capacity * task.batch_size)
+    task = program_task(config, program)
+    other_rows = None
+    if program == attribution.SWITCH:
+        other_rows = build_rows(
+            config.attribute.switch_corpus,
+            vocab_size=config.data.vocab_size,
+            sequence_len=config.model.sequence_len,
+            cache_dir=config.data.cache_dir,
+            tokenizer=rows.tokenizer,
+        ).train
     return LocalEngine(
         task=task,
         programs=make_programs(task, devices=devices, lanes=config.lanes),
-        stream=Stream(rows.train, config.train.batch_size, config.data.vocab_size),
+        stream=Stream(rows.train, config.train.batch_size, config.data.vocab_size, other_rows),
         evaluation=validation_sets(
             rows.folds,
             config.data.validation_rows,
@@ -108,14 +136,22 @@ def make_engine(
     )
 
 
-def require_room(folder: Path, engine: LocalEngine, config: ConfigDict, runs: int) -> None:
+def make_engines(
+    config: ConfigDict, rows: Rows, devices: int, checkpoints: Checkpoints | None = None
+) -> dict[str, Callable[[], LocalEngine]]:
+    """Makers of the engines of all programs."""
+    make = functools.partial(make_engine, config, rows, devices, checkpoints=checkpoints)
+    return {name: functools.partial(make, program=name) for name in PROGRAMS}
+
+
+def require_room(folder: Path, engine: Engine, config: ConfigDict, runs: int) -> None:
     """Refuses a disk that cannot hold the checkpoints and the telemetry of so many runs.
 
     Raises:
       ArchiveError: if it is too full.
     """
     candidate = Candidate(make_baseline(config), make_recipe(config))
-    state = tree_bytes(engine.state_template(Job(candidate, 0, config.train.steps)))
+    state = engine.checkpoint_bytes(Job(candidate, 0, config.train.steps))
     telemetry = runs * config.train.steps * len(TELEMETRY) * np.float32().nbytes
     # Two checkpoints are kept while a third one is written.
     require_space(folder, 3 * state + telemetry)
@@ -144,31 +180,6 @@ def opened(
             yield checkpoints
         finally:
             checkpoints.close()
-
-
-def make_engines(
-    config: ConfigDict, rows: Rows, devices: int, checkpoints: Checkpoints | None = None
-) -> dict[str, Callable[[], LocalEngine]]:
-    """The engine of the confirmation, and those that attribution and transfer may ask for."""
-    make = functools.partial(make_engine, rows=rows, devices=devices, checkpoints=checkpoints)
-    main = functools.cache(lambda: make(config))
-
-    def switching() -> LocalEngine:
-        other = build_rows(
-            config.attribute.switch_corpus,
-            vocab_size=config.data.vocab_size,
-            sequence_len=config.model.sequence_len,
-            cache_dir=config.data.cache_dir,
-            tokenizer=rows.tokenizer,
-        )
-        return main()._replace(stream=main().stream._replace(other_rows=other.train))
-
-    return {
-        "main": main,
-        attribution.SWITCH: switching,
-        attribution.WIDE: lambda: make(config, capacity=2),
-        transfer.WIDER: lambda: make(transfer.wider(config)),
-    }
 
 
 def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
@@ -207,12 +218,10 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
     return rows
 
 
-def calibrated(
-    config: ConfigDict, fingerprints: dict[str, str]
-) -> tuple[ConfigDict, Calibration | None]:
+def calibrated(config: ConfigDict, facts: Facts) -> tuple[ConfigDict, Calibration | None]:
     """The config under its calibration's recipe, and the calibration, if it names one."""
     if config.calibration == UNCALIBRATED:
         return config, None
-    facts = evaluation_facts(config, fingerprints)
-    calibration = load_calibration(Path(config.calibration), facts)
+    evaluation = evaluation_facts(config, facts)
+    calibration = load_calibration(Path(config.calibration), evaluation)
     return with_recipe(config, calibration.recipe), calibration

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import ConfigDict
 from rich.console import Console
 
+from configs.base import get_config
 from nanoevolve_jax.command import USER_ERRORS, fail
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.job import job_from_json
-from nanoevolve_jax.prepare import load_rows, make_engine, use_devices
+from nanoevolve_jax.site import local_site
 
 _PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)
 DISAGREES = 1
@@ -40,10 +41,10 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
             f"{path} holds no pair of runs, for {card['confirmation']['reason']}; "
             "allowed: a card with pairs"
         )
-    config = ConfigDict(card["config"])
-    devices = use_devices(config)
-    rows = load_rows(config, console, config.confirm.steps)
-    now = describe_run(config, rows.fingerprints, devices, card["calibration"]["seal"])
+    config = get_config()  # the defaults stand for fields that are younger than the card
+    config.update(card["config"])
+    site = local_site(config, console, steps=config.confirm.steps, most=1)
+    now = describe_run(config, site.facts, card["calibration"]["seal"])
     for name in ("corpus", "tokenizer"):
         if now["fingerprints"][name] != card["fingerprints"][name]:
             raise EvidenceError(
@@ -51,7 +52,7 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
                 f"{now['fingerprints'][name]}; allowed: the same {name}"
             )
     exact = (now["versions"], now["device"]) == (card["versions"], card["device"])
-    engine = make_engine(config, rows, devices)
+    engine = site.engine(config, MAIN)
     recorded = card["confirmation"]
     pairs = min(pairs, recorded["pairs"])
     common = {"steps": config.confirm.steps, "fold": card["fold"], "attempt": 0}

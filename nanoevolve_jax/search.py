@@ -2,9 +2,11 @@
 
   python -m nanoevolve_jax.search --config=configs/screen.py --config.workdir=runs/mine
 
-Running it again with the same workdir goes on where the last checkpoint or generation ended.
+With `--config.plan=true` it only says what the whole campaign would take. Running it again with
+the same workdir goes on where the last checkpoint or generation ended.
 """
 
+import contextlib
 import functools
 import time
 from pathlib import Path
@@ -23,41 +25,43 @@ from nanoevolve_jax.display import (
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.work import MAIN, total_runs
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
-from nanoevolve_jax.evolution.campaign import Campaign, generation_sizes, planned_runs, summarise
-from nanoevolve_jax.evolution.promote import promote, register
+from nanoevolve_jax.evolution.campaign import (
+    Campaign,
+    generation_sizes,
+    planned_calls,
+    summarise,
+)
+from nanoevolve_jax.evolution.promote import planned_runs, promote, register
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.prepare import (
-    calibrated,
-    load_rows,
-    make_engine,
-    opened,
-    require_room,
-    use_devices,
-    with_lanes,
-)
+from nanoevolve_jax.planning import print_plan
+from nanoevolve_jax.prepare import calibrated, opened, require_room
+from nanoevolve_jax.site import open_site
 
 
 def search(config: ConfigDict) -> None:
     """The command."""
     started = time.monotonic()
     console = Console()
+    if config.plan:
+        return print_plan(config, console)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     start_counting()
     compiled_before = compilations()
-    devices = use_devices(config)
-    config = with_lanes(config, devices, max(generation_sizes(config)))
-    rows = load_rows(config, console)
-    config, calibration = calibrated(config, rows.fingerprints)
-    against = "the tuned baseline" if calibration else "an untuned baseline"
+    steps, most = config.train.steps, max(generation_sizes(config))
     folder = Path(config.workdir)
-    seal = calibration.seal if calibration else UNCALIBRATED
-    description = describe_run(config, rows.fingerprints, devices, seal)
-    with opened(config, description, say) as checkpoints:
-        engine = make_engine(config, rows, devices, checkpoints=checkpoints)
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(open_site(config, console, steps=steps, most=most))
+        config, calibration = calibrated(site.config, site.facts)
+        against = "the tuned baseline" if calibration else "an untuned baseline"
+        seal = calibration.seal if calibration else UNCALIBRATED
+        description = describe_run(config, site.facts, seal)
+        checkpoints = stack.enter_context(opened(config, description, say))
+        engine = site.engine(config, MAIN, checkpoints)
         scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
         campaign = Campaign(engine, config, folder, scale)
         if calibration:
@@ -81,9 +85,8 @@ def run(campaign: Campaign, calibrated: bool, against: str, console: Console) ->
     engine, config = campaign.engine, campaign.config
     records = campaign.load()
     steps = config.train.steps
-    first, later = generation_sizes(config)
-    total = first + later * config.search.generations
-    total = max(planned_runs(config) if calibrated else total, len(records))
+    planned = planned_runs(config) if calibrated else total_runs(planned_calls(config))
+    total = max(planned, len(records))
     require_room(campaign.folder, engine, config, total - len(records))
     with Display(
         console, total_steps=total * steps, batch_tokens=engine.task.batch_tokens, task="search"
@@ -100,7 +103,7 @@ def run(campaign: Campaign, calibrated: bool, against: str, console: Console) ->
             display.note(f"best {best.id} {best.merit.val_bpb:.4f}")
             display.say(generation_line(generation, records, against))
         if calibrated:
-            runs = Runs(campaign.folder, {"main": lambda: engine}, display.on_progress)
+            runs = Runs(campaign.folder, {MAIN: lambda: engine}, display.on_progress)
             records, _ = promote(campaign, records, runs, display.say)
     return records
 

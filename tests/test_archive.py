@@ -15,6 +15,7 @@ from configs import base
 from nanoevolve_jax.evolution import archive, run_folder
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
+from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.json_files import write_json
 
 CONTRACT = {
@@ -183,7 +184,8 @@ PRINTS = {"corpus": "c0ffee", "tokenizer": "70ce", "rows": "5"}
 def describe(devices=2, prints=PRINTS, **changes):
     config = base.get_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return describe_run(config, prints, devices, "none")
+    facts = gather_facts(prints, devices, config.lanes, config.data_parallel)
+    return describe_run(config, facts, "none")
 
 
 def contents(folder):

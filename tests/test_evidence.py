@@ -12,7 +12,7 @@ from rich.console import Console
 from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
 
 from configs import confirm as confirm_config
-from nanoevolve_jax import calibrate, confirm, replay, search
+from nanoevolve_jax import calibrate, confirm, replay, search, site
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
 from nanoevolve_jax.evidence.confirmation import WIN, decide
@@ -20,8 +20,10 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
 from nanoevolve_jax.evidence.levels import level_of_card
 from nanoevolve_jax.evidence.verdict import judge
+from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.evolution import archive, promote
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.evolution.plan import phases
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.settings import ConfigError
 
@@ -62,8 +64,7 @@ def act(folder, command, *arguments):
     """Runs a command in this process; returns what it printed."""
     patch, output = pytest.MonkeyPatch(), io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
-        for module in (search, calibrate, confirm, replay):  # JAX has begun long ago
-            p.setattr(module, "use_devices", lambda config: config.devices)
+        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
         command(*arguments)
     return output.getvalue()
 
@@ -440,3 +441,58 @@ def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
     }
     for command, (arguments, parts) in mistakes.items():
         assert_one_line(start(repository, *arguments, command=command), parts)
+
+
+# The plan ----------------------------------------------------------------------------------
+
+
+def spent_in(workshop, name):
+    """Runs by stage, counted in the folder's own files."""
+    found = {}
+    for line in (workshop / name / "runs.jsonl").read_text().splitlines():
+        stage = json.loads(line)["stage"]
+        found[stage] = found.get(stage, 0) + 1
+    return found
+
+
+def planned(config, cheaper_seeds=0):
+    """Runs by stage, as planned for two candidates at once."""
+    found = {}
+    after_win = trial.planned_after_win(config, cheaper_seeds)
+    for one in [*(c for p in phases(config, 2)[:-1] for c in p.calls), *after_win]:
+        found[one.stage] = found.get(one.stage, 0) + total_runs([one])
+    return found
+
+
+def test_a_calibration_runs_as_often_as_its_plan_says(workshop):
+    config = make_config(settings(workshop), workshop / "calibration")
+    spent, expected = spent_in(workshop, "calibration"), planned(config)
+    assert len(spent) == 4
+    # A point that is on the shortlist twice is run once.
+    doubles = expected["calibrate: tune_final"] - spent.pop("calibrate: tune_final")
+    assert doubles in range(0, 3 * config.calibrate.seeds, config.calibrate.seeds)
+    assert spent == {stage: expected[stage] for stage in spent}
+
+
+def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(workshop, won):
+    config = confirm.search_config(str(workshop / "won"))
+    spent, expected = spent_in(workshop, "won"), planned(config, cheaper_seeds=3)
+    records = archive.load_all(workshop / "won" / "archive.jsonl")
+    assert len(records) == expected["search: screening"]
+    assert spent["promote"] == expected["promote"]
+    # Ranges of learning rates may be extended; a win at the first look moves runs to attribution.
+    rates = spent["confirm: learning rate"] - expected["confirm: learning rate"]
+    assert rates in range(0, 7 * config.confirm.lr_seeds, config.confirm.lr_seeds)
+    moved = ("confirm: test", "attribute: winner", "attribute: baseline")
+    assert sum(spent[stage] for stage in moved) == expected["confirm: test"]
+    # A gate that senses the step alone moves alike on every seed: yoked is the schedule.
+    _, card, _ = won
+    replayed = card["attribution"]["bpb"]
+    doubles = config.confirm.seeds * (replayed["yoked"] == replayed["schedule"])
+    expected["attribute: placebos"] -= doubles
+    for stage in expected:
+        if stage.startswith(("attribute: ", "transfer: ")):
+            assert spent[stage] == expected[stage], stage
+    # A candidate chosen by hand is asked for what promotion asks its finalists.
+    assert spent.pop("confirm: constraints", 1) in (1, 2)
+    assert set(spent) - set(moved) <= set(expected)

@@ -7,8 +7,8 @@ from benches import arm, lr_factor, make_bench
 from records import make_record
 
 from nanoevolve_jax.evidence.score import Scale
-from nanoevolve_jax.evolution.campaign import Campaign, planned_runs
-from nanoevolve_jax.evolution.promote import promote
+from nanoevolve_jax.evolution.campaign import Campaign
+from nanoevolve_jax.evolution.promote import planned_runs, promote
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 CONTROL = "g001c07"  # the baseline's spec, told from it by its weight decay

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,11 @@ import numpy as np
 import pytest
 from killed_search import MOMENTS
 from test_search import SETTINGS, write_corpus
+
+from nanoevolve_jax.evolution import run_folder
+from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution import checkpoint
+from nanoevolve_jax.execution.checkpoint import Checkpoint, CheckpointError, Checkpoints
 
 SCRIPT = Path(__file__).parent / "killed_search.py"
 OF_THE_PROCESS = ("wall_seconds", "xla_compilations")  # not of the records
@@ -169,3 +175,42 @@ def test_a_second_process_on_the_same_folder_is_refused_at_once(places, tmp_path
     assert status == 2
     assert f"config.workdir is {str(workdir)!r}, in use by process {first.pid}" in err
     assert err.count("\n") == 1
+
+
+def limited(size):
+    """What makes a process fail at files of more than `size` bytes, as on a full disk."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("size", [1_000, 6_000])  # too few for config.json, for a checkpoint
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(places, whole, tmp_path, size):
+    workdir = tmp_path / "run"
+    process = start(places, workdir, preexec_fn=limited(size))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "File too large" in line or "cannot be written" in line
+    if size == 1_000:  # the threads of Orbax have more to say
+        assert err == f"{line}\n"
+    status, _, err = run(places, workdir)
+    assert status == 0, err
+    assert contents(workdir) == contents(whole)
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda folder: usage)
+    run_folder.require_space(tmp_path, 10**6)
+    with pytest.raises(ArchiveError, match=r"with 0\.00 GB free; allowed: at least 2\.00 GB"):
+        run_folder.require_space(tmp_path, 2 * 10**9)
+
+
+def test_a_checkpoint_is_not_begun_that_has_no_room(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage)
+    checkpoints = Checkpoints(tmp_path, seconds=0)
+    state = Checkpoint({}, {}, {"weights": np.zeros(1000, np.float32)})
+    with pytest.raises(CheckpointError, match=r"bytes are needed and 100 are free; what was"):
+        checkpoints.boundary(lambda: state)
+    checkpoints.close()
+    assert not any((tmp_path / "checkpoints").iterdir())

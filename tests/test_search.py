@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import screen
-from nanoevolve_jax import prepare
+from nanoevolve_jax import prepare, site
 from nanoevolve_jax import search as command
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.compilations import PROGRAMS
@@ -95,7 +95,7 @@ def run(settings, folder, **changes):
     patch = pytest.MonkeyPatch()
     output = io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
-        p.setattr(command, "use_devices", lambda config: config.devices)  # JAX has begun long ago
+        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
         command.search(make_config(settings, folder, **changes))
     return output.getvalue()
 

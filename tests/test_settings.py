@@ -35,6 +35,8 @@ def wrong_values(setting):
     """Values that a field must refuse."""
     if setting.choices:
         return ["", "nonsense", setting.choices[0].upper(), 0, None, True]
+    if isinstance(setting.default, bool):
+        return ["", "true", 0, 1, 1.5, None]
     if isinstance(setting.default, str):
         return ["", 0, None, True, 1.5]
     shared = [math.nan, math.inf, -math.inf, "1", None, [1]]
@@ -72,7 +74,8 @@ def test_the_bounds_themselves_are_allowed(path):
             validate(config)
         except ConfigError as error:  # a rule between fields may still refuse it
             allowed = ("model.n_head", "model.n_kv_head", "search.population")
-            assert path in (*allowed, "confirm.first_seeds", "confirm.seeds"), error
+            allowed = (*allowed, "confirm.first_seeds", "confirm.seeds", "data_parallel")
+            assert path in allowed, error
             assert "from" not in str(error)
 
 
@@ -96,6 +99,9 @@ CROSS_FIELD = [
     ({"model__n_kv_head": 3}, "config.model.n_kv_head is 3; allowed: ", "n_head = 2"),
     ({"model__window_pattern": "SXL"}, "config.model.window_pattern is 'SXL'; allowed: ", "S"),
     ({"model__attention": "cudnn"}, "config.model.attention is 'cudnn'; allowed: ", "bfloat16"),
+    ({"data_parallel": 3}, "config.data_parallel is 3; allowed: a divisor of ", "batch_size, 8"),
+    ({"data_parallel": 4, "devices": 6}, "config.data_parallel is 4; allowed: ", "devices, 6"),
+    ({"data_parallel": 4, "lanes": 2}, "config.lanes is 2; allowed: 0 or 1 ", "data_parallel, 4"),
     ({"search__survivors": 9}, "config.search.survivors is 9; allowed: ", "8"),
 ]
 

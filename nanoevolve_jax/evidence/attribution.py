@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, confirmation_seeds, stage_seed
 from nanoevolve_jax.evidence.statistics import mean_interval
+from nanoevolve_jax.evidence.work import MAIN, Call, call
 from nanoevolve_jax.execution.job import BATCH_SIZE, CORPUS_SWITCH, LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.spec import OptimizerSpec, Sensors
@@ -24,6 +26,9 @@ PERTURBATIONS = ("lr", LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE)
 SWITCH = "switch"  # the engine that knows another corpus
 WIDE = "wide"  # the engine whose batch has room for twice the rows
 _PROGRAMS = {CORPUS_SWITCH: SWITCH, BATCH_SIZE: WIDE}
+_DONORS, _PLACEBOS, _PERTURBED = (  # stages of `runs.jsonl`
+    f"attribute: {name}" for name in ("donors", "placebos", "perturbations")
+)
 
 
 class Placebos(NamedTuple):
@@ -47,6 +52,26 @@ class PerturbationPanel(NamedTuple):
     baseline: np.ndarray
 
 
+def planned_calls(config: ConfigDict) -> list[Call]:
+    """What attribution asks of the engine, the perturbation panel included.
+
+    The winner and the baseline have run on the confirmation's seeds, or are about to: a win at the
+    first look only moves the rest of their runs here.
+    """
+    own, steps = config.attribute, config.confirm.steps
+    placebos = len(CONSTANTS) + 4  # the time mean, gate off, schedule and yoked
+    panel = [
+        call(_PERTURBED, own.panel_seeds, steps, _PROGRAMS.get(kind, MAIN))
+        for kind in PERTURBATIONS
+        for _ in PerturbationPanel._fields
+    ]
+    return [
+        call(_DONORS, own.donors, steps),
+        call(_PLACEBOS, placebos * config.confirm.seeds, steps),
+        *panel,
+    ]
+
+
 def gates(bench: Bench, runs: Sequence[Run]) -> np.ndarray:
     """The gate's trajectory in every full-horizon run; float32[runs, steps], NaN: it failed."""
     found = np.full((len(runs), bench.config.confirm.steps), np.nan, np.float32)
@@ -64,7 +89,7 @@ def donors(bench: Bench, winner: Arm) -> np.ndarray:
     first, count = bench.config.confirm.lr_seeds, bench.config.attribute.donors
     seeds = [stage_seed(Stage.PROMOTE, bench.config.seed, first + i) for i in range(count)]
     jobs = [bench.job(winner, seed, PROMOTE_FOLD) for seed in seeds]
-    found = gates(bench, bench.runs.run(jobs, "attribute: donors"))
+    found = gates(bench, bench.runs.run(jobs, _DONORS))
     return found[np.isfinite(found).all(1)]
 
 
@@ -93,7 +118,7 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
         arms["schedule"] = held(winner, lambda i: mean)
         arms["yoked"] = held(winner, lambda i: trajectories[i % count])
     everything = [job for jobs in arms.values() for job in jobs]
-    values = bpb(bench.runs.run(everything, "attribute: placebos")).reshape(len(arms), -1)
+    values = bpb(bench.runs.run(everything, _PLACEBOS)).reshape(len(arms), -1)
     results = dict(zip(arms, values, strict=True))
     missing = np.full(len(seeds), np.nan)
     schedule, yoked = (results.pop(name, missing) for name in ("schedule", "yoked"))
@@ -131,8 +156,8 @@ def run_perturbations(
                 moved = arm._replace(lr_factor=arm.lr_factor * factor)
                 event = events.get(kind)
                 jobs.append(bench.job(moved, seed, consumed.fold, gate=gate, disturbance=event))
-            program = _PROGRAMS.get(kind, "main")
-            values.append(bpb(bench.runs.run(jobs, "attribute: perturbations", program)))
+            program = _PROGRAMS.get(kind, MAIN)
+            values.append(bpb(bench.runs.run(jobs, _PERTURBED, program)))
     return PerturbationPanel(**{name: np.stack(v, axis=1) for name, v in columns.items()})
 
 

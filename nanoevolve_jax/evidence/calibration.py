@@ -14,6 +14,7 @@ from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import seed_noise
 from nanoevolve_jax.evidence.tuning import Dimension, Point, at_edge, shortlist, tune, widened
+from nanoevolve_jax.evidence.work import Call, Group, call
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.settings import (
     ConfigError,
@@ -27,8 +28,13 @@ from nanoevolve_jax.policy.spec import FIELDS
 Say = Callable[[str], None]
 _ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
 _SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
+_NOISE, _PANEL_RUNS = "calibrate: noise", "calibrate: panel"  # stages of `runs.jsonl`
 _WIDENINGS = 2  # times the tuning goes on where the best recipe lies at an edge
 _TWIN = "multiplier x1.1"  # the panel's spec whose runs are paired with the baseline's
+
+
+def _stage(stage: Stage) -> str:
+    return f"calibrate: {stage.name.lower()}"
 
 
 def candidate_at(config: ConfigDict, recipe: dict[str, float], steps: int) -> Candidate:
@@ -99,7 +105,7 @@ def tune_recipe(
       runs: where training runs are kept.
       budget: training runs of the first search.
       say: hears what happens.
-      expect_more: told of candidate-steps that `planned_steps` does not count.
+      expect_more: told of candidate-steps that `planned_calls` does not count.
 
     Returns:
       The part `tuning` of the document; its `recipe` is the one to use.
@@ -115,14 +121,14 @@ def tune_recipe(
             for c in candidates
             for i in range(seeds)
         ]
-        return bpb(runs.run(jobs, f"calibrate: {stage.name.lower()}")).reshape(len(points), seeds)
+        return bpb(runs.run(jobs, _stage(stage))).reshape(len(points), seeds)
 
     ranges, default = dimensions(start)
     search = functools.partial(
         tune,
         lambda points: evaluate(points, Stage.TUNE, 1)[:, 0],
         default=default,
-        batch=runs.engine().programs.width,
+        batch=runs.engine().width,
         seed=config.seed,
     )
     tuning, kept, widenings = search(dimensions=ranges, runs=budget), {}, []
@@ -191,19 +197,45 @@ def _best_mean(listed: dict[str, Point], values: np.ndarray, say: Say) -> str:
     return min(finite, key=finite.get)
 
 
-def planned_steps(config: ConfigDict, budget: int) -> int:
-    """Candidate-steps of a whole calibration, to tell the time that is left.
+def planned_calls(config: ConfigDict, budget: int, batch: int) -> list[Call]:
+    """What a whole calibration asks of the engine; a shortlist with doubles asks for less.
 
-    Those of a search that goes on beyond an edge are not among them.
+    A tuning that goes on beyond an edge asks for more, which nobody knows before.
+
+    Args:
+      config: whole.
+      budget: runs of the tuning.
+      batch: how many of them are asked for at once.
     """
+    screen = config.train.steps
+    seeds = config.calibrate.seeds
+    few = min(config.calibrate.panel_seeds, seeds)
+    tuning = [
+        call(_stage(Stage.TUNE), min(batch, budget - done), screen)
+        for done in range(0, budget, batch)
+    ]
+    final = call(_stage(Stage.TUNE_FINAL), _SHORTLIST * seeds, screen)
+    baseline, twin = _noise_horizons(config)
+    noise = [Group(seeds, steps) for steps in (*baseline, *twin)] + [Group(1, screen)]
+    # The noise has every run of the baseline and some of its twin's.
+    panel = [
+        Group(few * (_PANEL - 1 - (steps in twin)), steps) for steps in _panel_horizons(config)
+    ]
+    return [*tuning, final, Call(_NOISE, tuple(noise)), Call(_PANEL_RUNS, tuple(panel))]
+
+
+def _half(config: ConfigDict) -> int:
+    return max(1, config.train.steps // 2)
+
+
+def _noise_horizons(config: ConfigDict) -> tuple[list[int], list[int]]:
+    """At which the baseline, and its twin, is run on every seed."""
     screen, full = config.train.steps, config.confirm.steps
-    seeds, few = config.calibrate.seeds, config.calibrate.panel_seeds
-    half = max(1, screen // 2)
-    tuning = (budget + _SHORTLIST * seeds) * screen
-    noise = seeds * (sum({half, screen, 2 * screen, full}) + screen + full) + screen
-    # All of the panel but the baseline and its twin, whose seeds are counted above.
-    panel = few * ((_PANEL - 2) * sum({half, screen, full}) + half)
-    return tuning + noise + panel
+    return sorted({_half(config), screen, 2 * screen, full}), sorted({screen, full})
+
+
+def _panel_horizons(config: ConfigDict) -> list[int]:
+    return sorted({_half(config), config.train.steps, config.confirm.steps})
 
 
 def horizon_slope(means: Mapping[int, float]) -> float:
@@ -228,17 +260,29 @@ def measure(
       EvidenceError: if a run of the baseline failed.
     """
     screen, full = config.train.steps, config.confirm.steps
-    horizons = sorted({max(1, screen // 2), screen, 2 * screen, full})
+    horizons, twin_horizons = _noise_horizons(config)
     seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
-    few = config.calibrate.panel_seeds
+    few = seeds[: config.calibrate.panel_seeds]
+    good, bad = map(list, good_and_bad(candidate_at(config, recipe, screen)))
 
-    def train(name: str, steps: int, count: int, attempt: int = 0) -> np.ndarray:
-        good, bad = good_and_bad(candidate_at(config, recipe, steps))
-        candidate = (good | bad)[name]
-        jobs = [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds[:count]]
-        return bpb(runs.run(jobs, "calibrate: noise and panel"))
+    def jobs(name: str, steps: int, seeds: Sequence[int], attempt: int = 0) -> list[Job]:
+        at_horizon = good_and_bad(candidate_at(config, recipe, steps))
+        candidate = (at_horizon[0] | at_horizon[1])[name]
+        return [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds]
 
-    baseline = {steps: train("baseline", steps, len(seeds)) for steps in horizons}
+    def train(asked: dict[Any, list[Job]], stage: str) -> dict[Any, np.ndarray]:
+        """Bits per byte of every list of jobs, in one call, so that machines can share them."""
+        made = bpb(runs.run([job for some in asked.values() for job in some], stage))
+        ends = np.cumsum([len(some) for some in asked.values()])
+        return dict(zip(asked, np.split(made, ends[:-1]), strict=True))
+
+    found_noise = train(
+        {("baseline", steps): jobs("baseline", steps, seeds) for steps in horizons}
+        | {(_TWIN, steps): jobs(_TWIN, steps, seeds) for steps in twin_horizons}
+        | {"again": jobs("baseline", screen, seeds[:1], attempt=1)},
+        _NOISE,
+    )
+    baseline = {steps: found_noise["baseline", steps] for steps in horizons}
     for steps, values in baseline.items():
         if not np.all(np.isfinite(values)):
             raise EvidenceError(
@@ -247,26 +291,26 @@ def measure(
             )
     noise: dict[str, Any] = {}
     for name, steps in (("screen", screen), ("full", full)):
-        found = seed_noise(baseline[steps], train(_TWIN, steps, len(seeds)))
+        found = seed_noise(baseline[steps], found_noise[_TWIN, steps])
         noise[name] = {"steps": steps, "n": len(seeds), **found._asdict()}
         say(
             f"noise at {steps} steps: sigma {found.sigma:.4f} bpb, "
             f"{found.paired_sigma:.4f} for runs that share a seed"
         )
-    again = train("baseline", screen, 1, attempt=1)
-    noise["repeat_difference"] = float(abs(again[0] - baseline[screen][0]))
-    near = sorted({max(1, screen // 2), screen, 2 * screen})
+    noise["repeat_difference"] = float(abs(found_noise["again"][0] - baseline[screen][0]))
+    near = [steps for steps in horizons if steps in (_half(config), screen, 2 * screen)]
     sigma = noise["screen"]["sigma"]
     scale = {
         "sigma": sigma,
         "shrinkage": (noise["screen"]["paired_sigma"] / sigma) ** 2,
         "horizon_slope": horizon_slope({steps: baseline[steps].mean() for steps in near}),
     }
-    good, bad = good_and_bad(candidate_at(config, recipe, screen))
-    ranked = {
-        steps: {name: train(name, steps, few) for name in (*good, *bad)}
-        for steps in sorted({max(1, screen // 2), screen, full})
-    }
+    panel_horizons, names = _panel_horizons(config), (*good, *bad)
+    values = train(
+        {(name, steps): jobs(name, steps, few) for steps in panel_horizons for name in names},
+        _PANEL_RUNS,
+    )
+    ranked = {steps: {name: values[name, steps] for name in names} for steps in panel_horizons}
     panels = judge_panel(ranked, set(good))
     say(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
     return {
@@ -274,9 +318,9 @@ def measure(
         "scale": scale,
         "panel": {
             "auc": panels[screen].auc,
-            "good": list(good),
-            "bad": list(bad),
-            "seeds": few,
+            "good": good,
+            "bad": bad,
+            "seeds": len(few),
             "horizons": {
                 str(steps): panel._asdict() | {"bpb": _finite_or_null(ranked[steps])}
                 for steps, panel in panels.items()

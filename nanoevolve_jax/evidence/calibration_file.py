@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.execution.facts import Facts, differences
 
 KIND = "calibration"
 FILE = "calibration.json"
@@ -33,7 +33,7 @@ class Calibration(NamedTuple):
     spent: dict[str, dict[str, int]]  # runs, failed runs and tokens by stage
 
 
-def evaluation_facts(config: ConfigDict, fingerprints: dict[str, str]) -> dict[str, Any]:
+def evaluation_facts(config: ConfigDict, facts: Facts) -> dict[str, Any]:
     """What a calibration holds for: other facts mean other noise and another best recipe.
 
     Versions, cores and lanes are left out: they change a run's last digits, not how runs
@@ -41,8 +41,8 @@ def evaluation_facts(config: ConfigDict, fingerprints: dict[str, str]) -> dict[s
     """
     data, model, train = config.data, config.model, config.train
     return {
-        "corpus": fingerprints["corpus"],
-        "tokenizer": fingerprints["tokenizer"],
+        "corpus": facts.corpus,
+        "tokenizer": facts.tokenizer,
         "data": {
             name: data[name]
             for name in ("max_train_tokens", "max_epochs", "validation_rows", "folds")
@@ -50,21 +50,13 @@ def evaluation_facts(config: ConfigDict, fingerprints: dict[str, str]) -> dict[s
         "model": model.to_dict(),
         "horizon": {"screen": train.steps, "full": config.confirm.steps},
         "batch_size": train.batch_size,
-        "platform": jax.default_backend(),
+        "platform": facts.device["platform"],
     }
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
     """Sixteen hexadecimal digits that equal facts share."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two nested dicts differ, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted(set(old) | set(new))
-        return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}")]
-    return [] if old == new else [f"{path.lstrip('.')} is {new!r} and was {old!r}"]
 
 
 def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:

@@ -15,6 +15,7 @@ from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import OptimizerSpec
 
 LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
+LR_STAGE = "confirm: learning rate"  # of `runs.jsonl`
 _EXTENSIONS = 3  # factors added to a range before its edge is taken as it is
 
 
@@ -67,7 +68,7 @@ class Bench(NamedTuple):
         while True:
             tried = [arm._replace(lr_factor=arm.lr_factor * factor) for factor in factors]
             jobs = [self.job(a, seed, PROMOTE_FOLD) for a in tried for seed in self.lr_seeds()]
-            losses = bpb(self.runs.run(jobs, "confirm: learning rate"))
+            losses = bpb(self.runs.run(jobs, LR_STAGE))
             losses = losses.reshape(len(factors), -1)
             fit = fit_lr(factors, losses)
             extended = len(factors) - len(LR_FACTORS)

@@ -15,8 +15,10 @@ import numpy as np
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
-from nanoevolve_jax.execution.engine import LocalEngine, Progress, RunResult
+from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
 from nanoevolve_jax.execution.job import Job, job_key, job_to_json
+from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.train import TELEMETRY
 
 FILE = "runs.jsonl"
@@ -71,7 +73,7 @@ class Runs:
     def __init__(
         self,
         folder: Path,
-        engines: dict[str, Callable[[], LocalEngine]],
+        engines: dict[str, Callable[[], Engine]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ):
         """Reads what is known.
@@ -86,7 +88,7 @@ class Runs:
         """
         self.folder = folder
         self._engines = engines
-        self._made: dict[str, LocalEngine] = {}
+        self._made: dict[str, Engine] = {}
         self._on_progress = on_progress
         self._known = {run.key: run for run in self._load()}
 
@@ -107,13 +109,13 @@ class Runs:
                 raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
         return runs
 
-    def engine(self, program: str = "main") -> LocalEngine:
+    def engine(self, program: str = MAIN) -> Engine:
         """The engine of a name, made when it is first needed."""
         if program not in self._made:
             self._made[program] = self._engines[program]()
         return self._made[program]
 
-    def run(self, jobs: Sequence[Job], stage: str, program: str = "main") -> list[Run]:
+    def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
         """Makes the runs that are missing; returns one for every job, in order."""
         keys = [f"{program}-{job_key(job)}" for job in jobs]
         missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}
@@ -122,6 +124,11 @@ class Runs:
             results = engine.run(list(missing.values()), self._on_progress)
             tokens = engine.task.batch_tokens
             for (key, job), result in zip(missing.items(), results, strict=True):
+                if (result.failure or "").startswith(LOST):
+                    # That a machine failed says nothing about a candidate, so it is no evidence.
+                    raise ClusterError(
+                        f"a run of {stage!r} was {result.failure}; the same command tries it again"
+                    )
                 self._keep(_as_run(key, stage, program, job, result, tokens), result)
         return [self._known[key] for key in keys]
 

@@ -9,7 +9,14 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence import attribution, transfer
 from nanoevolve_jax.evidence.calibration_file import Calibration
-from nanoevolve_jax.evidence.comparison import LR_FACTORS, Arm, Bench, mean_curve, steps_to
+from nanoevolve_jax.evidence.comparison import (
+    LR_FACTORS,
+    LR_STAGE,
+    Arm,
+    Bench,
+    mean_curve,
+    steps_to,
+)
 from nanoevolve_jax.evidence.confirmation import (
     CONTINUE,
     NULL,
@@ -27,9 +34,11 @@ from nanoevolve_jax.evidence.levels import required_seeds
 from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants, judge, step_share
+from nanoevolve_jax.evidence.work import Call, call, total_steps
 from nanoevolve_jax.execution.job import job_to_json
 
 Say = Callable[[str], None]
+_TEST = "confirm: test"  # stage of `runs.jsonl`
 
 
 class Sides(NamedTuple):
@@ -75,16 +84,25 @@ def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> d
     return found
 
 
-def planned_steps(config: ConfigDict, won: bool = False) -> int:
-    """Candidate-steps of a confirmation, and of what follows a win; to tell the time left."""
-    confirm, count = config.confirm, config.confirm.seeds
-    runs = 2 * len(LR_FACTORS) * confirm.lr_seeds + 2 * count
-    if won:
-        placebos = config.attribute.donors + (len(attribution.CONSTANTS) + 4) * count
-        panel = 3 * len(attribution.PERTURBATIONS) * config.attribute.panel_seeds
-        # Four cells, two of them at other horizons, less compute, and the wider model.
-        runs += placebos + panel + 2 * 6 * config.transfer.seeds
-    return runs * confirm.steps
+def planned_calls(config: ConfigDict) -> list[Call]:
+    """What a confirmation asks of the engine, if both looks are needed.
+
+    A range of learning rates whose edge is best is extended, which asks for more.
+    """
+    confirm = config.confirm
+    rates = call(LR_STAGE, len(LR_FACTORS) * confirm.lr_seeds, confirm.steps)
+    looks = (confirm.first_seeds, confirm.seeds - confirm.first_seeds)
+    return [rates, rates, *(call(_TEST, 2 * pairs, confirm.steps) for pairs in looks)]
+
+
+def planned_after_win(config: ConfigDict, cheaper_seeds: int) -> list[Call]:
+    """What attribution and transfer ask of the engine.
+
+    Args:
+      config: whole.
+      cheaper_seeds: pairs at 95 % of the compute; `levels.required_seeds` says how many.
+    """
+    return attribution.planned_calls(config) + transfer.planned_calls(config, cheaper_seeds)
 
 
 def arms_to_json(bench: Bench, sides: Sides) -> dict[str, Any]:
@@ -152,7 +170,7 @@ def confirm(
             for arm in arms.values()
             for seed in consumed.seeds[:count]
         ]
-        made = bench.runs.run(jobs, "confirm: test")
+        made = bench.runs.run(jobs, _TEST)
         runs = {"baseline": made[:count], "winner": made[count:]}
         decision = decide(bpb(runs["baseline"]), bpb(runs["winner"]), sigma, rules)
         test = decision.test
@@ -332,12 +350,13 @@ def run(
     }
     winner_runs = made["winner"]
     if won and until != "confirm":
-        expect(planned_steps(bench.config, won=True))
+        count = required_seeds(confirmation["test"]["mean"], calibration.paired_sigma)
+        calls = planned_calls(bench.config) + planned_after_win(bench.config, count)
+        expect(total_steps(calls))
         verdict, parts["attribution"], winner_runs = attribute(
             bench, sides, consumed, rules.seeds, say
         )
     if won and until == "transfer":
-        count = required_seeds(confirmation["test"]["mean"], calibration.paired_sigma)
         say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
     if winner.spec.control.enabled:

@@ -10,12 +10,14 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.run_folder import save_telemetry
 from nanoevolve_jax.execution.cost import step_flops
-from nanoevolve_jax.execution.engine import LocalEngine, Progress, RunResult
+from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.settings import (
     ConfigError,
     make_baseline,
@@ -27,12 +29,13 @@ from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 ARCHIVE = "archive.jsonl"
+SCREENING = "search: screening"  # stage of these runs, beside those of `runs.jsonl`
 
 
 class Campaign(NamedTuple):
     """What a search is run with."""
 
-    engine: LocalEngine
+    engine: Engine
     config: ConfigDict  # its recipe is the calibrated one, if there is a calibration
     folder: Path
     scale: Scale
@@ -120,8 +123,11 @@ def require_baseline(records: list[Record]) -> None:
 
     Raises:
       ConfigError: if the first record has failed.
+      ClusterError: if no machine could train it.
     """
     failure = records[0].failure if records else None
+    if failure is not None and failure["reason"].startswith(LOST):
+        raise ClusterError(f"the baseline was {failure['reason']}; allowed: a new workdir")
     if failure is not None:
         raise ConfigError(
             f"config.recipe fails on the baseline ({failure['reason']} at step {failure['step']}); "
@@ -145,15 +151,11 @@ def generation_sizes(config: ConfigDict) -> list[int]:
     return [len(tournament.founders(NANOCHAT)), config.search.population]
 
 
-def planned_runs(config: ConfigDict) -> int:
-    """Training runs of the config's search and promotion; a calibration may spend as many."""
-    search, promote = config.search, config.promote
+def planned_calls(config: ConfigDict) -> list[Call]:
+    """What screening asks of the engine: a call a generation."""
     first, later = generation_sizes(config)
-    screening = first + later * search.generations
-    seeds = promote.first_seeds + promote.final_seeds
-    promotion = promote.first * promote.first_seeds + promote.final * promote.final_seeds
-    # Baseline and best control run on every seed; baseline and finalists at twice the rate.
-    return screening + promotion + 2 * seeds + promote.final + 1
+    sizes = [first, *[later] * config.search.generations]
+    return [call(SCREENING, size, config.train.steps) for size in sizes]
 
 
 def screening_spent(records: list[Record], batch_tokens: float) -> dict[str, int]:

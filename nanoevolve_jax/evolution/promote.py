@@ -17,9 +17,11 @@ from nanoevolve_jax.evidence.runs import Run, Runs
 from nanoevolve_jax.evidence.score import score
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.work import Call, call, total_runs
 from nanoevolve_jax.evolution import archive, tournament
+from nanoevolve_jax.evolution import campaign as screening
 from nanoevolve_jax.evolution.archive import Record
-from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign
+from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes
 
 KIND = "promotion"
 FILE = "promotion.json"
@@ -53,6 +55,31 @@ def register(campaign: Campaign, calibration: Calibration) -> None:
 def rules_of(config: ConfigDict) -> PromotionRules:
     """The promotion rules of a config."""
     return PromotionRules(**{name: config.promote[name] for name in PromotionRules._fields})
+
+
+def planned_calls(config: ConfigDict) -> list[Call]:
+    """What promotion asks of the engine, if no candidate has failed.
+
+    The baseline and the best control, if there is one, run on every seed; the baseline and the
+    finalists also run once at twice the learning rate.
+    """
+    first, later = generation_sizes(config)
+    children, every = later * config.search.generations, config.search.control_every
+    controls = children // every if every else 0
+    references = 1 + bool(controls)
+    rules, steps = rules_of(config), config.train.steps
+    entrants = min(rules.first, first - 1 + children - controls)
+    finalists = min(rules.final, entrants)
+    return [
+        call(STAGE, (references + entrants) * rules.first_seeds, steps),
+        call(STAGE, (references + finalists) * rules.final_seeds, steps),
+        call(STAGE, 1 + finalists, steps),
+    ]
+
+
+def planned_runs(config: ConfigDict) -> int:
+    """Training runs of the config's search and promotion; a calibration may spend as many."""
+    return total_runs(screening.planned_calls(config) + planned_calls(config))
 
 
 def arm_of(record: Record) -> Arm:

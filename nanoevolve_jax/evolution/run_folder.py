@@ -8,30 +8,27 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence.calibration_file import differences
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.execution.population import visible_cores
 
 # What may change between two runs on one folder without changing any record.
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
-    "checkpoint_seconds",
+    *("checkpoint_seconds", "engine", "ray", "threads"),
+    *("plan", "step_seconds", "machines"),
 )
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
 _DECIDING = ("corpus", "tokenizer", "calibration", "config")  # of the fingerprints
 FORMAT = 2  # of what lies in a run folder; 1 had no checkpoints and no number
 _LOCK = ".lock"
-_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def _without(document: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
@@ -49,35 +46,25 @@ def _digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def describe_run(
-    config: ConfigDict, rows_fingerprints: dict[str, str], devices: int, calibration: str
-) -> dict:
+def describe_run(config: ConfigDict, facts: Facts, calibration: str) -> dict[str, Any]:
     """The contents of `config.json`: config, versions, device and the fingerprints.
 
     Lanes, device count, visible cores and versions round differently, so they are part of the
     config's fingerprint; the text is in the corpus's.
     """
-    device = jax.devices()[0]
-    facts = {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "devices": devices,
-        "cores": visible_cores(),
-    }
-    versions = {name: metadata.version(name) for name in _VERSIONS}
     resolved = config.to_dict()
-    texts = [rows_fingerprints["corpus"], rows_fingerprints["tokenizer"], calibration]
+    texts = [facts.corpus, facts.tokenizer, calibration]
     return {
         "format": FORMAT,
         "config": resolved,
-        "versions": versions,
-        "device": facts,
+        "versions": facts.versions,
+        "device": facts.device,
         "fingerprints": {
-            "corpus": rows_fingerprints["corpus"],
-            "tokenizer": rows_fingerprints["tokenizer"],
+            "corpus": facts.corpus,
+            "tokenizer": facts.tokenizer,
             "calibration": calibration,
             "campaign": _digest([_without(resolved, _FREE + _AFTERWARDS), texts]),
-            "config": _digest([_without(resolved, _FREE), versions, facts]),
+            "config": _digest([_without(resolved, _FREE), facts.versions, facts.device]),
         },
     }
 

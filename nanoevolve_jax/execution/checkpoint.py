@@ -81,7 +81,7 @@ class Checkpoints:
         """
         self._folder = (folder / FOLDER).absolute()
         self._seconds = seconds
-        self._stopping = stopping
+        self.stopping = stopping
         self.say = say
         try:
             self._manager = self._open()
@@ -114,17 +114,14 @@ class Checkpoints:
           CheckpointError: if it cannot be written.
           Interrupted: if someone asked to stop; it is saved by then.
         """
-        stopping = self._stopping()
+        stopping = self.stopping()
         try:
             if stopping or self._manager.should_save(self._next):
                 self._save(make())
             if stopping:
                 self._manager.wait_until_finished()
         except Exception as error:  # of Orbax, TensorStore or the file system, also a late one
-            raise CheckpointError(
-                f"{self._folder} cannot be written: {_line(error)}; what was written before is "
-                "kept, and the same command goes on from there"
-            ) from None
+            raise self._unwritable(error) from None
         if stopping:
             raise Interrupted
 
@@ -138,6 +135,9 @@ class Checkpoints:
             "sha256": digest,
             "holds_population": population is not None,
         }
+        free = shutil.disk_usage(self._folder).free
+        if free < (needed := tree_bytes((records, population))):
+            raise OSError(f"{needed:,} bytes are needed and {free:,} are free")
         items = {
             "search": ocp.args.JsonSave(search),
             "records": ocp.args.StandardSave(records),
@@ -196,8 +196,21 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.close()
+        """Waits for what is being written.
+
+        Raises:
+          CheckpointError: if it cannot be written.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._folder} cannot be written: {_line(error)}; what was written before is kept, "
+            "and the same command goes on from there"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -8,21 +8,26 @@ smaller program would be a second one to compile, and would round differently.
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from absl import logging
 
 from model.loss import bits_per_byte
-from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.layout import POPULATION
 from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
 from nanoevolve_jax.execution.population import Programs, make_programs, stack_candidates
 from nanoevolve_jax.execution.results import RunResult, run_result
 from nanoevolve_jax.execution.resume import Batch, Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.stream import Stream, feed
 from nanoevolve_jax.execution.train import ALIVE, TELEMETRY, Segment, Task, TrainState
+
+
+class ClusterError(ValueError):
+    """Machines that cannot train; the message says why."""
 
 
 class Evaluation(NamedTuple):
@@ -40,6 +45,7 @@ class Progress(NamedTuple):
     steps: int  # the batch's horizon
     loss: np.ndarray  # float32[jobs], of the last step
     val_bpb: np.ndarray  # float64[jobs], the latest
+    batch: int = 0  # tells batches that are under way at once apart
 
 
 def validation_sets(
@@ -72,8 +78,25 @@ def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
     return [group[i : i + width] for group in alike for i in range(0, len(group), width)]
 
 
+class Engine(Protocol):
+    """What a search asks of whatever trains its candidates."""
+
+    task: Task
+    width: int  # jobs of a full batch
+
+    def run(
+        self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = ...
+    ) -> Iterator[RunResult]:
+        """Yields one result a job, in order."""
+        ...
+
+    def checkpoint_bytes(self, job: Job) -> int:
+        """Bytes of the largest checkpoint that such jobs leave in this process's run folder."""
+        ...
+
+
 class LocalEngine(NamedTuple):
-    """Everything a job needs but the job."""
+    """Everything a job needs but the job; an `Engine`."""
 
     task: Task
     programs: Programs
@@ -201,6 +224,11 @@ class LocalEngine(NamedTuple):
             np.float64,
         )
 
+    @property
+    def width(self) -> int:
+        """Jobs of a full batch: lanes of all devices."""
+        return self.programs.width
+
     # Going on
 
     @property
@@ -218,6 +246,10 @@ class LocalEngine(NamedTuple):
             np.zeros(width, np.uint32),
             np.int32(job.steps),
         )
+
+    def checkpoint_bytes(self, job: Job) -> int:
+        """Bytes of the state of all lanes."""
+        return tree_bytes(self.state_template(job))
 
     def _resume(self, jobs: Sequence[Job], keys: list[str]) -> Call:
         """Where an earlier process left these jobs; nowhere, if it did not begin them."""
@@ -246,8 +278,8 @@ class LocalEngine(NamedTuple):
 
     def _with_half_the_lanes(self) -> "LocalEngine":
         """The engine for half the lanes; what it gives differs in the last bits."""
-        devices = self.programs.mesh.devices.size
-        lanes = self.programs.width // devices
+        mesh = self.programs.mesh
+        lanes = self.programs.width // mesh.shape[POPULATION]
         if lanes == 1:
             raise OutOfMemoryError(
                 f"config.train.batch_size is {self.task.batch_size}, and one lane of it does not "
@@ -257,7 +289,7 @@ class LocalEngine(NamedTuple):
             f"{lanes} lanes do not fit into memory: going on with {lanes // 2}; from here on "
             "results equal those of another run only closely, not bit for bit"
         )
-        programs = make_programs(self.task, devices=devices, lanes=lanes // 2)
+        programs = make_programs(self.task, devices=mesh.size, lanes=lanes // 2)
         return self._replace(programs=programs)
 
 

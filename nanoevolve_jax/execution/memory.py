@@ -31,7 +31,12 @@ def segment_bytes(task: Task, lanes: int, segment_steps: int) -> int:
     tokens = jax.ShapeDtypeStruct(shape, np.int32)
     segment = Segment(tokens, tokens, jax.ShapeDtypeStruct(shape[:2], np.float32))
     lowered = programs.train_segment.lower(state, candidates, segment, np.int32(0), steps)
-    used = lowered.compile().memory_analysis()
+    return compiled_bytes(lowered.compile())
+
+
+def compiled_bytes(compiled: jax.stages.Compiled) -> int:
+    """Bytes of the arguments, results and scratch memory of a compiled program."""
+    used = compiled.memory_analysis()
     return (
         used.argument_size_in_bytes
         + used.output_size_in_bytes
@@ -57,11 +62,12 @@ def choose_lanes(one: int, two: int, limit: int, most: int) -> int:
 def measured_lanes(task: Task, segment_steps: int, most: int) -> int:
     """Lanes for this process's first device; one where a device does not say what it has.
 
-    A CPU does not, and gains nothing from more lanes than one.
+    A CPU does not, and gains nothing from more lanes than one. A candidate that several devices
+    share is too large for lanes.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit", 0)
-    if not limit or most < 2:
+    if not limit or most < 2 or task.data_parallel > 1:
         return 1
     one, two = (segment_bytes(task, lanes, segment_steps) for lanes in (1, 2))
     return choose_lanes(one, two, limit, most)

@@ -1,10 +1,13 @@
 """The compiled programs: candidates in lanes on every device of a `population` mesh.
 
+A second mesh axis, `data`, lets several devices share one large candidate. Programs are written for
+the population axis alone (`shard_map`); over the data axis XLA partitions them by the layout that
+state and batch are held to, and without that axis nothing is held to anything.
+
 Three programs exist, whatever is searched: `init_population`, `train_segment`,
 `evaluate_population`. Specs, recipes, seeds, step numbers and horizons are inputs.
 """
 
-import os
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -13,11 +16,12 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from nanoevolve_jax.execution import train
+from nanoevolve_jax.execution.layout import POPULATION, layout
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import NANOCHAT
 
-AXIS = "population"
-_LANES, _ALL = PartitionSpec(AXIS), PartitionSpec()
+_LANES, _ALL = PartitionSpec(POPULATION), PartitionSpec()
+_ROWS = PartitionSpec(None, train.DATA)  # of validation, [N, B, T + 1]
 
 
 class Programs(NamedTuple):
@@ -32,7 +36,7 @@ class Programs(NamedTuple):
     init_population: Any
     train_segment: Any
     evaluate_population: Any
-    width: int  # devices * lanes
+    width: int  # devices of the population axis * lanes
     mesh: jax.sharding.Mesh
 
     def place(self, tree: Any) -> Any:
@@ -40,20 +44,22 @@ class Programs(NamedTuple):
 
         Restored and initial state must be placed alike, or the same program compiles twice.
         """
-        return jax.device_put(tree, NamedSharding(self.mesh, _LANES))
+        lane = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
+        shardings = jax.tree.map(
+            lambda spec: NamedSharding(self.mesh, PartitionSpec(POPULATION, *spec)),
+            layout(lane, self.mesh.shape.get(train.DATA, 1)),
+        )
+        return jax.device_put(tree, shardings)
 
 
-def visible_cores() -> int:
-    """Processors this process may use: what a CPU run is divided by."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def make_mesh(devices: int) -> jax.sharding.Mesh:
-    """A mesh over the first `devices` devices."""
+def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
+    """A mesh over the first `devices` devices, `data` of them a candidate."""
+    axes = {POPULATION: devices // data} | ({train.DATA: data} if data > 1 else {})
     return jax.make_mesh(
-        (devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+        tuple(axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+        devices=jax.devices()[:devices],
     )
 
 
@@ -65,23 +71,40 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
 
     Args:
       task: static description of the training.
-      devices: size of the population axis.
+      devices: of the whole mesh, `task.data_parallel` of them a candidate.
       lanes: candidates a device; more than one are vmapped.
     """
-    mesh = make_mesh(devices)
-    shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
+    data = task.data_parallel
+    mesh = make_mesh(devices, data)
+    shard = partial(jax.shard_map, mesh=mesh, axis_names={POPULATION}, check_vma=False)
     over = partial(train.over_lanes, lanes=lanes)
+
+    def hold(tree):
+        """Keeps one candidate's state or batch divided over the data axis."""
+        if data == 1:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, layout(tree, data))
+
+    def hold_rows(rows):
+        return rows if data == 1 else jax.lax.with_sharding_constraint(rows, _ROWS)
 
     @jax.jit
     @partial(shard, in_specs=(_LANES, _LANES, _ALL), out_specs=_LANES)
     def init_population(candidates, seeds, total_steps):
-        init = partial(train.init_state, task)
+        def init(*args):
+            return hold(train.init_state(task, *args))
+
         return over(init, in_axes=(0, 0, None))(candidates, seeds, total_steps)
 
     @partial(jax.jit, donate_argnums=0)
     @partial(shard, in_specs=(_LANES, _LANES, _LANES, _ALL, _ALL), out_specs=_LANES)
     def train_segment(state, candidates, segment, start, total_steps):
-        run = partial(train.train_segment, task)
+        def run(state, candidate, segment, *steps):
+            state, telemetry = train.train_segment(
+                task, hold(state), candidate, hold(segment), *steps
+            )
+            return hold(state), telemetry
+
         return over(run, in_axes=(0, 0, 0, None, None))(
             state, candidates, segment, start, total_steps
         )
@@ -90,9 +113,10 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
     @partial(shard, in_specs=(_LANES, _ALL, _ALL), out_specs=_LANES)
     def evaluate_population(params, rows, token_bytes):
         evaluate = partial(train.evaluate, task)
-        return over(evaluate, in_axes=(0, None, None))(params, rows, token_bytes)
+        return over(evaluate, in_axes=(0, None, None))(params, hold_rows(rows), token_bytes)
 
-    return Programs(init_population, train_segment, evaluate_population, devices * lanes, mesh)
+    width = devices // data * lanes
+    return Programs(init_population, train_segment, evaluate_population, width, mesh)
 
 
 def stack_candidates(candidates: list[train.Candidate]) -> train.Candidate:

@@ -45,3 +45,19 @@ def run_result(
         telemetry=telemetry[:steps],
         curve=np.asarray([point for point in curve if point[0] <= steps], np.float64),
     )
+
+
+LOST = "lost"
+
+
+def lost_result(reason: str) -> RunResult:
+    """The result of a run that no machine could finish; `failure` begins with `LOST`."""
+    return RunResult(
+        val_bpb=float("nan"),
+        train_loss=float("nan"),
+        failure=reason,
+        failed_step=0,
+        steps=0,
+        telemetry=np.zeros((0, len(TELEMETRY)), np.float32),
+        curve=np.zeros((0, 2)),
+    )

@@ -24,6 +24,8 @@ def allowed(setting: Setting) -> str:
         return " or ".join(setting.choices)
     if isinstance(setting.default, str):
         return "text that is not empty"
+    if isinstance(setting.default, bool):
+        return "False or True"
     kind = "an integer" if isinstance(setting.default, int) else "a number"
     return f"{kind} from {setting.low:g} to {setting.high:g}"
 
@@ -31,6 +33,8 @@ def allowed(setting: Setting) -> str:
 def _is_valid(value: Any, setting: Setting) -> bool:
     if isinstance(setting.default, str):
         return isinstance(value, str) and bool(value) and value in (setting.choices or (value,))
+    if isinstance(setting.default, bool):
+        return isinstance(value, bool)
     number = int if isinstance(setting.default, int) else int | float
     if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
         return False
@@ -86,7 +90,23 @@ def validate(config: ConfigDict) -> None:
             f"config.confirm.first_seeds is {config.confirm.first_seeds}; "
             f"allowed: fewer than config.confirm.seeds, {config.confirm.seeds}"
         )
+    _check_data_parallel(config)
     make_task(config)
+
+
+def _check_data_parallel(config: ConfigDict) -> None:
+    parts = config.data_parallel
+    for path in ("devices", "train.batch_size"):
+        value = get_setting(config, path)
+        if value % parts:  # no devices means all of them, which `use_devices` counts
+            raise ConfigError(
+                f"config.data_parallel is {parts}; allowed: a divisor of config.{path}, {value}"
+            )
+    if parts > 1 and config.lanes > 1:
+        raise ConfigError(
+            f"config.lanes is {config.lanes}; allowed: 0 or 1 where config.data_parallel, {parts}, "
+            "is above 1: devices share a candidate that is large"
+        )
 
 
 def make_task(config: ConfigDict) -> Task:
@@ -97,7 +117,7 @@ def make_task(config: ConfigDict) -> Task:
         message = str(error).replace("GPTConfig.", "config.model.", 1)
         raise ConfigError(message.replace("; it must be ", "; allowed: ", 1)) from None
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else jnp.float32
-    return Task(model=model, batch_size=config.train.batch_size, dtype=dtype)
+    return Task(model, config.train.batch_size, dtype, config.data_parallel)
 
 
 def with_recipe(config: ConfigDict, recipe: dict[str, float]) -> ConfigDict:

@@ -16,6 +16,7 @@ from model.loss import mean_loss, nats_and_bytes, token_losses
 from nanoevolve_jax.execution.schedules import Recipe, nanochat_optimizer
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 
+DATA = "data"  # the mesh axis whose devices share one candidate, where there is one
 TELEMETRY = (*Sensors._fields, "gate", *Actuators._fields, "loss", "log_grad_norm")
 """Names of the columns of a segment's telemetry."""
 
@@ -61,6 +62,7 @@ class Task(NamedTuple):
     model: gpt.GPTConfig
     batch_size: int  # rows a step
     dtype: Any = jnp.float32  # of the Polar Express iteration
+    data_parallel: int = 1  # devices that share one candidate
 
     @property
     def batch_tokens(self) -> float:
@@ -73,6 +75,7 @@ class Task(NamedTuple):
             candidate.recipe,
             total_steps=total_steps,
             dtype=self.dtype,
+            data_axis=DATA if self.data_parallel > 1 else None,
         )
 
 

@@ -3,6 +3,8 @@
 Forty matrices of four shapes make four kernels of every operation instead of forty: a fifth of
 the compile time, and full vectors on small models. Outside the update nothing shows: state
 checkpoints, shards and maps like that of any optax transform.
+
+Stacks are also what several devices can share: each updates some of the matrices, as in NanoChat.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 
 @jax.tree_util.register_pytree_node_class
@@ -38,13 +41,14 @@ def group_by_shape(leaves: Sequence[Any]) -> list[list[int]]:
 
 
 def over_stacks(
-    inner: optax.GradientTransformationExtraArgs,
+    inner: optax.GradientTransformationExtraArgs, axis: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Hands `inner` its updates, parameters and parameter-shaped state as `Stacks`.
 
     Args:
       inner: a transform that treats every matrix `[..., inputs, outputs]` alike, and whose
         state holds whole trees shaped like the parameters, or none.
+      axis: of the surrounding mesh, of type Auto; its devices share the matrices of each stack.
 
     Returns:
       The same transform on the original trees.
@@ -58,7 +62,10 @@ def over_stacks(
 
         def stack(tree):
             xs = jax.tree.leaves(tree)
-            return Stacks([jnp.stack([xs[i] for i in group]) for group in groups])
+            arrays = [jnp.stack([xs[i] for i in group]) for group in groups]
+            if axis is not None:  # XLA pads a stack that does not divide evenly
+                arrays = jax.lax.with_sharding_constraint(arrays, PartitionSpec(axis))
+            return Stacks(arrays)
 
         def unstack(stacks):
             xs: list[Any] = [None] * len(leaves)

@@ -162,6 +162,7 @@ def evolved_muon(
     momentum: Any = None,
     weight_decay: Any = 0.0,
     dtype: Any = jnp.float32,
+    data_axis: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy for a tree of matrices.
 
@@ -172,6 +173,7 @@ def evolved_muon(
       momentum: a number or a schedule; by default `spec.momentum`.
       weight_decay: a number or a schedule, multiplied by the learning rate.
       dtype: of the Polar Express iteration.
+      data_axis: mesh axis whose devices share the matrices, see `over_stacks`.
 
     Returns:
       A transform for kernels of shape [..., inputs, outputs]. Its `update` needs `params`, and
@@ -190,7 +192,8 @@ def evolved_muon(
             add_decay(spec, weight_decay),
             scale_by_aspect(),
             optax.scale_by_learning_rate(learning_rate),
-        )
+        ),
+        data_axis,
     )
 
 

@@ -1,0 +1,298 @@
+"""What the policy costs: optimizer step and whole training step, against optax.
+
+  python -m benchmarks.optimizer --variants=cpu --out=results/optimizer_cpu.json
+
+AdamW and Muon of optax, and NanoChat's optimizer as this project writes it: traced (the numbers of
+the spec are inputs, as in a search), specialised (they are constants, as a user deploys it), and
+with the annealing gate in both forms. One traced program runs any spec, so the gated traced rows
+are the very program of the baseline with other numbers. Each is timed alone (`K` updates with fixed
+gradients) and inside the training step, all in turn, ratios within a round.
+
+The goals are judged on the training step: it is what a user waits for, and alone the small
+kernels of a CPU scatter by more than the percents in question. Both are printed.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, logging
+from optax import contrib
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import options
+from benchmarks.timing import Run, big_matmul, environment, interleaved, ratio, seconds
+from model import gpt
+from model.loss import mean_loss
+from nanoevolve_jax.evidence.constraints import state_ratio
+from nanoevolve_jax.execution.checkpoint import tree_bytes
+from nanoevolve_jax.execution.cost import lowered_flops
+from nanoevolve_jax.execution.population import stack_candidates
+from nanoevolve_jax.execution.schedules import nanochat_labels
+from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
+from nanoevolve_jax.execution.train import Candidate, Task
+from nanoevolve_jax.policy.spec import set_field
+from nanoevolve_jax.policy.transform import MATRIX
+
+BASELINE, SPECIALISED = "baseline, traced", "baseline, specialised"
+GATED, GATED_SPECIALISED = "gated, traced", "gated, specialised"
+ADAMW, MUON = "optax.adamw", "optax.contrib.muon"
+_HORIZON = 10**6
+# (name, one subject, another one, most that the ratio of their times may be)
+GOALS = (
+    ("gated traced to baseline traced", GATED, BASELINE, 1.03),
+    ("gated specialised to baseline specialised", GATED_SPECIALISED, SPECIALISED, 1.01),
+)
+STATE_GOAL = 1.05
+
+
+class Subject(NamedTuple):
+    """An optimizer whose numbers are constants, or inputs."""
+
+    make: Callable[[Any], optax.GradientTransformation]
+    inputs: Any = ()  # what `make` is called with, traced
+
+
+def optax_muon(learning_rate: float = 0.02, ns_steps: int = 5) -> optax.GradientTransformation:
+    """Optax's Muon on the matrices that the policy has, AdamW elsewhere."""
+
+    def matrices(params):
+        numbers = contrib.MuonDimensionNumbers()
+        return jax.tree.map(
+            lambda label: numbers if label == MATRIX else None, nanochat_labels(params)
+        )
+
+    return contrib.muon(
+        learning_rate,
+        ns_steps=ns_steps,
+        weight_decay=0.1,
+        muon_weight_dimension_numbers=matrices,
+    )
+
+
+def subjects(task: Task, baseline: Candidate) -> dict[str, Subject]:
+    """Everything that is compared."""
+    gated = baseline._replace(spec=set_field(baseline.spec, "control.enabled", 1))
+
+    def traced(candidate):
+        numbers = jax.tree.map(lambda x: jnp.asarray(x[0]), stack_candidates([candidate]))
+        return Subject(lambda inputs: task.optimizer(*inputs), (numbers, jnp.int32(_HORIZON)))
+
+    def specialised(candidate):
+        return Subject(lambda inputs: task.optimizer(candidate, _HORIZON))
+
+    return {
+        ADAMW: Subject(lambda inputs: optax.adamw(1e-3, weight_decay=0.1)),
+        MUON: Subject(lambda inputs: optax_muon()),
+        BASELINE: traced(baseline),
+        SPECIALISED: specialised(baseline),
+        GATED: traced(gated),
+        GATED_SPECIALISED: specialised(gated),
+    }
+
+
+def _update(subject: Subject, inputs, grads, state, params, loss):
+    optimizer = optax.with_extra_args_support(subject.make(inputs))
+    updates, state = optimizer.update(grads, state, params, value=loss)
+    return optax.apply_updates(params, updates), state
+
+
+def step_alone(task: Task, subject: Subject, steps: int, program: dict) -> Run:
+    """Updates with fixed gradients.
+
+    Args:
+      task: whose parameters.
+      subject: the optimizer.
+      steps: updates a run.
+      program: compiled programs by what they are made of; traced subjects share one.
+    """
+    params = gpt.init_params(task.model, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
+    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+    grads = jax.tree.map(lambda p, k: 0.01 * jax.random.normal(k, p.shape, p.dtype), params, keys)
+
+    def run(inputs, grads, params, state):
+        def body(i, carry):
+            del i
+            params, state = carry
+            return _update(subject, inputs, grads, state, params, jnp.float32(3.0))
+
+        return jax.lax.fori_loop(0, steps, body, (params, state))
+
+    return _looped(run, subject, params, program, (grads,))
+
+
+def step_in_training(task: Task, subject: Subject, steps: int, program: dict) -> Run:
+    """Whole training steps; arguments as of `step_alone`."""
+    params = gpt.init_params(task.model, jax.random.key(0))
+    shape = (steps, task.batch_size, task.model.sequence_len + 1)
+    rows = np.random.default_rng(1).integers(0, task.model.vocab_size, shape, np.int32)
+
+    def loss_fn(params, batch):
+        return mean_loss(gpt.apply(task.model, params, batch[:, :-1]), batch[:, 1:])
+
+    def run(inputs, rows, params, state):
+        def body(i, carry):
+            params, state = carry
+            loss, grads = jax.value_and_grad(loss_fn)(params, rows[i])
+            return _update(subject, inputs, grads, state, params, loss)
+
+        return jax.lax.fori_loop(0, steps, body, (params, state))
+
+    return _looped(run, subject, params, program, (jnp.asarray(rows),))
+
+
+def _looped(run: Callable, subject: Subject, params: Any, program: dict, fed: tuple) -> Run:
+    # What tells programs apart is whether the spec is an input, not which one it is.
+    key = "traced" if subject.inputs else id(subject)
+    compiled = program.setdefault(key, jax.jit(run, donate_argnums=(2, 3)))
+    state = jax.jit(lambda inputs, p: subject.make(inputs).init(p))(subject.inputs, params)
+    carry = (params, state)
+
+    def once():
+        nonlocal carry
+        carry = jax.block_until_ready(compiled(subject.inputs, *fed, *carry))
+
+    return once
+
+
+def update_flops(task: Task, subject: Subject) -> float:
+    """FLOPs of one update, counted in the lowered program; loops count once."""
+    params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
+    state = jax.eval_shape(subject.make(subject.inputs).init, params)
+    update = functools.partial(_update, subject)
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    return lowered_flops(update, (subject.inputs, params, state, params, loss))
+
+
+def iteration_flops(task: Task) -> float:
+    """FLOPs of one Newton-Schulz iteration over all matrices: x x^T, its square, times x."""
+    params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
+    labels = jax.tree.leaves(nanochat_labels(params))
+    shapes = [
+        p.shape for p, label in zip(jax.tree.leaves(params), labels, strict=True) if label == MATRIX
+    ]
+    pairs = [(min(shape), max(shape)) for shape in shapes]
+    return float(sum(4 * s * s * n + 2 * s**3 + 3 * s * s + 2 * s * n for s, n in pairs))
+
+
+def flops_of(task: Task, name: str, subject: Subject) -> float:
+    """FLOPs of one update of a subject."""
+    if name == MUON:  # its iterations are a loop, of which the analysis sees one
+        once = Subject(lambda inputs: optax_muon(ns_steps=1))
+        return update_flops(task, once) + 4 * iteration_flops(task)
+    return update_flops(task, subject)
+
+
+def measure(task: Task, baseline: Candidate, steps: int, rounds: int) -> dict[str, Any]:
+    """Both times, state bytes and FLOPs of every subject, and how they stand to the goals."""
+    found = subjects(task, baseline)
+    alone_programs: dict = {}
+    training_programs: dict = {}
+    alone = {n: step_alone(task, s, steps, alone_programs) for n, s in found.items()}
+    training = {n: step_in_training(task, s, steps, training_programs) for n, s in found.items()}
+    for warm in (*alone.values(), *training.values()):
+        warm()
+    params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
+    times = {"alone": interleaved(alone, rounds), "training": interleaved(training, rounds)}
+    model_flops = task.model.flops_per_token * task.batch_tokens
+    rows = {}
+    for name, subject in found.items():
+        state = jax.eval_shape(subject.make(subject.inputs).init, params)
+        flops = flops_of(task, name, subject)
+        rows[name] = {
+            "alone_ms": 1e3 * float(np.median(times["alone"][name])) / steps,
+            "training_ms": 1e3 * float(np.median(times["training"][name])) / steps,
+            "alone_to_baseline": ratio(times["alone"][name], times["alone"][SPECIALISED]),
+            "training_to_baseline": ratio(times["training"][name], times["training"][SPECIALISED]),
+            "state_bytes": tree_bytes(state),
+            "update_flops": flops,
+            "training_flops": model_flops + flops,
+        }
+    return {
+        "steps": steps,
+        "rounds": rounds,
+        "subjects": rows,
+        "goals": goals(rows, times, state_ratio(task, baseline)),
+    }
+
+
+def goals(
+    rows: dict[str, dict], times: dict[str, dict[str, np.ndarray]], state: float
+) -> list[dict]:
+    """Each goal with what was found; `found` is of the training step and decides.
+
+    Args:
+      rows: of every subject.
+      times: float64[rounds] seconds by place and subject.
+      state: optimizer state over that of the same optimizer without senses, in bytes.
+    """
+    extra = rows[SPECIALISED]["training_flops"] / rows[MUON]["training_flops"]
+    pairs = (*GOALS, (f"baseline to {MUON}, by its extra FLOPs", SPECIALISED, MUON, extra))
+    found = []
+    for name, above, below, most in pairs:
+        training = times["training"][above] / times["training"][below]
+        found.append(
+            {
+                "goal": name,
+                "most": most,
+                "found": float(np.median(training)),
+                "quartiles": np.percentile(training, [25, 75]).tolist(),
+                "alone": ratio(times["alone"][above], times["alone"][below]),
+            }
+        )
+    return [*found, {"goal": "state to that without senses", "most": STATE_GOAL, "found": state}]
+
+
+def show(console: Console, variant: str, found: dict[str, Any]) -> None:
+    """Prints a line a subject, then the goals."""
+    table = Table(title=f":{variant}, medians; ratios to the specialised baseline, in turn")
+    columns = ("", "alone, ms", "ratio", "training, ms", "ratio", "state, MB", "MFLOP, update")
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in found["subjects"].items():
+        table.add_row(
+            name,
+            f"{row['alone_ms']:.2f}",
+            f"{row['alone_to_baseline']:.3f}",
+            f"{row['training_ms']:.2f}",
+            f"{row['training_to_baseline']:.3f}",
+            f"{row['state_bytes'] / 1e6:.2f}",
+            f"{row['update_flops'] / 1e6:.1f}",
+        )
+    console.print(table)
+    for goal in found["goals"]:
+        line = f"{goal['goal']}: {goal['found']:.3f}, goal at most {goal['most']:.3f}"
+        if "alone" in goal:
+            low, high = goal["quartiles"]
+            line += f"; quartiles {low:.3f} to {high:.3f}; alone {goal['alone']:.3f}"
+        console.print(line, highlight=False)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    console, rounds = Console(width=110), options.rounds(15)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    results: dict[str, Any] = {}
+    for variant, config in options.configs(on_cpu).items():
+        task, steps = make_task(config), options.steps(variant, on_cpu)
+        run, flops = big_matmul(config.model.dtype)
+        step = task.model.flops_per_token * task.batch_tokens
+        reason = options.too_long(6 * (rounds + 1) * steps * step, flops / seconds(run))
+        if reason:
+            console.print(f":{variant} {reason}", highlight=False)
+            continue
+        baseline = Candidate(make_baseline(config), make_recipe(config))
+        results[variant] = measure(task, baseline, steps, rounds)
+        show(console, variant, results[variant])
+    options.write(environment("benchmarks.optimizer") | {"results": results})
+
+
+if __name__ == "__main__":
+    app.run(main)

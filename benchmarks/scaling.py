@@ -1,0 +1,134 @@
+"""Throughput of the Ray engine with one and two workers, and what eight devices change.
+
+  python -m benchmarks.scaling --out=results/scaling_cpu.json
+
+Every worker has one thread. Each round trains the same candidates of `configs/screen.py` in turn
+by the local engine with one thread, on one worker and on two; warmed, ratios within a round. Then
+an uneven population runs on eight virtual devices and on one: how far apart are the losses?
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import ray
+from absl import app, logging
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import options
+from benchmarks.timing import environment, interleaved, ratio
+from nanoevolve_jax import site
+from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.execution.engine import Engine
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.ray_pool import Pool
+from nanoevolve_jax.execution.settings import make_baseline, make_recipe
+from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.policy.spec import PRESETS
+from nanoevolve_jax.prepare import make_engine
+
+ROUNDS = 5
+DEVICES = 8  # virtual ones, of the check; more than there are cores
+UNEVEN = 11  # candidates of the check: three devices have nothing to do in the last batch
+JOBS = 4  # candidates of a round
+
+
+def make_config() -> ConfigDict:
+    """The default search's, or that of `--variants`; one thread and one device a process."""
+    (config,) = options.configs(on_cpu=True).values()
+    config.engine, config.threads, config.devices = site.RAY, 1, 1
+    config.data.cache_dir = options.CACHE.value
+    config.train.evaluations = 1
+    return config
+
+
+def make_jobs(config, count: int) -> list[Job]:
+    """Candidates of all presets in turn, with seeds of their own."""
+    specs = [make_baseline(config), *PRESETS.values()]
+    recipe = make_recipe(config)
+    return [
+        Job(Candidate(specs[i % len(specs)], recipe), seed=i, steps=config.train.steps)
+        for i in range(count)
+    ]
+
+
+def ray_engine(config, workers: int, say: Callable[[str], None]) -> Engine:
+    """An engine over so many workers of the running Ray."""
+    settings = config.copy_and_resolve_references()
+    settings.ray.workers = workers
+    shared = site.for_every_node(settings, threads=1)
+    make = functools.partial(site.worker_site, shared.to_json(), steps=config.train.steps, most=1)
+    pool = Pool(make, settings.ray, cpus=1, gpus=0, say=say)
+    return site.RaySite(settings, pool.facts(), pool).engine(settings, MAIN)
+
+
+def train(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Trains them all."""
+    assert all(result.failure is None for result in engine.run(jobs))
+
+
+def eight_devices(config, rows) -> dict[str, float]:
+    """Largest differences of an uneven population on eight devices from one device."""
+    jobs = make_jobs(config, UNEVEN)
+    one, eight = (list(make_engine(config, rows, n).run(jobs)) for n in (1, DEVICES))
+    loss = np.array([[r.train_loss for r in results] for results in (one, eight)])
+    bpb = np.array([[r.val_bpb for r in results] for results in (one, eight)])
+    return {
+        "candidates": UNEVEN,
+        "devices": DEVICES,
+        "largest_difference_of_train_loss": float(np.abs(loss[0] - loss[1]).max()),
+        "largest_difference_of_val_bpb": float(np.abs(bpb[0] - bpb[1]).max()),
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    console, config = Console(width=110, soft_wrap=True), make_config()
+    # Idle workers of one pool beside those of the other: more places than cores.
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    local_config = config.copy_and_resolve_references()
+    local_config.devices = DEVICES  # of the process; the timed engine has one
+    local = site.local_site(local_config, console, steps=config.train.steps, most=1)
+    subjects = {
+        "local engine": make_engine(config, local.rows, 1),
+        "one worker": ray_engine(config, 1, console.print),
+        "two workers": ray_engine(config, 2, console.print),
+    }
+    jobs = make_jobs(config, JOBS)
+    for engine in subjects.values():
+        train(engine, jobs)  # compiles
+    runs = {name: functools.partial(train, engine, jobs) for name, engine in subjects.items()}
+    times = interleaved(runs, options.rounds(ROUNDS))
+    ray.shutdown()
+    tokens = JOBS * config.train.steps * subjects["local engine"].task.batch_tokens
+    report = {
+        name: {
+            "tokens_per_second": tokens / float(np.median(values)),
+            "candidates_per_hour": 3600 * JOBS / float(np.median(values)),
+            "speed_over_one_worker": ratio(times["one worker"], values),
+        }
+        for name, values in times.items()
+    }
+    table = Table(title=f"{JOBS} candidates of {config.train.steps} steps, one thread a process")
+    for column in ("", "tokens/s", "candidates/h", "to one worker"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in report.items():
+        table.add_row(
+            name,
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['candidates_per_hour']:,.0f}",
+            f"{row['speed_over_one_worker']:.2f}",
+        )
+    console.print(table)
+    check = eight_devices(config, local.rows)
+    console.print(f"{UNEVEN} candidates on {DEVICES} devices and on one: {check}", highlight=False)
+    document = environment("benchmarks.scaling") | {"results": report, "eight_devices": check}
+    document["versions"]["ray"] = ray.__version__
+    options.write(document)
+
+
+if __name__ == "__main__":
+    app.run(main)

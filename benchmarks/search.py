@@ -1,0 +1,215 @@
+"""Candidates an hour, and how much of a search is not training.
+
+  python -m benchmarks.search --out=results/search_cpu.json
+
+Runs the real command twice, each time in a fresh process: first with empty caches, then with what
+the first one left (packed rows, compiled programs), in another run folder. Everything that costs
+time is wrapped and timed, what it calls itself left out, so that the parts add up to the wall time
+of the process. Compiled work is the three programs: initial state, training, validation. Goal: at
+most 10 % of the second run is anything else.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+from absl import app, logging
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import options
+from benchmarks.timing import COMPILING, environment
+from nanoevolve_jax import prepare, search, site
+from nanoevolve_jax.evolution import campaign
+from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.engine import LocalEngine
+from nanoevolve_jax.execution.population import Programs
+
+COMPILED = ("init_population", "train_segment", "evaluate_population")
+GOAL = 0.10  # of the second run, outside compiled work
+_COMPILATION, _START = "tracing, compiling, loading programs", "interpreter, imports"
+# What is timed, by part: where it is looked up, and under which name.
+_PARTS = {
+    "devices": [(site, "use_devices")],
+    "rows": [(site, "load_rows")],
+    "feed of segments": [(LocalEngine, "_segment"), (Programs, "place")],
+    "checkpoints": [(Checkpoints, name) for name in ("__init__", "boundary", "restore", "close")],
+    "archive, telemetry": [(campaign.archive, "append"), (campaign, "save_telemetry")],
+    "counted cost": [(campaign, "step_flops")],
+    "proposals": [(campaign.Campaign, "propose")],
+}
+
+
+class Parts:
+    """Seconds by part; what a part spends in another one counts there alone."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._inner = [0.0]  # seconds of parts inside each open one
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Times what happens inside."""
+        started = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - started
+            self._take(part, whole - self._inner.pop())
+            self._inner[-1] += whole
+
+    def on_event(self, event: str, duration: float, **facts: Any) -> None:
+        """Takes a duration that JAX reports, which lies in the part that is open."""
+        del facts
+        if event in COMPILING:
+            self._take(_COMPILATION, duration)
+            self._inner[-1] += duration
+
+    def wrap(self, part: str, function: Callable, wait: bool = False) -> Callable:
+        """The function, timed; with `wait` until its result is there."""
+
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            with self.timed(part):
+                result = function(*args, **kwargs)
+                return jax.block_until_ready(result) if wait else result
+
+        return wrapped
+
+    def _take(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+class _Compiled:
+    """A compiled program whose work is timed, and which can be traced as it is."""
+
+    def __init__(self, parts: Parts, name: str, program: Any):
+        self._program, self._run = program, parts.wrap(name, program, wait=True)
+
+    def __call__(self, *args):
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+        return self._program(*args) if traced else self._run(*args)
+
+
+def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
+    """Runs a search in this process, which has done nothing before.
+
+    Args:
+      config: of the search.
+      spawned: when this process was asked for, seconds since the epoch.
+    """
+    logging.set_verbosity(logging.WARNING)
+    parts = Parts()
+    parts.seconds[_START] = time.time() - spawned
+    jax.monitoring.register_event_duration_secs_listener(parts.on_event)
+    make_programs = prepare.make_programs
+
+    def timed_programs(*args, **kwargs):
+        programs = make_programs(*args, **kwargs)
+        timed = {name: _Compiled(parts, name, getattr(programs, name)) for name in COMPILED}
+        return programs._replace(**timed)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(prepare, "make_programs", timed_programs))
+        for part, places in _PARTS.items():
+            for owner, name in places:
+                wrapped = parts.wrap(part, getattr(owner, name))
+                stack.enter_context(mock.patch.object(owner, name, wrapped))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        with parts.timed("everything else"):
+            search.search(config)
+    summary = json.loads((Path(config.workdir) / "summary.json").read_text())
+    wall = time.time() - spawned
+    outside = wall - sum(parts.seconds[name] for name in COMPILED)
+    return {
+        "wall_seconds": wall,
+        "candidates": summary["evaluated"] + summary["dead"],
+        "candidates_an_hour": 3600 * (summary["evaluated"] + summary["dead"]) / wall,
+        "tokens_per_second": summary["tokens_trained"] / wall,
+        "xla_compilations": summary["xla_compilations"],
+        "outside_share": outside / wall,
+        "parts": dict(sorted(parts.seconds.items(), key=lambda item: -item[1])),
+    }
+
+
+def in_fresh_process(config: ConfigDict) -> dict[str, Any]:
+    """`timed_search` in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(timed_search, config, time.time()).result()
+
+
+def show(console: Console, results: dict[str, dict]) -> None:
+    """Prints a line a part, compiled work first."""
+    table = Table(title="Seconds of a search by part, and their share of its wall time")
+    table.add_column("")
+    for name in results:
+        table.add_column(f"{name}, s", justify="right")
+        table.add_column("share", justify="right")
+
+    def row(label, values, style=None):
+        cells = [
+            cell
+            for value, found in zip(values, results.values(), strict=True)
+            for cell in (f"{value:.2f}", f"{value / found['wall_seconds']:.1%}")
+        ]
+        table.add_row(label, *cells, style=style)
+
+    names = {name: None for found in results.values() for name in found["parts"]}
+    others = [name for name in names if name not in COMPILED]
+    for group in (COMPILED, others):
+        for name in group:
+            row(name, [found["parts"].get(name, 0.0) for found in results.values()])
+        table.add_section()
+    row(
+        "outside the compiled programs",
+        [found["outside_share"] * found["wall_seconds"] for found in results.values()],
+        "bold",
+    )
+    row("wall time", [found["wall_seconds"] for found in results.values()], "bold")
+    console.print(table)
+    for name, found in results.items():
+        console.print(
+            f"{name}: {found['candidates_an_hour']:,.0f} candidates an hour, "
+            f"{found['tokens_per_second']:,.0f} tokens/s, compiled: {found['xla_compilations']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    console = Console(width=110)
+    results: dict[str, Any] = {}
+    for variant, config in options.configs(on_cpu=False).items():
+        with tempfile.TemporaryDirectory() as scratch:
+            config.data.cache_dir = f"{scratch}/cache"
+            found = results[variant] = {}
+            for name in ("first run", "second run"):
+                config.workdir = f"{scratch}/{name}"
+                found[name] = in_fresh_process(config)
+        show(console, found)
+        share = found["second run"]["outside_share"]
+        console.print(
+            f":{variant}: {share:.1%} of the second run is outside compiled work, "
+            f"goal at most {GOAL:.0%}",
+            highlight=False,
+        )
+    options.write(environment("benchmarks.search") | {"results": results})
+
+
+if __name__ == "__main__":
+    app.run(main)
