@@ -27,7 +27,7 @@ from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
 from nanoevolve_jax.evolution.campaign import generation_sizes
 from nanoevolve_jax.evolution.promote import planned_runs
-from nanoevolve_jax.evolution.run_folder import describe_run
+from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import opened, require_room
@@ -48,6 +48,7 @@ def calibrate(config: ConfigDict) -> None:
     longest = max(2 * config.train.steps, config.confirm.steps)
     most = max(generation_sizes(config))
     folder = Path(config.workdir)
+    require_free(folder)
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=most))
         config = site.config

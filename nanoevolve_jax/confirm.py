@@ -32,7 +32,7 @@ from nanoevolve_jax.evidence.work import total_steps
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
-from nanoevolve_jax.evolution.run_folder import describe_run
+from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, validate
 from nanoevolve_jax.prepare import calibrated, opened
@@ -68,6 +68,7 @@ def confirm(settings: ConfigDict) -> None:
     config = search_config(settings.workdir)
     folder = Path(settings.workdir)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
+    require_free(folder)
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=1))
         config, calibration = calibrated(site.config, site.facts)

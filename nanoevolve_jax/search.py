@@ -35,7 +35,7 @@ from nanoevolve_jax.evolution.campaign import (
     summarise,
 )
 from nanoevolve_jax.evolution.promote import planned_runs, promote, register
-from nanoevolve_jax.evolution.run_folder import describe_run
+from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.planning import print_plan
@@ -54,6 +54,7 @@ def search(config: ConfigDict) -> None:
     compiled_before = compilations()
     steps, most = config.train.steps, max(generation_sizes(config))
     folder = Path(config.workdir)
+    require_free(folder)
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=steps, most=most))
         config, calibration = calibrated(site.config, site.facts)

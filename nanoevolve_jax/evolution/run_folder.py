@@ -98,6 +98,17 @@ def holding(folder: Path) -> Iterator[None]:
         yield
 
 
+def require_free(folder: Path) -> None:
+    """Refuses a folder that another process has, before anything else is prepared for it.
+
+    Raises:
+      ArchiveError: if it has.
+    """
+    if (folder / _LOCK).exists():
+        with holding(folder):
+            pass
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Refuses a disk that is too full before anything is trained.
 
