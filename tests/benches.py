@@ -57,7 +57,7 @@ class FormulaRuns:
         return columns | {"gate": self.gate_of(job)[: run.steps]}
 
     def engine(self):
-        return SimpleNamespace(programs=SimpleNamespace(width=2))
+        return SimpleNamespace(width=2)
 
     def spent(self):
         return {stage: {} for _, stage in self.jobs}
