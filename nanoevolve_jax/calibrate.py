@@ -65,7 +65,7 @@ def calibrate(config: ConfigDict) -> None:
             batch_tokens=engine.task.batch_tokens,
             task="calibrate",
         ) as display:
-            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress)
+            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress, display.say)
             display.already_done(runs.known_steps())
             tuning = tune_recipe(config, runs, budget, display.say, display.expect_more)
             display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")

@@ -88,7 +88,9 @@ def confirm(settings: ConfigDict) -> None:
             batch_tokens=batch_tokens,
             task="confirm",
         ) as display:
-            runs = Runs(folder, engines(site, config, checkpoints), display.on_progress)
+            runs = Runs(
+                folder, engines(site, config, checkpoints), display.on_progress, display.say
+            )
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record)
                 require_constraints(bench, promote.arm_of(records[0]), candidate)

@@ -84,7 +84,7 @@ def search(config: ConfigDict) -> None:
 def run(campaign: Campaign, calibrated: bool, against: str, console: Console) -> list[Record]:
     """Runs what is left of the search, promotion included if it is calibrated."""
     engine, config = campaign.engine, campaign.config
-    records = campaign.load()
+    records = campaign.load(functools.partial(console.print, highlight=False, soft_wrap=True))
     steps = config.train.steps
     planned = planned_runs(config) if calibrated else total_runs(planned_calls(config))
     total = max(planned, len(records))
@@ -98,13 +98,13 @@ def run(campaign: Campaign, calibrated: bool, against: str, console: Console) ->
                 f"resuming after generation {records[-1].generation}: "
                 f"{len(records)} candidates known"
             )
-        for generation, so_far in campaign.generations(display.on_progress):
+        for generation, so_far in campaign.generations(records, display.on_progress):
             records = so_far
             best = tournament.survivors(records, 1)[0]
             display.note(f"best {best.id} {best.merit.val_bpb:.4f}")
             display.say(generation_line(generation, records, against))
         if calibrated:
-            runs = Runs(campaign.folder, {MAIN: lambda: engine}, display.on_progress)
+            runs = Runs(campaign.folder, {MAIN: lambda: engine}, display.on_progress, display.say)
             records, _ = promote(campaign, records, runs, display.say)
     return records
 

@@ -91,6 +91,16 @@ def test_a_search_killed_in_the_middle_of_all_it_writes_ends_the_same(places, wh
     assert survive(places, whole, tmp_path / "run", kills) == len(kills)
 
 
+def test_a_torn_archive_is_cut_off_and_said_so(places, whole, tmp_path):
+    workdir = tmp_path / "run"
+    assert run(places, workdir, "append", 1)[0] == -signal.SIGKILL
+    torn = (workdir / "archive.jsonl").stat().st_size
+    status, out, err = run(places, workdir)
+    assert status == 0, err
+    assert f"{torn} bytes of an unfinished generation are cut off" in out.replace("\n", " ")
+    assert contents(workdir) == contents(whole)
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(places, whole, tmp_path):
     rng = np.random.default_rng(0)

@@ -75,6 +75,7 @@ class Runs:
         folder: Path,
         engines: dict[str, Callable[[], Engine]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        say: Callable[[str], None] = lambda line: None,
     ):
         """Reads what is known.
 
@@ -82,6 +83,7 @@ class Runs:
           folder: of `runs.jsonl` and `telemetry/`.
           engines: by name, makers of engines; "main" is the one most runs use.
           on_progress: hears of running jobs.
+          say: hears of a torn line that is cut off.
 
         Raises:
           EvidenceError: if a complete line was changed; a torn last one is cut off.
@@ -89,7 +91,7 @@ class Runs:
         self.folder = folder
         self._engines = engines
         self._made: dict[str, Engine] = {}
-        self._on_progress = on_progress
+        self._on_progress, self._say = on_progress, say
         self._known = {run.key: run for run in self._load()}
 
     def _load(self) -> list[Run]:
@@ -99,6 +101,7 @@ class Runs:
         content = path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
         if complete != content:  # torn by a kill in the middle of a write
+            self._say(f"{path}: an unfinished line is cut off; its run is made again")
             with open(path, "r+b") as file:
                 file.truncate(len(complete))
         runs = []

@@ -7,6 +7,7 @@ tail that the next one cuts off.
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,12 +142,15 @@ def append(path: Path, records: list[Record]) -> None:
         os.fsync(file.fileno())
 
 
-def load(path: Path, sizes: list[int]) -> list[Record]:
+def load(
+    path: Path, sizes: list[int], say: Callable[[str], None] = lambda line: None
+) -> list[Record]:
     """Reads the complete generations of an archive and cuts off what follows them.
 
     Args:
       path: of `archive.jsonl`; a missing file is an empty archive.
       sizes: how many records each generation has; later ones are as large as the last.
+      say: hears of what is cut off.
 
     Raises:
       ArchiveError: if a complete line within them is not a record.
@@ -165,6 +169,10 @@ def load(path: Path, sizes: list[int]) -> list[Record]:
     records = _parse(path, lines[:complete])
     kept = sum(map(len, lines[:complete]))
     if kept < path.stat().st_size:
+        say(
+            f"{path}: {path.stat().st_size - kept} bytes of an unfinished generation are cut off; "
+            "it is made again"
+        )
         with open(path, "r+b") as file:
             file.truncate(kept)
             os.fsync(file.fileno())

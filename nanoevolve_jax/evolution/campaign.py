@@ -45,15 +45,14 @@ class Campaign(NamedTuple):
         """Of every screening run: same initial weights, same batches."""
         return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
-    def load(self) -> list[Record]:
-        """The records of all complete generations."""
-        return archive.load(self.folder / ARCHIVE, generation_sizes(self.config))
+    def load(self, say: Callable[[str], None]) -> list[Record]:
+        """The records of all complete generations; `say` hears of what is cut off."""
+        return archive.load(self.folder / ARCHIVE, generation_sizes(self.config), say)
 
     def generations(
-        self, on_progress: Callable[[Progress], None]
+        self, records: list[Record], on_progress: Callable[[Progress], None]
     ) -> Iterator[tuple[int, list[Record]]]:
-        """Runs what is left; yields (generation, all records so far) after each one."""
-        records = self.load()
+        """Runs what these records lack; yields (generation, all records so far) after each one."""
         require_baseline(records)
         done = records[-1].generation if records else -1
         for generation in range(done + 1, self.config.search.generations + 1):
