@@ -144,6 +144,10 @@ SETTINGS: dict[str, Setting] = {
 CONFIRM_SETTINGS: dict[str, Setting] = {
     "workdir": Setting("runs/screen", "run folder of the search"),
     "candidate": Setting("promoted", "id of the candidate; promoted: the one promotion picked"),
+    "engine": Setting(
+        "search", "where to train; search: where the search did", choices=("search", "local", "ray")
+    ),
+    "ray.address": Setting("search", "of the Ray cluster; search: that of the search"),
     "until": Setting(
         "transfer", "last stage to run after a win", choices=("confirm", "attribute", "transfer")
     ),

@@ -34,9 +34,12 @@ from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.execution.settings import ConfigError, check_fields, validate
+from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.site import engines, open_site
+
+
+SEARCH = "search"  # a setting is that of the search
 
 
 def search_config(workdir: str) -> ConfigDict:
@@ -66,6 +69,9 @@ def confirm(settings: ConfigDict) -> None:
     """The command."""
     console = Console()
     config = search_config(settings.workdir)
+    for path in ("engine", "ray.address"):  # where it runs changes no result
+        if (value := get_setting(settings, path)) != SEARCH:
+            config.update_from_flattened_dict({path: value})
     folder = Path(settings.workdir)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
     require_free(folder)
