@@ -38,7 +38,6 @@ from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_set
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.site import engines, open_site
 
-
 SEARCH = "search"  # a setting is that of the search
 
 
