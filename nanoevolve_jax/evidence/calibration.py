@@ -1,6 +1,7 @@
 """Calibration: what is noise, what is the best baseline, can the evaluator rank at all?"""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.panel import good_and_bad, judge_panel, shortest_horizon
 from nanoevolve_jax.evidence.runs import Runs, bpb
-from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, SEEDS_OF_A_STAGE, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import seed_noise
 from nanoevolve_jax.evidence.tuning import Dimension, Point, at_edge, shortlist, tune, widened
 from nanoevolve_jax.evidence.work import Call, Group, call
@@ -113,20 +114,33 @@ def tune_recipe(
     start = config.recipe.to_dict()
     steps = config.train.steps
 
-    def evaluate(points: Sequence[Point], stage: Stage, seeds: int) -> np.ndarray:
-        """Bits per byte, float64[points, seeds]."""
-        candidates = [candidate_at(config, recipe_of(p, start), steps) for p in points]
+    def evaluate(points: Sequence[Point], stage: Stage, seeds: Sequence[int]) -> np.ndarray:
+        """Bits per byte of every point with the seed of that number; float64[points]."""
         jobs = [
-            Job(c, stage_seed(stage, config.seed, i), steps, SCREEN_FOLD)
-            for c in candidates
-            for i in range(seeds)
+            Job(
+                candidate_at(config, recipe_of(point, start), steps),
+                stage_seed(stage, config.seed, seed),
+                steps,
+                SCREEN_FOLD,
+            )
+            for point, seed in zip(points, seeds, strict=True)
         ]
-        return bpb(runs.run(jobs, _stage(stage))).reshape(len(points), seeds)
+        return bpb(runs.run(jobs, _stage(stage)))
+
+    def finalists(points: Sequence[Point]) -> np.ndarray:
+        """Bits per byte on every fresh seed; float64[points, seeds]."""
+        fresh = range(config.calibrate.seeds)
+        each = [point for point in points for _ in fresh]
+        found = evaluate(each, Stage.TUNE_FINAL, [*fresh] * len(points))
+        return found.reshape(len(points), len(fresh))
+
+    # A seed for every run: on a single one the search would fit that seed's luck.
+    numbers = itertools.cycle(range(SEEDS_OF_A_STAGE))
 
     ranges, default = dimensions(start)
     search = functools.partial(
         tune,
-        lambda points: evaluate(points, Stage.TUNE, 1)[:, 0],
+        lambda points: evaluate(points, Stage.TUNE, [next(numbers) for _ in points]),
         default=default,
         batch=runs.engine().width,
         seed=config.seed,
@@ -134,8 +148,8 @@ def tune_recipe(
     tuning, kept, widenings = search(dimensions=ranges, runs=budget), {}, []
     while True:
         listed = shortlist(tuning, default, config.seed) | kept
-        say(f"tuning: {len(tuning.points)} runs, best of one seed {np.nanmin(tuning.bpb):.4f} bpb")
-        values = evaluate(list(listed.values()), Stage.TUNE_FINAL, config.calibrate.seeds)
+        say(f"tuning: {len(tuning.points)} runs, best single run {np.nanmin(tuning.bpb):.4f} bpb")
+        values = finalists(list(listed.values()))
         chosen = _best_mean(listed, values, say)
         edges = at_edge(tuning.dimensions, listed[chosen])
         if not edges or len(widenings) == _WIDENINGS:

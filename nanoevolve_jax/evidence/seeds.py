@@ -6,11 +6,13 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 
 _CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # beside 5 bits of stage they fill a uint32
 
+SEEDS_OF_A_STAGE = 2**_INDEX_BITS  # that a campaign has
+
 SCREEN_FOLD = 0
 PROMOTE_FOLD = 1
 _FIRST_CONFIRM_FOLD = 2
 CONFIRMATION_SEEDS = 64  # that a confirmation has of each stage
-MOST_CONFIRMATIONS = 2**_INDEX_BITS // CONFIRMATION_SEEDS  # whose seeds a stage has room for
+MOST_CONFIRMATIONS = SEEDS_OF_A_STAGE // CONFIRMATION_SEEDS  # whose seeds a stage has room for
 
 
 class Stage(enum.IntEnum):
