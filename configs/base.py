@@ -30,6 +30,11 @@ SETTINGS: dict[str, Setting] = {
     "lanes": Setting(
         1, "candidates a device trains at once (vmap); 0: what memory holds; a CPU: 1", 0, 4096
     ),
+    "distributed": Setting(
+        "none",
+        "several processes as one; auto: those of a cluster job, or of JAX_* variables",
+        choices=("none", "auto"),
+    ),
     "checkpoint_seconds": Setting(
         30, "between checkpoints at least; 0: one after every segment", 0, 86_400
     ),

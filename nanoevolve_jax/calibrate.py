@@ -33,6 +33,7 @@ from nanoevolve_jax.prepare import (
     require_room,
     use_devices,
     with_lanes,
+    with_own_folder,
 )
 
 
@@ -46,7 +47,7 @@ def calibrate(config: ConfigDict) -> None:
         )
     console = Console()
     devices = use_devices(config)
-    config = with_lanes(config, devices, max(generation_sizes(config)))
+    config = with_own_folder(with_lanes(config, devices, max(generation_sizes(config))))
     longest = max(2 * config.train.steps, config.confirm.steps)
     rows = load_rows(config, console, longest)
     folder = Path(config.workdir)

@@ -32,7 +32,14 @@ from nanoevolve_jax.evolution.campaign import ARCHIVE, screening_spent, summaris
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
-from nanoevolve_jax.prepare import calibrated, load_rows, make_engines, opened, use_devices
+from nanoevolve_jax.prepare import (
+    calibrated,
+    load_rows,
+    make_engines,
+    opened,
+    use_devices,
+    with_own_folder,
+)
 
 
 def search_config(workdir: str) -> ConfigDict:
@@ -62,8 +69,9 @@ def confirm(settings: ConfigDict) -> None:
     """The command."""
     console = Console()
     config = search_config(settings.workdir)
-    folder = Path(settings.workdir)
     devices = use_devices(config)
+    config = with_own_folder(config)
+    folder = Path(config.workdir)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
     rows = load_rows(config, console, longest)
     config, calibration = calibrated(config, rows.fingerprints)

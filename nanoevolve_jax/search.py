@@ -38,6 +38,7 @@ from nanoevolve_jax.prepare import (
     require_room,
     use_devices,
     with_lanes,
+    with_own_folder,
 )
 
 
@@ -49,7 +50,7 @@ def search(config: ConfigDict) -> None:
     start_counting()
     compiled_before = compilations()
     devices = use_devices(config)
-    config = with_lanes(config, devices, max(generation_sizes(config)))
+    config = with_own_folder(with_lanes(config, devices, max(generation_sizes(config))))
     rows = load_rows(config, console)
     config, calibration = calibrated(config, rows.fingerprints)
     against = "the tuned baseline" if calibration else "an untuned baseline"

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from nanoevolve_jax.execution import train
+from nanoevolve_jax.execution import hosts, train
 from nanoevolve_jax.execution.layout import POPULATION, layout
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import NANOCHAT
@@ -50,7 +50,7 @@ class Programs(NamedTuple):
             lambda spec: NamedSharding(self.mesh, PartitionSpec(POPULATION, *spec)),
             layout(lane, self.mesh.shape.get(train.DATA, 1)),
         )
-        return jax.device_put(tree, shardings)
+        return hosts.scatter(tree, shardings)
 
 
 def visible_cores() -> int:
