@@ -33,6 +33,11 @@ SETTINGS: dict[str, Setting] = {
     "threads": Setting(
         0, "threads a process computes with on a CPU; 0: one a core it may use", 0, 4096
     ),
+    "distributed": Setting(
+        "none",
+        "several processes as one; auto: those of a cluster job, or of JAX_* variables",
+        choices=("none", "auto"),
+    ),
     "checkpoint_seconds": Setting(
         30, "between checkpoints at least; 0: one after every segment", 0, 86_400
     ),

@@ -47,11 +47,11 @@ def calibrate(config: ConfigDict) -> None:
         return print_plan(config, console)
     longest = max(2 * config.train.steps, config.confirm.steps)
     most = max(generation_sizes(config))
-    folder = Path(config.workdir)
-    require_free(folder)
+    require_free(Path(config.workdir))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=most))
         config = site.config
+        folder = Path(config.workdir)
         description = describe_run(config, site.facts, UNCALIBRATED)
         checkpoints = stack.enter_context(opened(config, description, console.print))
         engine = site.engine(config, MAIN, checkpoints)

@@ -13,6 +13,7 @@ from configs.base import SETTINGS, Setting
 from data.corpus import CorpusError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
@@ -33,7 +34,7 @@ def fail(message: object) -> None:
     """Prints one line and exits with code 2."""
     first_line = (str(message).splitlines() or ["unknown error"])[0]
     print(f"error: {first_line}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    hosts.leave(BAD_INPUT)
 
 
 def explain(

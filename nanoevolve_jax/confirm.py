@@ -71,12 +71,12 @@ def confirm(settings: ConfigDict) -> None:
     for path in ("engine", "ray.address"):  # where it runs changes no result
         if (value := get_setting(settings, path)) != SEARCH:
             config.update_from_flattened_dict({path: value})
-    folder = Path(settings.workdir)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
-    require_free(folder)
+    require_free(Path(config.workdir))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=1))
         config, calibration = calibrated(site.config, site.facts)
+        folder = Path(config.workdir)
         description = describe_run(config, site.facts, calibration.seal)
         checkpoints = stack.enter_context(opened(config, description, console.print))
         config.train.evaluations = config.confirm.evaluations

@@ -24,6 +24,8 @@ from nanoevolve_jax.evidence.calibration_file import (
 )
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.run_folder import holding, open_folder, require_space
+from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution.checkpoint import FOLDER as CHECKPOINTS
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine, LocalEngine, validation_sets
 from nanoevolve_jax.execution.facts import Facts
@@ -53,8 +55,17 @@ def use_devices(config: ConfigDict) -> int:
         place = Path(config.data.cache_dir).absolute() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_num_cpu_devices", config.devices or compute_threads())
+    distributed = config.distributed == hosts.AUTO
+    if distributed:
+        hosts.join()
+    else:
+        jax.config.update("jax_num_cpu_devices", config.devices or compute_threads())
     found = len(jax.devices())
+    if distributed and config.devices not in (0, found):
+        raise ConfigError(
+            f"config.devices is {config.devices}; allowed: 0 or {found}, which the processes have "
+            "together (of a CPU each has JAX_NUM_CPU_DEVICES)"
+        )
     if config.devices > found:
         raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")
     devices = config.devices or found
@@ -81,8 +92,18 @@ def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
         return config
     chosen = config.copy_and_resolve_references()
     segment_steps = min(config.train.segment_steps, config.train.steps)
-    chosen.lanes = measured_lanes(make_task(config), segment_steps, -(-most // devices))
+    lanes = 1
+    if hosts.is_first():
+        lanes = measured_lanes(make_task(config), segment_steps, -(-most // devices))
+    chosen.lanes = int(hosts.votes(lanes)[0])
     return chosen
+
+
+def with_own_folder(config: ConfigDict) -> ConfigDict:
+    """The config with this process's own run folder, where several processes train together."""
+    owned = config.copy_and_resolve_references()
+    owned.workdir = str(hosts.own_folder(Path(config.workdir), but=CHECKPOINTS))
+    return owned
 
 
 def program_task(config: ConfigDict, program: str) -> Task:
@@ -191,7 +212,7 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
       steps: longest horizon that must fit; 0: `train.steps`.
     """
     data = config.data
-    with DataDisplay(console) as display:
+    with hosts.first_goes_first(), DataDisplay(console) as display:
         rows = build_rows(
             data.corpus,
             vocab_size=data.vocab_size,

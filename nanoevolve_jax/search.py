@@ -53,11 +53,11 @@ def search(config: ConfigDict) -> None:
     start_counting()
     compiled_before = compilations()
     steps, most = config.train.steps, max(generation_sizes(config))
-    folder = Path(config.workdir)
-    require_free(folder)
+    require_free(Path(config.workdir))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=steps, most=most))
         config, calibration = calibrated(site.config, site.facts)
+        folder = Path(config.workdir)
         against = "the tuned baseline" if calibration else "an untuned baseline"
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)

@@ -25,6 +25,7 @@ from nanoevolve_jax.prepare import (
     program_task,
     use_devices,
     with_lanes,
+    with_own_folder,
 )
 
 RAY = "ray"
@@ -99,7 +100,7 @@ def local_site(config: ConfigDict, console: Console, *, steps: int, most: int) -
     """
     devices = use_devices(config)
     rows = load_rows(config, console, steps)
-    config = with_lanes(config, devices, most)
+    config = with_own_folder(with_lanes(config, devices, most))
     facts = gather_facts(rows.fingerprints, devices, config.lanes, config.data_parallel)
     return LocalSite(config, facts, rows)
 

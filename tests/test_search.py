@@ -427,6 +427,8 @@ MISTAKES = {
     "--config=configs/nope.py": ["--config is 'configs/nope.py'", "allowed: "],
     "--config=configs/screen.py:nope": ["'nope'", "allowed: cpu, d4, d12"],
     "--config=pyproject.toml": ["--config", "pyproject.toml"],
+    "--config.data_parallel=4": ["config.data_parallel is 4", "a divisor of config.devices, 2"],
+    "--config.distributed=auto": ["config.distributed is 'auto'", "JAX_COORDINATOR_ADDRESS"],
     "--config.data.corpus=parquet:/nowhere": ["data.corpus", "parquet:/nowhere", "give a folder"],
     "--config.data.vocab_size=": ["config.data.vocab_size is ''", "an integer from 265 to 65536"],
     "stray": ["'stray'", "allowed: flags"],

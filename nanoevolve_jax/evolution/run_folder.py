@@ -9,7 +9,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ from nanoevolve_jax.execution.json_files import write_json
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
     *("checkpoint_seconds", "engine", "ray", "threads"),
-    *("plan", "step_seconds", "machines"),
+    *("plan", "step_seconds", "machines", "distributed"),
 )
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
@@ -84,18 +84,22 @@ def holding(folder: Path) -> Iterator[None]:
             f"config.workdir is {str(folder)!r}; allowed: a folder that can be written ({error})"
         ) from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ArchiveError(
-                f"config.workdir is {str(folder)!r}, in use by {file.read() or 'another process'}; "
-                "allowed: another folder, or this one when that has ended"
-            ) from None
+        _lock(file, fcntl.LOCK_EX, folder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _lock(file: TextIO, kind: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        raise ArchiveError(
+            f"config.workdir is {str(folder)!r}, in use by {file.read() or 'another process'}; "
+            "allowed: another folder, or this one when that has ended"
+        ) from None
 
 
 def require_free(folder: Path) -> None:
@@ -104,9 +108,9 @@ def require_free(folder: Path) -> None:
     Raises:
       ArchiveError: if it has.
     """
-    if (folder / _LOCK).exists():
-        with holding(folder):
-            pass
+    # Whatever else is wrong with the folder, `holding` says.
+    with contextlib.suppress(OSError), open(folder / _LOCK, encoding="utf-8") as file:
+        _lock(file, fcntl.LOCK_SH, folder)
 
 
 def require_space(folder: Path, needed: int) -> None:

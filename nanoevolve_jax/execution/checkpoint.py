@@ -18,6 +18,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
+from nanoevolve_jax.execution import hosts
+
 FOLDER = "checkpoints"
 FORMAT = 1
 _KEPT = 2  # the newest, and the one to fall back to
@@ -36,7 +38,7 @@ class Checkpoint(NamedTuple):
 
     search: dict[str, Any]  # JSON: where the search is, and what its jobs have given so far
     records: dict[str, np.ndarray]  # telemetry and validation curves
-    population: Any  # TrainState of all lanes, on the host; None between two batches
+    population: Any  # TrainState of all lanes; None between two batches
 
 
 def _sha256(tree: Any) -> str:
@@ -61,7 +63,7 @@ def _unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder; of several processes the first one writes and reads."""
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Checkpoints:
         self._seconds = seconds
         self.stopping = stopping
         self.say = say
+        if not hosts.is_first():
+            return
         try:
             self._manager = self._open()
         except Exception as error:  # Orbax has no exception of its own for a damaged folder
@@ -97,6 +101,8 @@ class Checkpoints:
         for unfinished in self._folder.glob(f"*{TMP_DIR_SUFFIX}*"):
             shutil.rmtree(unfinished)
         options = ocp.CheckpointManagerOptions(
+            create=False,  # which Orbax asks for where not all processes are active
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
             save_decision_policy=checkpoint_managers.ContinuousCheckpointingPolicy(
                 minimum_interval_secs=self._seconds
             ),
@@ -114,11 +120,16 @@ class Checkpoints:
           CheckpointError: if it cannot be written.
           Interrupted: if someone asked to stop; it is saved by then.
         """
-        stopping = self.stopping()
+        first = hosts.is_first()
         try:
-            if stopping or self._manager.should_save(self._next):
-                self._save(make())
-            if stopping:
+            due = first and self._manager.should_save(self._next)
+            stopping, due = hosts.votes([self.stopping(), due]).any(axis=0)
+            if stopping or due:
+                checkpoint = make()  # gathering it takes every process
+                checkpoint = checkpoint._replace(population=hosts.gather(checkpoint.population))
+                if first:
+                    self._save(checkpoint)
+            if stopping and first:
                 self._manager.wait_until_finished()
         except Exception as error:  # of Orbax, TensorStore or the file system, also a late one
             raise self._unwritable(error) from None
@@ -127,7 +138,7 @@ class Checkpoints:
 
     def _save(self, checkpoint: Checkpoint) -> None:
         # Copies: a CPU's device arrays may be views, and the next segment is given their memory.
-        population = jax.tree.map(np.array, jax.device_get(checkpoint.population))
+        population = jax.tree.map(np.array, checkpoint.population)
         records = _pack(checkpoint.records)
         digest = _sha256((records, population))
         search = checkpoint.search | {
@@ -155,6 +166,9 @@ class Checkpoints:
           wanted: tells from `Checkpoint.search` whether it belongs to what is about to run.
           template: a population of the structure, shapes and dtypes to restore.
         """
+        return hosts.from_first(lambda: self._restore_newest(wanted, template))
+
+    def _restore_newest(self, wanted, template) -> Checkpoint | None:
         for step, search in self._newest_first():
             if search is None:
                 continue
@@ -202,7 +216,8 @@ class Checkpoints:
           CheckpointError: if it cannot be written.
         """
         try:
-            self._manager.close()
+            if hosts.is_first():
+                self._manager.close()
         except Exception as error:
             raise self._unwritable(error) from None
 

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from model.loss import bits_per_byte
+from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.job import Job, job_key
 from nanoevolve_jax.execution.layout import POPULATION
@@ -119,6 +120,7 @@ class LocalEngine(NamedTuple):
           CheckpointError, Interrupted: see `Checkpoints.boundary`.
         """
         keys = [job_key(job) for job in jobs]
+        hosts.require_same(keys, "what is to be trained")
         call = self._resume(jobs, keys)
         known = call.finished
         trained = self._train(
@@ -166,7 +168,7 @@ class LocalEngine(NamedTuple):
             on_progress(Progress(count, batch.step, steps, loss, bpb))
             if batch.step < steps:
                 self._boundary(Call(self.program, call.finished, keys, batch))
-        failed, failure = _failed_steps(batch), np.asarray(batch.state.failure)
+        failed, failure = _failed_steps(batch), hosts.gather(batch.state.failure)
         return [
             run_result(
                 batch.telemetry[i],
@@ -203,7 +205,7 @@ class LocalEngine(NamedTuple):
         curve = batch.curve
         if end in evaluated:
             curve = (*curve, (end, self._evaluate(state.params, jobs[0].fold)))
-        telemetry = np.asarray(telemetry)[:, : end - batch.step]
+        telemetry = hosts.gather(telemetry)[:, : end - batch.step]
         return Batch(end, state, np.concatenate([batch.telemetry, telemetry], axis=1), curve)
 
     def _segment(self, jobs: Sequence[Job], start: int) -> Segment:
@@ -214,7 +216,7 @@ class LocalEngine(NamedTuple):
 
     def _evaluate(self, params: Any, fold: int) -> np.ndarray:
         """Validation bits per byte of every lane; float64[width]."""
-        nats, num_bytes = jax.device_get(
+        nats, num_bytes = hosts.gather(
             self.programs.evaluate_population(
                 params, self.evaluation.folds[fold], self.evaluation.token_bytes
             )
@@ -285,6 +287,11 @@ class LocalEngine(NamedTuple):
                 f"config.train.batch_size is {self.task.batch_size}, and one lane of it does not "
                 "fit into the device's memory; allowed: a smaller batch, model or sequence_len"
             )
+        if jax.process_count() > 1:  # the others may have had room, and would go on as they were
+            raise OutOfMemoryError(
+                f"config.lanes is {lanes}, and so many do not fit into the device's memory; "
+                f"allowed: fewer, such as {lanes // 2}"
+            )
         self.say(
             f"{lanes} lanes do not fit into memory: going on with {lanes // 2}; from here on "
             "results equal those of another run only closely, not bit for bit"
@@ -294,4 +301,4 @@ class LocalEngine(NamedTuple):
 
 
 def _failed_steps(batch: Batch) -> np.ndarray:
-    return np.asarray(batch.state.failed_step)
+    return hosts.gather(batch.state.failed_step)

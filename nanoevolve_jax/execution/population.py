@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from nanoevolve_jax.execution import train
+from nanoevolve_jax.execution import hosts, train
 from nanoevolve_jax.execution.layout import POPULATION, layout
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import NANOCHAT
@@ -49,7 +49,7 @@ class Programs(NamedTuple):
             lambda spec: NamedSharding(self.mesh, PartitionSpec(POPULATION, *spec)),
             layout(lane, self.mesh.shape.get(train.DATA, 1)),
         )
-        return jax.device_put(tree, shardings)
+        return hosts.scatter(tree, shardings)
 
 
 def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
