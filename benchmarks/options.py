@@ -23,9 +23,11 @@ _EFFICIENCY = 0.4  # of the peak, to tell beforehand how long a cell takes
 
 
 def write(document: dict[str, Any]) -> None:
-    """Writes the document to `--out`, if it was given."""
+    """Writes the document to `--out`, if it was given; again, when there is more of it."""
     if _OUT.value:
-        Path(_OUT.value).write_text(json.dumps(document, indent=2) + "\n")
+        path = Path(_OUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def rounds(default: int) -> int:
@@ -56,8 +58,13 @@ def configs(on_cpu: bool) -> dict[str, ConfigDict]:
                 raise app.UsageError(f"--set is {change!r}; allowed: FIELD=VALUE, as in the README")
             config.update_from_flattened_dict({path: type(SETTINGS[path].default)(value)})
         if on_cpu:
-            config.model.dtype, config.model.attention = "float32", "xla"
+            suit_cpu(config)
     return found
+
+
+def suit_cpu(config: ConfigDict) -> None:
+    """Puts what a CPU has in the place of what it has not."""
+    config.model.dtype, config.model.attention = "float32", "xla"
 
 
 def too_long(flops: float, peak: float) -> str | None:

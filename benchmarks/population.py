@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks import options
 from benchmarks.timing import (
     CompileClock,
+    Run,
     big_matmul,
     environment,
     interleaved,
@@ -127,39 +128,51 @@ def measure_devices(bench: Bench, rounds: int) -> dict[str, float]:
     }
 
 
-def measure(bench: Bench, on_cpu: bool, clock: CompileClock, rounds: int) -> dict[str, Any]:
-    """Every cell of a size until memory or the time allowed ends."""
+def measure(
+    bench: Bench, on_cpu: bool, clock: CompileClock, rounds: int, found: dict[str, Any], save: Run
+) -> None:
+    """Every cell of a size until memory or the time allowed ends.
+
+    Args:
+      bench: the size.
+      on_cpu: whether the devices are virtual ones.
+      clock: of compilations.
+      rounds: repeats.
+      found: what is found, filled in cell by cell.
+      save: called after each.
+    """
     model = bench.config.model
+    found |= {
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "batch_size": bench.task.batch_size,
+        "steps": bench.steps,
+        "model_flops_a_step": bench.step_flops,
+        "cells": [],
+        "ended": "stopped from outside",
+        "virtual_devices": None,
+    }
     big = big_matmul(model.dtype)
     peak = big[1] / min(seconds(big[0]) for _ in range(3))
     most = _LANES.value or (4 if on_cpu else 1 << 20)
-    cells: list[dict] = []
     ended = f"{most} lanes: as many as asked for"
     for lanes in (1 << i for i in range(most.bit_length())):
         if reason := options.too_long(bench.flops(lanes, rounds), peak):
             ended = f"{lanes} lanes: {reason}"
             break
         try:
-            cells.append(measure_lanes(bench, lanes, big, clock, rounds))
+            found["cells"].append(measure_lanes(bench, lanes, big, clock, rounds))
+            save()
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             ended = f"{lanes} lanes: more than memory holds"
             break
     count = len(jax.devices())
-    in_time = options.too_long(bench.flops(2 * count, rounds), peak) is None
-    return {
-        "dtype": model.dtype,
-        "attention": model.attention,
-        "batch_size": bench.task.batch_size,
-        "steps": bench.steps,
-        "model_flops_a_step": bench.step_flops,
-        "cells": cells,
-        "ended": ended,
-        "virtual_devices": measure_devices(bench, rounds)
-        if on_cpu and count > 1 and in_time
-        else None,
-    }
+    if on_cpu and count > 1 and not options.too_long(bench.flops(2 * count, rounds), peak):
+        found["virtual_devices"] = measure_devices(bench, rounds)
+    found["ended"] = ended
+    save()
 
 
 def show(console: Console, results: dict[str, Any]) -> None:
@@ -199,12 +212,15 @@ def main(argv: Sequence[str]) -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     clock, rounds = CompileClock(), options.rounds(5)
     on_cpu = jax.devices()[0].platform == "cpu"
-    results = {
-        variant: measure(Bench(config, options.steps(variant, on_cpu)), on_cpu, clock, rounds)
-        for variant, config in options.configs(on_cpu).items()
-    }
+    results: dict[str, Any] = {}
+
+    def save():
+        options.write(environment("benchmarks.population") | {"results": results})
+
+    for variant, config in options.configs(on_cpu).items():
+        bench = Bench(config, options.steps(variant, on_cpu))
+        measure(bench, on_cpu, clock, rounds, results.setdefault(variant, {}), save)
     show(Console(width=110), results)
-    options.write(environment("benchmarks.population") | {"results": results})
 
 
 if __name__ == "__main__":

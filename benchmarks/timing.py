@@ -80,17 +80,22 @@ def big_matmul(dtype: Any) -> tuple[Run, float]:
     return run, flops
 
 
-def environment(module: str) -> dict[str, Any]:
-    """What a result was made with: the command, the device, the versions."""
+def this_device() -> dict[str, Any]:
+    """The device in words; from here on this process holds the memory of a GPU."""
     device = jax.devices()[0]
     return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": len(jax.devices()),
+        "cores": visible_cores(),
+    }
+
+
+def environment(module: str, device: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a result was made with: the command, the device (by default this one), the versions."""
+    return {
         "command": f"python -m {module} {' '.join(_flags(sys.argv[1:]))}".strip(),
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": len(jax.devices()),
-            "cores": visible_cores(),
-        },
+        "device": device or this_device(),
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy")},
     }
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from nanoevolve_jax.execution.population import Programs, stack_candidates
-from nanoevolve_jax.execution.train import Candidate, Task, segment_of
+from nanoevolve_jax.execution.train import Candidate, Task, TrainState, segment_of
 
 _FAR = np.int32(10**6)  # a horizon at which every segment does the same work
 
@@ -38,6 +38,11 @@ class Rehearsal:
         self._token_bytes = np.ones(model.vocab_size, np.int32)
         seeds = programs.place(np.arange(width, dtype=np.uint32))
         self._state = programs.init_population(self._candidates, seeds, _FAR)
+
+    @property
+    def state(self) -> TrainState:
+        """Of all lanes, after what was trained so far."""
+        return self._state
 
     def _arguments(self) -> tuple:
         return self._state, self._candidates, self._segment, np.int32(0), _FAR

@@ -1,0 +1,133 @@
+"""Is a run repeated bit for bit, with which flags of XLA, and what do they cost?
+
+  python -m benchmarks.repeat --variants=d4 --out=results/gpu/repeat.json
+
+Trains the same segments in two fresh processes under each set of flags, in turn, and compares
+everything the state holds. Nothing is cached between processes but, where the flags say so, the
+choices of the autotuner: which kernel is fastest is measured anew by every other compilation, and
+kernels round differently. The flags concern GPUs; on a CPU they change nothing and all must agree.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, logging
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import options
+from benchmarks.timing import environment, seconds
+from nanoevolve_jax.execution.population import make_programs
+from nanoevolve_jax.execution.rehearsal import Rehearsal
+from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
+from nanoevolve_jax.execution.train import Candidate
+
+_LANES = 2
+_SEGMENTS = 4
+FLAGS = {
+    "default": "",
+    "deterministic ops": "--xla_gpu_deterministic_ops=true",
+    "no nondeterministic ops, autotuning kept": "--xla_gpu_exclude_nondeterministic_ops=true "
+    "--xla_gpu_per_fusion_autotune_cache_dir={cache}",
+}
+
+
+def digest(tree: Any) -> str:
+    """Of every bit of a tree."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(tree)):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
+
+
+def train(config: ConfigDict, steps: int) -> dict[str, Any]:
+    """Trains in this process, twice from the start; the second time it is warm."""
+    logging.set_verbosity(logging.WARNING)
+    if jax.devices()[0].platform == "cpu":
+        options.suit_cpu(config)
+    task = make_task(config)
+    programs = make_programs(task, devices=1, lanes=_LANES)
+    candidate = Candidate(make_baseline(config), make_recipe(config))
+    digests, times = [], []
+    for _ in range(2):
+        rehearsal = Rehearsal(task, programs, candidate, steps, rows=1)
+        times = [seconds(rehearsal.segment) for _ in range(_SEGMENTS)]
+        digests.append(digest(rehearsal.state))
+    return {"digests": digests, "step_ms": 1e3 * float(np.median(times)) / steps / _LANES}
+
+
+def in_fresh_process(config: ConfigDict, steps: int, flags: str) -> dict[str, Any]:
+    """`train` under flags of XLA, which are read when a process begins."""
+    own = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{own} {flags}".strip()
+    try:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(train, config, steps).result()
+    finally:
+        os.environ["XLA_FLAGS"] = own
+
+
+def measure(config: ConfigDict, steps: int) -> dict[str, dict[str, Any]]:
+    """What each set of flags gives, and its time over that of the default flags."""
+    runs: dict[str, list[dict]] = {name: [] for name in FLAGS}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(2):
+            for name, flags in FLAGS.items():
+                runs[name].append(in_fresh_process(config, steps, flags.format(cache=cache)))
+
+    def least(name):
+        return min(run["step_ms"] for run in runs[name])
+
+    return {
+        name: {
+            "flags": FLAGS[name],
+            "same_in_one_process": all(len(set(run["digests"])) == 1 for run in made),
+            "same_in_two_processes": made[0]["digests"] == made[1]["digests"],
+            "step_ms": least(name),
+            "to_default": least(name) / least("default"),
+        }
+        for name, made in runs.items()
+    }
+
+
+def show(console: Console, results: dict[str, dict]) -> None:
+    """Prints a line a set of flags."""
+    table = Table(title="The same run again, under flags of XLA")
+    for column in ("", "flags", "one process", "two processes", "ms a step", "to default"):
+        table.add_column(column, overflow="fold")
+    for variant, found in results.items():
+        for name, row in found.items():
+            table.add_row(
+                f":{variant}, {name}",
+                row["flags"],
+                "same" if row["same_in_one_process"] else "differs",
+                "same" if row["same_in_two_processes"] else "differs",
+                f"{row['step_ms']:.2f}",
+                f"{row['to_default']:.2f}",
+            )
+    console.print(table)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    results = {
+        # What the device is, the processes that train find out: asking takes a GPU's memory.
+        variant: measure(config, options.steps(variant, on_cpu=False))
+        for variant, config in options.configs(on_cpu=False).items()
+    }
+    show(Console(width=120), results)
+    options.write(environment("benchmarks.repeat") | {"results": results})
+
+
+if __name__ == "__main__":
+    app.run(main)
