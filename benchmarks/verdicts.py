@@ -81,9 +81,9 @@ SETTINGS = {
     "train.steps": 100,
     "train.segment_steps": 25,
     "confirm.steps": 100,
-    # Embeddings that learn slowly leave something to learn for the matrices.
-    # Of its own, so that these tasks stay as they are when `:cpu` is tuned anew.
+    # A recipe of their own, so that these tasks stay as they are when `:cpu` is tuned anew.
     "recipe.matrix_lr": 1.936,
+    # Embeddings that learn slowly leave something to learn for the matrices.
     "recipe.embedding_lr": 0.3,
     "recipe.unembedding_lr": 0.1536,
     "recipe.scalar_lr": 9.6,
