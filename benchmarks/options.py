@@ -16,7 +16,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 0, "interleaved repeats; 0: the benchma
 _VARIANTS = flags.DEFINE_list("variants", ["cpu"], "sizes of configs/screen.py")
 _STEPS = flags.DEFINE_integer("steps", 0, "of a run; 0: 10, on a CPU 1 for all but :cpu", 0)
 _BATCH = flags.DEFINE_integer("batch_size", 0, "rows a step; 0: the config's own", 0)
-_SET = flags.DEFINE_list("set", [], "further fields to change, such as search.generations=1")
+_SET = flags.DEFINE_multi_string("set", [], "fields to change: search.generations=1,train.steps=4")
 _SECONDS = flags.DEFINE_float("seconds", 300.0, "most seconds that a cell may take", 0.0)
 
 _EFFICIENCY = 0.4  # of the peak, to tell beforehand how long a cell takes
@@ -52,7 +52,7 @@ def configs(on_cpu: bool) -> dict[str, ConfigDict]:
             raise app.UsageError(f"--variants is {variant!r}; allowed: {names}")
         config = found[variant] = screen.get_config(variant)
         config.train.batch_size = _BATCH.value or config.train.batch_size
-        for change in _SET.value:
+        for change in (one for some in _SET.value for one in some.split(",")):
             path, _, value = change.partition("=")
             if path not in SETTINGS:
                 raise app.UsageError(f"--set is {change!r}; allowed: FIELD=VALUE, as in the README")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_search import write_corpus
 
-from benchmarks import optimizer
+from benchmarks import document, optimizer
 from benchmarks.search import Parts
 from benchmarks.timing import interleaved, ratio
 from configs import screen
@@ -31,11 +31,11 @@ def run(repository, tmp_path, name, *flags):
         timeout=300,
     )
     assert process.returncode == 0, process.stderr
-    document = json.loads(path.read_text())
-    assert document["command"].startswith(f"python -m benchmarks.{name} --steps=2")
-    assert str(tmp_path) not in document["command"]
-    assert document["device"]["platform"] == "cpu" and document["versions"]["jax"]
-    return process.stdout, document["results"]
+    found = json.loads(path.read_text())
+    assert found["command"].startswith(f"python -m benchmarks.{name} --steps=2")
+    assert "--out" not in found["command"]
+    assert found["device"]["platform"] == "cpu" and found["versions"]["jax"]
+    return process.stdout, found["results"]
 
 
 def test_population_measures_a_lane_and_virtual_devices(repository, tmp_path):
@@ -143,3 +143,30 @@ def test_an_iteration_counts_three_products_of_every_matrix():
     expected = 4 * products(64, 64) + 2 * products(64, 256) + products(2, 12)
     found = optimizer.iteration_flops(make_task(config))
     assert expected < found < 1.05 * expected
+
+
+# The document ------------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_document_are_what_the_results_say(repository):
+    text = (repository / "docs" / "BENCHMARKS.md").read_text()
+    assert document.filled(text, repository / "results") == text
+
+
+def test_a_table_is_empty_until_there_is_a_result_and_then_holds_it(tmp_path):
+    text = "before\n<!-- gpu/repeat -->\nold\n<!-- end -->\nafter\n"
+    empty = document.filled(text, tmp_path)
+    assert "not measured" in empty and "old" not in empty
+    row = {"same_in_one_process": True, "same_in_two_processes": False, "step_ms": 1.5}
+    result = {
+        "command": "python -m benchmarks.repeat",
+        "device": {"kind": "GPU of the test", "count": 1, "cores": 16},
+        "versions": {"jax": "1.2.3"},
+        "results": {"d4": {"default": row | {"to_default": 1.0}}},
+    }
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "repeat.json").write_text(json.dumps(result))
+    full = document.filled(empty, tmp_path)
+    assert "| `:d4`, default | same | differs | 1.50 | 1.00 |" in full
+    assert "GPU of the test, 16 cores, JAX 1.2.3" in full
+    assert full.startswith("before\n") and full.endswith("<!-- end -->\nafter\n")
