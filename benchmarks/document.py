@@ -3,7 +3,7 @@
   python -m benchmarks.document
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`, and comes from `results/NAME.json`. Where
-that file does not exist, nobody has had the device: the cells stay empty.
+that file does not exist the cells stay empty.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from absl import app
 
 DOCUMENT, RESULTS = Path("docs/BENCHMARKS.md"), Path("results")
-_EMPTY = "not measured: no such device was at hand"
+_NO_GPU, _NOT_YET = "not measured: no GPU was at hand", "not measured yet"
 _PLACE = re.compile(r"(<!-- (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Rows = list[list[str]]
@@ -159,7 +159,8 @@ def table(name: str, results: Path) -> str:
     header, rows = TABLES[part or file.rpartition("/")[2].partition("_")[0]]
     path = results / f"{file}.json"
     if not path.exists():
-        return markdown(header, [[_EMPTY, *[""] * (len(header) - 1)]])
+        reason = _NO_GPU if file.startswith("gpu/") else _NOT_YET
+        return markdown(header, [[reason, *[""] * (len(header) - 1)]])
     document = json.loads(path.read_text(encoding="utf-8"))
     device, versions = document["device"], document["versions"]
     made = f"`{document['command']}`; {device['count']} x {device['kind']}, {device['cores']} cores"

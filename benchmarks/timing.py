@@ -75,7 +75,7 @@ def matmul(size: int, dtype: Any, repeats: int) -> tuple[Run, float]:
 def big_matmul(dtype: Any) -> tuple[Run, float]:
     """A matmul large enough for this device's peak, warmed, and its FLOPs."""
     on_cpu = jax.devices()[0].platform == "cpu"
-    run, flops = matmul(2048, dtype, 2) if on_cpu else matmul(8192, dtype, 50)
+    run, flops = matmul(2048, dtype, 8) if on_cpu else matmul(8192, dtype, 50)
     run()
     return run, flops
 
