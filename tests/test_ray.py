@@ -205,12 +205,17 @@ def test_calibration_search_and_confirmation_on_ray_are_those_of_the_local_engin
     repository_root, tmp_path
 ):
     corpus = write_corpus(tmp_path / "corpus")
-    fields = TINY | {"devices": 1, "threads": 1, "data.cache_dir": str(tmp_path / "cache")}
+    fields = TINY | {"devices": 1, "threads": 1}
     fields |= {"data.corpus": f"parquet:{corpus}", "search.population": 2}
     common = [f"--config.{name}={value}" for name, value in fields.items()]
     for engine in ("local", "ray"):
         folder = tmp_path / engine
-        flags = [*common, f"--config.engine={engine}"]
+        # A ledger of its own: the second of two campaigns is given other seeds and another fold.
+        flags = [
+            *common,
+            f"--config.engine={engine}",
+            f"--config.data.cache_dir={folder / 'cache'}",
+        ]
         calibration = f"--config.workdir={folder / 'calibration'}"
         finish(start(repository_root, *flags, calibration, command="calibrate"))
         calibrated = f"--config.calibration={folder / 'calibration' / 'calibration.json'}"
