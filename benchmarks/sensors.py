@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
+from benchmarks.recipe import RECIPE
 from configs.screen import get_config
 from data.rows import build_rows
 from nanoevolve_jax.execution.job import Job
@@ -40,21 +41,6 @@ VARIANTS = {
     "batch x2": {"train.batch_size": 16},
 }
 OTHER_BATCHES = {"batch / 2": {"train.batch_size": 4}, "batch x4": {"train.batch_size": 32}}
-
-
-# Of its own, so that ranges stay comparable when `:cpu` is tuned anew.
-RECIPE = {
-    "recipe.matrix_lr": 1.936,
-    "recipe.embedding_lr": 5.76,
-    "recipe.unembedding_lr": 0.1536,
-    "recipe.scalar_lr": 9.6,
-    "recipe.weight_decay": 0.001125,
-    "recipe.warmup_fraction": 0.225,
-    "recipe.warmdown_fraction": 0.7138,
-    "recipe.final_lr_fraction": 0.2,
-    "recipe.momentum": 0.8,
-    "recipe.second_moment_beta": 0.7057,
-}
 
 
 def base_config():

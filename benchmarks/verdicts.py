@@ -38,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
+from benchmarks.recipe import RECIPE
 from configs import confirm as confirm_config
 from configs.screen import get_config
 from data.rows import Rows
@@ -63,11 +64,12 @@ from nanoevolve_jax.evidence.verdict import (
 )
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.execution.engine import LocalEngine
+from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
-from nanoevolve_jax.prepare import load_rows, make_engines
+from nanoevolve_jax.prepare import load_rows
 
 SETTINGS = {
     "model.n_layer": 2,
@@ -81,18 +83,9 @@ SETTINGS = {
     "train.steps": 100,
     "train.segment_steps": 25,
     "confirm.steps": 100,
-    # A recipe of their own, so that these tasks stay as they are when `:cpu` is tuned anew.
-    "recipe.matrix_lr": 1.936,
+    **RECIPE,
     # Embeddings that learn slowly leave something to learn for the matrices.
     "recipe.embedding_lr": 0.3,
-    "recipe.unembedding_lr": 0.1536,
-    "recipe.scalar_lr": 9.6,
-    "recipe.weight_decay": 0.001125,
-    "recipe.warmup_fraction": 0.225,
-    "recipe.warmdown_fraction": 0.7138,
-    "recipe.final_lr_fraction": 0.2,
-    "recipe.momentum": 0.8,
-    "recipe.second_moment_beta": 0.7057,
 }
 FOLD = 2  # of the confirmation
 SEARCH = {"search.generations": 5, "search.control_every": 0, "calibrate.tuning_runs": 16}
@@ -249,8 +242,10 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
     for name, value in case.recipe.items():
         relative = name == "matrix_lr"
         config.recipe[name] = value * config.recipe[name] if relative else value
+    facts = gather_facts(rows.fingerprints, devices, config.lanes, config.data_parallel)
+    place = site.LocalSite(config, facts, rows)
     with tempfile.TemporaryDirectory() as folder:
-        bench = case.bench(config, Runs(Path(folder), make_engines(config, rows, devices)))
+        bench = case.bench(config, Runs(Path(folder), site.engines(place, config)))
         specs = case.arms(baseline_spec(config))
         baseline, winner = Arm("baseline", specs[0], {}), Arm("candidate", specs[1], {})
         retuned = is_retuned_baseline(winner.spec, baseline.spec)

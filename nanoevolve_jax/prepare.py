@@ -1,7 +1,6 @@
 """What every command starts with: devices, packed rows, an engine, a calibration."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,14 +154,6 @@ def make_engine(
         checkpoints=checkpoints,
         say=checkpoints.say if checkpoints else logging.warning,
     )
-
-
-def make_engines(
-    config: ConfigDict, rows: Rows, devices: int, checkpoints: Checkpoints | None = None
-) -> dict[str, Callable[[], LocalEngine]]:
-    """Makers of the engines of all programs."""
-    make = functools.partial(make_engine, config, rows, devices, checkpoints=checkpoints)
-    return {name: functools.partial(make, program=name) for name in PROGRAMS}
 
 
 def require_room(folder: Path, engine: Engine, config: ConfigDict, runs: int) -> None:

@@ -90,6 +90,11 @@ def validate(config: ConfigDict) -> None:
             f"config.confirm.first_seeds is {config.confirm.first_seeds}; "
             f"allowed: fewer than config.confirm.seeds, {config.confirm.seeds}"
         )
+    if config.distributed != "none" and config.engine != "local":
+        raise ConfigError(
+            f"config.engine is {config.engine!r}; allowed: local where config.distributed is "
+            f"{config.distributed!r}, for each of the two shares out candidates in its own way"
+        )
     _check_data_parallel(config)
     make_task(config)
 
