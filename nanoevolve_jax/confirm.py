@@ -71,6 +71,7 @@ def confirm(settings: ConfigDict) -> None:
     for path in ("engine", "ray.address"):  # where it runs changes no result
         if (value := get_setting(settings, path)) != SEARCH:
             config.update_from_flattened_dict({path: value})
+    validate(config)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
     require_free(Path(config.workdir))
     with contextlib.ExitStack() as stack:

@@ -102,6 +102,7 @@ CROSS_FIELD = [
     ({"data_parallel": 3}, "config.data_parallel is 3; allowed: a divisor of ", "batch_size, 8"),
     ({"data_parallel": 4, "devices": 6}, "config.data_parallel is 4; allowed: ", "devices, 6"),
     ({"data_parallel": 4, "lanes": 2}, "config.lanes is 2; allowed: 0 or 1 ", "data_parallel, 4"),
+    ({"distributed": "auto", "engine": "ray"}, "config.engine is 'ray'; allowed: local ", "'auto'"),
     ({"search__survivors": 9}, "config.search.survivors is 9; allowed: ", "8"),
 ]
 
