@@ -66,6 +66,7 @@ from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
@@ -258,7 +259,7 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
     return {
         "expected": case.expected,
         "found": verdict.label,
-        "before_tuning": trial.numbers(paired_test(as_given[0] - as_given[1])),
+        "before_tuning": finite_or_null(paired_test(as_given[0] - as_given[1])),
         "confirmation": found.parts["confirmation"],
         "attribution": found.parts["attribution"],
         "spent": spent,

@@ -11,6 +11,7 @@ from nanoevolve_jax.evidence.levels import level_of_card
 from nanoevolve_jax.evidence.page import sentence, to_markdown
 from nanoevolve_jax.evidence.statistics import paired_test
 from nanoevolve_jax.evidence.verdict import judge
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
@@ -92,7 +93,7 @@ def test_a_retuned_baseline_keeps_the_rungs_below_a_win():
 
 
 def test_numbers_that_are_not_finite_become_null():
-    assert trial.numbers({"a": [math.nan, 1.0], "b": np.array([math.inf])}) == {
+    assert finite_or_null({"a": [math.nan, 1.0], "b": np.array([math.inf])}) == {
         "a": [None, 1.0],
         "b": [None],
     }

@@ -17,6 +17,7 @@ from nanoevolve_jax.evidence.statistics import seed_noise
 from nanoevolve_jax.evidence.tuning import Dimension, Point, at_edge, shortlist, tune, widened
 from nanoevolve_jax.evidence.work import Call, Group, call
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import (
     ConfigError,
     make_baseline,
@@ -171,20 +172,12 @@ def tune_recipe(
         "shortlist": {
             name: {
                 "recipe": recipe_of(point, start),
-                "bpb": [x if math.isfinite(x) else None for x in row],
+                "bpb": finite_or_null(row),
             }
             for (name, point), row in zip(listed.items(), values.tolist(), strict=True)
         },
         "chosen": chosen,
         "recipe": recipe_of(listed[chosen], start),
-    }
-
-
-def _finite_or_null(values: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
-    """Arrays by name as JSON has them."""
-    return {
-        name: [x if math.isfinite(x) else None for x in row.tolist()]
-        for name, row in values.items()
     }
 
 
@@ -336,7 +329,7 @@ def measure(
             "bad": bad,
             "seeds": len(few),
             "horizons": {
-                str(steps): panel._asdict() | {"bpb": _finite_or_null(ranked[steps])}
+                str(steps): panel._asdict() | {"bpb": finite_or_null(ranked[steps])}
                 for steps, panel in panels.items()
             },
             "shortest_horizon": shortest_horizon(panels),

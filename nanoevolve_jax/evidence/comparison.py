@@ -10,6 +10,7 @@ from nanoevolve_jax.evidence.runs import Run, Runs, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import fit_lr
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import OptimizerSpec
@@ -80,7 +81,7 @@ class Bench(NamedTuple):
                 factors = [*factors, factors[-1] * 2.0**0.5]
         found = {
             "factors": factors,
-            "bpb": [[x if np.isfinite(x) else None for x in row] for row in losses.tolist()],
+            "bpb": finite_or_null(losses),
             "chosen": fit and fit.factor,
             "edge": fit and fit.edge,
         }

@@ -18,6 +18,7 @@ from nanoevolve_jax.evidence.score import instability
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
 from nanoevolve_jax.execution.job import Job, job_key, job_to_json
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.train import TELEMETRY
 
@@ -50,9 +51,7 @@ def _digest(document: dict[str, Any]) -> str:
 
 def _to_line(run: Run) -> str:
     document = run._asdict()
-    for name in _NUMBERS:
-        document[name] = document[name] if np.isfinite(document[name]) else None
-    document["curve"] = [[s, v if np.isfinite(v) else None] for s, v in run.curve]
+    document |= {name: finite_or_null(document[name]) for name in (*_NUMBERS, "curve")}
     return json.dumps(document | {"seal": _digest(document)}, allow_nan=False) + "\n"
 
 

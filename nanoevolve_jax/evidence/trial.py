@@ -32,10 +32,11 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.levels import required_seeds
 from nanoevolve_jax.evidence.runs import Run, bpb
-from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+from nanoevolve_jax.evidence.statistics import paired_test
 from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants, judge, step_share
 from nanoevolve_jax.evidence.work import Call, call, total_steps
 from nanoevolve_jax.execution.job import job_to_json
+from nanoevolve_jax.execution.json_files import finite_or_null
 
 Say = Callable[[str], None]
 _TEST = "confirm: test"  # stage of `runs.jsonl`
@@ -113,21 +114,6 @@ def arms_to_json(bench: Bench, sides: Sides) -> dict[str, Any]:
     }
 
 
-def numbers(values: Any) -> Any:
-    """Arrays and tuples as JSON, with null for what is not finite."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if isinstance(values, Mapping):
-        return {name: numbers(value) for name, value in values.items()}
-    if isinstance(values, PairedTest):
-        return numbers(values._asdict())
-    if isinstance(values, list | tuple):
-        return [numbers(value) for value in values]
-    if isinstance(values, float | np.floating):
-        return float(values) if math.isfinite(values) else None
-    return values
-
-
 def confirm(
     bench: Bench,
     winner: Arm,
@@ -188,14 +174,14 @@ def confirm(
             "outcome": decision.outcome,
             "reason": decision.reason,
             "pairs": count,
-            "test": numbers(decision.test),
-            "gain_in_sigma": numbers(decision.test.mean / sigma),
-            "paired_sd_in_sigma": numbers(decision.test.sd / sigma),
+            "test": finite_or_null(decision.test),
+            "gain_in_sigma": finite_or_null(decision.test.mean / sigma),
+            "paired_sd_in_sigma": finite_or_null(decision.test.sd / sigma),
             "rules": rules._asdict(),
             "loosened": loosened(rules),
             "learning_rates": found_lr,
-            "baseline_bpb": numbers(bpb(runs["baseline"])),
-            "winner_bpb": numbers(bpb(runs["winner"])),
+            "baseline_bpb": finite_or_null(bpb(runs["baseline"])),
+            "winner_bpb": finite_or_null(bpb(runs["winner"])),
             "to_target": to_target(runs, cost_ratio),
         },
         runs,
@@ -262,14 +248,14 @@ def attribute(
             "step_share": share,
             "donors": placebos.donors,
             "best_constants": best_constants(placebos.constants),
-            "bpb": numbers(arrays),
+            "bpb": finite_or_null(arrays),
             "panel": panel
             and {
                 "perturbations": list(attribution.PERTURBATIONS),
-                "bpb": numbers(found._asdict()),
+                "bpb": finite_or_null(found._asdict()),
             },
-            "contrasts": numbers(verdict.contrasts),
-            "trajectory": numbers(placebos.trajectory),
+            "contrasts": finite_or_null(verdict.contrasts),
+            "trajectory": finite_or_null(placebos.trajectory),
         },
         winner_runs,
     )
@@ -285,9 +271,9 @@ def transfer_tests(
     )
     wide = transfer.run_wider(bench, sides.winner, sides.baseline, consumed)
     return {
-        "cells": {name: numbers(cell._asdict()) for name, cell in cells.items()},
-        "cheaper": numbers(cheaper._asdict()),
-        "wider": numbers(wide._asdict()),
+        "cells": {name: finite_or_null(cell._asdict()) for name, cell in cells.items()},
+        "cheaper": finite_or_null(cheaper._asdict()),
+        "wider": finite_or_null(wide._asdict()),
     }
 
 
@@ -360,5 +346,5 @@ def run(
         say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
     if winner.spec.control.enabled:
-        parts["phases"] = numbers(attribution.phases(bench, winner_runs, winner.spec))
+        parts["phases"] = finite_or_null(attribution.phases(bench, winner_runs, winner.spec))
     return Trial(parts, verdict, attribution.gates(bench, winner_runs))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanoevolve_jax.evidence.score import Merit
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
@@ -76,12 +77,6 @@ _KINDS = {
 }
 
 
-def _finite_or_null(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite_or_null(x) for x in value]
-    return value if math.isfinite(value) else None
-
-
 def _null_to_nan(value: Any, empty: float) -> Any:
     if isinstance(value, list):
         return [_null_to_nan(x, empty) for x in value]
@@ -91,7 +86,7 @@ def _null_to_nan(value: Any, empty: float) -> Any:
 def record_to_json(record: Record) -> dict[str, Any]:
     """The JSON object of a record; what is not finite becomes null."""
     document = record._asdict() | {"spec": spec_to_json(record.spec)}
-    return document | {name: _finite_or_null(document[name]) for name in _NUMBERS}
+    return document | {name: finite_or_null(document[name]) for name in _NUMBERS}
 
 
 def record_from_json(document: dict[str, Any]) -> Record:

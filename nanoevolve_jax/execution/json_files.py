@@ -1,9 +1,28 @@
-"""JSON files that are written whole or not at all."""
+"""Numbers that JSON has no word for, and JSON files that are written whole or not at all."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+
+def finite_or_null(values: Any) -> Any:
+    """Arrays, mappings and tuples as JSON has them, with null for what is not finite."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if hasattr(values, "_asdict"):
+        values = values._asdict()
+    if isinstance(values, Mapping):
+        return {name: finite_or_null(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite_or_null(value) for value in values]
+    if isinstance(values, float | np.floating):
+        return float(values) if math.isfinite(values) else None
+    return values
 
 
 def to_text(document: Any) -> str:
