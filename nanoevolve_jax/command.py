@@ -68,8 +68,11 @@ def explain(
             if not _parses(value, settings[path]):
                 return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
         elif argument.startswith("-") and name not in flags.FLAGS:
-            return f"flag {argument!r} is unknown; allowed: --config and --config.FIELD=VALUE"
-    return f"--config: {error}"
+            own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+            names = [f"--{flag.name}" for flag in own if flag.name != "config"]
+            names += ["--config and --config.FIELD=VALUE"] if settings else []
+            return f"flag {argument!r} is unknown; allowed: {', '.join(names) or 'none'}"
+    return f"--config: {error}" if settings else str(error)
 
 
 def _parses(value: str, setting: Setting) -> bool:
@@ -82,11 +85,12 @@ def _parses(value: str, setting: Setting) -> bool:
 
 
 def run(
-    command: Callable[[ConfigDict], None],
+    command: Callable[..., None],
     *,
     config_file: str = "configs/screen.py",
     settings: Mapping[str, Setting] = SETTINGS,
     validate: Callable[[ConfigDict], None] = validate,
+    arguments: bool = False,
 ) -> None:
     """Parses flags, validates `--config` and calls the command with it.
 
@@ -95,15 +99,44 @@ def run(
       config_file: the default of `--config`.
       settings: the fields of its config.
       validate: raises ConfigError for a config that cannot run.
+      arguments: whether the command takes a list of arguments after the config.
     """
     config = None
 
-    def parse(argv):
+    def define():
         nonlocal config
+        config = config_flags.DEFINE_config_file(
+            "config", config_file, "configuration file, with :variant if it has any"
+        )
+
+    def main(given):
+        if given and not arguments:
+            fail(f"argument {given[0]!r} is unknown; allowed: flags, such as --config.seed=1")
+        validate(config.value)
+        return command(config.value, given) if arguments else command(config.value)
+
+    _run(main, define, settings)
+
+
+def run_on_arguments(command: Callable[[list[str]], int | None]) -> None:
+    """Parses flags and calls a command without a config with the list of its arguments.
+
+    Args:
+      command: what to do; gives the exit code, None for 0.
+    """
+    _run(command, lambda: None, {})
+
+
+def _run(
+    command: Callable[[list[str]], int | None],
+    define: Callable[[], None],
+    settings: Mapping[str, Setting],
+) -> None:
+    """Parses flags, calls the command with its arguments, and ends mistakes in one line."""
+
+    def parse(argv):
         try:
-            config = config_flags.DEFINE_config_file(
-                "config", config_file, "configuration file, with :variant if it has any"
-            )
+            define()
             rest = flags.FLAGS(argv)
         # A mistyped flag, variant, field or value, and whatever a configuration file raises.
         except Exception as error:
@@ -113,12 +146,9 @@ def run(
         return rest
 
     def main(argv):
-        if len(argv) > 1:
-            fail(f"argument {argv[1]!r} is unknown; allowed: flags, such as --config.seed=1")
         logging.set_verbosity(logging.WARNING)  # or every library reports what it does
         try:
-            validate(config.value)
-            command(config.value)
+            sys.exit(command(argv[1:]))
         except USER_ERRORS as error:
             fail(error)
         except Interrupted:

@@ -3,15 +3,14 @@
 python -m nanoevolve_jax.replay runs/mine/evidence/g003c04.json --pairs=1
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 
 from configs.base import get_config
-from nanoevolve_jax.command import USER_ERRORS, fail
+from nanoevolve_jax import command
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed
@@ -96,16 +95,12 @@ def agrees(before: np.ndarray, found: np.ndarray, limit: float) -> bool:
     return np.array_equal(np.isnan(before), np.isnan(found)) and not np.any(off > limit)
 
 
-def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
-    if len(argv) != 2:
-        fail(f"{len(argv) - 1} arguments; allowed: one evidence card, evidence/<id>.json")
-    try:
-        agree = replay(Path(argv[1]), _PAIRS.value, Console())
-    except USER_ERRORS as error:
-        fail(error)
-    sys.exit(0 if agree else DISAGREES)
+def main(arguments: list[str]) -> int:
+    """The command; gives the exit code."""
+    if len(arguments) != 1:
+        command.fail(f"{len(arguments)} arguments; allowed: one evidence card, evidence/<id>.json")
+    return 0 if replay(Path(arguments[0]), _PAIRS.value, Console()) else DISAGREES
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run_on_arguments(main)

@@ -66,6 +66,30 @@ def _from_line(line: str) -> Run:
     return Run(**document)
 
 
+def _read(path: Path) -> tuple[list[Run], int]:
+    """The runs in whole lines, and the bytes of an unfinished last one."""
+    if not path.exists():
+        return [], 0
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    runs = []
+    for number, line in enumerate(complete.decode().splitlines(), start=1):
+        try:
+            runs.append(_from_line(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
+    return runs, len(content) - len(complete)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs of a folder, an unfinished last line left out; nothing is changed.
+
+    Raises:
+      EvidenceError: if a complete line was changed.
+    """
+    return _read(folder / FILE)[0]
+
+
 class Runs:
     """The runs of one folder: those on disk, and an engine for those that are missing."""
 
@@ -95,20 +119,11 @@ class Runs:
 
     def _load(self) -> list[Run]:
         path = self.folder / FILE
-        if not path.exists():
-            return []
-        content = path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:  # torn by a kill in the middle of a write
+        runs, torn = _read(path)
+        if torn:  # by a kill in the middle of a write
             self._say(f"{path}: an unfinished line is cut off; its run is made again")
             with open(path, "r+b") as file:
-                file.truncate(len(complete))
-        runs = []
-        for number, line in enumerate(complete.decode().splitlines(), start=1):
-            try:
-                runs.append(_from_line(line))
-            except (ValueError, KeyError, TypeError) as error:
-                raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
+                file.truncate(path.stat().st_size - torn)
         return runs
 
     def engine(self, program: str = MAIN) -> Engine:

@@ -174,6 +174,21 @@ def load(
     return records
 
 
+def read(path: Path) -> list[Record]:
+    """The records in whole lines, of a search that may be under way; nothing is changed.
+
+    Raises:
+      ArchiveError: if it cannot be read, or such a line is not a record.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error}") from None
+    return _parse(path, [line for line in lines if line.endswith(b"\n")])
+
+
 def load_all(path: Path) -> list[Record]:
     """Reads the archive of a finished search.
 

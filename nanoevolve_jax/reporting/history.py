@@ -1,0 +1,170 @@
+"""What a run folder tells of its search, finished or under way; nothing in it is changed."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.base import get_config
+from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
+from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
+from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
+from nanoevolve_jax.evidence.card import KIND as CARD
+from nanoevolve_jax.evidence.comparison import Bench
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.runs import Run, read_runs
+from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evolution import archive, promote, tournament
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
+from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.execution.job import job_to_json
+
+
+class History(NamedTuple):
+    """A search as its folder tells it."""
+
+    folder: Path
+    config: ConfigDict  # its recipe is the calibrated one, if there is a calibration
+    description: dict[str, Any]  # the rest of `config.json`: versions, device, fingerprints
+    records: list[Record]  # the baseline first; whatever the archive holds in whole lines
+    runs: list[Run]  # every run of promotion, confirmation and what comes after
+    summary: dict[str, Any] | None  # None: the search has not ended
+    promotion: dict[str, Any] | None  # None: not ended, or without a calibration
+    cards: dict[str, dict[str, Any]]  # evidence by candidate
+    calibration: dict[str, Any] | None  # the document; None: without one, or it is elsewhere now
+
+    @property
+    def baseline(self) -> Record:
+        """The tuned or untuned baseline."""
+        return self.records[0]
+
+    @property
+    def best(self) -> Record:
+        """The policy with the best score."""
+        return tournament.survivors(self.records, 1)[0]
+
+    @property
+    def chosen(self) -> Record:
+        """Whom a reader should look at first: the winner, the promoted one, or else the best."""
+        standing = {record.status: record for record in self.records}
+        return standing.get("winner") or standing.get("promoted") or self.best
+
+    def record(self, name: str) -> Record:
+        """The record of an id.
+
+        Raises:
+          ArchiveError: if the archive has no such candidate.
+        """
+        found = next((record for record in self.records if record.id == name), None)
+        if found is None:
+            raise ArchiveError(
+                f"candidate is {name!r}; allowed: an id of {self.folder / ARCHIVE}, such as "
+                f"{self.best.id}"
+            )
+        return found
+
+    def telemetry(self, name: str) -> dict[str, np.ndarray] | None:
+        """Per-step columns of a candidate's screening run, or of a run's key; None: not kept.
+
+        Raises:
+          EvidenceError: if the file is damaged.
+        """
+        path = self.folder / "telemetry" / f"{name}.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as columns:
+                return {column: columns[column] for column in columns.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise EvidenceError(f"{path} cannot be read: {error}") from None
+
+    def runs_of(self, record: Record) -> list[Run]:
+        """The runs of promotion that trained this candidate as it was screened."""
+        bench, steps = Bench(self.config, None), self.config.train.steps
+        own = job_to_json(bench.job(promote.arm_of(record), 0, 0, steps))["candidate"]
+        return [
+            run for run in self.runs if run.stage == promote.STAGE and run.job["candidate"] == own
+        ]
+
+    def tested_runs(self, card: dict[str, Any], arm: str) -> list[Run]:
+        """The runs of one arm, `baseline` or `winner`, on a card's confirmation seeds."""
+        if not card.get("arms"):
+            return []
+        by_seed = {
+            run.job["seed"]: run
+            for run in self.runs
+            if run.job["candidate"] == card["arms"][arm]
+            and run.job["fold"] == card["fold"]
+            and run.job["steps"] == card["config"]["confirm"]["steps"]
+            and run.job["gate"] is None
+            and run.job["disturbance"] is None
+        }
+        return [by_seed[seed] for seed in card["seeds"] if seed in by_seed]
+
+
+def read_history(folder: Path, field: str = "workdir") -> History:
+    """Reads a run folder.
+
+    Args:
+      folder: of a search.
+      field: what to call it in an error.
+
+    Raises:
+      ArchiveError: if it holds no search, or none that has finished a generation.
+      EvidenceError: if what stands in it was changed.
+    """
+    description = _description(folder, field)
+    config = get_config()  # the defaults stand for fields that are younger than the run
+    config.update(description.pop("config"))
+    records = archive.read(folder / ARCHIVE)
+    if not records or records[0].id != tournament.BASELINE_ID:
+        raise ArchiveError(
+            f"{field} is {str(folder)!r}, in which no generation is finished; "
+            "allowed: the folder of a search that has finished one"
+        )
+    return History(
+        folder,
+        config,
+        description,
+        records,
+        read_runs(folder),
+        _if_there(folder / "summary.json"),
+        _sealed_if_there(folder / promote.FILE, promote.KIND),
+        {p.stem: read_sealed(p, CARD) for p in sorted((folder / "evidence").glob("*.json"))},
+        _calibration(folder, config),
+    )
+
+
+def _description(folder: Path, field: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["config"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArchiveError(
+            f"{field} is {str(folder)!r}; allowed: the folder of a search ({error!r})"
+        ) from None
+    return document
+
+
+def _calibration(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """The calibration of the search: where its config says, or beside its archive."""
+    if config.calibration == UNCALIBRATED:
+        return None
+    places = (Path(config.calibration), folder / CALIBRATION_FILE)
+    return next((read_sealed(path, CALIBRATION) for path in places if path.exists()), None)
+
+
+def _sealed_if_there(path: Path, kind: str) -> dict[str, Any] | None:
+    return read_sealed(path, kind) if path.exists() else None
+
+
+def _if_there(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"{path} cannot be read: {error}") from None
