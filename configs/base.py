@@ -144,6 +144,11 @@ SETTINGS: dict[str, Setting] = {
     "calibrate.panel_seeds": Setting(3, "seeds of every spec of the panel", 2, 64),
 }
 
+# What a first look at a command should see of them.
+OFTEN = (
+    *("workdir", "seed", "data.corpus", "train.steps", "search.generations", "search.population"),
+    *("calibration", "engine", "plan"),
+)
 
 # What a confirmation adds; everything else was fixed when its search started.
 CONFIRM_SETTINGS: dict[str, Setting] = {

@@ -1,18 +1,31 @@
 """NanoEvolve: evolve optimizer policies that sense the state of training."""
 
-from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
-from nanoevolve_jax.policy.spec_json import SpecError, load_spec, spec_from_json, spec_to_json
-from nanoevolve_jax.policy.transform import AdamWGroup, candidate_optimizer, evolved_muon
+import importlib
+from typing import Any
 
-__all__ = [
-    "PRESETS",
-    "AdamWGroup",
-    "OptimizerSpec",
-    "SpecError",
-    "candidate_optimizer",
-    "evolved_muon",
-    "load_spec",
-    "spec_from_json",
-    "spec_to_json",
-]
-__version__ = "0.1.0"
+# What the library offers, by the module that holds it. A name is imported when it is first asked
+# for: `nanoevolve --help` has no need of JAX.
+_HOMES = {
+    "PRESETS": "policy.spec",
+    "AdamWGroup": "policy.transform",
+    "OptimizerSpec": "policy.spec",
+    "SpecError": "policy.spec_json",
+    "candidate_optimizer": "policy.transform",
+    "evolved_muon": "policy.transform",
+    "load_spec": "policy.spec_json",
+    "spec_from_json": "policy.spec_json",
+    "spec_to_json": "policy.spec_json",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -92,5 +92,10 @@ def calibrate(config: ConfigDict) -> None:
     )
 
 
+OFTEN = (
+    *("workdir", "seed", "data.corpus", "train.steps", "calibrate.seeds", "calibrate.tuning_runs"),
+    *("calibrate.panel_seeds", "engine", "plan"),
+)
+
 if __name__ == "__main__":
-    command.run(calibrate)
+    command.run(calibrate, often=OFTEN)

@@ -1,23 +1,26 @@
-"""What every command shares: the `--config` flag, and mistakes that end in one line."""
+"""What every command shares: `--config`, `--help`, and mistakes that end in one line."""
 
-import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from configs.base import SETTINGS, Setting
+from configs.base import OFTEN, SETTINGS, Setting
+from configs.lookup import locate
 from data.corpus import CorpusError
+from nanoevolve_jax import usage
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
-from nanoevolve_jax.execution.settings import ConfigError, allowed, validate
+from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
+from nanoevolve_jax.mistakes import explain, explain_place
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
 
@@ -25,9 +28,14 @@ USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
     *(CheckpointError, ClusterError, OutOfMemoryError),
 )
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PLACE_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
 BAD_INPUT = 2
 INTERRUPTED = 130
+NO_READER = 141
 
 
 def fail(message: object) -> None:
@@ -37,53 +45,6 @@ def fail(message: object) -> None:
     hosts.leave(BAD_INPUT)
 
 
-def explain(
-    arguments: Sequence[str],
-    error: BaseException,
-    settings: Mapping[str, Setting] = SETTINGS,
-) -> str:
-    """What is wrong with a command line, in words that the flag libraries do not have.
-
-    Args:
-      arguments: of the command line, the program's name left out.
-      error: what parsing them raised.
-      settings: the fields of the command's config.
-    """
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, value = argument.partition("=")
-        name, value = name.lstrip("-"), value if equals else following
-        path = name.removeprefix("config.")
-        if name == "config":
-            file, _, variant = value.partition(":")
-            if not Path(file).is_file():
-                return f"--config is {value!r}; allowed: a file, such as configs/screen.py"
-            if "allowed" in str(error) and variant:
-                return f"--config is {value!r}: {error}"
-        elif path != name and path not in settings:
-            near = difflib.get_close_matches(path, settings, n=3) or settings
-            return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
-        elif path != name:
-            if not _parses(value, settings[path]):
-                return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
-        elif argument.startswith("-") and name not in flags.FLAGS:
-            own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-            names = [f"--{flag.name}" for flag in own if flag.name != "config"]
-            names += ["--config and --config.FIELD=VALUE"] if settings else []
-            return f"flag {argument!r} is unknown; allowed: {', '.join(names) or 'none'}"
-    return f"--config: {error}" if settings else str(error)
-
-
-def _parses(value: str, setting: Setting) -> bool:
-    kind = type(setting.default)
-    try:
-        flags.BooleanParser().parse(value) if kind is bool else kind(value)
-    except ValueError:
-        return False
-    return True
-
-
 def run(
     command: Callable[..., None],
     *,
@@ -91,22 +52,24 @@ def run(
     settings: Mapping[str, Setting] = SETTINGS,
     validate: Callable[[ConfigDict], None] = validate,
     arguments: bool = False,
+    often: Sequence[str] = OFTEN,
 ) -> None:
     """Parses flags, validates `--config` and calls the command with it.
 
     Args:
-      command: what to do.
+      command: what to do; the docstring of its module is the command's help.
       config_file: the default of `--config`.
       settings: the fields of its config.
       validate: raises ConfigError for a config that cannot run.
       arguments: whether the command takes a list of arguments after the config.
+      often: the fields that `--help` names.
     """
     config = None
 
     def define():
         nonlocal config
         config = config_flags.DEFINE_config_file(
-            "config", config_file, "configuration file, with :variant if it has any"
+            "config", locate(config_file), "configuration file, with :variant if it has any"
         )
 
     def main(given):
@@ -115,32 +78,79 @@ def run(
         validate(config.value)
         return command(config.value, given) if arguments else command(config.value)
 
-    _run(main, define, settings)
+    def places():
+        texts = {path: setting.default for path, setting in settings.items()}
+        return {
+            f"config.{path}": get_setting(config.value, path)
+            for path, default in texts.items()
+            if isinstance(default, str)
+        }
+
+    _run(main, define, _Help(command, settings, often, config_file), places)
 
 
 def run_on_arguments(command: Callable[[list[str]], int | None]) -> None:
     """Parses flags and calls a command without a config with the list of its arguments.
 
     Args:
-      command: what to do; gives the exit code, None for 0.
+      command: what to do; gives the exit code, None for 0. The docstring of its module is the
+        command's help.
     """
-    _run(command, lambda: None, {})
+    _run(command, lambda: None, _Help(command, {}, (), ""), dict)
+
+
+class _Help(NamedTuple):
+    """What `--help` is made of."""
+
+    command: Callable[..., Any]
+    settings: Mapping[str, Setting]
+    often: Sequence[str]
+    config_file: str  # empty: the command has no config
+
+    def text(self, full: bool) -> str:
+        """The help; `full`: with every field."""
+        own = usage.own_flags()
+        if self.config_file:
+            meaning = "configuration file, with :variant if it has any"
+            parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
+            own.insert(0, flags.Flag(parser, serializer, "config", self.config_file, meaning))
+        return usage.help_text(
+            # Not the docstring of `__main__`, which is the script that called the module.
+            self.command.__globals__["__doc__"] or "",
+            path=sys.argv[0],
+            own=own,
+            settings=self.settings,
+            often=self.often,
+            full=full,
+        )
 
 
 def _run(
     command: Callable[[list[str]], int | None],
     define: Callable[[], None],
-    settings: Mapping[str, Setting],
+    help: _Help,
+    places: Callable[[], Mapping[str, str]],
 ) -> None:
-    """Parses flags, calls the command with its arguments, and ends mistakes in one line."""
+    """Parses flags, calls the command with its arguments, and ends mistakes in one line.
+
+    Args:
+      command: see `run_on_arguments`.
+      define: defines the flags that depend on the command.
+      help: of the command.
+      places: values that may be paths, by the names of their fields.
+    """
 
     def parse(argv):
+        asked = argv[1 : argv.index("--") if "--" in argv else None]
+        if any(argument in usage.SHORT + usage.FULL for argument in asked):
+            print(help.text(full=any(argument in usage.FULL for argument in asked)), flush=True)
+            sys.exit(0)
         try:
             define()
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS(_located(argv))
         # A mistyped flag, variant, field or value, and whatever a configuration file raises.
         except Exception as error:
-            return fail(explain(argv[1:], error, settings))
+            return fail(explain(argv[1:], error, help.settings))
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # absl's own default here is INFO
         return rest
@@ -148,7 +158,9 @@ def _run(
     def main(argv):
         logging.set_verbosity(logging.WARNING)  # or every library reports what it does
         try:
-            sys.exit(command(argv[1:]))
+            code = command(argv[1:])
+            sys.stdout.flush()
+            sys.exit(code)
         except USER_ERRORS as error:
             fail(error)
         except Interrupted:
@@ -158,9 +170,32 @@ def _run(
             print("interrupted; the same command goes on from what is saved", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.errno in DISK_ERRORS:
+                where = f"{error.filename or 'the disk'}: {error.strerror}"
+                fail(f"{where}; what was written is kept, the same command goes on")
+            if error.errno not in PLACE_ERRORS or error.filename is None:
                 raise
-            where = error.filename or "the disk"
-            fail(f"{where}: {error.strerror}; what was written is kept, the same command goes on")
+            own = {f"flag --{flag.name}": flag.value for flag in usage.own_flags()}
+            fail(explain_place(error, {**places(), **own}))
 
-    app.run(main, flags_parser=parse)
+    try:
+        app.run(main, flags_parser=parse)
+    except BrokenPipeError:
+        # Whoever read the output, `head` for one, has seen enough; what is buffered is dropped.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NO_READER)
+
+
+def _located(arguments: Sequence[str]) -> list[str]:
+    """A command line whose `--config` is the path of a file, wherever it lies."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        if equals and name.lstrip("-") == "config" and argument.startswith("-"):
+            file, *variant = value.split(":", 1)
+            argument = f"{name}={':'.join([locate(file), *variant])}"
+        elif before in ("--config", "-config"):
+            file, *variant = argument.split(":", 1)
+            argument = ":".join([locate(file), *variant])
+        found.append(argument)
+    return found

@@ -246,5 +246,9 @@ def check(settings: ConfigDict) -> None:
 
 if __name__ == "__main__":
     command.run(
-        confirm, config_file="configs/confirm.py", settings=CONFIRM_SETTINGS, validate=check
+        confirm,
+        config_file="configs/confirm.py",
+        settings=CONFIRM_SETTINGS,
+        validate=check,
+        often=tuple(CONFIRM_SETTINGS),
     )

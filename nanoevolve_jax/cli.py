@@ -1,0 +1,83 @@
+"""The one entry to all commands: `nanoevolve search ...` is `python -m nanoevolve_jax.search ...`.
+
+It imports nothing but Python's own library, so that `nanoevolve --help` answers at once.
+"""
+
+import difflib
+import platform
+import runpy
+import sys
+from importlib import metadata
+
+PROGRAM = "nanoevolve"
+COMMANDS = {
+    "search": "evolve optimizer policies, and promote one of them",
+    "calibrate": "measure the noise, tune the baseline, test the evaluator",
+    "confirm": "test one candidate against the tuned baseline",
+    "replay": "train pairs of a confirmation again and compare",
+    "report": "write a run folder as one HTML page",
+    "show": "the best, the front, a candidate's lineage and spec",
+    "compare": "train given specs side by side on the same seeds",
+    "export": "a spec as code for optax or torch, or as JSON",
+}
+_HELP = ("-h", "--help", "--helpshort", "--helpfull")
+_BAD_INPUT = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command that the first argument names.
+
+    Args:
+      arguments: of the command line, the program's name left out; by default this process's.
+
+    Returns:
+      The exit code, where the command does not itself end the process.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
+    if name in (*_HELP, "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(version())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS) or COMMANDS
+        print(f"error: command is {name!r}; allowed: {', '.join(near)}", file=sys.stderr)
+        return _BAD_INPUT
+    sys.argv = [f"{PROGRAM} {name}", *rest]
+    runpy.run_module(f"nanoevolve_jax.{name}", run_name="__main__")
+    return 0
+
+
+def overview() -> str:
+    """What there is to run."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Evolves optimizer policies that sense the state of training.",
+            "",
+            f"  {PROGRAM} COMMAND [ARGUMENTS] [--FLAG=VALUE ...]",
+            "",
+            *rows,
+            "",
+            f"{PROGRAM} help COMMAND says more; {PROGRAM} --version gives the versions.",
+        ]
+    )
+
+
+def version() -> str:
+    """The versions that a report of a mistake should name, in one line."""
+    return (
+        f"{PROGRAM} {_installed('nanoevolve-jax')} "
+        f"(jax {_installed('jax')}, Python {platform.python_version()})"
+    )
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"

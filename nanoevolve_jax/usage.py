@@ -1,0 +1,105 @@
+"""What `--help` says of a command: its docstring, its flags and the fields of its config."""
+
+import io
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.base import Setting
+
+WIDTH = 80
+SHORT = ("--help", "-help", "-h", "-?", "--helpshort")
+FULL = ("--helpfull", "-helpfull")
+_PROSE = textwrap.TextWrapper(WIDTH, break_on_hyphens=False)
+_COMMAND = textwrap.TextWrapper(
+    WIDTH - 2,
+    initial_indent="  ",
+    subsequent_indent="      ",
+    break_long_words=False,
+    break_on_hyphens=False,
+)
+
+
+def program(path: str) -> str:
+    """How a command was started, from `sys.argv[0]`."""
+    return f"python -m nanoevolve_jax.{Path(path).stem}" if path.endswith(".py") else path
+
+
+def own_flags() -> list[flags.Flag]:
+    """The flags of this command, but for `--config`."""
+    own = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    return [flag for flag in own if flag.name != "config"]
+
+
+def help_text(
+    docstring: str,
+    *,
+    path: str,
+    own: Iterable[flags.Flag],
+    settings: Mapping[str, Setting],
+    often: Sequence[str],
+    full: bool,
+) -> str:
+    """The help of a command, 80 columns wide.
+
+    Args:
+      docstring: of its module; paragraphs that begin with a command are command lines.
+      path: `sys.argv[0]`.
+      own: its flags.
+      settings: the fields of its config; none without a config.
+      often: the fields that a short help names.
+      full: whether all fields are named, with what they may hold.
+    """
+    parts = [*_paragraphs(docstring, program(path))]
+    flag_rows = [_flag_row(flag) for flag in own]
+    if flag_rows:
+        parts.append("flags\n" + _table(flag_rows))
+    fields = settings if full else [path for path in often if path in settings]
+    if fields:
+        kind = "all fields" if full else "fields"
+        first = next(iter(fields))
+        heading = f"{kind}, as in --config.{first}={settings[first].default}\n"
+        parts.append(heading + _table(_field_row(path, settings[path], full) for path in fields))
+    if len(fields) < len(settings):
+        parts.append(f"--helpfull names all {len(settings)} fields, with what they may hold.")
+    return "\n\n".join(parts)
+
+
+def _paragraphs(docstring: str, name: str) -> Iterable[str]:
+    """The docstring's paragraphs in 80 columns, its commands as this one was started."""
+    if not name.startswith("python -m"):
+        docstring = re.sub(r"python -m nanoevolve_jax\.", f"{name.split()[0]} ", docstring)
+    for paragraph in docstring.strip().split("\n\n"):
+        if paragraph.lstrip().startswith(("python -m ", name.split()[0])):
+            commands = re.sub(r"\\\n", " ", paragraph).split("\n")
+            yield "\n".join(" \\\n".join(_COMMAND.wrap(command.strip())) for command in commands)
+        else:
+            yield _PROSE.fill(" ".join(paragraph.split()))
+
+
+def _flag_row(flag: flags.Flag) -> tuple[str, str, str]:
+    default = flag.default_as_str.strip("'") if flag.default not in (None, False) else ""
+    return f"--{flag.name}", default, " ".join(flag.help.split())
+
+
+def _field_row(path: str, setting: Setting, full: bool) -> tuple[str, str, str]:
+    limits = " or ".join(setting.choices)
+    if setting.low is not None:
+        limits = f"{setting.low:g} to {setting.high:g}"
+    return path, str(setting.default), setting.meaning + (f" ({limits})" if full and limits else "")
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> str:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row("", *map(Text, row))
+    console = Console(width=WIDTH, file=io.StringIO())
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
