@@ -6,11 +6,17 @@ _PACKAGE = Path(__file__).parent
 
 
 def locate(name: str) -> str:
-    """The path to read for a name such as `configs/screen.py`; a file on disk goes first.
+    """The path to read for a name such as `configs/screen.py:d4`, its variant kept.
 
-    A name that neither a file nor the package has is given back as it is.
+    A file on disk goes first; `configs/` stands for the package where there is none.
+
+    Raises:
+      FileNotFoundError: if there is no such file in either place.
     """
-    packaged = _PACKAGE / Path(name).name
-    if not Path(name).exists() and Path(name).parent == Path("configs") and packaged.is_file():
-        return str(packaged)
-    return name
+    file, *variant = name.split(":", 1)
+    path = Path(file)
+    if not path.exists() and path.parent == Path("configs"):
+        path = _PACKAGE / path.name
+    if not path.is_file():
+        raise FileNotFoundError(name)
+    return ":".join([str(path), *variant])

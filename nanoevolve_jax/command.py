@@ -36,6 +36,7 @@ PLACE_ERRORS = (
 BAD_INPUT = 2
 INTERRUPTED = 130
 NO_READER = 141
+_CONFIG = ("--config", "-config")
 
 
 def fail(message: object) -> None:
@@ -147,7 +148,7 @@ def _run(
             sys.exit(0)
         try:
             define()
-            rest = flags.FLAGS(_located(argv))
+            rest = flags.FLAGS(_located(argv) if help.settings else argv)
         # A mistyped flag, variant, field or value, and whatever a configuration file raises.
         except Exception as error:
             return fail(explain(argv[1:], error, help.settings))
@@ -187,15 +188,13 @@ def _run(
 
 
 def _located(arguments: Sequence[str]) -> list[str]:
-    """A command line whose `--config` is the path of a file, wherever it lies."""
+    """A command line whose `--config` is the path of a file, wherever that lies."""
     found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
-        if equals and name.lstrip("-") == "config" and argument.startswith("-"):
-            file, *variant = value.split(":", 1)
-            argument = f"{name}={':'.join([locate(file), *variant])}"
-        elif before in ("--config", "-config"):
-            file, *variant = argument.split(":", 1)
-            argument = ":".join([locate(file), *variant])
+        if name in _CONFIG and equals:
+            argument = f"{name}={locate(value)}"
+        elif before in _CONFIG:
+            argument = locate(argument)
         found.append(argument)
     return found

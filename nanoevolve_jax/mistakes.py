@@ -32,23 +32,26 @@ def explain(
         name, equals, value = argument.partition("=")
         name, value = name.lstrip("-"), value if equals else following
         path = name.removeprefix("config.")
+        if argument == "--":
+            break
         if not argument.startswith("-"):
             continue
         if not settings or path == name != "config":
             if message := _explain_flag(argument, name, value, settings):
                 return message
         elif name == "config":
-            file, _, variant = value.partition(":")
-            if not Path(locate(file)).is_file():
+            try:
+                locate(value)
+            except FileNotFoundError:
                 return f"--config is {value!r}; allowed: a file, such as configs/screen.py"
-            if "allowed" in str(error) and variant:
+            if "allowed" in str(error) and ":" in value:
                 return f"--config is {value!r}: {error}"
         elif path not in settings:
             near = difflib.get_close_matches(path, settings, n=3) or settings
             return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
         elif not _parses(value, settings[path]):
             return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
-    return f"--config: {error}" if settings else str(error)
+    return f"--config: {error}" if settings and not isinstance(error, flags.Error) else str(error)
 
 
 def _explain_flag(argument: str, name: str, value: str, settings: Mapping[str, Setting]) -> str:

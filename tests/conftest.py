@@ -1,9 +1,11 @@
 """Two virtual devices for every test, as the default search has on two cores."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+from forked import Shell
 from hypothesis import settings
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -17,3 +19,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shell() -> Iterator[Shell]:
+    """Runs `nanoevolve` command lines."""
+    with Shell(REPOSITORY) as started:
+        yield started

@@ -42,16 +42,17 @@ def read_sealed(path: Path, kind: str) -> dict[str, Any]:
     Raises:
       EvidenceError: if it is missing, truncated, edited, of another kind or another format.
     """
+    wanted = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} file"
     try:
         content = path.read_bytes()
         document = json.loads(content)
     except FileNotFoundError:
-        raise EvidenceError(f"{path} does not exist; allowed: a {kind} file") from None
+        raise EvidenceError(f"{path} does not exist; allowed: {wanted}") from None
     except (OSError, ValueError) as error:
-        raise EvidenceError(f"{path} cannot be read as a {kind}: {error}") from None
+        raise EvidenceError(f"{path} cannot be read as {wanted}: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != kind:
         found = document.get("kind") if isinstance(document, dict) else document
-        raise EvidenceError(f"{path} is {found!r}; allowed: a {kind} file")
+        raise EvidenceError(f"{path} is {found!r}; allowed: {wanted}")
     if document.get("format") != FORMAT:
         raise EvidenceError(f"{path} has format {document.get('format')!r}; allowed: {FORMAT}")
     if not _fits(document, content):

@@ -1,0 +1,97 @@
+"""Command lines of `nanoevolve`, each in a fork of one process that has imported JAX already.
+
+A new process takes seconds to import JAX, a fork of one milliseconds. The first process never uses
+JAX, nor imports a command, so that a fork is as a new process would be.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+_SECONDS = 120
+
+
+class Outcome(NamedTuple):
+    """How a command line ended."""
+
+    code: int
+    output: str
+    errors: str
+
+
+class Shell:
+    """Runs command lines; a context manager."""
+
+    def __init__(self, repository: Path):
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=os.environ | {"PYTHONPATH": str(repository), "COLUMNS": "80"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def __call__(self, *arguments, folder: Path) -> Outcome:
+        """Runs `nanoevolve ARGUMENTS` in a folder."""
+        request = {"arguments": list(map(str, arguments)), "folder": str(folder)}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+
+def _serve() -> None:
+    import nanoevolve_jax.command
+    import nanoevolve_jax.evidence.trial
+    import nanoevolve_jax.planning  # noqa: F401
+
+    for line in sys.stdin:
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            child = os.fork()
+            if not child:
+                _become(json.loads(line), output.fileno(), errors.fileno())
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            for file in (output, errors):
+                file.seek(0)
+            outcome = Outcome(code, output.read(), errors.read())
+        print(json.dumps(outcome._asdict()), flush=True)
+
+
+def _become(request: dict, output: int, errors: int) -> None:
+    from nanoevolve_jax.cli import main
+
+    signal.alarm(_SECONDS)
+    for place, number in enumerate((os.open(os.devnull, os.O_RDONLY), output, errors)):
+        os.dup2(number, place)
+    code = 1
+    try:
+        os.chdir(request["folder"])
+        sys.argv = ["nanoevolve", *request["arguments"]]
+        code = main()
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,148 @@
+"""Bad input to every command ends in one line that names it, with exit code 2.
+
+A row of `CASES` is a command line and what its error must hold; braces hold keys of `places`.
+"""
+
+import json
+import os
+
+import pytest
+from records import make_record
+from test_search import SETTINGS, write_corpus
+
+from configs import screen
+from nanoevolve_jax.evidence.card import KIND
+from nanoevolve_jax.evidence.sealed import write_sealed
+from nanoevolve_jax.evolution import archive
+
+WITH_CONFIG = ("search", "calibrate", "confirm")
+TINY = [f"--config.{path}={value}" for path, value in SETTINGS.items()]
+TINY += [
+    "--config.confirm.steps=6",
+    "--config.data.corpus=parquet:{corpus}",
+    "--config.data.cache_dir={cache}",
+]
+
+CASES = [
+    ("", ["serch"], ["command is 'serch'; allowed: search"]),
+    ("", ["--nope"], ["command is '--nope'; allowed: search, calibrate"]),
+    ("", ["help", "nope"], ["command is 'nope'; allowed: "]),
+    *[
+        (name, arguments, parts)
+        for name in WITH_CONFIG
+        for arguments, parts in [
+            (["--nope=1"], ["flag '--nope=1' is unknown; allowed: ", "--config"]),
+            (["stray"], ["argument 'stray' is unknown; allowed: flags"]),
+            (["--config=nope.py"], ["--config is 'nope.py'; allowed: a file"]),
+            (["--config", "configs/nope.py"], ["--config is 'configs/nope.py'; allowed: a file"]),
+            (["--config={empty}"], ["--config is '{empty}'; allowed: a file"]),
+            (["--config={file}"], ["--config: "]),
+            (["--config.wrokdir=x"], ["config.wrokdir is 'x', but no such", "allowed: workdir"]),
+            (["--config.workdir="], ["config.workdir is ''; allowed: text that is not empty"]),
+            (["--config.engine=rya"], ["config.engine is 'rya'; allowed: ", "local or ray"]),
+        ]
+    ],
+    *[
+        (name, [*TINY, *arguments], parts)
+        for name in ("search", "calibrate")
+        for arguments, parts in [
+            (["--config.train.steps=0"], ["config.train.steps is 0; allowed: an integer from 1"]),
+            (["--config.train.steps=x"], ["config.train.steps is 'x'; allowed: an integer from 1"]),
+            (["--config.plan=maybe"], ["config.plan is 'maybe'; allowed: False or True"]),
+            (["--config=configs/screen.py:d13"], ["'d13'; allowed: cpu, d4, d12"]),
+            (["--config.data.corpus=parquet:{empty}"], ["data.corpus: 'parquet:{empty}' holds no"]),
+            (["--config.data.cache_dir={file}"], ["config.data.cache_dir is '{file}'; allowed: "]),
+            (
+                ["--config.data.cache_dir={file}/below"],
+                ["config.data.cache_dir is '{file}/below'; allowed: a place", "Not a directory"],
+            ),
+            (["--config.workdir={file}"], ["config.workdir is '{file}'; allowed: a folder that"]),
+            (["--config.workdir={file}/below"], ["config.workdir is '{file}/below'; allowed: "]),
+            (["--config.workdir={half}"], ["{half}/config.json is damaged", "another workdir"]),
+            (["--config.workdir={headless}"], ["config.workdir is '{headless}'", "allowed: a new"]),
+        ]
+    ],
+    ("search", [*TINY, "--config.calibration={empty}/c.json"], ["c.json does not exist; allowed"]),
+    (
+        "search",
+        [*TINY, "--config.calibration={file}"],
+        ["{file} cannot be read as a calibration file"],
+    ),
+    ("calibrate", ["--config.calibration=c.json"], ["config.calibration is 'c.json'; allowed: no"]),
+    ("confirm", ["--config.workdir={empty}"], ["config.workdir is '{empty}'; allowed: the folder"]),
+    ("confirm", ["--config.workdir={half}"], ["config.workdir is '{half}'; allowed: the folder"]),
+    ("confirm", ["--config.workdir={run}"], ["config.workdir is '{run}'", "allowed: one started"]),
+    ("confirm", ["--config.until=never"], ["config.until is 'never'; allowed: confirm or"]),
+    ("replay", [], ["0 arguments; allowed: one evidence card"]),
+    ("replay", ["{card}", "{card}"], ["2 arguments; allowed: one evidence card"]),
+    ("replay", ["{empty}/nope.json"], ["nope.json does not exist; allowed: an evidence file"]),
+    ("replay", ["{empty}"], ["{empty} cannot be read as an evidence file", "Is a directory"]),
+    ("replay", ["{file}"], ["{file} cannot be read as an evidence file"]),
+    ("replay", ["{edited}"], ["{edited} was changed after it was written"]),
+    ("replay", ["{card}"], ["{card} holds no comparison; allowed: a card with"]),
+    ("replay", ["{card}", "--pairs=0"], ["flag --pairs is '0'; allowed: a positive integer"]),
+    ("replay", ["{card}", "--pairs=x"], ["flag --pairs is 'x'; allowed: a positive integer"]),
+    ("replay", ["{card}", "--pairs"], ["flag --pairs is ''; allowed: a positive integer"]),
+    ("replay", ["{card}", "--pears=1"], ["flag '--pears=1' is unknown; allowed: --pairs"]),
+    ("replay", ["{card}", "--config.seed=1"], ["flag '--config.seed=1' is unknown; allowed: --pa"]),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Folders and files that are empty, damaged, or fine and used wrongly."""
+    root = tmp_path_factory.mktemp("bad")
+    names = ("empty", "half", "headless", "run", "file", "card", "edited", "cache", "corpus")
+    found = {name: root / name for name in names}
+    for name in ("empty", "half", "headless", "run", "cache"):
+        found[name].mkdir()
+    write_corpus(found["corpus"])
+    description = json.dumps(
+        {"config": screen.get_config().to_dict(), "versions": {}, "device": {}}
+    )
+    for name in ("half", "headless", "run"):
+        archive.append(found[name] / "archive.jsonl", [make_record()])
+    (found["half"] / "config.json").write_text(description[: len(description) // 2])
+    (found["run"] / "config.json").write_text(description)
+    found["file"].write_text("no folder, no JSON and no Python")
+    write_sealed(found["card"], KIND, {"confirmation": None})
+    found["edited"].write_text(found["card"].read_text().replace("null", "{}"))
+    return found
+
+
+def content(places):
+    """What lies in the places, but for the cache and locks, which commands may write to."""
+    return {
+        path: path.read_bytes()
+        for name, place in places.items()
+        for path in (place.rglob("*") if place.is_dir() else [place])
+        if name != "cache" and path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "parts"),
+    CASES,
+    ids=[" ".join([name, *(a for a in line if a not in TINY)]) for name, line, _ in CASES],
+)
+def test_bad_input_ends_in_one_line_and_loses_nothing(shell, places, name, arguments, parts):
+    before = content(places)
+    line = [argument.format(**places) for argument in [name, *arguments] if argument]
+    code, _, errors = shell(*line, folder=places["empty"])
+    assert errors.startswith("error: "), errors
+    assert errors.count("\n") == 1, errors
+    assert code == 2
+    for part in parts:
+        assert part.format(**places) in errors
+    assert content(places) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("field", ["workdir", "data.cache_dir"])
+def test_a_place_without_permission_is_named(shell, places, tmp_path, field):
+    tmp_path.chmod(0o500)
+    tiny = [argument.format(**places) for argument in TINY]
+    outcome = shell("search", *tiny, f"--config.{field}={tmp_path}/mine", folder=places["empty"])
+    assert outcome.code == 2
+    assert outcome.errors.startswith(f"error: config.{field} is '{tmp_path}/mine'; allowed: ")
+    assert "Permission denied" in outcome.errors
