@@ -146,8 +146,8 @@ SETTINGS: dict[str, Setting] = {
 
 # What a first look at a command should see of them.
 OFTEN = (
-    *("workdir", "seed", "data.corpus", "train.steps", "search.generations", "search.population"),
-    *("calibration", "engine", "plan"),
+    *("workdir", "seed", "data.corpus", "train.steps", "search.generations", "calibration"),
+    "plan",
 )
 
 # What a confirmation adds; everything else was fixed when its search started.

@@ -93,8 +93,8 @@ def calibrate(config: ConfigDict) -> None:
 
 
 OFTEN = (
-    *("workdir", "seed", "data.corpus", "train.steps", "calibrate.seeds", "calibrate.tuning_runs"),
-    *("calibrate.panel_seeds", "engine", "plan"),
+    *("workdir", "data.corpus", "train.steps", "calibrate.seeds", "calibrate.tuning_runs"),
+    *("calibrate.panel_seeds", "plan"),
 )
 
 if __name__ == "__main__":

@@ -63,12 +63,10 @@ def help_text(
         parts.append("flags\n" + _table(flag_rows))
     fields = settings if full else [path for path in often if path in settings]
     if fields:
-        kind = "all fields" if full else "fields"
         first = next(iter(fields))
-        heading = f"{kind}, as in --config.{first}={settings[first].default}\n"
+        more = f" (--helpfull: all {len(settings)})" if len(fields) < len(settings) else ""
+        heading = f"fields{more}, as in --config.{first}={settings[first].default}\n"
         parts.append(heading + _table(_field_row(path, settings[path], full) for path in fields))
-    if len(fields) < len(settings):
-        parts.append(f"--helpfull names all {len(settings)} fields, with what they may hold.")
     return "\n\n".join(parts)
 
 
