@@ -15,7 +15,7 @@ settings.load_profile("fast")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY

@@ -1,0 +1,110 @@
+"""What is installed: whole, nothing more, and at work from an empty folder.
+
+The wheel goes into an environment of its own, which finds everything but this project in the
+environment of the tests.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.slow
+PACKAGES = ("configs", "data", "model", "nanoevolve_jax")
+TINY = {
+    "data.max_train_tokens": 200_000,
+    "data.vocab_size": 300,
+    "data.validation_rows": 8,
+    "model.n_layer": 1,
+    "model.n_embd": 24,
+    "train.steps": 4,
+    "train.segment_steps": 2,
+    "search.generations": 1,
+    "search.population": 2,
+    "search.survivors": 2,
+}
+
+
+class Installed(NamedTuple):
+    """An environment with the wheel in it."""
+
+    wheel: Path
+    folder: Path
+
+    def run(self, program: str, *arguments: str, cwd: Path) -> str:
+        """Runs a program of the environment; returns what it printed."""
+        clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        done = subprocess.run(
+            [self.folder / "bin" / program, *arguments],
+            cwd=cwd,
+            env=clean,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(repository, tmp_path_factory):
+    """The wheel that is built from the source distribution, installed."""
+    root = tmp_path_factory.mktemp("wheel")
+    # Building leaves files beside the sources, and so would find those of an earlier build.
+    sources = root / "sources"
+    for name in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(repository / name, sources / name, ignore=ignored)
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(repository / name, sources)
+    python = [sys.executable, "-m"]
+    subprocess.run([*python, "build", "--outdir", root / "dist", sources], check=True)
+    (wheel,) = (root / "dist").glob("*.whl")
+    assert len(list((root / "dist").glob("*.tar.gz"))) == 1
+
+    folder = root / "environment"
+    venv.create(folder, with_pip=False, symlinks=True)
+    place = next((folder / "lib").glob("python*")) / "site-packages"
+    install = ["pip", "--python", folder / "bin" / "python", "install", "--no-deps", "--no-index"]
+    subprocess.run([*python, *install, wheel], check=True)
+    (place / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return Installed(wheel, folder)
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(repository, installed):
+    found = set(zipfile.ZipFile(installed.wheel).namelist())
+    information = {name for name in found if ".dist-info/" in name}
+    ours = {
+        str(path.relative_to(repository))
+        for package in PACKAGES
+        for path in (repository / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert found - information == ours
+    assert any(name.endswith("entry_points.txt") for name in information)
+    assert any(name.endswith("LICENSE") for name in information)
+
+
+def test_a_search_from_an_empty_folder_runs_what_is_installed(installed, tmp_path):
+    script = f"import {', '.join(PACKAGES)}\n"
+    script += f"print(*(module.__file__ for module in ({', '.join(PACKAGES)})), sep='\\n')"
+    for place in installed.run("python", "-c", script, cwd=tmp_path).splitlines():
+        assert Path(place).is_relative_to(installed.folder)
+    assert installed.run("nanoevolve", "--version", cwd=tmp_path).startswith("nanoevolve ")
+
+    flags = [f"--config.{path}={value}" for path, value in TINY.items()]
+    output = installed.run(
+        "nanoevolve", "search", "--config=configs/screen.py", *flags, cwd=tmp_path
+    )
+    assert "generation 1: best" in output
+    # Text and results go where the user is.
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "runs"}
+    summary = json.loads((tmp_path / "runs/screen/summary.json").read_text())
+    assert summary["training_runs"] == summary["evaluated"] == 5
