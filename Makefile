@@ -19,7 +19,7 @@ $(VENV)/.testable: $(VENV)/.installed
 install: $(VENV)/.testable
 
 search: $(VENV)/.installed
-	$(BIN)/python -m nanoevolve_jax.search --config=configs/screen.py $(ARGS)
+	$(BIN)/nanoevolve search --config=configs/screen.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -417,24 +417,6 @@ def start(repository, *arguments, command="search"):
     )
 
 
-# Arguments after those of the tiny config, and what the one line must hold.
-MISTAKES = {
-    "--nope=1": ["--nope=1", "allowed: --config"],
-    "--config.trian.steps=5": ["config.trian.steps", "'5'", "allowed: train.steps"],
-    "--config.train.steps=0": ["config.train.steps is 0", "from 1 to 1e+07"],
-    "--config.train.steps=abc": ["config.train.steps is 'abc'", "from 1 to 1e+07"],
-    "--config.recipe.matrix_lr=nan": ["config.recipe.matrix_lr is nan", "from 1e-06 to 10"],
-    "--config=configs/nope.py": ["--config is 'configs/nope.py'", "allowed: "],
-    "--config=configs/screen.py:nope": ["'nope'", "allowed: cpu, d4, d12"],
-    "--config=pyproject.toml": ["--config", "pyproject.toml"],
-    "--config.data_parallel=4": ["config.data_parallel is 4", "a divisor of config.devices, 2"],
-    "--config.distributed=auto": ["config.distributed is 'auto'", "JAX_COORDINATOR_ADDRESS"],
-    "--config.data.corpus=parquet:/nowhere": ["data.corpus", "parquet:/nowhere", "give a folder"],
-    "--config.data.vocab_size=": ["config.data.vocab_size is ''", "an integer from 265 to 65536"],
-    "stray": ["'stray'", "allowed: flags"],
-}
-
-
 def assert_one_line(process, parts):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
@@ -449,19 +431,6 @@ def test_cudnn_is_refused_where_there_is_no_gpu():
     config.devices = 2
     with pytest.raises(ConfigError, match="attention is 'cudnn'; allowed: xla on this cpu"):
         prepare.use_devices(config)
-
-
-def test_every_mistake_ends_in_one_line_and_exit_code_2(repository, settings, tmp_path):
-    workdir = tmp_path / "run"
-    waiting = list(MISTAKES.items())
-    for pair in zip(waiting[::2], [*waiting[1::2], None], strict=False):
-        started = [
-            (start(repository, *flags_of(settings, workdir), argument), parts)
-            for argument, parts in filter(None, pair)
-        ]
-        for process, parts in started:
-            assert_one_line(process, parts)
-    assert not workdir.exists()
 
 
 def test_a_workdir_that_cannot_be_used_is_named_and_kept(repository, settings, finished, tmp_path):
