@@ -26,8 +26,9 @@ from nanoevolve_jax.policy.spec_json import SpecError, spec_to_json
 
 
 def lower_with_trust_ratio(job):
-    """Half a bit better with a trust ratio; a seed shifts every run of it alike."""
-    return 2.0 + (job.seed % 7) / 10 - 0.5 * job.candidate.spec.trust_ratio + job.seed % 2 / 100
+    """Half a bit better with a trust ratio, give or take; a seed shifts all its runs alike."""
+    gain = job.candidate.spec.trust_ratio * (0.5 + (job.seed % 2 - 0.5) / 100)
+    return 2.0 + (job.seed % 7) / 10 - gain
 
 
 def test_gains_are_paired_by_seed_and_positive_when_the_other_is_better():
@@ -36,7 +37,7 @@ def test_gains_are_paired_by_seed_and_positive_when_the_other_is_better():
     assert "gain" not in found["specs"][0]
     gain = found["specs"][1]["gain"]
     assert (gain["mean"], gain["n"]) == (pytest.approx(0.5), 4)
-    assert gain["sd"] == pytest.approx(0.0, abs=1e-12)  # what the seeds share cancels
+    assert gain["sd"] == pytest.approx(0.01 / 3**0.5)  # what the seeds share cancels
     assert found["bpb"].shape == (2, 4)
     assert found["specs"][1]["mean_bpb"] == pytest.approx(found["bpb"][1].mean())
 

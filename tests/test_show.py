@@ -6,9 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from histories import family, make_columns, write_folder
 from records import make_dead, make_record
+from rich.console import Console
 
+from nanoevolve_jax import show
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, TRUST_RATIO
@@ -30,10 +34,19 @@ def folder(tmp_path):
 
 
 def text(arguments, what="", width=200):
-    from rich.console import Console
-
     found, page = shown([str(a) for a in arguments], what)
     return found, render(page, Console(width=width, color_system=None))
+
+
+def spoken(arguments, *switches):
+    """The command in this process; returns its exit code."""
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**dict.fromkeys(switches, True)):
+        try:
+            show.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 def run(*arguments):
@@ -201,12 +214,9 @@ def test_an_unknown_name_is_answered_with_near_ones(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "arguments are 'nothing'; allowed: DIR, or DIR ID"),
         (["{empty}"], "allowed: the folder of a search"),
         (["{half}"], "in which no generation is finished"),
         (["{run}", "g001c99"], "candidate is 'g001c99'"),
-        (["{run}", "nanochat", "--diff"], "allowed: DIR --diff and two of"),
-        (["{run}", "--spec"], "allowed: DIR ID --spec"),
     ],
 )
 def test_mistakes_end_in_one_line_with_exit_code_2(folder, tmp_path, arguments, message):
@@ -220,10 +230,30 @@ def test_mistakes_end_in_one_line_with_exit_code_2(folder, tmp_path, arguments, 
     assert result.stderr.count("\n") == 1
 
 
-def test_the_command_prints_a_page_or_json(folder):
-    assert "Pareto front" in run(folder).stdout
-    found = json.loads(run(folder, "g001c00", "--json").stdout)
-    assert found["id"] == "g001c00"
+@pytest.mark.parametrize(
+    ("arguments", "switches", "message"),
+    [
+        ([], (), "arguments are 'nothing'; allowed: DIR, or DIR ID"),
+        (["a", "b", "c"], (), "arguments are 'a b c'; allowed: DIR, or DIR ID"),
+        (["a", "b"], ("diff",), "arguments are 'a b --diff'; allowed: DIR --diff and two of"),
+        (["a"], ("spec",), "allowed: DIR ID --spec"),
+        (["a", "b"], ("front",), "allowed: DIR --front"),
+        (["a"], ("front", "spec"), "arguments are 'a --front --spec'; allowed: DIR --front"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_answered_with_those_that_do(
+    arguments, switches, message, capsys
+):
+    assert spoken(arguments, *switches) == 2
+    out, err = capsys.readouterr()
+    assert not out and message in err and err.count("\n") == 1
+
+
+def test_the_command_prints_a_page_or_json(folder, capsys):
+    assert spoken([folder]) == 0
+    assert "Pareto front" in capsys.readouterr().out
+    assert spoken([folder, "g001c00"], "json") == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "g001c00"
 
 
 def test_a_reader_that_goes_away_is_no_mistake(folder):
