@@ -14,7 +14,10 @@ FEW = 8  # rows of a front that a page shows
 _SPECS_A_TABLE = 7  # as columns
 Page = list[ConsoleRenderable]
 
-_GAIN = "gain: bpb below the baseline's, a mean over the seeds that both have"
+_GAIN = (
+    "val bpb: of the screening run; gain: bpb below the baseline's, a mean over the seeds that both "
+    "have"
+)
 
 
 def render(page: Page, console: Console) -> str:
