@@ -183,8 +183,14 @@ def test_a_dead_candidate_says_where_it_failed(tmp_path):
     record = make_dead("g001c00", spec=ANNEALING)
     save(tmp_path, "g001c00", make_columns(RISING[:3]))
     said = explain(make_history(tmp_path, [make_record(), record]), record)
-    assert said[0] == "It failed at step 3: non-finite loss."
+    assert said[0] == "It failed in screening at step 3: non-finite loss."
     assert "not known" in said[1]
+
+
+def test_a_candidate_that_failed_in_promotion_keeps_what_screening_showed(tmp_path):
+    failure = {"reason": "non-finite loss", "step": 9}
+    said = explained(tmp_path, SENSING, RISING, failure=failure)
+    assert said.startswith("It failed in promotion at step 9: non-finite loss. In one run of")
 
 
 def test_a_control_is_told_by_all_of_its_recipe(tmp_path):

@@ -131,7 +131,7 @@ def test_a_control_shows_its_recipe_and_a_dead_one_its_failure(folder):
     assert "only the recipe (momentum 0.8335 -> 0.8)" in " ".join(
         text([folder, "g001c01"])[1].split()
     )
-    assert "It failed at step 3: non-finite loss." in text([folder, "g002c00"])[1]
+    assert "It failed in screening at step 3: non-finite loss." in text([folder, "g002c00"])[1]
 
 
 def test_promotion_adds_runs_beside_the_baselines_on_the_same_seed(folder):

@@ -108,7 +108,8 @@ def _recipe(history: History, record: Record) -> str:
 def _failure(record: Record) -> list[str]:
     if record.failure is None:
         return []
-    return [f"It failed at step {record.failure['step']}: {record.failure['reason']}."]
+    stage = "screening" if np.isnan(record.val_bpb[0]) else "promotion"
+    return [f"It failed in {stage} at step {record.failure['step']}: {record.failure['reason']}."]
 
 
 def _behaviour(source: str, columns: Sequence[Columns], spec: OptimizerSpec) -> list[str]:

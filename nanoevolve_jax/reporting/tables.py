@@ -15,8 +15,8 @@ _SPECS_A_TABLE = 7  # as columns
 Page = list[ConsoleRenderable]
 
 _GAIN = (
-    "val bpb: of the screening run; gain: bpb below the baseline's, a mean over the seeds that both "
-    "have"
+    "val bpb: of the screening run; gain: bpb below the baseline's, a mean over the seeds that "
+    "both have"
 )
 
 
