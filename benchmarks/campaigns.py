@@ -9,7 +9,9 @@ of its own, so that the gain of a pair has the standard deviation `paired`; 1.4 
 which share nothing. In a campaign with an effect each child of a parent without it acquires it
 with probability 1/8, and keeps it for its descendants. Nothing else differs between candidates.
 
-Choosing each arm's learning rate is left out: both arms would gain the same.
+Both arms of a confirmation choose their learning rate from noisy runs, by the code that does it in
+earnest. All candidates are best at the rate they have; at f times that rate a run is worse by
+`curvature * log2(f)^2`. A flat curve's optimum is missed by far, and forgives it.
 """
 
 import math
@@ -22,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
+from configs.base import SETTINGS
+from nanoevolve_jax.evidence.comparison import search_lr
 from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.score import Scale, score
@@ -34,6 +38,9 @@ PAIRED = (0.7, 1.0, 1.4)
 EFFECTS = (0.5, 1.0, 1.5)
 GENERATIONS, POPULATION, SURVIVORS, TOURNAMENT, CONTROL_EVERY = 5, 8, 4, 2, 8
 ACQUIRED = 1 / 8
+CURVATURES = (0.05, 0.25, 1.0)  # sigmas an octave squared
+CURVATURE = 0.25
+LR_SEEDS = SETTINGS["confirm.lr_seeds"].default
 
 
 class Simulated(NamedTuple):
@@ -53,6 +60,7 @@ class World(NamedTuple):
 
     rng: np.random.Generator
     paired: float
+    curvature: float = CURVATURE  # of the loss over the learning rate, per octave squared
 
     def run(self, effects: Sequence[float], seeds: int) -> np.ndarray:
         """Bits per byte of arms on shared seeds, float[arms, seeds]; the baseline's is about 0."""
@@ -60,6 +68,25 @@ class World(NamedTuple):
         shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(seeds)
         noise = own * self.rng.standard_normal((len(effects), seeds))
         return shared + noise - np.asarray(effects)[:, None]
+
+    def misset(self, arms: int) -> list[float]:
+        """What each arm loses by choosing its learning rate from noisy runs, float[arms]."""
+        own = self.paired / math.sqrt(2.0)
+        shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(LR_SEEDS)
+
+        def lost() -> float:
+            known: dict[float, np.ndarray] = {}
+
+            def losses_of(factors):
+                for factor in factors:
+                    noise = shared + own * self.rng.standard_normal(LR_SEEDS)
+                    known.setdefault(factor, noise + self.curvature * math.log2(factor) ** 2)
+                return np.stack([known[factor] for factor in factors])
+
+            fit, _, _ = search_lr(losses_of)
+            return self.curvature * math.log2(fit.factor) ** 2
+
+        return [lost() for _ in range(arms)]
 
 
 def _score(gains: list[float], paired: float) -> float:
@@ -116,7 +143,8 @@ def run_campaign(
     train(finalists, promotion.final_seeds)
     picked = by_id[pick(scores(finalists))]
     assert control is not None  # the comparator is it or the baseline: both have no effect
-    bpb = world.run([0.0, picked.effect], rules.seeds)
+    lost = world.misset(2)
+    bpb = world.run([-lost[0], picked.effect - lost[1]], rules.seeds)
     for count in (rules.first_seeds, rules.seeds):
         decision = decide(bpb[0, :count], bpb[1, :count], 1.0, rules)
         if decision.outcome != CONTINUE:
@@ -138,12 +166,14 @@ def simulate(
     paired: float,
     campaigns: int,
     seed: int = 0,
+    curvature: float = CURVATURE,
     rules: ConfirmationRules | None = None,
     promotion: PromotionRules | None = None,
 ) -> Rates:
     """Many campaigns with the default rules, or others."""
     rules, promotion = rules or ConfirmationRules(), promotion or PromotionRules()
-    world = World(np.random.default_rng([seed, round(100 * paired), round(100 * effect)]), paired)
+    rng = np.random.default_rng([seed, *(round(100 * x) for x in (paired, effect, curvature))])
+    world = World(rng, paired, curvature)
     ends = [run_campaign(world, effect, rules, promotion) for _ in range(campaigns)]
     wins = sum(won for won, _ in ends)
     return Rates(campaigns, wins, wins / campaigns, sum(had for _, had in ends) / campaigns)
@@ -152,22 +182,23 @@ def simulate(
 def main(argv: Sequence[str]) -> None:
     del argv
     table = Table(title="Campaigns that end in a win")
-    for column in ("effect, sigma", "paired sd, sigma", "campaigns", "wins", "rate", "carrier"):
+    for column in ("effect", "paired sd", "curvature", "campaigns", "wins", "rate", "carrier"):
         table.add_column(column, justify="right")
+    cells = [(0.0, paired, curvature) for curvature in CURVATURES for paired in PAIRED]
+    cells += [(effect, paired, CURVATURE) for effect in EFFECTS for paired in PAIRED]
     found = []
-    for effect in (0.0, *EFFECTS):
-        for paired in PAIRED:
-            count = _WITH_EFFECT.value if effect else _NULL.value
-            rates = simulate(effect, paired, count)
-            found.append({"effect": effect, "paired": paired, **rates._asdict()})
-            table.add_row(
-                f"{effect:g}",
-                f"{paired:g}",
-                f"{rates.campaigns}",
-                f"{rates.wins}",
-                f"{rates.win_rate:.3f}",
-                f"{rates.tested_had_effect:.3f}",
-            )
+    for effect, paired, curvature in cells:
+        count = _WITH_EFFECT.value if effect else _NULL.value
+        rates = simulate(effect, paired, count, curvature=curvature)
+        cell = {"effect": effect, "paired": paired, "curvature": curvature}
+        found.append(cell | rates._asdict())
+        table.add_row(
+            *(f"{value:g}" for value in cell.values()),
+            f"{rates.campaigns}",
+            f"{rates.wins}",
+            f"{rates.win_rate:.3f}",
+            f"{rates.tested_had_effect:.3f}",
+        )
     Console().print(table)
     options.write(
         {

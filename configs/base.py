@@ -136,6 +136,8 @@ SETTINGS: dict[str, Setting] = {
     "attribute.switch_corpus": Setting("docstrings", "the corpus that the panel switches to"),
     "transfer.seeds": Setting(8, "pairs of each cell", 2, 64),
     "transfer.width": Setting(4, "times the width, for level 5", 1, 64),
+    # Comparison of given specs
+    "compare.seeds": Setting(4, "seeds that the specs of a comparison share", 2, 64),
     # Calibration
     "calibrate.seeds": Setting(8, "seeds of the noise and of the final choice", 8, 64),
     "calibrate.tuning_runs": Setting(

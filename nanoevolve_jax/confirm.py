@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from configs import screen
-from configs.base import CONFIRM_SETTINGS
+from configs.base import CONFIRM_SETTINGS, get_config
 from nanoevolve_jax import command
 from nanoevolve_jax.display import Display
 from nanoevolve_jax.evidence import constraints, trial
@@ -49,7 +49,8 @@ def search_config(workdir: str) -> ConfigDict:
     """
     path = Path(workdir) / "config.json"
     try:
-        config = ConfigDict(json.loads(path.read_text(encoding="utf-8"))["config"])
+        config = get_config()  # the defaults stand for fields that are younger than the run
+        config.update(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArchiveError(
             f"config.workdir is {workdir!r}; allowed: the folder of a finished search ({error})"

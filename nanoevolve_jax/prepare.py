@@ -1,6 +1,7 @@
 """What every command starts with: devices, packed rows, an engine, a calibration."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def use_devices(config: ConfigDict) -> int:
     if jax.config.jax_compilation_cache_dir is None:  # the user's own place goes first
         place = Path(config.data.cache_dir).absolute() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(place))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     distributed = config.distributed == hosts.AUTO
     if distributed:

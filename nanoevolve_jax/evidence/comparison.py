@@ -1,6 +1,6 @@
 """Two arms compared on the same seeds: what each trains, and at which learning rate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.runs import Run, Runs, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
-from nanoevolve_jax.evidence.statistics import fit_lr
+from nanoevolve_jax.evidence.statistics import LrFit, fit_lr
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
@@ -59,26 +59,17 @@ class Bench(NamedTuple):
         return [stage_seed(Stage.PROMOTE, self.config.seed, i) for i in range(count)]
 
     def pick_lr(self, arm: Arm) -> tuple[Arm, dict]:
-        """The arm at its own best learning rate, and how it was found.
+        """The arm at its own best learning rate, and how it was found: see `search_lr`.
 
-        A quadratic through the mean losses over log2(lr); where its minimum, or the best point,
-        is at an end of the range, the range is extended there. An arm that fails at every factor
-        stays as it is, and `chosen` is None.
+        An arm that fails at every factor stays as it is, and `chosen` is None.
         """
-        factors = list(LR_FACTORS)
-        while True:
+
+        def losses_of(factors: Sequence[float]) -> np.ndarray:
             tried = [arm._replace(lr_factor=arm.lr_factor * factor) for factor in factors]
             jobs = [self.job(a, seed, PROMOTE_FOLD) for a in tried for seed in self.lr_seeds()]
-            losses = bpb(self.runs.run(jobs, LR_STAGE))
-            losses = losses.reshape(len(factors), -1)
-            fit = fit_lr(factors, losses)
-            extended = len(factors) - len(LR_FACTORS)
-            if fit is None or fit.edge is None or extended == _EXTENSIONS:
-                break
-            if fit.edge == "low":
-                factors = [factors[0] * 0.5**0.5, *factors]
-            else:
-                factors = [*factors, factors[-1] * 2.0**0.5]
+            return bpb(self.runs.run(jobs, LR_STAGE)).reshape(len(factors), -1)
+
+        fit, factors, losses = search_lr(losses_of)
         found = {
             "factors": factors,
             "bpb": finite_or_null(losses),
@@ -86,6 +77,33 @@ class Bench(NamedTuple):
             "edge": fit and fit.edge,
         }
         return arm._replace(lr_factor=arm.lr_factor * (fit.factor if fit else 1.0)), found
+
+
+def search_lr(
+    losses_of: Callable[[Sequence[float]], np.ndarray],
+) -> tuple[LrFit | None, list[float], np.ndarray]:
+    """The best factor on a learning rate.
+
+    A quadratic through the mean losses over log2(lr); where its minimum, or the best point, is at
+    an end of the range, the range is extended there.
+
+    Args:
+      losses_of: from ascending factors to float[factors, seeds]; asked again for those it knows.
+
+    Returns:
+      (the fit, None if every factor fails; the factors; their losses).
+    """
+    factors = list(LR_FACTORS)
+    while True:
+        losses = losses_of(factors)
+        fit = fit_lr(factors, losses)
+        extended = len(factors) - len(LR_FACTORS)
+        if fit is None or fit.edge is None or extended == _EXTENSIONS:
+            return fit, factors, losses
+        if fit.edge == "low":
+            factors = [factors[0] * 0.5**0.5, *factors]
+        else:
+            factors = [*factors, factors[-1] * 2.0**0.5]
 
 
 def mean_curve(runs: Sequence[Run]) -> np.ndarray:

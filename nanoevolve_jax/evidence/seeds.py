@@ -28,6 +28,7 @@ class Stage(enum.IntEnum):
     TRANSFER = 7
     CHEAPER = 8
     WIDER = 9
+    COMPARE = 10
 
 
 def stage_seed(stage: Stage, campaign: int, index: int) -> int:

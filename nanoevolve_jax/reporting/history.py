@@ -1,5 +1,6 @@
 """What a run folder tells of its search, finished or under way; nothing in it is changed."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,9 +60,10 @@ class History(NamedTuple):
         """
         found = next((record for record in self.records if record.id == name), None)
         if found is None:
+            near = difflib.get_close_matches(name, [record.id for record in self.records], n=3)
             raise ArchiveError(
                 f"candidate is {name!r}; allowed: an id of {self.folder / ARCHIVE}, such as "
-                f"{self.best.id}"
+                f"{', '.join(near or [self.best.id])}"
             )
         return found
 
