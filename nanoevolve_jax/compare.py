@@ -105,4 +105,5 @@ def distinct(config: ConfigDict, names: Sequence[str]) -> tuple[list[Arm], list[
 
 
 if __name__ == "__main__":
-    command.run(compare, arguments=True)
+    often = ("workdir", "seed", "data.corpus", "train.steps", "compare.seeds", "calibration")
+    command.run(compare, arguments=True, often=often)

@@ -76,10 +76,19 @@ def _paragraphs(docstring: str, name: str) -> Iterable[str]:
         docstring = re.sub(r"python -m nanoevolve_jax\.", f"{name.split()[0]} ", docstring)
     for paragraph in docstring.strip().split("\n\n"):
         if paragraph.lstrip().startswith(("python -m ", name.split()[0])):
-            commands = re.sub(r"\\\n", " ", paragraph).split("\n")
-            yield "\n".join(" \\\n".join(_COMMAND.wrap(command.strip())) for command in commands)
+            lines = re.sub(r"\\\n", " ", paragraph).split("\n")
+            yield "\n".join(_command_line(line.strip()) for line in lines)
         else:
             yield _PROSE.fill(" ".join(paragraph.split()))
+
+
+def _command_line(line: str) -> str:
+    """A command in 80 columns, and what it does, if that stands behind two spaces or more."""
+    command, gap, meaning = re.fullmatch(r"(.*?)(?:( {2,})(.*))?", line).groups()
+    if not meaning:
+        return " \\\n".join(_COMMAND.wrap(command))
+    start = f"  {command}{gap}"
+    return textwrap.fill(meaning, WIDTH, initial_indent=start, subsequent_indent=" " * len(start))
 
 
 def _flag_row(flag: flags.Flag) -> tuple[str, str, str]:

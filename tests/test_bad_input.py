@@ -14,14 +14,18 @@ from configs import screen
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.policy.spec import NANOCHAT
+from nanoevolve_jax.policy.spec_json import spec_to_json
 
-WITH_CONFIG = ("search", "calibrate", "confirm")
+WITH_CONFIG = ("search", "calibrate", "confirm", "compare")
 TINY = [f"--config.{path}={value}" for path, value in SETTINGS.items()]
 TINY += [
     "--config.confirm.steps=6",
     "--config.data.corpus=parquet:{corpus}",
     "--config.data.cache_dir={cache}",
 ]
+
+PAIR = ("nanochat", "annealing")
 
 CASES = [
     ("", ["serch"], ["command is 'serch'; allowed: search"]),
@@ -32,7 +36,6 @@ CASES = [
         for name in WITH_CONFIG
         for arguments, parts in [
             (["--nope=1"], ["flag '--nope=1' is unknown; allowed: ", "--config"]),
-            (["stray"], ["argument 'stray' is unknown; allowed: flags"]),
             (["--config=nope.py"], ["--config is 'nope.py'; allowed: a file"]),
             (["--config", "configs/nope.py"], ["--config is 'configs/nope.py'; allowed: a file"]),
             (["--config={empty}"], ["--config is '{empty}'; allowed: a file"]),
@@ -41,6 +44,10 @@ CASES = [
             (["--config.workdir="], ["config.workdir is ''; allowed: text that is not empty"]),
             (["--config.engine=rya"], ["config.engine is 'rya'; allowed: ", "local or ray"]),
         ]
+    ],
+    *[
+        (name, ["stray"], ["argument 'stray' is unknown; allowed: flags"])
+        for name in ("search", "calibrate", "confirm")
     ],
     *[
         (name, [*TINY, *arguments], parts)
@@ -77,6 +84,26 @@ CASES = [
     ("confirm", ["--config.workdir={half}"], ["config.workdir is '{half}'; allowed: the folder"]),
     ("confirm", ["--config.workdir={run}"], ["config.workdir is '{run}'", "allowed: one started"]),
     ("confirm", ["--config.until=never"], ["config.until is 'never'; allowed: confirm or"]),
+    ("compare", [*TINY, "nanochat"], ["specs are 1; allowed: two or more"]),
+    ("compare", [*TINY, "nanochat", "nanochta"], ["'nanochta'", "such as nanochat"]),
+    ("compare", [*TINY, "nanochat", "{spec}"], ["{spec}: spec.ns_steps is 9; allowed: an integer"]),
+    ("compare", [*TINY, "nanochat", "{file}"], ["{file}"]),
+    ("compare", [*TINY, "nanochat", "{empty}"], ["{empty}"]),
+    ("compare", [*TINY, "nanochat", "{empty}/no.json"], ["{empty}/no.json"]),
+    ("compare", [*TINY, "nanochat", "{run}:g009c09"], ["'g009c09'", "{run}/archive.jsonl"]),
+    ("compare", [*TINY, *PAIR, "--config.workdir={file}"], ["config.workdir is '{file}/compare'"]),
+    ("compare", [*TINY, *PAIR, "--config.compare.seeds=1"], ["config.compare.seeds is 1; allowed"]),
+    ("show", [], ["arguments are 'nothing'; allowed: DIR"]),
+    ("show", ["{empty}"], ["DIR is '{empty}'; allowed: the folder of a search"]),
+    ("show", ["{empty}/nowhere"], ["DIR is '{empty}/nowhere'; allowed: the folder of a search"]),
+    ("show", ["{file}"], ["DIR is '{file}'; allowed: the folder of a search"]),
+    ("show", ["{half}"], ["DIR is '{half}'; allowed: the folder of a search"]),
+    ("show", ["{cut}"], ["DIR is '{cut}', in which no generation is finished; allowed: "]),
+    ("show", ["{run}", "g009c09"], ["candidate is 'g009c09'; allowed: an id of {run}/archive"]),
+    ("show", ["{run}", "nanochat", "--diff"], ["nanochat --diff'; allowed: DIR --diff and two"]),
+    ("show", ["{run}", "--diff", "nanochat", "{spec}"], ["{spec}: spec.ns_steps is 9; allowed: "]),
+    ("show", ["{run}", "--jsno"], ["flag '--jsno' is unknown; allowed: ", "--json"]),
+    ("show", ["{run}", "--json=perhaps"], ["flag --json is 'perhaps'; allowed: true or false"]),
     ("replay", [], ["0 arguments; allowed: one evidence card"]),
     ("replay", ["{card}", "{card}"], ["2 arguments; allowed: one evidence card"]),
     ("replay", ["{empty}/nope.json"], ["nope.json does not exist; allowed: an evidence file"]),
@@ -96,18 +123,22 @@ CASES = [
 def places(tmp_path_factory):
     """Folders and files that are empty, damaged, or fine and used wrongly."""
     root = tmp_path_factory.mktemp("bad")
-    names = ("empty", "half", "headless", "run", "file", "card", "edited", "cache", "corpus")
-    found = {name: root / name for name in names}
-    for name in ("empty", "half", "headless", "run", "cache"):
+    folders = ("empty", "half", "headless", "cut", "run", "cache")
+    files = ("file", "card", "edited", "spec")
+    found = {name: root / name for name in (*folders, *files, "corpus")}
+    for name in folders:
         found[name].mkdir()
     write_corpus(found["corpus"])
     description = json.dumps(
         {"config": screen.get_config().to_dict(), "versions": {}, "device": {}}
     )
-    for name in ("half", "headless", "run"):
+    for name in ("half", "headless", "cut", "run"):
         archive.append(found[name] / "archive.jsonl", [make_record()])
     (found["half"] / "config.json").write_text(description[: len(description) // 2])
-    (found["run"] / "config.json").write_text(description)
+    for name in ("cut", "run"):
+        (found[name] / "config.json").write_text(description)
+    os.truncate(found["cut"] / "archive.jsonl", 100)
+    found["spec"].write_text(json.dumps(spec_to_json(NANOCHAT) | {"ns_steps": 9}))
     found["file"].write_text("no folder, no JSON and no Python")
     write_sealed(found["card"], KIND, {"confirmation": None})
     found["edited"].write_text(found["card"].read_text().replace("null", "{}"))
