@@ -49,7 +49,7 @@ def explain(
         elif path not in settings:
             near = difflib.get_close_matches(path, settings, n=3) or settings
             return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
-        elif not _parses(value, settings[path]):
+        elif not parses(value, settings[path]):
             return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
     return f"--config: {error}" if settings and not isinstance(error, flags.Error) else str(error)
 
@@ -73,7 +73,7 @@ def _explain_flag(argument: str, name: str, value: str, settings: Mapping[str, S
     return ""
 
 
-def _parses(value: str, setting: Setting) -> bool:
+def parses(value: str, setting: Setting) -> bool:
     kind = type(setting.default)
     try:
         flags.BooleanParser().parse(value) if kind is bool else kind(value)
