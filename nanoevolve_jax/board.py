@@ -4,7 +4,7 @@ It fits 24 lines: one of progress, eight of what is being trained, eight of the 
 five of the stages after screening.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ def picture(
     if lanes:
         parts.append(lanes_table(lanes))
     if len(lanes) > LANES:
-        parts.append(Text(f"and {len(lanes) - LANES} more", no_wrap=True))
+        parts.append(_line(f"and {len(lanes) - LANES} more"))
     if records:
         parts += [best_line(records), candidates_table(records)]
     if stages:
@@ -58,11 +58,12 @@ def picture(
 
 def lanes_table(lanes: Sequence[Lane]) -> Table:
     """What is being trained, with the curve of its training loss."""
-    table = _table("training", "step", "loss", "val bpb", curve="training loss so far")
+    columns = ("training", "step", "loss", "val bpb")
+    table = _table(*columns, curve="training loss so far", yielding=["training"])
     for lane in lanes[:LANES]:
         loss = f"{lane.losses[-1]:.4f}" if len(lane.losses) else ""
         step = f"{lane.step}/{lane.steps}"
-        table.add_row(lane.name, step, loss, f"{lane.val_bpb:.4f}", Curve(lane.losses))
+        table.add_row(_line(lane.name), step, loss, f"{lane.val_bpb:.4f}", Curve(lane.losses))
     return table
 
 
@@ -85,32 +86,45 @@ def best_line(records: Sequence[Record]) -> Table:
 def candidates_table(records: Sequence[Record]) -> Table:
     """The best few candidates, and the baseline under them."""
     baseline, best = records[0], tournament.survivors(records, CANDIDATES)
-    table = _table("best", "val bpb", "change", "status", "stage", curve="made by")
+    columns = ("best", "val bpb", "change", "status", "stage")
+    table = _table(*columns, curve="made by", yielding=["status", "stage"])
     for record in best if baseline in best else [*best, baseline]:
         change = record.merit.val_bpb - baseline.merit.val_bpb
         figures = f"{record.merit.val_bpb:.4f}", f"{change:+.4f}"
-        made_by = Text(record.change or "", no_wrap=True, overflow="ellipsis")
-        table.add_row(record.id, *figures, record.status, record.stage, made_by)
+        words = map(_line, (record.status, record.stage, record.change or ""))
+        table.add_row(record.id, *figures, *words)
     return table
 
 
 def stages_table(stages: Mapping[str, Sequence[Run]]) -> Table:
     """Finished runs of the latest stages, with the curve of their final bpb."""
-    table = _table("stage", "runs", "failed", "best bpb", curve="final bpb, run by run")
+    columns = ("stage", "runs", "failed", "best bpb")
+    table = _table(*columns, curve="final bpb, run by run", yielding=["stage"])
     for stage in list(stages)[-STAGES:]:
         finals = bpb(stages[stage])
         finite = finals[np.isfinite(finals)]
         best = f"{finite.min():.4f}" if len(finite) else ""
         failed = f"{len(finals) - len(finite)}"
-        table.add_row(stage, f"{len(finals)}", failed, best, Curve(finals))
+        table.add_row(_line(stage), f"{len(finals)}", failed, best, Curve(finals))
     return table
 
 
-def _table(first: str, *figures: str, curve: str) -> Table:
-    """A table whose last column has the room that the others leave; nothing in it wraps."""
+def _table(*columns: str, curve: str, yielding: Collection[str]) -> Table:
+    """A table whose last column has the room that the others leave; nothing in it wraps.
+
+    Where there is not enough, yielding columns give way before the figures do: rich takes them for
+    such as may wrap, but their cells, `_line`s, do not.
+    """
     table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
-    table.add_column(first, no_wrap=True, overflow="ellipsis")
-    for name in figures:
-        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
+    for i, name in enumerate(columns):
+        if name in yielding:
+            table.add_column(_line(name))
+        else:
+            justify = "right" if i else "left"
+            table.add_column(name, no_wrap=True, overflow="ellipsis", justify=justify)
     table.add_column(curve, no_wrap=True, overflow="ellipsis", ratio=1)
     return table
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
