@@ -77,7 +77,7 @@ def telemetry_points(columns: Mapping[str, np.ndarray]) -> list[Point]:
     stride = max(1, math.ceil(steps / MOST_STEPS))
     by_step = {
         step: {name: columns[column][step] for column, name in _GROUPS.items()}
-        for step in sorted({*range(0, steps, stride), *range(steps - 1, steps)})
+        for step in sorted({*range(0, steps, stride), *range(steps)[-1:]})
     }
     curve = zip(columns["validation_step"], columns["validation_bpb"], strict=True)
     for step, bpb in curve:
