@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from records import make_dead, make_record
 from rich.console import Console
 from tensorboardX import record_writer
 from test_resume import OF_THE_PROCESS
-from test_search import SETTINGS, make_config, run, write_corpus
+from test_search import BATCH, LENGTH, SETTINGS, make_config, run, write_corpus
 
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evolution import archive, tournament
@@ -363,4 +364,71 @@ def test_a_search_is_the_same_when_its_tracker_fails(
         (folder / "tensorboard").write_text("mine")
     output = run(settings, folder)
     assert output.count("tensorboard is switched off, the run goes on without it") == 1
+    assert results(folder) == results(tracked)
+
+
+# Weights & Biases and MLflow, where they are installed --------------------------------------
+
+
+def expected_of(folder):
+    """{run: {metric: [(step, value), ...]}} that a tracker should have of a finished search."""
+    memory = Memory()
+    log = Log(memory, folder, BATCH * LENGTH, print)
+    log.records(archive.read(folder / "archive.jsonl"))
+    return {run: by_name(points) for run, points in memory.told.items()}
+
+
+def by_name(points):
+    told = {}
+    for step, values in points:
+        for name, value in values.items():
+            told.setdefault(name, []).append((step, pytest.approx(value, rel=1e-12)))
+    return told
+
+
+def test_offline_files_of_wandb_hold_the_search_and_a_second_process_repeats_its_runs(
+    settings, tracked, tmp_path, monkeypatch
+):
+    pytest.importorskip("wandb")
+    from wandb_files import read_runs
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    output = run(settings, folder, track__wandb=True, track__project="mine")
+    assert "switched off" not in output
+    found, homes = read_runs(folder)
+    assert {name: told for (name, _), told in found.items()} == expected_of(folder)
+    assert homes == {("mine", "run")}
+    assert results(folder) == results(tracked)
+    shutil.rmtree(folder / "wandb")  # what a second process sends by itself is the same
+    monkeypatch.setenv("WANDB_PROJECT", "yours")
+    run(settings, folder, track__wandb=True, track__project="mine")
+    again, homes = read_runs(folder)
+    assert again == found
+    assert homes == {("yours", "run")}
+
+
+def test_a_store_of_mlflow_holds_the_search_once_however_often_it_goes_on(
+    settings, tracked, tmp_path, monkeypatch
+):
+    pytest.importorskip("mlflow")
+    database = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    folder = tmp_path / "run"
+    for generations in (1, 2, 2):
+        output = run(settings, folder, track__mlflow=True, search__generations=generations)
+        assert "switched off" not in output
+        with sqlite3.connect(database) as store:
+            names = dict(store.execute("select run_uuid, name from runs where status='FINISHED'"))
+            rows = store.execute("select run_uuid, key, step, value from metrics order by step")
+            found = {}
+            for number, key, step, value in rows:
+                found.setdefault(names[number], {}).setdefault(key, []).append((step, value))
+            ((experiment,),) = store.execute("select name from experiments where name != 'Default'")
+            (parameter,) = store.execute(
+                "select distinct value from params where key='search.generations'"
+            )
+        assert len(names) == len(set(names.values()))
+        assert found == expected_of(folder)
+        assert experiment == "nanoevolve" and parameter == ("1",)
     assert results(folder) == results(tracked)

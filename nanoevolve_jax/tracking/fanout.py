@@ -51,4 +51,4 @@ class Trackers:
             self._working.pop(name, None)
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-            self._say(f"{name} is switched off, the run goes on without it ({reason})")
+            self._say(f"{name} is switched off, the run goes on without it ({reason[:200]})")

@@ -1,5 +1,6 @@
 """Runs of MLflow: one for the search, one for every candidate whose curves are told."""
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from nanoevolve_jax.tracking.tracker import Point
 
 _BATCH = 1000  # metrics that a store takes at once
 _TAG = "nanoevolve.run"
+# MLflow itself tries a server that is gone for four minutes, and a search would wait for it.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class MLflow:
@@ -27,9 +30,12 @@ class MLflow:
           origin: what decides the search, of any kind.
           config: parameters of each run, by dotted path.
         """
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # or it tells of its own tables
         self._client, self._metric = MlflowClient(), Metric
         self._params = [Param(name, str(value)) for name, value in config.items()]
         self._folder, self._origin = folder, origin
