@@ -16,7 +16,7 @@ from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
 
-_LIVE_SECONDS = 0.3  # between two pictures at least
+_LIVE_SECONDS = 0.5  # between two pictures at least
 _PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
 _ONE_LINE = Column(no_wrap=True, overflow="ellipsis")
 
@@ -38,6 +38,7 @@ class Display:
         self._batch_tokens = batch_tokens
         self._done = 0  # candidate-steps, of finished batches and before a resume
         self._under_way: dict[int, list[Lane]] = {}  # by batch
+        self._lanes: list[Lane] = []  # under way at the latest report
         self._records: Sequence[Record] = ()
         self._stages: dict[str, list[Run]] = {}
         self._reported: list[tuple[float, int]] = []  # (time, candidate-steps)
@@ -101,7 +102,8 @@ class Display:
         before = self._under_way.get(progress.batch, [])
         self._under_way[progress.batch] = further(before, progress)
         now = time.monotonic()
-        done = self._done + sum(x.step for lanes in self._under_way.values() for x in lanes)
+        self._lanes = [lane for lanes in self._under_way.values() for lane in lanes]
+        done = self._done + sum(lane.step for lane in self._lanes)
         self._reported = [*self._reported[-20:], (now, done)]
         status = self._status()
         self._bar.update(self._task, completed=done, status=status)
@@ -118,8 +120,7 @@ class Display:
     def _draw(self) -> None:
         if self._is_live:
             self._drawn = time.monotonic()
-            lanes = [lane for batch in self._under_way.values() for lane in batch]
-            shown = picture(self._bar, lanes, self._records, self._stages)
+            shown = picture(self._bar, self._lanes, self._records, self._stages)
             self._live.update(shown, refresh=True)
 
     def _status(self) -> str:
