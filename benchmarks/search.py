@@ -36,6 +36,8 @@ from nanoevolve_jax.evolution import campaign
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.population import Programs
+from nanoevolve_jax.tracking.log import Log
+from nanoevolve_jax.tracking.tensorboard import TensorBoard
 
 _PREPARED = flags.DEFINE_bool(
     "prepared", False, "take rows from --cache, so that the first run has cold programs alone"
@@ -53,6 +55,7 @@ _PARTS = {
     "archive, telemetry": [(campaign.archive, "append"), (campaign, "save_telemetry")],
     "counted cost": [(campaign, "step_flops")],
     "proposals": [(campaign.Campaign, "propose")],
+    "event files": [(TensorBoard, "__init__"), (Log, "records"), (Log, "candidate")],
 }
 
 

@@ -44,6 +44,11 @@ SETTINGS: dict[str, Setting] = {
     "calibration": Setting(
         "none", "calibration.json made by `calibrate`; none: the baseline counts as untuned"
     ),
+    # Who else hears of a run, beside the terminal
+    "track.tensorboard": Setting(True, "event files for TensorBoard in the run folder"),
+    "track.wandb": Setting(False, "runs of Weights & Biases; needs nanoevolve-jax[wandb]"),
+    "track.mlflow": Setting(False, "runs of MLflow; needs nanoevolve-jax[mlflow]"),
+    "track.project": Setting("nanoevolve", "W&B project and MLflow experiment of these runs"),
     # A plan instead of a run
     "plan": Setting(False, "print runs, FLOPs and hours by stage, and train nothing"),
     "step_seconds": Setting(

@@ -32,6 +32,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import opened, require_room
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.tracking.log import opened_log, require_installed
 
 
 def calibrate(config: ConfigDict) -> None:
@@ -48,12 +49,14 @@ def calibrate(config: ConfigDict) -> None:
     longest = max(2 * config.train.steps, config.confirm.steps)
     most = max(generation_sizes(config))
     require_free(Path(config.workdir))
+    require_installed(config)
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=most))
         config = site.config
         folder = Path(config.workdir)
         description = describe_run(config, site.facts, UNCALIBRATED)
         checkpoints = stack.enter_context(opened(config, description, console.print))
+        log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = site.engine(config, MAIN, checkpoints)
         budget = config.calibrate.tuning_runs or planned_runs(config)
         facts = evaluation_facts(config, site.facts)
@@ -65,7 +68,13 @@ def calibrate(config: ConfigDict) -> None:
             batch_tokens=engine.task.batch_tokens,
             task="calibrate",
         ) as display:
-            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress, display.say)
+            runs = Runs(
+                folder,
+                {MAIN: lambda: engine},
+                display.on_progress,
+                display.say,
+                hear=(display.on_run, log.run),
+            )
             display.already_done(runs.known_steps())
             tuning = tune_recipe(config, runs, budget, display.say, display.expect_more)
             display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")

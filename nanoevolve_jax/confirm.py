@@ -37,6 +37,7 @@ from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.site import engines, open_site
+from nanoevolve_jax.tracking.log import opened_log, require_installed
 
 SEARCH = "search"  # a setting is that of the search
 
@@ -75,12 +76,14 @@ def confirm(settings: ConfigDict) -> None:
     validate(config)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
     require_free(Path(config.workdir))
+    require_installed(config)
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=1))
         config, calibration = calibrated(site.config, site.facts)
         folder = Path(config.workdir)
         description = describe_run(config, site.facts, calibration.seal)
         checkpoints = stack.enter_context(opened(config, description, console.print))
+        log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         config.train.evaluations = config.confirm.evaluations
         records, chosen = read_search(folder, settings.candidate)
         by_id = {record.id: record for record in records}
@@ -96,7 +99,11 @@ def confirm(settings: ConfigDict) -> None:
             task="confirm",
         ) as display:
             runs = Runs(
-                folder, engines(site, config, checkpoints), display.on_progress, display.say
+                folder,
+                engines(site, config, checkpoints),
+                display.on_progress,
+                display.say,
+                hear=(display.on_run, log.run),
             )
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record)
@@ -189,6 +196,7 @@ def flags(config: ConfigDict, *, recipe: bool) -> str:
         for path, value in flat(screen.get_config().to_dict()).items()
         if own.get(path, value) != value
         and path not in decided
+        and not path.startswith("track.")
         and (recipe or not path.startswith("recipe."))
     }
     return " ".join(

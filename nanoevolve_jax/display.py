@@ -1,4 +1,4 @@
-"""What a search shows: a live bar on a terminal, plain lines elsewhere, a table at the end."""
+"""What a run shows: a live picture on a terminal, plain lines elsewhere, a table at the end."""
 
 import time
 from collections.abc import Sequence
@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
+from nanoevolve_jax.board import Lane, picture
+from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
 
+_LIVE_SECONDS = 0.5  # between two pictures at least
 _PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
+_ONE_LINE = Column(no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -32,34 +37,52 @@ class Display:
         self._total = total_steps
         self._batch_tokens = batch_tokens
         self._done = 0  # candidate-steps, of finished batches and before a resume
-        self._under_way: dict[int, int] = {}  # candidate-steps, by batch
+        self._under_way: dict[int, list[Lane]] = {}  # by batch
+        self._lanes: list[Lane] = []  # under way at the latest report
+        self._records: Sequence[Record] = ()
+        self._stages: dict[str, list[Run]] = {}
         self._reported: list[tuple[float, int]] = []  # (time, candidate-steps)
         self._printed = time.monotonic()
+        self._drawn = 0.0  # when
         self._note = ""
-        self._live = Progress(
+        # A dumb terminal cannot take back a line, so it gets plain ones too.
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
+        self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", table_column=_ONE_LINE),
             console=console,
-            disable=not console.is_terminal,
+            expand=True,
         )
-        self._task = self._live.add_task(task, total=self._total, status="compiling")
+        self._task = self._bar.add_task(task, total=self._total, status="compiling")
+        # Drawn by this thread alone, when there is something new.
+        self._live = Live(self._bar, console=console, auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> "Display":
-        self._live.start()
+        if self._is_live:
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *exception) -> None:
-        self._live.stop()
+        if self._is_live:
+            self._live.update(self._bar, refresh=True)
+            self._live.stop()
 
     def say(self, line: str) -> None:
         """One line that stays."""
         self._console.print(line, highlight=False, soft_wrap=True)
 
-    def note(self, text: str) -> None:
-        """What stands beside the rate from now on, such as the best so far."""
-        self._note = f"{text} | "
+    def standing(self, records: Sequence[Record]) -> None:
+        """Takes all candidates so far; the best one stands beside the rate from now on."""
+        for best in tournament.survivors(records, 1):
+            self._note = f"best {best.id} {best.merit.val_bpb:.4f} | "
+        self._records = records
+        self._draw()
+
+    def on_run(self, run: Run) -> None:
+        """Takes a finished run of a stage other than screening."""
+        self._stages.setdefault(run.stage, []).append(run)
 
     def already_done(self, steps: int) -> None:
         """Candidate-steps that an earlier process trained."""
@@ -68,7 +91,7 @@ class Display:
     def expect(self, total_steps: int) -> None:
         """Corrects how many candidate-steps there will be."""
         self._total = total_steps
-        self._live.update(self._task, total=total_steps)
+        self._bar.update(self._task, total=total_steps)
 
     def expect_more(self, steps: int) -> None:
         """Adds to the candidate-steps that are expected."""
@@ -76,18 +99,29 @@ class Display:
 
     def on_progress(self, progress: engine.Progress) -> None:
         """Takes an engine's progress."""
-        self._under_way[progress.batch] = progress.jobs * progress.step
-        now, done = time.monotonic(), self._done + sum(self._under_way.values())
+        before = self._under_way.get(progress.batch, [])
+        self._under_way[progress.batch] = further(before, progress)
+        now = time.monotonic()
+        self._lanes = [lane for lanes in self._under_way.values() for lane in lanes]
+        done = self._done + sum(lane.step for lane in self._lanes)
         self._reported = [*self._reported[-20:], (now, done)]
         status = self._status()
-        self._live.update(self._task, completed=done, status=status)
+        self._bar.update(self._task, completed=done, status=status)
+        if now - self._drawn >= _LIVE_SECONDS:
+            self._draw()
         if progress.step < progress.steps:
             return
-        self._done += self._under_way.pop(progress.batch)
-        if not self._console.is_terminal and now - self._printed >= _PLAIN_SECONDS:
+        self._done += sum(lane.step for lane in self._under_way.pop(progress.batch))
+        if not self._is_live and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
             losses = ", ".join(f"{x:.4f}" for x in progress.val_bpb)
             self.say(f"{done}/{self._total} steps | val bpb {losses} | {status}")
+
+    def _draw(self) -> None:
+        if self._is_live:
+            self._drawn = time.monotonic()
+            shown = picture(self._bar, self._lanes, self._records, self._stages)
+            self._live.update(shown, refresh=True)
 
     def _status(self) -> str:
         (t0, d0), (t1, d1) = self._reported[0], self._reported[-1]
@@ -96,6 +130,22 @@ class Display:
         rate = (d1 - d0) / (t1 - t0)
         left = max(0.0, self._total - d1) / rate
         return f"{self._note}{rate * self._batch_tokens:,.0f} tokens/s | {left:.0f} s left"
+
+
+def further(lanes: Sequence[Lane], progress: engine.Progress) -> list[Lane]:
+    """The lanes of a batch, a report later; another batch in its place begins afresh."""
+    known = {lane.name: lane.losses for lane in lanes if lane.step < progress.step}
+    none = np.zeros(0, np.float32)
+    return [
+        Lane(
+            name,
+            progress.step,
+            progress.steps,
+            np.concatenate([known.get(name, none), progress.loss[i]]),
+            float(progress.val_bpb[i]),
+        )
+        for i, name in enumerate(progress.names)
+    ]
 
 
 class DataDisplay:

@@ -43,6 +43,7 @@ from nanoevolve_jax.execution.stream import Stream
 from nanoevolve_jax.execution.threads import compute_threads, limit_threads
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate, Task
 from nanoevolve_jax.stopping import graceful_stop
+from nanoevolve_jax.tracking.log import LOCAL_FOLDERS
 
 PROGRAMS = (MAIN, attribution.SWITCH, attribution.WIDE, transfer.WIDER)
 
@@ -103,7 +104,7 @@ def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
 def with_own_folder(config: ConfigDict) -> ConfigDict:
     """The config with this process's own run folder, where several processes train together."""
     owned = config.copy_and_resolve_references()
-    owned.workdir = str(hosts.own_folder(Path(config.workdir), but=CHECKPOINTS))
+    owned.workdir = str(hosts.own_folder(Path(config.workdir), but=(CHECKPOINTS, *LOCAL_FOLDERS)))
     return owned
 
 

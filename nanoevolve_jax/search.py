@@ -26,7 +26,6 @@ from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.work import MAIN, total_runs
-from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import (
     Campaign,
@@ -34,13 +33,14 @@ from nanoevolve_jax.evolution.campaign import (
     planned_calls,
     summarise,
 )
-from nanoevolve_jax.evolution.promote import planned_runs, promote, register
+from nanoevolve_jax.evolution.promote import as_screened, planned_runs, promote, register
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
 
 
 def search(config: ConfigDict) -> None:
@@ -50,6 +50,7 @@ def search(config: ConfigDict) -> None:
     if config.plan:
         return print_plan(config, console)
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    require_installed(config)
     start_counting()
     compiled_before = compilations()
     steps, most = config.train.steps, max(generation_sizes(config))
@@ -62,12 +63,13 @@ def search(config: ConfigDict) -> None:
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
         checkpoints = stack.enter_context(opened(config, description, say))
+        log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = site.engine(config, MAIN, checkpoints)
         scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
         campaign = Campaign(engine, config, folder, scale)
         if calibration:
             register(campaign, calibration)
-        records = run(campaign, calibration is not None, against, console)
+        records = run(campaign, calibration is not None, against, console, log)
         summary = summarise(records, engine.task.batch_tokens) | {"compared_with": against}
         # What follows is of the process that ended the search, everything above of its records.
         summary["xla_compilations"] = {
@@ -81,7 +83,9 @@ def search(config: ConfigDict) -> None:
         say(line)
 
 
-def run(campaign: Campaign, calibrated: bool, against: str, console: Console) -> list[Record]:
+def run(
+    campaign: Campaign, calibrated: bool, against: str, console: Console, log: Log
+) -> list[Record]:
     """Runs what is left of the search, promotion included if it is calibrated."""
     engine, config = campaign.engine, campaign.config
     records = campaign.load(functools.partial(console.print, highlight=False, soft_wrap=True))
@@ -98,14 +102,24 @@ def run(campaign: Campaign, calibrated: bool, against: str, console: Console) ->
                 f"resuming after generation {records[-1].generation}: "
                 f"{len(records)} candidates known"
             )
+            display.standing(records)
+        log.records(as_screened(records, campaign))
         for generation, so_far in campaign.generations(records, display.on_progress):
             records = so_far
-            best = tournament.survivors(records, 1)[0]
-            display.note(f"best {best.id} {best.merit.val_bpb:.4f}")
+            display.standing(records)
             display.say(generation_line(generation, records, against))
+            log.records(as_screened(records, campaign))
         if calibrated:
-            runs = Runs(campaign.folder, {MAIN: lambda: engine}, display.on_progress, display.say)
-            records, _ = promote(campaign, records, runs, display.say)
+            runs = Runs(
+                campaign.folder,
+                {MAIN: lambda: engine},
+                display.on_progress,
+                display.say,
+                hear=(display.on_run, log.run),
+            )
+            records, promotion = promote(campaign, records, runs, display.say)
+            if promotion["candidate"] is not None:
+                log.candidate(promotion["candidate"])
     return records
 
 

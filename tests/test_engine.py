@@ -7,9 +7,10 @@ import pytest
 from training import BATCH, TASK, candidate, make_engine
 
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.runs import FILE, Runs, bpb
+from nanoevolve_jax.evidence.runs import FILE, Runs, bpb, read_runs
 from nanoevolve_jax.execution import population
-from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.engine import named
+from nanoevolve_jax.execution.job import Job, job_key
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.spec import ANNEALING, set_field
 
@@ -65,6 +66,17 @@ def test_a_step_of_repeated_rows_equals_one_of_the_rows_alone():
     np.testing.assert_allclose(repeated.val_bpb, narrow.val_bpb, rtol=5e-4)
 
 
+def test_progress_names_every_job_and_brings_every_loss_once():
+    jobs, heard = [JOB, JOB._replace(seed=2), JOB._replace(seed=3)], []
+    results = list(engine().run(jobs, named(heard.append, {job_key(jobs[0]): "the first"})))
+    names = ["the first", *map(job_key, jobs[1:])]
+    for name, result in zip(names, results, strict=True):
+        own = [(p, p.names.index(name)) for p in heard if name in p.names]
+        assert [p.step for p, _ in own][-1] == 10
+        losses = np.concatenate([p.loss[i] for p, i in own])
+        np.testing.assert_array_equal(losses, result.telemetry[:, TELEMETRY.index("loss")])
+
+
 # The store of runs -------------------------------------------------------------------------
 
 
@@ -83,6 +95,19 @@ def test_a_run_that_is_known_is_not_made_again(tmp_path):
     assert [r.key for r in again] == [first[1].key, first[0].key, first[0].key]
     assert again[0] == first[1]
     np.testing.assert_array_equal(bpb(first), [r.val_bpb for r in run(*jobs)])
+
+
+def test_whoever_hears_of_runs_hears_of_all_in_the_order_of_the_file(tmp_path):
+    heard, again = [], []
+    jobs = [JOB, JOB._replace(seed=2), JOB._replace(seed=3)]
+    names = []
+    runs = Runs(tmp_path, {"main": engine}, lambda p: names.extend(p.names), hear=[heard.append])
+    runs.run(jobs[:2], "test")
+    runs.run(jobs, "test")
+    Runs(tmp_path, {"main": refuse}, hear=[again.append])
+    assert [r.key for r in heard] == [r.key for r in again] == [r.key for r in read_runs(tmp_path)]
+    assert len(heard) == 3
+    assert list(dict.fromkeys(names)) == ["test 1", "test 2", "test 3"]
 
 
 def test_telemetry_and_what_was_spent_are_kept(tmp_path):

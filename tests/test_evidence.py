@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from events import read_events
 from rich.console import Console
 from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
 
@@ -19,6 +20,7 @@ from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
 from nanoevolve_jax.evidence.levels import level_of_card
+from nanoevolve_jax.evidence.runs import read_runs
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.evolution import archive, promote
@@ -26,6 +28,7 @@ from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.plan import phases
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.tracking.points import stage_name
 
 TINY = SETTINGS | {
     "data.folds": 6,
@@ -202,8 +205,11 @@ def test_scores_rest_on_all_seeds_of_a_candidate(workshop, searched):
 def test_searching_again_changes_nothing(workshop, searched, confirmed, monkeypatch):
     files = [workshop / "run" / name for name in ("archive.jsonl", "promotion.json")]
     before = [path.read_bytes() for path in files]
+    events = workshop / "run" / "tensorboard" / "search"
+    told = read_events(events)  # before promotion scored candidates anew
     monkeypatch.setattr(LocalEngine, "run", refuse)
     act(workshop, search.search, calibrated(workshop, "run"))
+    assert read_events(events) == told
     changed = [a != b.read_bytes() for a, b in zip(before, files, strict=True)]
     assert not any(changed)
 
@@ -247,6 +253,29 @@ def test_the_commands_on_a_card_lead_from_nothing_to_it(workshop, confirmed):
         f"--config.workdir={workshop / 'run'} --config.candidate={card['id']}"
     )
     assert replaying == f"python -m nanoevolve_jax.replay {path}"
+
+
+def test_event_files_hold_every_run_of_every_stage_and_whom_promotion_picked(workshop, confirmed):
+    for name in ("calibration", "run"):
+        by_stage = {}
+        for made in read_runs(workshop / name):
+            by_stage.setdefault(made.stage, []).append(made.val_bpb)
+        assert by_stage
+        for stage, finals in by_stage.items():
+            events = read_events(workshop / name / "tensorboard" / stage_name(stage))
+            told = np.array(events["run/val_bpb"])
+            numbers = np.flatnonzero(np.isfinite(finals))
+            np.testing.assert_array_equal(told[:, 0], numbers + 1)
+            np.testing.assert_allclose(told[:, 1], np.array(finals)[numbers], rtol=1e-6)
+    picked = document(workshop, "run", "promotion.json")["candidate"]
+    assert picked is None or "policy/gate" in read_events(workshop / "run/tensorboard" / picked)
+
+
+def test_a_run_folder_older_than_a_setting_can_be_confirmed(workshop, searched, tmp_path):
+    written = document(workshop, "run", "config.json")
+    del written["config"]["track"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert confirm.search_config(str(tmp_path)).track.tensorboard
 
 
 def test_seeds_and_folds_of_the_stages_are_disjoint(workshop, confirmed):

@@ -7,7 +7,7 @@ spent, failures included, a sum over a file.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
 from nanoevolve_jax.evidence.work import MAIN
-from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
+from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
 from nanoevolve_jax.execution.job import Job, job_key, job_to_json
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.results import LOST, RunResult
@@ -110,6 +110,7 @@ class Runs:
         engines: dict[str, Callable[[], Engine]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
         say: Callable[[str], None] = lambda line: None,
+        hear: Sequence[Callable[[Run], None]] = (),
     ):
         """Reads what is known.
 
@@ -118,6 +119,7 @@ class Runs:
           engines: by name, makers of engines; "main" is the one most runs use.
           on_progress: hears of running jobs.
           say: hears of a torn line that is cut off.
+          hear: each hears of every run in the order of the file, those known already first.
 
         Raises:
           EvidenceError: if a complete line was changed; a torn last one is cut off.
@@ -125,8 +127,10 @@ class Runs:
         self.folder = folder
         self._engines = engines
         self._made: dict[str, Engine] = {}
-        self._on_progress, self._say = on_progress, say
-        self._known = {run.key: run for run in self._load()}
+        self._on_progress, self._say, self._hear = on_progress, say, hear
+        self._known: dict[str, Run] = {}
+        for run in self._load():
+            self._know(run)
 
     def _load(self) -> list[Run]:
         path = self.folder / FILE
@@ -149,7 +153,9 @@ class Runs:
         missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}
         if missing:
             engine = self.engine(program)
-            results = engine.run(list(missing.values()), self._on_progress)
+            results = engine.run(
+                list(missing.values()), named(self._on_progress, self._names(missing, stage))
+            )
             tokens = engine.task.batch_tokens
             for (key, job), result in zip(missing.items(), results, strict=True):
                 if (result.failure or "").startswith(LOST):
@@ -192,7 +198,18 @@ class Runs:
             file.write(_to_line(run).encode())
             file.flush()
             os.fsync(file.fileno())
+        self._know(run)
+
+    def _know(self, run: Run) -> None:
         self._known[run.key] = run
+        for hear in self._hear:
+            hear(run)
+
+    def _names(self, missing: Mapping[str, Job], stage: str) -> dict[str, str]:
+        """What to call jobs while they run: their stage and number in it, by the job's key."""
+        first = 1 + sum(run.stage == stage for run in self._known.values())
+        jobs = enumerate(missing.values(), start=first)
+        return {job_key(job): f"{stage} {number}" for number, job in jobs}
 
 
 def _as_run(

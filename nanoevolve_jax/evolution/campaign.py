@@ -15,8 +15,8 @@ from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.run_folder import save_telemetry
 from nanoevolve_jax.execution.cost import step_flops
-from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress
-from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
+from nanoevolve_jax.execution.job import Job, job_key
 from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.settings import (
     ConfigError,
@@ -58,8 +58,10 @@ class Campaign(NamedTuple):
         for generation in range(done + 1, self.config.search.generations + 1):
             proposals = self.propose(records, generation)
             jobs = [self.job(proposal) for proposal in proposals]
+            names = {job_key(job): p.id for job, p in zip(jobs, proposals, strict=True)}
+            results = self.engine.run(jobs, named(on_progress, names))
             fresh: list[Record] = []
-            for proposal, result in zip(proposals, self.engine.run(jobs, on_progress), strict=True):
+            for proposal, result in zip(proposals, results, strict=True):
                 save_telemetry(self.folder, proposal.id, telemetry_columns(result))
                 baseline = (records + fresh)[0] if records or fresh else None
                 fresh.append(self.judge(proposal, result, baseline))

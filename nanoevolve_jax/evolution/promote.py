@@ -120,6 +120,12 @@ def screened(record: Record) -> Record:
     return record._replace(**first, stage="screen", status=standing)
 
 
+def as_screened(records: list[Record], campaign: Campaign) -> list[Record]:
+    """The records with the standing and the scores that screening gave them."""
+    first = screened(records[0]) if records else None
+    return [rescored(screened(record), first, campaign) for record in records]
+
+
 def promote(
     campaign: Campaign, records: list[Record], runs: Runs, say: Callable[[str], None]
 ) -> tuple[list[Record], dict[str, Any]]:
@@ -134,8 +140,7 @@ def promote(
     """
     config, rules = campaign.config, rules_of(campaign.config)
     bench = Bench(config, runs)
-    first = screened(records[0])
-    known = {record.id: rescored(screened(record), first, campaign) for record in records}
+    known = {record.id: record for record in as_screened(records, campaign)}
     control = tournament.best_control(records)
     references = [records[0].id] + ([control.id] if control else [])
     policies = [r.id for r in records[1:] if r.recipe is None and r.failure is None]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.json_files import write_json
@@ -22,7 +24,7 @@ from nanoevolve_jax.execution.json_files import write_json
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
     *("checkpoint_seconds", "engine", "ray", "threads"),
-    *("plan", "step_seconds", "machines", "distributed", "compare"),
+    *("plan", "step_seconds", "machines", "distributed", "compare", "track"),
 )
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
@@ -194,3 +196,19 @@ def save_telemetry(folder: Path, name: str, columns: dict[str, np.ndarray]) -> N
     with open(scratch, "wb") as file:
         np.savez_compressed(file, **columns)
     os.replace(scratch, path)
+
+
+def read_telemetry(folder: Path, name: str) -> dict[str, np.ndarray] | None:
+    """Per-step columns of a candidate's screening run, or of a run's key; None: not kept.
+
+    Raises:
+      EvidenceError: if the file is damaged.
+    """
+    path = folder / "telemetry" / f"{name}.npz"
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as columns:
+            return {column: columns[column] for column in columns.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise EvidenceError(f"{path} cannot be read: {error}") from None

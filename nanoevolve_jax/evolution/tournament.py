@@ -4,6 +4,7 @@ Pure functions of the records and a generator seeded from (seed, generation), so
 is stopped and run again draws the same children.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,12 +52,27 @@ def founders(baseline: OptimizerSpec) -> list[Proposal]:
 def best_first(records: Sequence[Record]) -> list[Record]:
     """The records that did not fail, by score."""
     alive = [record for record in records if record.failure is None]
-    return sorted(alive, key=lambda record: (-record.score, record.generation, record.id))
+    return sorted(alive, key=_rank)
+
+
+def _rank(record: Record) -> tuple[float, int, str]:
+    return -record.score, record.generation, record.id
 
 
 def survivors(records: Sequence[Record], count: int) -> list[Record]:
     """The best `count` policies so far, best first; neither the dead nor the controls."""
     return best_first([record for record in records if record.recipe is None])[:count]
+
+
+def running_best(records: Sequence[Record]) -> list[Record | None]:
+    """The best policy up to each record, by score in screening; None while none has trained."""
+    best, bests = None, []
+    for record in records:
+        trained = record.recipe is None and math.isfinite(record.merit.val_bpb)
+        if trained and (best is None or _rank(record) < _rank(best)):
+            best = record
+        bests.append(best)
+    return bests
 
 
 def best_control(records: Sequence[Record]) -> Record | None:

@@ -7,7 +7,7 @@ smaller program would be a second one to compile, and would round differently.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -44,9 +44,21 @@ class Progress(NamedTuple):
     jobs: int  # real ones in this batch
     step: int  # steps done
     steps: int  # the batch's horizon
-    loss: np.ndarray  # float32[jobs], of the last step
+    loss: np.ndarray  # float32[jobs, K], of the steps since the report before
     val_bpb: np.ndarray  # float64[jobs], the latest
+    names: tuple[str, ...]  # of the jobs: their keys, or what whoever asked for them calls them
     batch: int = 0  # tells batches that are under way at once apart
+
+
+def named(
+    on_progress: Callable[[Progress], None], names: Mapping[str, str]
+) -> Callable[[Progress], None]:
+    """Hears of jobs by their keys and passes it on under these names."""
+
+    def renamed(progress: Progress) -> None:
+        on_progress(progress._replace(names=tuple(names.get(k, k) for k in progress.names)))
+
+    return renamed
 
 
 def validation_sets(
@@ -162,10 +174,10 @@ class LocalEngine(NamedTuple):
             batch = self._begin(padded, candidates, initial)
         evaluated = evaluation_steps(steps, self.evaluations, self.segment_steps)
         while batch.step < steps and np.any(_failed_steps(batch) == ALIVE):
-            batch = self._advance(batch, padded, candidates, evaluated)
+            before, batch = batch.step, self._advance(batch, padded, candidates, evaluated)
             telemetry, bpb = batch.telemetry[:count], batch.curve[-1][1][:count]
-            loss = telemetry[:, -1, TELEMETRY.index("loss")]
-            on_progress(Progress(count, batch.step, steps, loss, bpb))
+            loss = telemetry[:, before:, TELEMETRY.index("loss")]
+            on_progress(Progress(count, batch.step, steps, loss, bpb, keys))
             if batch.step < steps:
                 self._boundary(Call(self.program, call.finished, keys, batch))
         failed, failure = _failed_steps(batch), hosts.gather(batch.state.failure)

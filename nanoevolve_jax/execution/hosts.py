@@ -14,7 +14,7 @@ import pickle
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +142,23 @@ def from_first(make: Callable[[], Any]) -> Any:
     return pickle.loads(b"".join(parts))
 
 
-def own_folder(folder: Path, but: str) -> Path:
+def own_folder(folder: Path, but: Collection[str]) -> Path:
     """The folder itself for the first process, a copy for each of the others.
 
     Must be called before anything is written to it. A copy ends with its process.
 
     Args:
       folder: of the first process; no other has to see it.
-      but: a folder inside it that is not copied.
+      but: folders inside it that are not copied.
     """
 
     def read():
         files = (path for path in folder.rglob("*") if path.is_file())
         inside = {path.relative_to(folder): path for path in files}
         return {
-            str(name): path.read_bytes() for name, path in inside.items() if name.parts[0] != but
+            str(name): path.read_bytes()
+            for name, path in inside.items()
+            if name.parts[0] not in but
         }
 
     if jax.process_count() == 1:

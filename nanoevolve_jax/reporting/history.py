@@ -14,12 +14,12 @@ from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.card import KIND as CARD
 from nanoevolve_jax.evidence.comparison import Bench
-from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.evolution.run_folder import read_telemetry
 from nanoevolve_jax.execution.job import job_to_json
 
 
@@ -73,14 +73,7 @@ class History(NamedTuple):
         Raises:
           EvidenceError: if the file is damaged.
         """
-        path = self.folder / "telemetry" / f"{name}.npz"
-        if not path.exists():
-            return None
-        try:
-            with np.load(path) as columns:
-                return {column: columns[column] for column in columns.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise EvidenceError(f"{path} cannot be read: {error}") from None
+        return read_telemetry(self.folder, name)
 
     def runs_of(self, record: Record) -> list[Run]:
         """The runs of promotion that trained this candidate as it was screened."""

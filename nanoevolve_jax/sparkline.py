@@ -1,0 +1,56 @@
+"""Curves of a line's height, out of Unicode blocks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.text import Text
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+GAP = " "  # where no value is finite
+_LEVEL = BLOCKS[3]  # of a curve that does not move
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The values as blocks, the lowest as ▁ and the highest as █.
+
+    Args:
+      values: evenly spaced; what is not finite leaves a gap.
+      width: characters at most; more values than that are averaged in as many equal parts.
+
+    Returns:
+      A character a value, or `width` of them.
+    """
+    heights = np.asarray(values, np.float64)
+    finite = np.isfinite(heights)
+    if width < 1 or not finite.any():
+        return GAP * max(0, min(width, len(heights)))
+    largest = np.abs(heights[finite]).max()
+    heights = np.where(finite, heights, 0.0) / (largest or 1.0)  # now no sum can overflow
+    parts = min(width, len(heights))
+    sums, counts = (
+        np.array([part.sum() for part in np.array_split(x, parts)]) for x in (heights, finite)
+    )
+    shown = counts > 0
+    means = sums / np.maximum(counts, 1)
+    low, high = means[shown].min(), means[shown].max()
+    if low == high:
+        return "".join(_LEVEL if there else GAP for there in shown)
+    share = np.clip((means - low) / (high - low), 0.0, 1.0)
+    level = np.minimum(share * len(BLOCKS), len(BLOCKS) - 1).astype(int)
+    return "".join(BLOCKS[i] if there else GAP for i, there in zip(level, shown, strict=True))
+
+
+class Curve:
+    """A sparkline as wide as there is room for."""
+
+    def __init__(self, values: Sequence[float], most: int = 60):
+        """Keeps the values; `most` is the widest it gets, in characters."""
+        self._values, self._most = values, most
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(sparkline(self._values, min(options.max_width, self._most)), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, max(1, min(options.max_width, self._most)))
