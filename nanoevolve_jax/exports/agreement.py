@@ -2,11 +2,11 @@
 
 Both optimizers start every step from our state, so that what is measured is the rounding of one
 step and not its growth over fifty. Compared are the parameters after a step: the L2 of their
-difference over the L2 of the parameters, for the worst matrix and step. A step moves a matrix by
-about a tenth of its norm here, so `PARAMETERS` asks that updates agree within about 1e-5, which
-is what the iteration makes of float32's rounding; a coefficient that is off by 1e-4 is ten times
-beyond it. What an export will remember is compared too, for a mistake there would show one step
-later than anybody looks.
+difference over the L2 of the parameters, for the worst matrix and step. The learning rate of every
+step is such that the matrix that moves most moves by a twentieth of its norm. So `PARAMETERS` asks
+that updates agree within 2e-5: a few times what Polar Express makes of float32's rounding, and a
+fifth of what a coefficient does that is off by 1e-4. What an export will remember is compared too,
+for a mistake there would show one step later than anybody looks.
 
 The mask of cautious decay asks for the sign of update times parameter, so where the update is
 within rounding of 0 it may flip. An entry is a flip if only one of the two decayed it and if, in
@@ -14,7 +14,6 @@ both, `abs(update * parameter)` is at most `ROUNDING * rms(update) * abs(paramet
 counted and left out of the L2. Whatever else differs counts.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ ROUNDING = 3e-5  # of an update's entry, in RMS of the update
 FLIPS = 1e-3  # share of entries: more of them are no rounding
 SHAPES = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))  # (inputs, outputs)
 _WEIGHT_DECAY = 0.1
-_LEARNING_RATE = 0.1
+_MOVE = 0.05  # of its norm, by which a step moves the matrix that moves most
 _SPIKE = 20  # the step whose gradient is 30 times as large
 
 
@@ -77,9 +76,12 @@ def compare(spec: OptimizerSpec, own: Optimizer, exported: Optimizer, steps: int
     for step in _steps(rng, spec.momentum, steps):
         step = step._replace(params=params, memory=memory)
         undecayed = step._replace(weight_decay=np.float32(0.0))
+        moved = max(map(_relative_l2, own(undecayed)[0], params))
+        rate = np.float32(step.learning_rate * _MOVE / max(moved, 1e-6))
+        step, undecayed = (x._replace(learning_rate=rate) for x in (step, undecayed))
         (after, following), (found, remembered) = own(step), exported(step)
         still, found_still = own(undecayed)[0], exported(undecayed)[0]
-        limit = 0.5 * step.learning_rate * step.weight_decay
+        limit = 0.5 * rate * step.weight_decay
         for i, p in enumerate(params):
             flipped = _flipped(p, limit, (after[i], still[i]), (found[i], found_still[i]))
             flips += int(flipped.sum())
@@ -122,7 +124,7 @@ def _steps(rng: np.random.Generator, momentum: float, steps: int) -> Iterator[St
             grads=[np.float32(size * g) for g in grads],
             loss=np.float32(4.0 * (count + 1) ** -0.15 * np.exp(0.03 * rng.normal())),
             memory={},
-            learning_rate=np.float32(_LEARNING_RATE * left),
+            learning_rate=np.float32(1.0),
             momentum=np.float32(momentum * (1.0 - 0.1 * left)),
             weight_decay=np.float32(_WEIGHT_DECAY * left),
         )
@@ -168,13 +170,3 @@ def _memory_distance(found: Memory, expected: Memory) -> float:
             off = np.max(np.abs(a - b) / np.maximum(1.0, np.abs(b)))
             worst = max(worst, float(off) if np.isfinite(off) else float("inf"))
     return worst
-
-
-@functools.cache
-def torch_is_here() -> bool:
-    """Whether torch is installed."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True

@@ -4,6 +4,7 @@ Matrices are [inputs, outputs] here and what is remembered has our own names, so
 compared whatever the framework.
 """
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,27 +54,27 @@ def _as_numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-def _evolved(spec: OptimizerSpec, step: Step, total_steps: int):
-    return evolved_muon(
-        spec,
-        step.learning_rate,
-        total_steps=total_steps,
-        momentum=lambda count: step.momentum,
-        weight_decay=lambda count: step.weight_decay,
-    )
-
-
 def no_memory(spec: OptimizerSpec, params: Matrices) -> Memory:
     """What our optimizer remembers before the first step."""
-    return _as_numpy(_memory_of(evolved_muon(spec, 1.0, total_steps=1).init(params)))
+    shapes = jax.eval_shape(
+        lambda params: _memory_of(evolved_muon(spec, 1.0, total_steps=1).init(params)), params
+    )
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
+@functools.lru_cache(maxsize=2)  # one policy is compared with each of its exports
 def own_optimizer(spec: OptimizerSpec, total_steps: int) -> Optimizer:
     """The policy as a search trains it."""
 
     @jax.jit
     def run(step: Step):
-        transform = _evolved(spec, step, total_steps)
+        transform = evolved_muon(
+            spec,
+            step.learning_rate,
+            total_steps=total_steps,
+            momentum=lambda count: step.momentum,
+            weight_decay=lambda count: step.weight_decay,
+        )
         state = _with_memory(transform.init(step.params), step.memory)
         updates, state = transform.update(step.grads, state, step.params, value=step.loss)
         return optax.apply_updates(step.params, updates), _memory_of(state)
@@ -147,6 +148,7 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
     import torch
 
     by_matrix, alone = _kept_in_torch(module)
+    torch.set_num_threads(1)  # for matrices this small more only wait for each other
 
     def tensor(x):
         return torch.tensor(np.asarray(x, np.float32))
