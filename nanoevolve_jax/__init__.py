@@ -11,8 +11,10 @@ _HOMES = {
     "OptimizerSpec": "policy.spec",
     "SpecError": "policy.spec_json",
     "candidate_optimizer": "policy.transform",
+    "default_labels": "policy.labels",
     "evolved_muon": "policy.transform",
     "load_spec": "policy.spec_json",
+    "optimizer": "policy.drop_in",
     "spec_from_json": "policy.spec_json",
     "spec_to_json": "policy.spec_json",
 }

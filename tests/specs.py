@@ -1,8 +1,33 @@
 """Hypothesis strategies and helpers for specs."""
 
+import numpy as np
 from hypothesis import strategies as st
 
-from nanoevolve_jax.policy.spec import FIELDS, NANOCHAT, build_spec, get_field
+from nanoevolve_jax.policy.mutations import mutate
+from nanoevolve_jax.policy.spec import (
+    CLIP_GLOBAL_NORM,
+    FIELDS,
+    NANOCHAT,
+    POST,
+    PRESETS,
+    Actuators,
+    Sensors,
+    build_spec,
+    get_field,
+)
+
+EVERYTHING = NANOCHAT._replace(
+    momentum_placement=POST,
+    trust_ratio=1,
+    clip=CLIP_GLOBAL_NORM,
+    control=NANOCHAT.control._replace(
+        enabled=1,
+        coefficients=Sensors(1.0, 0.5, -0.5, 0.3, 0.2, 1.0),
+        aggressive=Actuators(1.2, 0.0, 2.0, 0.9, 1.0),
+        conservative=Actuators(0.8, 1.0, 0.5, 0.95, 0.4),
+    ),
+)
+"""A gate that reads every sensor and moves every actuator."""
 
 
 def field_values(field):
@@ -26,6 +51,23 @@ def random_spec(rng):
         return field.low + share * (field.high - field.low)
 
     return build_spec({path: draw(field) for path, field in FIELDS.items()})
+
+
+def wandered_spec(seed, changes=40):
+    """A spec many mutations away from a preset.
+
+    Half of them have a gate that reads every sensor; some turn switches that no operator turns.
+    """
+    rng = np.random.default_rng(seed)
+    spec = list(PRESETS.values())[seed % len(PRESETS)]
+    for _ in range(changes):
+        spec = mutate(spec, rng, set()).spec
+    for name in ("nesterov", "second_moment", "orthogonalize"):
+        spec = spec._replace(**{name: int(rng.random() < 0.8)})
+    if seed % 2:
+        weights = Sensors(*(float(f"{w:.4g}") for w in np.clip(rng.normal(0, 0.7, 6), -2, 2)))
+        spec = spec._replace(control=spec.control._replace(enabled=1, coefficients=weights))
+    return spec
 
 
 def flat(spec=NANOCHAT):

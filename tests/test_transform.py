@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from specs import random_spec, specs
 
+from nanoevolve_jax.policy.labels import MATRIX, default_labels
 from nanoevolve_jax.policy.muon import prescale
 from nanoevolve_jax.policy.mutations import OPERATORS, ExhaustedError, mutate
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, PRESETS
 from nanoevolve_jax.policy.transform import (
-    MATRIX,
     AdamWGroup,
     candidate_optimizer,
-    default_labels,
     evolved_muon,
 )
 

@@ -184,7 +184,7 @@ def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
 def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
     """The level that a card's records and the candidate's gates, float[seeds, steps], support."""
     calibration = card["calibration"]
-    moved, phases = card.get("transfer"), card.get("phases")
+    moved, phases, exported = (card.get(part) for part in ("transfer", "phases", "export"))
     ladder = Ladder(
         panel_auc=calibration["panel_auc"],
         repeat_difference=calibration["repeat_difference"],
@@ -192,6 +192,7 @@ def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
         gates=gates if gates is not None and gates.size else None,
         no_win=no_win(card),
         sigma=calibration["sigma"],
+        export_passes=exported and exported["passes"],
     )
     if phases is not None:
         actuators = {

@@ -57,6 +57,8 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         lines += [*_confirmation(card), ""]
     if card.get("transfer") is not None:
         lines += [*_transfer(card["transfer"]), ""]
+    if card.get("export") is not None:
+        lines += [_export(card["export"]), ""]
     if card.get("phases") is not None:
         lines += [*_phases(card["phases"]), ""]
     lines += ["## Compute spent", "", "| stage | runs | failed | tokens |"]
@@ -151,6 +153,16 @@ def _transfer(moved: Mapping[str, Any]) -> list[str]:
     }
     tests = {name: paired_test(gains)._asdict() for name, gains in conditions.items()}
     return ["## Elsewhere", "", *_table(tests)]
+
+
+def _export(found: Mapping[str, Any]) -> str:
+    if not found["passes"]:
+        return "Written as a file for optax it DOES NOT AGREE with what was trained."
+    return (
+        "Written as a file for optax it agrees with what was trained: within "
+        f"{found['max_relative_l2']:.1e} relative L2 of every matrix after a step, with "
+        f"{found['flips']} signs flipped by rounding."
+    )
 
 
 def _phases(phases: Mapping[str, Any]) -> list[str]:

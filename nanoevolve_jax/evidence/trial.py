@@ -37,6 +37,8 @@ from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants,
 from nanoevolve_jax.evidence.work import Call, call, total_steps
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.exports.agreement import check_optax
+from nanoevolve_jax.exports.source import source_of
 
 Say = Callable[[str], None]
 _TEST = "confirm: test"  # stage of `runs.jsonl`
@@ -277,6 +279,12 @@ def transfer_tests(
     }
 
 
+def export_test(winner: Arm) -> dict[str, Any]:
+    """Level 5: whether the policy, written as a file for optax, does what was trained."""
+    source = source_of(winner.spec, "optax", winner.id)
+    return check_optax(winner.spec, source).to_json()
+
+
 class Trial(NamedTuple):
     """What a trial found."""
 
@@ -333,6 +341,7 @@ def run(
         "phases": None,
         "attribution": None,
         "transfer": None,
+        "export": None,
     }
     winner_runs = made["winner"]
     if won and until != "confirm":
@@ -345,6 +354,7 @@ def run(
     if won and until == "transfer":
         say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
+        parts["export"] = export_test(winner)
     if winner.spec.control.enabled:
         parts["phases"] = finite_or_null(attribution.phases(bench, winner_runs, winner.spec))
     return Trial(parts, verdict, attribution.gates(bench, winner_runs))

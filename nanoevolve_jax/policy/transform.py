@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from nanoevolve_jax.policy.gate import gated
+from nanoevolve_jax.policy.labels import MATRIX, OTHER, default_labels
 from nanoevolve_jax.policy.muon import INPUTS, OUTPUTS, frobenius, scale_by_muon
 from nanoevolve_jax.policy.select import select
 from nanoevolve_jax.policy.spec import (
@@ -24,7 +25,6 @@ from nanoevolve_jax.policy.spec import (
 )
 from nanoevolve_jax.policy.stacking import over_stacks
 
-MATRIX = "matrix"
 _TINY = 1.2e-38
 
 
@@ -206,19 +206,15 @@ def adamw(group: AdamWGroup) -> optax.GradientTransformation:
     )
 
 
-def default_labels(params: Any) -> Any:
-    """Labels every leaf `matrix` or `other`.
-
-    Matrices are leaves of two or more dimensions whose path names neither an embedding nor an
-    output head (https://kellerjordan.github.io/posts/muon/ says why those stay with AdamW).
-    """
-
-    def label(path, leaf):
-        name = jax.tree_util.keystr(path).lower()
-        excluded = any(word in name for word in ("embed", "wte", "wpe", "head"))
-        return MATRIX if jnp.ndim(leaf) >= 2 and not excluded else "other"
-
-    return jax.tree_util.tree_map_with_path(label, params)
+def beside_adamw(
+    policy: optax.GradientTransformation,
+    others: Mapping[str, AdamWGroup] | AdamWGroup,
+    labels: Callable[[Any], Any] | Any,
+) -> optax.GradientTransformationExtraArgs:
+    """A transform for matrices with AdamW for everything else; see `candidate_optimizer`."""
+    groups = {OTHER: others} if isinstance(others, AdamWGroup) else dict(others)
+    transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
+    return optax.partition(transforms, labels)
 
 
 def candidate_optimizer(
@@ -243,7 +239,5 @@ def candidate_optimizer(
     Returns:
       A transform; call `update(grads, state, params, value=loss)`.
     """
-    groups = {"other": others} if isinstance(others, AdamWGroup) else dict(others)
     policy = evolved_muon(spec, learning_rate, total_steps=total_steps, **policy_args)
-    transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
-    return optax.partition(transforms, labels)
+    return beside_adamw(policy, others, labels)

@@ -1,0 +1,174 @@
+"""Does an exported file do what the search trained? Step for step, from the same state.
+
+Both optimizers start every step from our state, so that what is measured is the rounding of one
+step and not its growth over fifty. Compared are the parameters after a step: the L2 of their
+difference over the L2 of the parameters, for the worst matrix and step. The learning rate of every
+step is such that the matrix that moves most moves by a twentieth of its norm. So `PARAMETERS` asks
+that updates agree within 2e-5: a few times what Polar Express makes of float32's rounding, and a
+fifth of what a coefficient does that is off by 1e-4. What an export will remember is compared too,
+for a mistake there would show one step later than anybody looks.
+
+The mask of cautious decay asks for the sign of update times parameter, so where the update is
+within rounding of 0 it may flip. An entry is a flip if only one of the two decayed it and if, in
+both, `abs(update * parameter)` is at most `ROUNDING * rms(update) * abs(parameter)`; flips are
+counted and left out of the L2. Whatever else differs counts.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nanoevolve_jax.exports.stepping import (
+    Memory,
+    Optimizer,
+    Step,
+    load_module,
+    no_memory,
+    optax_optimizer,
+    own_optimizer,
+    torch_optimizer,
+)
+from nanoevolve_jax.policy.spec import OptimizerSpec
+
+STEPS = 50
+PARAMETERS = 1e-6  # relative L2 of a matrix after a step
+MEMORY = 5e-5  # the same of what is remembered; second moments square the directions' rounding
+ROUNDING = 3e-5  # of an update's entry, in RMS of the update
+FLIPS = 1e-3  # share of entries: more of them are no rounding
+SHAPES = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))  # (inputs, outputs)
+_WEIGHT_DECAY = 0.1
+_MOVE = 0.05  # of its norm, by which a step moves the matrix that moves most
+_SPIKE = 20  # the step whose gradient is 30 times as large
+
+
+class Agreement(NamedTuple):
+    """How far an export is from our optimizer, over all matrices and steps."""
+
+    max_relative_l2: float  # of the parameters after a step
+    memory: float  # the same of what is remembered
+    flips: int  # of the cautious mask, by rounding
+    entries: int  # of all matrices in all steps
+
+    @property
+    def passes(self) -> bool:
+        return bool(
+            self.max_relative_l2 <= PARAMETERS
+            and self.memory <= MEMORY
+            and self.flips <= FLIPS * self.entries
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands on an evidence card; null where it is not a number."""
+        return {
+            "max_relative_l2": self.max_relative_l2 if np.isfinite(self.max_relative_l2) else None,
+            "flips": self.flips,
+            "passes": self.passes,
+        }
+
+
+def compare(spec: OptimizerSpec, own: Optimizer, exported: Optimizer, steps: int) -> Agreement:
+    """Runs two optimizers over random gradients; every step starts from the state of `own`."""
+    rng = np.random.default_rng(0)
+    params = [np.float32(rng.normal(size=s) / np.sqrt(max(s))) for s in SHAPES]
+    memory = no_memory(spec, params)
+    worst, worst_memory, flips = 0.0, 0.0, 0
+    for step in _steps(rng, spec.momentum, steps):
+        step = step._replace(params=params, memory=memory)
+        undecayed = step._replace(weight_decay=np.float32(0.0))
+        moved = max(map(_relative_l2, own(undecayed)[0], params))
+        rate = np.float32(step.learning_rate * _MOVE / max(moved, 1e-6))
+        step, undecayed = (x._replace(learning_rate=rate) for x in (step, undecayed))
+        (after, following), (found, remembered) = own(step), exported(step)
+        still, found_still = own(undecayed)[0], exported(undecayed)[0]
+        limit = 0.5 * rate * step.weight_decay
+        for i, p in enumerate(params):
+            flipped = _flipped(p, limit, (after[i], still[i]), (found[i], found_still[i]))
+            flips += int(flipped.sum())
+            worst = max(worst, _relative_l2(found[i], after[i], ~flipped))
+        worst_memory = max(worst_memory, _memory_distance(remembered, following))
+        params, memory = after, following
+    return Agreement(worst, worst_memory, flips, steps * sum(a * b for a, b in SHAPES))
+
+
+@functools.lru_cache(maxsize=8)
+def check_optax(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agreement:
+    """Compares a file exported for optax with the policy it was made from."""
+    exported = optax_optimizer(load_module(source), steps)
+    return compare(spec, own_optimizer(spec, steps), exported, steps)
+
+
+def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agreement:
+    """Compares a file exported for PyTorch with the policy it was made from.
+
+    Raises:
+      ImportError: if torch is not installed.
+    """
+    exported = torch_optimizer(load_module(source), steps)
+    return compare(spec, own_optimizer(spec, steps), exported, steps)
+
+
+def _steps(rng: np.random.Generator, momentum: float, steps: int) -> Iterator[Step]:
+    """Gradients that resemble the last ones, one of them 30 times as large; falling losses.
+
+    One output of the last matrix never has a gradient. Settings change at every step, as they do
+    under a schedule.
+    """
+    grads = [np.zeros(shape) for shape in SHAPES]
+    for count in range(steps):
+        grads = [0.6 * g + 0.8 * rng.normal(size=g.shape) for g in grads]
+        grads[-1][:, 0] = 0.0
+        size = 0.01 * (1.0 + 0.5 * np.sin(count)) * (30.0 if count == _SPIKE else 1.0)
+        left = 1.0 - 0.5 * count / steps
+        yield Step(
+            params=[],
+            grads=[np.float32(size * g) for g in grads],
+            loss=np.float32(4.0 * (count + 1) ** -0.15 * np.exp(0.03 * rng.normal())),
+            memory={},
+            learning_rate=np.float32(1.0),
+            momentum=np.float32(momentum * (1.0 - 0.1 * left)),
+            weight_decay=np.float32(_WEIGHT_DECAY * left),
+        )
+
+
+def _flipped(
+    p: np.ndarray,
+    limit: float,
+    own: tuple[np.ndarray, np.ndarray],
+    found: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """Entries that only one of two steps decayed, because the update's sign is rounding.
+
+    Args:
+      p: a matrix before the step.
+      limit: of the share of `p` that decay takes, above which an entry counts as decayed.
+      own: the matrix after our step, with weight decay and without.
+      found: the same of the other one.
+    """
+    decayed = [np.abs(with_it - without) > limit * np.abs(p) for with_it, without in (own, found)]
+    updates = [without - p for _, without in (own, found)]
+    tiny = [np.abs(u * p) <= ROUNDING * np.sqrt(np.mean(u**2)) * np.abs(p) for u in updates]
+    return (decayed[0] != decayed[1]) & tiny[0] & tiny[1]
+
+
+def _relative_l2(found: Any, expected: Any, where: Any = True) -> float:
+    """L2 of the difference over L2 of what is expected; infinite if it is not a number."""
+    found, expected = np.float64(found), np.float64(expected)
+    off = np.sqrt(np.sum((found - expected) ** 2, where=where))
+    size = max(np.linalg.norm(expected), np.finfo(np.float32).tiny)
+    return float(off / size) if np.isfinite(off) else float("inf")
+
+
+def _memory_distance(found: Memory, expected: Memory) -> float:
+    """Relative L2 of the worst matrix; of a scalar above 1 its share, below the difference."""
+    worst = 0.0
+    for name, value in found.items():
+        if isinstance(value, list):
+            pairs = zip(value, expected[name], strict=True)
+            worst = max(worst, *(_relative_l2(a, b) for a, b in pairs))
+        else:
+            a, b = np.float64(value), np.float64(expected[name])
+            off = np.max(np.abs(a - b) / np.maximum(1.0, np.abs(b)))
+            worst = max(worst, float(off) if np.isfinite(off) else float("inf"))
+    return worst

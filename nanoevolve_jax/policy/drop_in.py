@@ -1,0 +1,137 @@
+"""A policy as one call, for the parameters of any JAX library.
+
+tx = ne.optimizer("winner.json", total_steps=1000, learning_rate=0.02)
+state = tx.init(params)
+updates, state = tx.update(grads, state, params, value=loss)
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nanoevolve_jax.policy.labels import default_labels
+from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
+from nanoevolve_jax.policy.spec_json import SpecError, load_spec
+from nanoevolve_jax.policy.transform import AdamWGroup, beside_adamw, evolved_muon
+
+LAYOUTS = ("inputs_outputs", "outputs_inputs")
+OTHERS = AdamWGroup(learning_rate=3e-4, b1=0.9, b2=0.95, weight_decay=0.0)
+
+
+def resolve_spec(policy: OptimizerSpec | str | Path) -> OptimizerSpec:
+    """The spec of a preset's name, of a JSON file with a spec or a record, or a spec itself.
+
+    Raises:
+      SpecError: if there is no such preset or file, or the file holds no valid spec.
+    """
+    if isinstance(policy, OptimizerSpec):
+        return policy
+    if not isinstance(policy, str | Path):
+        raise SpecError(f"policy is {policy!r}; allowed: a spec, a preset's name or a path")
+    if policy in PRESETS:
+        return PRESETS[policy]
+    if not Path(policy).exists():
+        raise SpecError(
+            f"policy is {str(policy)!r}; allowed: a JSON file, or one of {', '.join(PRESETS)}"
+        )
+    return load_spec(policy)
+
+
+def transposed(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Runs a transform for `[..., inputs, outputs]` on matrices `[..., outputs, inputs]`.
+
+    What it keeps for each matrix has the layout of the matrix, so that it shards and maps alike.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def turn(tree):
+        return jax.tree.map(lambda x: x.mT if jnp.ndim(x) >= 2 else x, tree)
+
+    def turn_state(state, treedef):
+        def is_like_params(x):
+            return jax.tree.structure(x) == treedef
+
+        return jax.tree.map(
+            lambda x: turn(x) if is_like_params(x) else x, state, is_leaf=is_like_params
+        )
+
+    # In a list of its own, for the structure of a single array is that of every scalar.
+    def init_fn(params):
+        params = [turn(params)]
+        return turn_state(inner.init(params), jax.tree.structure(params))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        treedef = jax.tree.structure([updates])
+        out, state = inner.update(
+            [turn(updates)],
+            turn_state(state, treedef),
+            None if params is None else [turn(params)],
+            **extra_args,
+        )
+        return turn(out[0]), turn_state(state, treedef)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def optimizer(
+    policy: OptimizerSpec | str | Path,
+    *,
+    total_steps: Any,
+    learning_rate: Any,
+    weight_decay: Any = 0.0,
+    momentum: Any = None,
+    others: Mapping[str, AdamWGroup] | AdamWGroup = OTHERS,
+    labels: Callable[[Any], Any] | Any = None,
+    stacked: Collection[str] = (),
+    layout: str = "inputs_outputs",
+    dtype: Any = jnp.float32,
+) -> optax.GradientTransformationExtraArgs:
+    """The policy on the matrices of a model, and AdamW on everything else.
+
+    It takes the parameters of Flax (NNX and Linen), Haiku, Equinox or any other tree of arrays;
+    None stands for no parameter, as everywhere in optax.
+
+    Args:
+      policy: a spec, a preset's name, or a JSON file with a spec, a record or an export.
+      total_steps: horizon in steps: what the sensors' windows and `step_fraction` refer to.
+      learning_rate: of the matrices; a number or a schedule from the step count. There is no
+        default: the best one depends on the model, the batch and the horizon, and the one that
+        an export was trained with is for another run.
+      weight_decay: of the matrices; a number or a schedule, multiplied by the learning rate.
+      momentum: a number or a schedule; by default the policy's plateau at every step.
+      others: AdamW hyperparameters by label; one group alone serves the label `other`.
+      labels: a tree like the parameters, or a function from parameters to one, with `matrix` or a
+        key of `others` for every array; by default `default_labels`.
+      stacked: words; arrays of 3 axes or more whose path has one of them are stacks of matrices
+        over their last two axes, and go to the policy as well.
+      layout: of a matrix: `inputs_outputs` (Flax, Haiku) or `outputs_inputs` (Equinox, PyTorch).
+        It matters, for the outputs' weights are what is equilibrated.
+      dtype: of the Polar Express iteration.
+
+    Returns:
+      A transform; call `update(grads, state, params, value=loss)`. Without `value` if the policy
+      has no gate.
+
+    Raises:
+      SpecError: if the policy is none.
+      ValueError: if the layout is none of the two.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}; allowed: {' or '.join(LAYOUTS)}")
+    matrices = evolved_muon(
+        resolve_spec(policy),
+        learning_rate,
+        total_steps=total_steps,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        dtype=dtype,
+    )
+    if layout == "outputs_inputs":
+        matrices = transposed(matrices)
+    if labels is None:
+        labels = lambda params: default_labels(params, stacked)  # noqa: E731
+    return beside_adamw(matrices, others, labels)
