@@ -37,7 +37,7 @@ from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.site import engines, open_site
-from nanoevolve_jax.tracking.log import opened_log, require_installed
+from nanoevolve_jax.tracking.log import opened_log
 
 SEARCH = "search"  # a setting is that of the search
 
@@ -76,7 +76,6 @@ def confirm(settings: ConfigDict) -> None:
     validate(config)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
     require_free(Path(config.workdir))
-    require_installed(config)
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=1))
         config, calibration = calibrated(site.config, site.facts)
