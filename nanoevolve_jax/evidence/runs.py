@@ -90,6 +90,17 @@ def read_runs(folder: Path) -> list[Run]:
     return _read(folder / FILE)[0]
 
 
+def spent_by_stage(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """Runs, failed runs and tokens of every stage."""
+    total: dict[str, dict[str, int]] = {}
+    for run in runs:
+        stage = total.setdefault(run.stage, {"runs": 0, "failed": 0, "tokens": 0})
+        stage["runs"] += 1
+        stage["failed"] += run.failure is not None
+        stage["tokens"] += run.tokens
+    return total
+
+
 class Runs:
     """The runs of one folder: those on disk, and an engine for those that are missing."""
 
@@ -168,13 +179,7 @@ class Runs:
 
     def spent(self) -> dict[str, dict[str, int]]:
         """Runs, failed runs and tokens by stage, over everything ever made in this folder."""
-        total: dict[str, dict[str, int]] = {}
-        for run in self._known.values():
-            stage = total.setdefault(run.stage, {"runs": 0, "failed": 0, "tokens": 0})
-            stage["runs"] += 1
-            stage["failed"] += run.failure is not None
-            stage["tokens"] += run.tokens
-        return total
+        return spent_by_stage(list(self._known.values()))
 
     def _keep(self, run: Run, result: RunResult) -> None:
         folder = self.folder / "telemetry"
