@@ -17,7 +17,7 @@ function themed(value) {
   const style = getComputedStyle(document.documentElement);
   const resolve = (node) => {
     if (typeof node === "string") return node.startsWith("--") ? style.getPropertyValue(node).trim() : node;
-    if (Array.isArray(node)) return node.map(resolve);
+    if (Array.isArray(node)) return typeof node[0] === "number" ? node : node.map(resolve);
     if (node && typeof node === "object") {
       return Object.fromEntries(Object.entries(node).map(([key, inner]) => [key, resolve(inner)]));
     }
@@ -58,7 +58,7 @@ const painters = new Map();
 const drawn = (place) => place.dataset.drawn !== undefined;
 const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) if (isIntersecting) paint(target);
-}, { rootMargin: "400px" });
+}, { rootMargin: "200px" });
 
 function paint(place) {
   near.unobserve(place);
@@ -174,31 +174,22 @@ function edges(pairs, line, name) {
 }
 
 function drawTree() {
-  const one = state.one;
   const pairs = candidates.all.filter((c) => c.parent).map((c) => [byId.get(c.parent), c]);
-  const chain = lineage(one);
   const data = [edges(pairs, { color: "--edge", width: 1 }, "edges")];
   const many = candidates.all.length > 400;
   for (const [name, look] of KINDS) {
     const marker = { ...look, size: look.size * (many && look.size < 12 ? 0.6 : 1) };
     const group = candidates.all.filter((c) => kind(c) === name);
     if (!group.length) continue;
-    const named = ["baseline", "promoted", "winner"].includes(name) || candidates.all.length <= 12;
+    const named = ["baseline", "promoted", "winner"].includes(name);
     data.push({
       type: "scatter", mode: named ? "markers+text" : "markers", name, marker,
       x: group.map((c) => spot(c).x), y: group.map((c) => spot(c).y),
       text: group.map((c) => plain(c.id)), customdata: group.map((c) => c.id), textposition: "top center",
       hovertext: group.map((c) => `${plain(c.id)}, ${status(c)}<br>${c.failure ? "failed" : signed(c.gain)} bpb<br>${plain(c.operator ?? "")}`),
-      hovertemplate: "%{hovertext}<extra></extra>", cliponaxis: false,
+      hovertemplate: "%{hovertext}<extra></extra>",
     });
   }
-  data.push(edges(chain.slice(1).map((c, i) => [chain[i], c]), { color: "--ink", width: 2.5 }, "lineage"));
-  data.push({
-    type: "scatter", mode: "markers+text", name: "chosen", showlegend: false, hoverinfo: "skip",
-    x: [spot(one).x], y: [spot(one).y], text: [plain(one.id)], textposition: "top center",
-    textfont: { size: 13 }, cliponaxis: false,
-    marker: { symbol: "circle-open", color: "--ink", size: 22, line: { width: 2.5 } },
-  });
   const last = candidates.all[candidates.all.length - 1].generation;
   return draw(element("tree-chart"), data, {
     margin: { l: 60, r: 24, t: 16, b: 44 }, showlegend: true, uirevision: "tree",
@@ -207,9 +198,29 @@ function drawTree() {
       title: { text: "gain over the baseline, bits per byte" }, tickformat: "+.4~f",
       range: [(tree.dead ? tree.foot : tree.floor) - 0.07 * tree.room, tree.top + 0.12 * tree.room],
     },
-    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, layer: "below",
-      line: { color: "--baseline", width: 1, dash: "dash" } }],
+    ...marks(),
   });
+}
+
+/** What marks the chosen one: its lineage, a ring and its name; and the baseline's level. */
+function marks() {
+  const one = state.one, { x, y } = spot(one);
+  const path = lineage(one).map((at, i) => `${i ? "L" : "M"}${spot(at).x},${spot(at).y}`).join("");
+  return {
+    shapes: [
+      { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0, y1: 0, layer: "below",
+        line: { color: "--baseline", width: 1, dash: "dash" } },
+      { type: "path", path, layer: "between", line: { color: "--ink", width: 2.5 } },
+      { type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y,
+        x0: -11, x1: 11, y0: -11, y1: 11, line: { color: "--ink", width: 2.5 } },
+    ],
+    annotations: [{ x, y, yshift: 21, text: plain(one.id), showarrow: false, font: { size: 13, color: "--ink" } }],
+  };
+}
+
+/** Marks another one as chosen; drawing thousands of nodes again would take a while. */
+function markTree() {
+  return Plotly.relayout(element("tree-chart"), themed(marks()));
 }
 
 function treeNote() {
@@ -378,7 +389,7 @@ function drawTelemetry() {
 function choose(one, { list = true, scroll = false } = {}) {
   if (!one) return;
   state.one = one;
-  repaint(element("tree-chart"));
+  if (drawn(element("tree-chart"))) markTree();
   showDetails();
   if (list && state.rows.includes(one)) {
     state.page = Math.floor(state.rows.indexOf(one) / PAGE);
