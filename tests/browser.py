@@ -31,7 +31,8 @@ def chromium():
 def open_report(browser, path, *, width=1280, height=900, dark=False):
     """(page, what it complained of, what it asked the network for), drawn as far as it is seen."""
     scheme = "dark" if dark else "light"
-    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    window = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"}
+    page = browser.new_page(color_scheme=scheme, **window)
     complaints, requests = [], []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -397,7 +397,8 @@ function choose(one, { list = true, scroll = false } = {}) {
   } else {
     markList();
   }
-  if (scroll) element("details").scrollIntoView({ block: "nearest" });
+  const details = element("details");
+  if (scroll && details.getBoundingClientRect().top > innerHeight - 120) details.scrollIntoView();
 }
 
 // Beginning ------------------------------------------------------------------------------------
