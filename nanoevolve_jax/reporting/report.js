@@ -30,7 +30,7 @@ function axis(own = {}) {
   const title = own.title ? { ...own.title, standoff: 8, font: { size: 12, color: "--soft" } } : undefined;
   return {
     gridcolor: "--line", linecolor: "--line", zeroline: false, automargin: true,
-    ...(own.type === "category" ? {} : { nticks: 6 }),
+    ...(own.type === "category" ? {} : { nticks: innerWidth < 520 ? 4 : 6, tickangle: 0 }),
     tickfont: { size: 12, color: "--soft" }, ...own, title,
   };
 }
