@@ -247,6 +247,19 @@ def test_a_failed_placebo_is_counted_and_not_averaged(confirmed):
     assert "Runs that failed: 1 of 'another seed's trajectory'." in said(section)
 
 
+def test_a_retuned_baseline_and_a_null_have_no_placebos_and_say_why(confirmed):
+    history = read_history(confirmed)
+    card = history.cards[WINNER]
+    kept = {name: card[name] for name in card if name not in ("arms", "attribution", "phases")}
+    retuned = kept | {"retuned_baseline": True, "confirmation": None}
+    found = sections(history._replace(cards={WINNER: retuned}))
+    assert f"No placebo was run for {WINNER}: it only retunes" in said(found["placebos"])
+    assert found["curves"].groups[0].charts[0].caption.count("runs of promotion")
+    null = card | {"confirmation": card["confirmation"] | {"outcome": "null"}, "attribution": None}
+    found = sections(history._replace(cards={WINNER: null}))
+    assert "its confirmation ended as 'null'" in said(found["placebos"])
+
+
 def test_compute_is_the_sum_of_everything_that_ran(confirmed):
     history = read_history(confirmed)
     rows = {row[0]: row[1:] for row in sections(history)["compute"].tables[0].rows}
