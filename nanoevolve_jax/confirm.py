@@ -33,9 +33,11 @@ from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
 from nanoevolve_jax.prepare import calibrated, opened
+from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import engines, open_site
 from nanoevolve_jax.tracking.log import opened_log
 
@@ -146,8 +148,11 @@ def confirm(settings: ConfigDict) -> None:
         path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
         if is_win(card):
             crown(folder, records, record.id, batch_tokens)
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
+    if hosts.is_first() and (report := write_at_end(folder, say)):
+        say(str(report))
 
 
 def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:

@@ -213,7 +213,9 @@ def results_table(records: Sequence[Record], count: int, against: str) -> Table:
 
 def where_things_lie(folder: Path) -> list[str]:
     """One line for each thing a search leaves behind."""
+    report = folder / "report.html"
     return [
+        *([f"{report}: all of it to look at, in a browser"] if report.exists() else []),
         f"{folder / 'summary.json'}: the numbers of this search",
         f"{folder / 'archive.jsonl'}: every candidate with its spec and lineage",
         f"{folder / 'telemetry'}: sensors, gate, actuators and loss of every step",

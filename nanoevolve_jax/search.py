@@ -35,10 +35,12 @@ from nanoevolve_jax.evolution.campaign import (
 )
 from nanoevolve_jax.evolution.promote import as_screened, planned_runs, promote, register
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import calibrated, opened, require_room
+from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import open_site
 from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
 
@@ -79,6 +81,8 @@ def search(config: ConfigDict) -> None:
         write_json(folder / "summary.json", summary)
     console.print(results_table(records, count=5, against=against))
     say(f"baseline validation bpb: {baseline_curve(folder)}")
+    if hosts.is_first():
+        write_at_end(folder, say)
     for line in where_things_lie(folder):
         say(line)
 

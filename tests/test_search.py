@@ -230,7 +230,7 @@ def test_the_output_names_the_best_candidates_and_where_everything_lies(finished
     _, summary = read(folder)
     assert summary["best"]["id"] in output
     assert f"{summary['best']['val_bpb']:.4f}" in output
-    for name in ("summary.json", "archive.jsonl", "telemetry", "config.json"):
+    for name in ("report.html", "summary.json", "archive.jsonl", "telemetry", "config.json"):
         assert (folder / name).exists()
         assert str(folder / name) in output
 

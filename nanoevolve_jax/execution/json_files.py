@@ -1,5 +1,6 @@
-"""Numbers that JSON has no word for, and JSON files that are written whole or not at all."""
+"""Numbers that JSON has no word for, and files that are written whole or not at all."""
 
+import contextlib
 import json
 import math
 import os
@@ -30,12 +31,21 @@ def to_text(document: Any) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes a whole file or nothing: to a neighbour, synced, then renamed."""
-    text = to_text(document)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()  # a full disk needs the room
+        raise
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes a document whole or not at all."""
+    write_whole(path, to_text(document))

@@ -1,0 +1,30 @@
+"""Writes the report of a run folder: one HTML file that opens without a network.
+
+python -m nanoevolve_jax.report --workdir=runs/mine
+"""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from nanoevolve_jax import command
+from nanoevolve_jax.reporting.page import FILE, write_report
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a search, finished or under way")
+_OUT = flags.DEFINE_string("out", None, f"file to write; by default {FILE} in that folder")
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    if arguments:
+        command.fail(f"argument {arguments[0]!r} is unknown; allowed: --workdir and --out")
+    if not _WORKDIR.value:
+        command.fail("--workdir is missing; allowed: the folder of a search")
+    out = Path(_OUT.value) if _OUT.value else None
+    path = write_report(Path(_WORKDIR.value), out)
+    Console().print(str(path), highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command.run_on_arguments(main)
