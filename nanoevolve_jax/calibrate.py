@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax import command
-from nanoevolve_jax.display import Display
 from nanoevolve_jax.evidence.calibration import measure, planned_calls, tune_recipe
 from nanoevolve_jax.evidence.calibration_file import (
     FILE,
@@ -32,6 +31,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import opened, require_room
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.display import Display
 from nanoevolve_jax.tracking.log import opened_log, require_installed
 
 

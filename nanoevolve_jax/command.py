@@ -12,7 +12,6 @@ from ml_collections import ConfigDict, config_flags
 from configs.base import OFTEN, SETTINGS, Setting
 from configs.lookup import locate
 from data.corpus import CorpusError
-from nanoevolve_jax import usage
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import hosts
@@ -20,9 +19,10 @@ from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
-from nanoevolve_jax.mistakes import explain, explain_place
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
+from nanoevolve_jax.terminal import usage
+from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
 USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax import command
-from nanoevolve_jax.display import Display
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.exploration import explore, planned_calls
@@ -26,13 +25,14 @@ from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import ConfigError, make_baseline
-from nanoevolve_jax.output import write
 from nanoevolve_jax.policy.spec_json import SpecError
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.candidate import same_policy
 from nanoevolve_jax.reporting.naming import named_arm
 from nanoevolve_jax.reporting.tables import comparison_page, render
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.display import Display
+from nanoevolve_jax.terminal.output import write
 
 FOLDER = "compare"  # of a work folder
 FILE = "comparison.json"  # of the latest comparison

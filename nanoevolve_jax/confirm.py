@@ -16,7 +16,6 @@ from rich.console import Console
 from configs import screen
 from configs.base import CONFIRM_SETTINGS, get_config
 from nanoevolve_jax import command
-from nanoevolve_jax.display import Display
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -39,6 +38,7 @@ from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_set
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import engines, open_site
+from nanoevolve_jax.terminal.display import Display
 from nanoevolve_jax.tracking.log import opened_log
 
 SEARCH = "search"  # a setting is that of the search

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from data.batches import check_horizon
 from data.rows import Rows, build_rows
-from nanoevolve_jax.display import DataDisplay
 from nanoevolve_jax.evidence import attribution, transfer
 from nanoevolve_jax.evidence.calibration_file import (
     UNCALIBRATED,
@@ -43,6 +42,7 @@ from nanoevolve_jax.execution.stream import Stream
 from nanoevolve_jax.execution.threads import compute_threads, limit_threads
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate, Task
 from nanoevolve_jax.stopping import graceful_stop
+from nanoevolve_jax.terminal.display import DataDisplay
 from nanoevolve_jax.tracking.log import LOCAL_FOLDERS
 
 PROGRAMS = (MAIN, attribution.SWITCH, attribution.WIDE, transfer.WIDER)

@@ -15,13 +15,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax import command
-from nanoevolve_jax.display import (
-    Display,
-    baseline_curve,
-    generation_line,
-    results_table,
-    where_things_lie,
-)
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
@@ -42,6 +35,13 @@ from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.display import (
+    Display,
+    baseline_curve,
+    generation_line,
+    results_table,
+    where_things_lie,
+)
 from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
-from nanoevolve_jax.output import write
 from nanoevolve_jax.reporting.candidate import candidate, difference
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.naming import named_arm
@@ -29,6 +28,7 @@ from nanoevolve_jax.reporting.tables import (
     overview_page,
     render,
 )
+from nanoevolve_jax.terminal.output import write
 
 _DIFF = flags.DEFINE_bool("diff", False, "the fields at which two specs differ")
 _FRONT = flags.DEFINE_bool("front", False, "the whole Pareto front")

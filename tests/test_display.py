@@ -8,12 +8,12 @@ import pytest
 from records import make_dead, make_record
 from rich.console import Console
 
-from nanoevolve_jax import display as module
-from nanoevolve_jax.board import LANES, Lane, picture
-from nanoevolve_jax.display import Display, further
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.execution.engine import Progress
-from nanoevolve_jax.sparkline import BLOCKS
+from nanoevolve_jax.terminal import display as module
+from nanoevolve_jax.terminal.board import LANES, Lane, picture
+from nanoevolve_jax.terminal.display import Display, further
+from nanoevolve_jax.terminal.sparkline import BLOCKS
 
 LONG = "control.coefficients.loss_improvement_ema 0.0 -> -1.873 and more of it than there is room"
 

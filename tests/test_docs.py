@@ -14,7 +14,7 @@ import pytest
 
 from configs.base import CONFIRM_SETTINGS, SETTINGS
 from nanoevolve_jax.execution.settings import allowed
-from nanoevolve_jax.mistakes import parses
+from nanoevolve_jax.terminal.mistakes import parses
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nanoevolve_jax.sparkline import BLOCKS, GAP, Curve, sparkline
+from nanoevolve_jax.terminal.sparkline import BLOCKS, GAP, Curve, sparkline
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 anything = st.floats()

@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-from nanoevolve_jax.display import in_words
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.page import sentence
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
 from nanoevolve_jax.exports.origin import Origin, Reference
 from nanoevolve_jax.reporting.history import History
+from nanoevolve_jax.terminal.display import in_words
 
 
 def origin_of(history: History, record: Record) -> Origin:

@@ -15,7 +15,7 @@ from rich.text import Text
 from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
-from nanoevolve_jax.sparkline import Curve
+from nanoevolve_jax.terminal.sparkline import Curve
 
 LANES, CANDIDATES, STAGES = 6, 5, 4  # rows of each table at most
 

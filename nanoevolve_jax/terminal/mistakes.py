@@ -11,7 +11,7 @@ from absl import flags
 from configs.base import SETTINGS, Setting
 from configs.lookup import locate
 from nanoevolve_jax.execution.settings import allowed
-from nanoevolve_jax.usage import own_flags
+from nanoevolve_jax.terminal.usage import own_flags
 
 
 def explain(

@@ -10,11 +10,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column, Table
 
-from nanoevolve_jax.board import Lane, picture
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
+from nanoevolve_jax.terminal.board import Lane, picture
 
 _LIVE_SECONDS = 0.5  # between two pictures at least
 _PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
