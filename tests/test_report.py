@@ -404,7 +404,7 @@ def test_the_command_writes_where_it_is_told(repository, folder, tmp_path):
     ("arguments", "parts"),
     [
         ([], ["--workdir is missing"]),
-        (["--workdir=/nowhere"], ["workdir is '/nowhere'", "allowed: the folder of a search"]),
+        (["--workdir=/nowhere"], ["--workdir is '/nowhere'", "allowed: the folder of a search"]),
         (["stray"], ["'stray'", "allowed: --workdir and --out"]),
         (["--wrkdir=x"], ["--wrkdir=x", "--workdir"]),
     ],
@@ -418,7 +418,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(repository, arguments, parts):
 
 def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(folder, tmp_path):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(ArchiveError, match=r"out is .*taken.*; allowed: a file that can be writ"):
+    with pytest.raises(ArchiveError, match=r"--out is .*taken.*; allowed: a file that can be writ"):
         page.write_report(folder, tmp_path / "taken")
     assert not list(tmp_path.glob(".taken*"))
 

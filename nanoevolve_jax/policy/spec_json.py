@@ -100,4 +100,7 @@ def load_spec(path: str | Path) -> OptimizerSpec:
         raise SpecError(f"spec file is {str(path)!r}; allowed: a JSON file ({reason})") from None
     if isinstance(document, Mapping) and isinstance(document.get("spec"), Mapping):
         document = document["spec"]
-    return spec_from_json(document)
+    try:
+        return spec_from_json(document)
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None

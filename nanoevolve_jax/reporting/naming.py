@@ -44,10 +44,7 @@ def named_arm(name: str, baseline: OptimizerSpec, history: History | None = None
 
 
 def _from_file(name: str) -> OptimizerSpec:
-    try:
-        spec = load_spec(name)
-    except SpecError as error:
-        raise SpecError(str(error) if name in str(error) else f"{name}: {error}") from None
+    spec = load_spec(name)
     document = json.loads(Path(name).read_text(encoding="utf-8"))
     if document.get("recipe"):
         raise SpecError(

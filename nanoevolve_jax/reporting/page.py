@@ -75,13 +75,13 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
       ArchiveError: if the folder holds no search, or the file cannot be written.
       EvidenceError: if what stands in the folder was changed.
     """
-    text = render(read_history(folder))
+    text = render(read_history(folder, "--workdir"))
     path = out or folder / FILE
     try:
         write_whole(path, text)
     except OSError as error:
         raise ArchiveError(
-            f"out is {str(path)!r}; allowed: a file that can be written ({error.strerror})"
+            f"--out is {str(path)!r}; allowed: a file that can be written ({error.strerror})"
         ) from None
     return path
 
