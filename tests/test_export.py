@@ -14,11 +14,13 @@ import pytest
 from records import make_record
 from specs import EVERYTHING, wandered_spec
 
+from model.optimizer_parity import FLIPS, STEP_GATE
+from model.reference import Reference
 from nanoevolve_jax import export as command
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.exports.origin import Origin, Reference, in_sentences, to_document
+from nanoevolve_jax.exports.origin import Compared, Origin, in_sentences, to_document
 from nanoevolve_jax.exports.source import FRAMEWORKS, module_name, source_of
 from nanoevolve_jax.exports.stepping import load_module
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, TRUST_RATIO, set_field
@@ -32,7 +34,7 @@ ORIGIN = Origin(
     lineage='nanochat, then """annealing""", then a \\ b',
     val_bpb=2.159,
     seeds=1,
-    reference=Reference("nanochat", tuned=False, val_bpb=2.168),
+    reference=Compared("nanochat", tuned=False, val_bpb=2.168),
 )
 
 
@@ -441,3 +443,41 @@ def test_a_mistaken_command_line_ends_with_code_2(repository, arguments, message
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("shape", ["64x64", "64x256", "256x64"])
+def test_the_torch_file_of_the_baseline_steps_as_nanochat_does(torch, repository, shape):
+    """Against figures that NanoChat's own MuonAdamW gave."""
+    reference = Reference(repository / "tests/reference/muon.npz")
+    hyper = reference.json("muon/hyper")
+    spec = NANOCHAT._replace(second_moment_beta=hyper["beta2"])
+    module = load_module(source_of(spec, "torch", "nanochat"))
+    params = [torch.nn.Parameter(torch.tensor(x)) for x in reference[f"muon/{shape}/params0"]]
+    optimizer = module.MuonAdamW([{"kind": "muon", "params": params, "lr": 0.0}])
+    factor = max(1.0, params[0].shape[0] / params[0].shape[1]) ** 0.5  # not in those figures
+    found = []
+    for step, grads in enumerate(reference[f"muon/{shape}/grads"]):
+        settings = {"momentum": hyper["momentum"][step], "weight_decay": hyper["wd"][step]}
+        optimizer.param_groups[0].update(lr=hyper["lr"][step] / factor, **settings)
+        for p, g in zip(params, grads, strict=True):
+            p.grad = torch.tensor(g)
+        optimizer.step()
+        found.append(np.stack([p.detach().numpy() for p in params]))
+    own, theirs = reference.matching(f"muon/{shape}/ns5/params", np.stack(found))
+    assert np.mean(np.abs(own - theirs) > STEP_GATE) <= FLIPS
+
+
+def test_the_torch_file_has_nanochats_adamw(torch, repository):
+    reference = Reference(repository / "tests/reference/muon.npz")
+    hyper = reference.json("adamw/hyper")
+    module = load_module(source_of(NANOCHAT, "torch", "nanochat"))
+    p = torch.nn.Parameter(torch.tensor(reference["adamw/params0"]))
+    group = {"kind": "adamw", "params": [p], "lr": 0.0, "eps": hyper["eps"]}
+    betas = (hyper["beta1"], hyper["beta2"])
+    optimizer = module.MuonAdamW([group | {"betas": betas, "weight_decay": hyper["wd"]}])
+    for step, grad in enumerate(reference["adamw/grads"]):
+        optimizer.param_groups[0]["lr"] = hyper["lr"][step]
+        p.grad = torch.tensor(grad)
+        optimizer.step()
+        off = np.abs(p.detach().numpy() - reference["adamw/params"][step]) > STEP_GATE
+        assert np.mean(off) <= FLIPS
