@@ -158,3 +158,35 @@ def test_a_step_that_is_not_a_number_does_not_pass():
     found = found_by(nan=True)
     assert not found.passes
     assert found.to_json() == {"max_relative_l2": None, "flips": 0, "held": 0, "passes": False}
+
+
+def gated_step(step, rounding=0.0, scale=1.0):
+    """A step as long as its gate says; the gate can be held."""
+    sensed = np.float32(0.5) + np.float32(rounding)
+    gate = sensed if np.isnan(step.gate) else step.gate
+    pairs = zip(step.params, step.grads, strict=True)
+    after = [p - step.learning_rate * np.float32(scale) * gate * g for p, g in pairs]
+    return after, {"count": step.memory["count"] + 1, "gate": np.float32(gate)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes", "held"),
+    [
+        ({"rounding": 0.0}, True, 0),
+        ({"rounding": 8e-5}, False, 3),  # at every step, so it is no rounding
+        ({"rounding": 3e-4}, False, 0),  # too far to be any
+        ({"scale": 1.0 + 1e-4}, False, 0),  # the gates agree, and what is done with them does not
+    ],
+)
+def test_a_gate_is_held_only_where_the_two_are_within_rounding(changes, passes, held):
+    exported = functools.partial(gated_step, **changes)
+    found = compare(NANOCHAT, gated_step, exported, steps=3)
+    assert (found.passes, found.held) == (passes, held), found
+
+
+def test_a_gate_off_by_rounding_at_a_few_steps_passes():
+    def exported(step):
+        return gated_step(step, rounding=8e-5 if step.memory["count"] == 4 else 0.0)
+
+    found = compare(NANOCHAT, gated_step, exported, steps=10)
+    assert found.passes and found.held == 1

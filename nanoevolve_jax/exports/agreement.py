@@ -139,8 +139,15 @@ def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agre
     Raises:
       ImportError: if torch is not installed.
     """
+    import torch
+
     exported = torch_optimizer(load_module(source), steps)
-    return compare(spec, own_optimizer(spec, steps), exported, steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
+    try:
+        return compare(spec, own_optimizer(spec, steps), exported, steps)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _steps(rng: np.random.Generator, momentum: float, steps: int) -> Iterator[Step]:

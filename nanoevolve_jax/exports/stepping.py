@@ -154,7 +154,6 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
     import torch
 
     by_matrix, alone = _kept_in_torch(module)
-    torch.set_num_threads(1)  # for matrices this small more only wait for each other
 
     def tensor(x):
         return torch.tensor(np.asarray(x, np.float32))
