@@ -95,10 +95,17 @@ def _check(form: Form, spec: OptimizerSpec, out: Path) -> tuple[bool, str]:
         found = form.check(spec, out.read_text(encoding="utf-8"))
     except ImportError as error:
         return True, f"not checked, for {error.name} is not installed"
-    return found.passes, (
-        f"{'agrees' if found.passes else 'DISAGREES'} with our optimizer: parameters within "
-        f"{found.max_relative_l2:.1e} relative L2 of every matrix over {agreement.STEPS} steps "
-        f"(limit {agreement.PARAMETERS:g}), {found.flips} flips of {found.entries:,} signs"
+    rounding = {
+        "signs flipped by rounding": found.flips,
+        "steps with the gate held within its rounding": found.held,
+    }
+    return found.passes, ", ".join(
+        [
+            f"{'agrees' if found.passes else 'DISAGREES'} with our optimizer over {found.steps} "
+            f"steps, every matrix within {found.max_relative_l2:.1e} relative L2 "
+            f"(limit {agreement.PARAMETERS:g})",
+            *(f"{count} {what}" for what, count in rounding.items() if count),
+        ]
     )
 
 

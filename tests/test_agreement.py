@@ -85,7 +85,7 @@ MISTAKES = {
     "entries that never had a gradient": ("u * p >= 0", "u * p > 0"),
     "no look ahead": ("u = u + beta * (buffer - u)", "u = buffer"),
     "the shape factor": ("p.shape[-2] / p.shape[-1]", "p.shape[-1] / p.shape[-2]"),
-    "which entries are sampled": ("place % outputs, place // outputs", "place // inputs, place % inputs"),
+    "which entries are sampled": ("samples.append(x[", "samples.append(x.flip(-1)["),
     "the wrong side": ("u.square().mean(_kept_axis(u.shape)", "u.square().mean(-1"),
     "what is remembered": ('["momentum_buffer"] = buffer', '["momentum_buffer"] = u'),
     "a spike that raises its own limit": ("usual = _mean", "usual = log_grad_norm or _mean"),
@@ -115,7 +115,7 @@ def test_a_mistake_in_the_file_for_optax_is_caught(mistake):
 TINY = ((0, 1), (2, 3))
 
 
-def cautious_step(step, noise=0.0, turned=(), nan=False):
+def cautious_step(step, noise=0.0, turned=(), nan=False, gate=0.0):
     after = []
     for p, g in zip(step.params, step.grads, strict=True):
         u = g / np.sqrt(np.mean(np.square(g)))
@@ -126,7 +126,7 @@ def cautious_step(step, noise=0.0, turned=(), nan=False):
             mask[place] = ~mask[place]
         p = p - step.learning_rate * (u + step.weight_decay * np.where(mask, p, 0.0))
         after.append(np.full_like(p, np.nan) if nan else p)
-    return after, {"count": step.memory["count"] + 1}
+    return after, {"count": step.memory["count"] + 1, "gate": np.float32(gate)}
 
 
 def found_by(**changes):
@@ -135,7 +135,7 @@ def found_by(**changes):
 
 
 def test_signs_that_rounding_turns_are_counted_and_left_out():
-    assert found_by() == Agreement(0.0, 0.0, 0, 3 * sum(a * b for a, b in SHAPES))
+    assert found_by() == Agreement(0.0, 0.0, 0, 0, 3 * sum(a * b for a, b in SHAPES), 3)
     flipped = found_by(noise=-1e-8)
     assert flipped.flips == 3 * len(SHAPES) * len(TINY)
     assert flipped.max_relative_l2 < PARAMETERS
@@ -150,11 +150,43 @@ def test_signs_of_updates_that_are_not_tiny_count_as_mistakes():
 def test_more_flips_than_rounding_makes_do_not_pass():
     entries = 10_000
     most = int(FLIPS * entries)
-    assert Agreement(0.0, 0.0, most, entries).passes
-    assert not Agreement(0.0, 0.0, most + 1, entries).passes
+    assert Agreement(0.0, 0.0, most, 0, entries, 50).passes
+    assert not Agreement(0.0, 0.0, most + 1, 0, entries, 50).passes
 
 
 def test_a_step_that_is_not_a_number_does_not_pass():
     found = found_by(nan=True)
     assert not found.passes
-    assert found.to_json() == {"max_relative_l2": None, "flips": 0, "passes": False}
+    assert found.to_json() == {"max_relative_l2": None, "flips": 0, "held": 0, "passes": False}
+
+
+def gated_step(step, rounding=0.0, scale=1.0):
+    """A step as long as its gate says; the gate can be held."""
+    sensed = np.float32(0.5) + np.float32(rounding)
+    gate = sensed if np.isnan(step.gate) else step.gate
+    pairs = zip(step.params, step.grads, strict=True)
+    after = [p - step.learning_rate * np.float32(scale) * gate * g for p, g in pairs]
+    return after, {"count": step.memory["count"] + 1, "gate": np.float32(gate)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes", "held"),
+    [
+        ({"rounding": 0.0}, True, 0),
+        ({"rounding": 8e-5}, False, 3),  # at every step, so it is no rounding
+        ({"rounding": 3e-4}, False, 0),  # too far to be any
+        ({"scale": 1.0 + 1e-4}, False, 0),  # the gates agree, and what is done with them does not
+    ],
+)
+def test_a_gate_is_held_only_where_the_two_are_within_rounding(changes, passes, held):
+    exported = functools.partial(gated_step, **changes)
+    found = compare(NANOCHAT, gated_step, exported, steps=3)
+    assert (found.passes, found.held) == (passes, held), found
+
+
+def test_a_gate_off_by_rounding_at_a_few_steps_passes():
+    def exported(step):
+        return gated_step(step, rounding=8e-5 if step.memory["count"] == 4 else 0.0)
+
+    found = compare(NANOCHAT, gated_step, exported, steps=10)
+    assert found.passes and found.held == 1

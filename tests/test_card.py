@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from benches import arm, card_of, make_bench, make_trial
 
-from nanoevolve_jax.evidence import trial
+from nanoevolve_jax.evidence import levels, trial
 from nanoevolve_jax.evidence.levels import level_of_card
 from nanoevolve_jax.evidence.page import sentence, to_markdown
 from nanoevolve_jax.evidence.statistics import paired_test
@@ -71,6 +71,28 @@ def test_a_failed_run_elsewhere_stands_on_the_page(moved):
         "transfer": card["transfer"] | {"wider": {"baseline": [2.0], "winner": [None]}}
     }
     assert "| the wider model | a run failed |  | 1 | 1 |" in to_markdown(broken)
+
+
+def test_a_card_says_whether_the_export_does_what_was_trained(moved):
+    card, gates = moved
+    assert card["export"]["passes"] and 0.0 < card["export"]["max_relative_l2"] <= 1e-6
+    assert "Written as a file for optax it agrees with what was trained" in to_markdown(card)
+    wrong = card | {"export": card["export"] | {"passes": False}}
+    assert "DOES NOT AGREE" in to_markdown(wrong)
+    older = {name: part for name, part in card.items() if name != "export"}
+    assert "Written as a file" not in to_markdown(older)
+    assert level_of_card(older, gates) == level_of_card(card, gates)
+
+
+@pytest.mark.parametrize(
+    ("found", "passes"), [({"passes": True}, True), ({"passes": False}, False), (None, None)]
+)
+def test_the_ladder_reads_the_export_from_the_card(moved, monkeypatch, found, passes):
+    card, gates = moved
+    seen = []
+    monkeypatch.setattr(levels, "level_of", seen.append)
+    level_of_card(card | {"export": found}, gates)
+    assert [ladder.export_passes for ladder in seen] == [passes]
 
 
 def test_a_level_needs_an_actuator_that_acts_to_move(moved):

@@ -11,7 +11,12 @@ for a mistake there would show one step later than anybody looks.
 The mask of cautious decay asks for the sign of update times parameter, so where the update is
 within rounding of 0 it may flip. An entry is a flip if only one of the two decayed it and if, in
 both, `abs(update * parameter)` is at most `ROUNDING * rms(update) * abs(parameter)`; flips are
-counted and left out of the L2. Whatever else differs counts.
+counted and left out of the L2.
+
+The slope of the loss is a difference of averages over a difference of averages, which at the first
+steps of a run are nearly equal: there float32 leaves some 1e-5 of a gate that reads it open. A step
+that would not pass is therefore compared once more with our gate held where the export has its own,
+if the two are within `GATE`; such steps are counted too. Whatever else differs counts.
 """
 
 import functools
@@ -36,6 +41,8 @@ STEPS = 50
 PARAMETERS = 1e-6  # relative L2 of a matrix after a step
 MEMORY = 5e-5  # the same of what is remembered; second moments square the directions' rounding
 ROUNDING = 3e-5  # of an update's entry, in RMS of the update
+GATE = 1e-4  # between the two gates
+HELD = 0.2  # share of steps: more of them are no rounding
 FLIPS = 1e-3  # share of entries: more of them are no rounding
 SHAPES = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))  # (inputs, outputs)
 _WEIGHT_DECAY = 0.1
@@ -49,7 +56,9 @@ class Agreement(NamedTuple):
     max_relative_l2: float  # of the parameters after a step
     memory: float  # the same of what is remembered
     flips: int  # of the cautious mask, by rounding
+    held: int  # steps compared with our gate held at the other one, within rounding
     entries: int  # of all matrices in all steps
+    steps: int
 
     @property
     def passes(self) -> bool:
@@ -57,6 +66,7 @@ class Agreement(NamedTuple):
             self.max_relative_l2 <= PARAMETERS
             and self.memory <= MEMORY
             and self.flips <= FLIPS * self.entries
+            and self.held <= HELD * self.steps
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +74,7 @@ class Agreement(NamedTuple):
         return {
             "max_relative_l2": self.max_relative_l2 if np.isfinite(self.max_relative_l2) else None,
             "flips": self.flips,
+            "held": self.held,
             "passes": self.passes,
         }
 
@@ -73,23 +84,46 @@ def compare(spec: OptimizerSpec, own: Optimizer, exported: Optimizer, steps: int
     rng = np.random.default_rng(0)
     params = [np.float32(rng.normal(size=s) / np.sqrt(max(s))) for s in SHAPES]
     memory = no_memory(spec, params)
-    worst, worst_memory, flips = 0.0, 0.0, 0
+    found = Agreement(0.0, 0.0, 0, 0, steps * sum(a * b for a, b in SHAPES), steps)
     for step in _steps(rng, spec.momentum, steps):
         step = step._replace(params=params, memory=memory)
-        undecayed = step._replace(weight_decay=np.float32(0.0))
-        moved = max(map(_relative_l2, own(undecayed)[0], params))
-        rate = np.float32(step.learning_rate * _MOVE / max(moved, 1e-6))
-        step, undecayed = (x._replace(learning_rate=rate) for x in (step, undecayed))
-        (after, following), (found, remembered) = own(step), exported(step)
-        still, found_still = own(undecayed)[0], exported(undecayed)[0]
-        limit = 0.5 * rate * step.weight_decay
-        for i, p in enumerate(params):
-            flipped = _flipped(p, limit, (after[i], still[i]), (found[i], found_still[i]))
-            flips += int(flipped.sum())
-            worst = max(worst, _relative_l2(found[i], after[i], ~flipped))
-        worst_memory = max(worst_memory, _memory_distance(remembered, following))
-        params, memory = after, following
-    return Agreement(worst, worst_memory, flips, steps * sum(a * b for a, b in SHAPES))
+        still, _ = own(step._replace(weight_decay=np.float32(0.0)))
+        moved = max(map(_relative_l2, still, params))
+        step = step._replace(learning_rate=np.float32(_MOVE / max(moved, 1e-6)))
+        found = _with_step(found, own, exported, step)
+        params, memory = own(step)
+    return found
+
+
+def _with_step(found: Agreement, own: Optimizer, exported: Optimizer, step: Step) -> Agreement:
+    """What was found with one more step."""
+    own_gate = own(step)[1]["gate"]
+    gate = exported(step)[1].get("gate", own_gate)
+    off, memory, flips = _compare_step(own, exported, step)
+    held = off > PARAMETERS or memory > MEMORY
+    held = held and 0.0 < np.abs(gate - own_gate) <= GATE
+    if held:
+        off, memory, flips = _compare_step(own, exported, step._replace(gate=np.float32(gate)))
+    return found._replace(
+        max_relative_l2=max(found.max_relative_l2, off),
+        memory=max(found.memory, memory),
+        flips=found.flips + flips,
+        held=found.held + held,
+    )
+
+
+def _compare_step(own: Optimizer, exported: Optimizer, step: Step) -> tuple[float, float, int]:
+    """Distance of parameters and of what is remembered, and flips, after one step."""
+    undecayed = step._replace(weight_decay=np.float32(0.0))
+    (after, following), (other, remembered) = own(step), exported(step)
+    still, other_still = own(undecayed)[0], exported(undecayed)[0]
+    limit = 0.5 * step.learning_rate * step.weight_decay
+    worst, flips = 0.0, 0
+    for i, p in enumerate(step.params):
+        flipped = _flipped(p, limit, (after[i], still[i]), (other[i], other_still[i]))
+        flips += int(flipped.sum())
+        worst = max(worst, _relative_l2(other[i], after[i], ~flipped))
+    return worst, _memory_distance(remembered, following), flips
 
 
 @functools.lru_cache(maxsize=8)
@@ -105,8 +139,15 @@ def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agre
     Raises:
       ImportError: if torch is not installed.
     """
+    import torch
+
     exported = torch_optimizer(load_module(source), steps)
-    return compare(spec, own_optimizer(spec, steps), exported, steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices are small: more threads only wait for each other
+    try:
+        return compare(spec, own_optimizer(spec, steps), exported, steps)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _steps(rng: np.random.Generator, momentum: float, steps: int) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from nanoevolve_jax.policy.spec_json import spec_to_json
 UNTESTED = "nothing is confirmed: no evidence card says that it is better"
 
 
-class Reference(NamedTuple):
+class Compared(NamedTuple):
     """What a policy was compared with."""
 
     id: str
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     level: int | None = None  # on the win ladder; None: there is no card
     val_bpb: float = math.nan  # mean over `seeds`; NaN: it was not trained
     seeds: int = 0
-    reference: Reference | None = None
+    reference: Compared | None = None
     trained_with: Mapping[str, Any] | None = None  # see `reporting.origins.trained_with`
 
 

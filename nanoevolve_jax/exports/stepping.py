@@ -37,6 +37,7 @@ class Step(NamedTuple):
     learning_rate: np.float32
     momentum: np.float32
     weight_decay: np.float32
+    gate: np.float32 = np.float32(np.nan)  # holds our gate; NaN: it is what it senses
 
 
 Optimizer = Callable[[Step], tuple[Matrices, Memory]]
@@ -75,8 +76,13 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int) -> Optimizer:
             momentum=lambda count: step.momentum,
             weight_decay=lambda count: step.weight_decay,
         )
-        state = _with_memory(transform.init(step.params), step.memory)
-        updates, state = transform.update(step.grads, state, step.params, value=step.loss)
+        updates, state = transform.update(
+            step.grads,
+            _with_memory(transform.init(step.params), step.memory),
+            step.params,
+            value=step.loss,
+            gate=step.gate,
+        )
         return optax.apply_updates(step.params, updates), _memory_of(state)
 
     return lambda step: _as_numpy(run(step))
@@ -148,7 +154,6 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
     import torch
 
     by_matrix, alone = _kept_in_torch(module)
-    torch.set_num_threads(1)  # for matrices this small more only wait for each other
 
     def tensor(x):
         return torch.tensor(np.asarray(x, np.float32))

@@ -7,7 +7,7 @@ from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.page import sentence
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
-from nanoevolve_jax.exports.origin import Origin, Reference
+from nanoevolve_jax.exports.origin import Compared, Origin
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.terminal.display import in_words
 
@@ -23,7 +23,7 @@ def origin_of(history: History, record: Record) -> Origin:
         lineage=in_words(history.records, record.id),
         val_bpb=_mean([own[seed] for seed in shared]),
         seeds=len(shared),
-        reference=Reference(
+        reference=Compared(
             id=baseline.id,
             tuned=history.config.calibration != UNCALIBRATED,
             val_bpb=_mean([known[seed] for seed in shared]),
