@@ -61,7 +61,7 @@ def find(name: str, folder: Path) -> tuple[OptimizerSpec, Origin, str]:
       ArchiveError: if nothing has that name.
     """
     path = Path(name)
-    if path.suffix == ".json":
+    if path.is_file() or path.suffix == ".json":
         return load_spec(path), origin_from_file(path), name
     try:
         history = read_history(folder)
