@@ -42,7 +42,7 @@ _CONFIG = ("--config", "-config")
 def fail(message: object) -> None:
     """Prints one line and exits with code 2."""
     first_line = (str(message).splitlines() or ["unknown error"])[0]
-    print(f"error: {first_line}", file=sys.stderr)
+    sys.stderr.write(f"error: {first_line}\n")  # at once: threads may be speaking
     hosts.leave(BAD_INPUT)
 
 

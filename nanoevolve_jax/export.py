@@ -27,10 +27,6 @@ from nanoevolve_jax.policy.spec_json import load_spec
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.origins import origin_of
 
-_TO = flags.DEFINE_string("to", None, "optax, torch or json")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/screen", "run folder whose archive has the id")
-_OUT = flags.DEFINE_string("out", None, "file to write; by default the id in this folder")
-_FORCE = flags.DEFINE_bool("force", False, "write over a file that is already there")
 DISAGREES = 1
 
 
@@ -136,12 +132,17 @@ def main(arguments: list[str]) -> int:
     """The command; gives the exit code."""
     if len(arguments) != 1:
         command.fail(f"{len(arguments)} arguments; allowed: one ID, preset or JSON file")
-    if _TO.value not in FORMS:
-        command.fail(f"--to is {_TO.value!r}; allowed: {', '.join(FORMS)}")
-    out = Path(_OUT.value) if _OUT.value else None
-    agrees = export(arguments[0], _TO.value, Path(_WORKDIR.value), out, _FORCE.value)
+    given = flags.FLAGS
+    if given.to not in FORMS:
+        command.fail(f"--to is {given.to!r}; allowed: {', '.join(FORMS)}")
+    out = Path(given.out) if given.out else None
+    agrees = export(arguments[0], given.to, Path(given.workdir), out, given.force)
     return 0 if agrees else DISAGREES
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags of such common names would clash in who only imports this
+    flags.DEFINE_string("to", None, "optax, torch or json")
+    flags.DEFINE_string("workdir", "runs/screen", "run folder whose archive has the id")
+    flags.DEFINE_string("out", None, "file to write; by default the id in this folder")
+    flags.DEFINE_bool("force", False, "write over a file that is already there")
     command.run_on_arguments(main)

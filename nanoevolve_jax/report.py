@@ -11,20 +11,20 @@ from rich.console import Console
 from nanoevolve_jax import command
 from nanoevolve_jax.reporting.page import FILE, write_report
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of a search, finished or under way")
-_OUT = flags.DEFINE_string("out", None, f"file to write; by default {FILE} in that folder")
-
 
 def main(arguments: list[str]) -> None:
     """The command."""
     if arguments:
         command.fail(f"argument {arguments[0]!r} is unknown; allowed: --workdir and --out")
-    if not _WORKDIR.value:
+    given = flags.FLAGS
+    if not given.workdir:
         command.fail("--workdir is missing; allowed: the folder of a search")
-    out = Path(_OUT.value) if _OUT.value else None
-    path = write_report(Path(_WORKDIR.value), out)
+    out = Path(given.out) if given.out else None
+    path = write_report(Path(given.workdir), out)
     Console().print(str(path), highlight=False, soft_wrap=True)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags of such common names would clash in who only imports this
+    flags.DEFINE_string("workdir", None, "folder of a search, finished or under way")
+    flags.DEFINE_string("out", None, f"file to write; by default {FILE} in that folder")
     command.run_on_arguments(main)
