@@ -221,8 +221,11 @@ def test_gains_of_every_stage_stand_beside_the_noise(confirmed):
     assert confirmation.gain == (test["mean"], test["low"], test["high"])
     assert screen.sigma == history.calibration["noise"]["screen"]["sigma"]
     limit = training.detectable(history)
-    sigma = history.calibration["noise"]["full"]["sigma"]
-    assert 0 < limit.twins < limit.strangers and limit.twins / sigma == pytest.approx(0.7)
+    noise = history.calibration["noise"]["full"]
+    sigma, paired = noise["sigma"], noise["paired_sigma"] / noise["sigma"]
+    assert 0 < limit.twins < limit.strangers
+    assert power(limit.twins / sigma, paired, ConfirmationRules()) >= 0.8
+    assert power(limit.twins / sigma / 2, paired, ConfirmationRules()) < 0.8
 
 
 def test_placebos_stand_side_by_side_over_the_baseline(confirmed):
