@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from records import make_dead, make_record
 from scipy import stats
 
+from nanoevolve_jax.evidence.confirmation import ConfirmationRules, power
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.policy.spec import ANNEALING
