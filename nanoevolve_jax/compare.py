@@ -32,7 +32,6 @@ from nanoevolve_jax.reporting.naming import named_arm
 from nanoevolve_jax.reporting.tables import comparison_page, render
 from nanoevolve_jax.site import open_site
 from nanoevolve_jax.terminal.display import Display
-from nanoevolve_jax.terminal.output import write
 
 FOLDER = "compare"  # of a work folder
 FILE = "comparison.json"  # of the latest comparison
@@ -72,7 +71,7 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
             found = explore(Bench(config, runs), arms) | {"same": same}
         origin = {name: description[name] for name in _ORIGIN}
         write_sealed(folder / FILE, KIND, finite_or_null(found | {"exploratory": True} | origin))
-    write(render(comparison_page(found), console))
+    print(render(comparison_page(found), console), end="")
     say(f"{folder / FILE}: this comparison, until the next one in this folder")
 
 

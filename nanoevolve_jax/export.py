@@ -33,7 +33,7 @@ DISAGREES = 1
 class Form(NamedTuple):
     """One form of export."""
 
-    suffix: str
+    ending: str  # of the file's name, behind the id
     write: Callable[[OptimizerSpec, Origin], str]
     check: Callable[[OptimizerSpec, str], Agreement] | None
 
@@ -43,8 +43,8 @@ def _code(framework: str) -> Callable[[OptimizerSpec, Origin], str]:
 
 
 FORMS = {
-    "optax": Form(".py", _code("optax"), agreement.check_optax),
-    "torch": Form(".py", _code("torch"), agreement.check_torch),
+    "optax": Form("_optax.py", _code("optax"), agreement.check_optax),
+    "torch": Form("_torch.py", _code("torch"), agreement.check_torch),
     "json": Form(".json", lambda spec, origin: to_text(to_document(spec, origin)), None),
 }
 
@@ -113,7 +113,7 @@ def export(name: str, to: str, folder: Path, out: Path | None, force: bool) -> b
     """
     form = FORMS[to]
     spec, origin, where = find(name, folder)
-    out = out or Path(module_name(origin.id)).with_suffix(form.suffix)
+    out = out or Path(module_name(origin.id) + form.ending)
     if out.exists() and not force:
         raise ConfigError(f"--out is {str(out)!r}, which exists; allowed: a new file, or --force")
     text = form.write(spec, origin)

@@ -28,7 +28,6 @@ from nanoevolve_jax.reporting.tables import (
     overview_page,
     render,
 )
-from nanoevolve_jax.terminal.output import write
 
 _DIFF = flags.DEFINE_bool("diff", False, "the fields at which two specs differ")
 _FRONT = flags.DEFINE_bool("front", False, "the whole Pareto front")
@@ -73,7 +72,7 @@ def main(arguments: list[str]) -> None:
         given = " ".join([*arguments, *(f"--{name}" for name in wanted if name)]) or "nothing"
         command.fail(f"arguments are {given!r}; allowed: {_USAGE[wanted[0]]}")
     found, page = shown(arguments, wanted[0])
-    write(to_text(finite_or_null(found)) if _JSON.value else render(page, Console()))
+    print(to_text(finite_or_null(found)) if _JSON.value else render(page, Console()), end="")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from records import make_dead, make_record
 from specs import specs
 
 from configs import base
-from nanoevolve_jax.evolution import archive, run_folder
+from nanoevolve_jax.evidence import telemetry
+from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
 from nanoevolve_jax.execution.facts import gather_facts
@@ -327,7 +328,7 @@ def test_telemetry_is_renamed_into_place(tmp_path, monkeypatch):
     def crash(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.os, "replace", crash)
+    monkeypatch.setattr(telemetry.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        run_folder.save_telemetry(tmp_path, "c", {"loss": [1.0]})
+        telemetry.save_telemetry(tmp_path, "c", {"loss": [1.0]})
     assert not (tmp_path / "telemetry" / "c.npz").exists()

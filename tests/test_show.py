@@ -12,6 +12,7 @@ from histories import family, make_columns, write_folder
 from records import make_dead, make_record
 from rich.console import Console
 
+from nanoevolve_jax import command as command_module
 from nanoevolve_jax import show
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
@@ -261,7 +262,7 @@ def test_a_reader_that_goes_away_is_no_mistake(folder):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=120) == command_module.NO_READER
 
 
 def test_thousands_of_candidates_are_shown(tmp_path):

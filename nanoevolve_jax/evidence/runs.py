@@ -15,6 +15,7 @@ import numpy as np
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
+from nanoevolve_jax.evidence.telemetry import read_telemetry, save_telemetry
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
 from nanoevolve_jax.execution.job import Job, job_key, job_to_json
@@ -176,24 +177,18 @@ class Runs:
         Raises:
           EvidenceError: if the file is missing or damaged.
         """
-        path = self.folder / "telemetry" / f"{run.key}.npz"
-        try:
-            with np.load(path) as columns:
-                return {name: columns[name] for name in columns.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise EvidenceError(f"{path} cannot be read: {error}") from None
+        columns = read_telemetry(self.folder, run.key)
+        if columns is None:
+            raise EvidenceError(f"the telemetry of run {run.key} in {self.folder} is missing")
+        return columns
 
     def spent(self) -> dict[str, dict[str, int]]:
         """Runs, failed runs and tokens by stage, over everything ever made in this folder."""
         return spent_by_stage(self._known.values())
 
     def _keep(self, run: Run, result: RunResult) -> None:
-        folder = self.folder / "telemetry"
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f".{run.key}.npz"
-        with open(scratch, "wb") as file:
-            np.savez_compressed(file, **dict(zip(TELEMETRY, result.telemetry.T, strict=True)))
-        os.replace(scratch, folder / f"{run.key}.npz")
+        columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
+        save_telemetry(self.folder, run.key, columns)
         with open(self.folder / FILE, "ab") as file:
             file.write(_to_line(run).encode())
             file.flush()

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.telemetry import save_telemetry
 from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
-from nanoevolve_jax.evolution.run_folder import save_telemetry
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
 from nanoevolve_jax.execution.job import Job, job_key

@@ -7,15 +7,12 @@ import json
 import os
 import shutil
 import socket
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.json_files import write_json
@@ -187,28 +184,3 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
 def _bound(document: dict[str, Any]) -> dict[str, Any]:
     """What may not change between two runs on one folder."""
     return _without(document, _FREE)
-
-
-def save_telemetry(folder: Path, name: str, columns: dict[str, np.ndarray]) -> None:
-    """Writes one candidate's per-step telemetry to `telemetry/<id>.npz`."""
-    path = folder / "telemetry" / f"{name}.npz"
-    scratch = path.with_name(f".{name}.npz")
-    with open(scratch, "wb") as file:
-        np.savez_compressed(file, **columns)
-    os.replace(scratch, path)
-
-
-def read_telemetry(folder: Path, name: str) -> dict[str, np.ndarray] | None:
-    """Per-step columns of a candidate's screening run, or of a run's key; None: not kept.
-
-    Raises:
-      EvidenceError: if the file is damaged.
-    """
-    path = folder / "telemetry" / f"{name}.npz"
-    if not path.exists():
-        return None
-    try:
-        with np.load(path) as columns:
-            return {column: columns[column] for column in columns.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EvidenceError(f"{path} cannot be read: {error}") from None

@@ -42,7 +42,7 @@ def source_of(spec: OptimizerSpec, framework: str, name: str, about: Sequence[st
         f=features_of(spec),
         sensors=sensors,
         name=name,
-        module=module_name(name),
+        module=f"{module_name(name)}_{framework}",
         about="\n".join(textwrap.fill(_plain(text), _WIDTH) for text in about),
     )
 

@@ -16,10 +16,10 @@ from nanoevolve_jax.evidence.card import KIND as CARD
 from nanoevolve_jax.evidence.comparison import Bench
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evidence.telemetry import read_telemetry
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
-from nanoevolve_jax.evolution.run_folder import read_telemetry
 from nanoevolve_jax.execution.job import job_to_json
 
 

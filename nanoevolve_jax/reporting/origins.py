@@ -9,7 +9,7 @@ from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
 from nanoevolve_jax.exports.origin import Compared, Origin
 from nanoevolve_jax.reporting.history import History
-from nanoevolve_jax.terminal.display import in_words
+from nanoevolve_jax.reporting.words import lineage_in_one_line
 
 
 def origin_of(history: History, record: Record) -> Origin:
@@ -20,7 +20,7 @@ def origin_of(history: History, record: Record) -> Origin:
     own = dict(zip(record.seeds, record.val_bpb, strict=True))
     origin = Origin(
         id=record.id,
-        lineage=in_words(history.records, record.id),
+        lineage=lineage_in_one_line(history.records, record.id),
         val_bpb=_mean([own[seed] for seed in shared]),
         seeds=len(shared),
         reference=Compared(

@@ -24,10 +24,25 @@ _CONTROL = {
 
 def verdict(history: History) -> str:
     """What the search came to: what was found, against what, and its win level."""
+    card, (level, missing) = telling_card(history), win_level(history)
+    found = _without_card(history) if card is None else sentence(card)[:-1]
+    place = f"win level {level}" if level is not None else f"win level not known, for {missing}"
+    return f"{found} ({place})."
+
+
+def win_level(history: History) -> tuple[int | None, str | None]:
+    """(the level of the search, None if it is not known; what keeps it there)."""
     card = telling_card(history)
     if card is not None:
-        return f"{sentence(card)[:-1]} (win level {card['level']['level']})."
-    return f"{_without_card(history)} ({_level(history)})."
+        return card["level"]["level"], card["level"]["missing"]
+    if _is_uncalibrated(history):
+        return 0, level_of(Ladder()).missing
+    document = history.calibration
+    if document is None:
+        return None, "the calibration is not where the search found it"
+    ladder = Ladder(document["panel"]["auc"], document["noise"]["repeat_difference"])
+    found = level_of(ladder)
+    return found.level, found.missing if found.level < 1 else "nothing is confirmed"
 
 
 def against(history: History) -> str:
@@ -94,16 +109,6 @@ def _screened(history: History) -> str:
     return f"Nothing is confirmed: {found}"
 
 
-def _level(history: History) -> str:
-    if _is_uncalibrated(history):
-        return "win level 0"
-    found = history.calibration
-    if found is None:
-        return "win level not known, for the calibration is not where the search found it"
-    ladder = Ladder(found["panel"]["auc"], found["noise"]["repeat_difference"])
-    return f"win level {level_of(ladder).level}"
-
-
 def _better(gain: float) -> str:
     return f"{abs(gain):.4f} bpb {'better' if gain >= 0 else 'worse'}"
 
@@ -126,6 +131,13 @@ def lineage(records: Sequence[Record], candidate: str) -> list[str]:
       Lines such as 'generation 3, adjust_gate_weight: grad_alignment 0.7 -> 1.1'.
     """
     return [origin(record) for record in tournament.lineage(records, candidate)]
+
+
+def lineage_in_one_line(records: Sequence[Record], candidate: str) -> str:
+    """A candidate's lineage: 'annealing, then control.bias -0.5 -> -0.2'."""
+    chain = tournament.lineage(records, candidate)
+    steps = [r.id if r.operator in (None, "preset") else str(r.change) for r in chain]
+    return ", then ".join(steps[1:] if chain[-1].operator == "preset" else steps)
 
 
 def origin(record: Record) -> str:

@@ -14,6 +14,7 @@ from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
+from nanoevolve_jax.reporting.words import lineage_in_one_line
 from nanoevolve_jax.terminal.board import Lane, picture
 
 _LIVE_SECONDS = 0.5  # between two pictures at least
@@ -172,13 +173,6 @@ class DataDisplay:
         self._live.update(self._tasks[what], completed=done, total=total or None)
 
 
-def in_words(records: Sequence[Record], candidate: str) -> str:
-    """A candidate's lineage: 'annealing, then control.bias -0.5 -> -0.2'."""
-    chain = tournament.lineage(records, candidate)
-    steps = [r.id if r.operator in (None, "preset") else str(r.change) for r in chain]
-    return ", then ".join(steps[1:] if chain[-1].operator == "preset" else steps)
-
-
 def generation_line(generation: int, records: Sequence[Record], against: str) -> str:
     """What a finished generation brought."""
     baseline, best = records[0], tournament.survivors(records, 1)[0]
@@ -206,7 +200,7 @@ def results_table(records: Sequence[Record], count: int, against: str) -> Table:
             f"{merit.val_bpb - baseline.merit.val_bpb:+.4f}",
             f"{merit.cost / baseline.cost:.3f}x",
             f"{record.score:+.4f}",
-            in_words(records, record.id),
+            lineage_in_one_line(records, record.id),
         )
     return table
 

@@ -74,6 +74,7 @@ def _explain_flag(argument: str, name: str, value: str, settings: Mapping[str, S
 
 
 def parses(value: str, setting: Setting) -> bool:
+    """Whether the text of a flag can be a value of the setting, its bounds left aside."""
     kind = type(setting.default)
     try:
         flags.BooleanParser().parse(value) if kind is bool else kind(value)

@@ -13,8 +13,8 @@ from rich.console import Console
 from configs.base import SETTINGS
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run
+from nanoevolve_jax.evidence.telemetry import read_telemetry
 from nanoevolve_jax.evolution.archive import Record
-from nanoevolve_jax.evolution.run_folder import read_telemetry
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.settings import ConfigError, get_setting
 from nanoevolve_jax.tracking import points
