@@ -163,7 +163,8 @@ def test_nodes_join_leave_and_are_refused_by_name(repository_root, flags, local,
             time.sleep(0.1)
         busy_workers(process, of=os.getpid())[0].suspend()  # or it would be done before they come
         cluster.add_node(num_cpus=1, env_vars={"CLAIMS_JAX": "0.0.1"})
-        cluster.add_node(num_cpus=1)
+        # Long after the other one was refused; a node that is busy takes its time too.
+        cluster.add_node(num_cpus=1, env_vars={"STARTS_AFTER": "30"})
         cluster.remove_node(first, allow_graceful=False)
         output = finish(process)
     finally:

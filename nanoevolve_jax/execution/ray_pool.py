@@ -114,7 +114,7 @@ class Pool:
             num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD"
         )
         self._make_site = make_site
-        self._needs = f"{cpus} CPUs and {gpus} GPUs"
+        self._needs = {"CPU": cpus, "GPU": gpus}
         self._members: list[_Member] = []
         self._facts: Facts | None = None  # of the first worker; all others must share them
         self._refusals: dict[str, str] = {}  # why, by node
@@ -271,6 +271,14 @@ class Pool:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(member.actor, no_restart=True)
 
+    def _room(self) -> int:
+        """How many more workers the nodes have room for, or are starting already."""
+        places = 0
+        for node in ray.nodes():
+            has = node["Resources"] if node["Alive"] else {}
+            places += min(int(has.get(kind, 0) // n) for kind, n in self._needs.items() if n)
+        return places - sum(member.refused for member in self._members)
+
     def _require_workers(self, since: float) -> None:
         """Ends the command if nobody can work for it.
 
@@ -280,7 +288,7 @@ class Pool:
         if any(member.joined for member in self._members):
             return
         waited = time.monotonic() - since
-        if self._refusals and waited > _GRACE:
+        if self._refusals and waited > _GRACE and self._room() < 1:
             node, reason = next(iter(self._refusals.items()))
             raise ClusterError(
                 f"config.ray.address is {self._settings.address!r}, where no worker can be used; "
@@ -290,7 +298,7 @@ class Pool:
             raise ClusterError(
                 f"config.ray.address is {self._settings.address!r}, where no worker came within "
                 f"config.ray.wait_seconds, {self._settings.wait_seconds}; allowed: a cluster with "
-                f"{self._needs} free"
+                f"{self._needs['CPU']} CPUs and {self._needs['GPU']} GPUs free"
             )
 
 
