@@ -12,7 +12,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.testable: $(VENV)/.installed
-	$(PIP) '.[test,ray]'
+	$(PIP) '.[test,ray,codegen]'
 	touch $@
 
 .PHONY: install search test slow lint clean

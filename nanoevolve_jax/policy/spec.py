@@ -98,7 +98,7 @@ _NORMALISERS = Sensors(0.5, 0.25, 0.5, 0.4, 0.5, 1.0)
 # The default gate anneals: aggressive in the first half of the run, conservative in the second.
 _COEFFICIENTS = Sensors(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
-_ACTUATOR_RANGES = Actuators(
+ACTUATOR_RANGES = Actuators(
     update_multiplier=Field(1.0, 0.1, 4.0, "factor on top of update_multiplier"),
     trust_ratio_mix=Field(0.0, 0.0, 1.0, "0: no trust ratio, 1: all of it"),
     clip_threshold=Field(1.0, 0.1, 10.0, "replaces clip_threshold"),
@@ -114,7 +114,7 @@ def _poles(pole: str, defaults: Actuators) -> dict[str, Field]:
         f"control.{pole}.{name}": row._replace(
             default=default, meaning=f"{pole} pole: {row.meaning}"
         )
-        for name, row, default in zip(Actuators._fields, _ACTUATOR_RANGES, defaults, strict=True)
+        for name, row, default in zip(Actuators._fields, ACTUATOR_RANGES, defaults, strict=True)
     }
 
 

@@ -1,0 +1,1 @@
+"""Code mutation: functions of a policy rewritten by language models, proved harmless, searched."""

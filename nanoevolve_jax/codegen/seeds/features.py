@@ -1,0 +1,2 @@
+def features(sensors):
+    return (0.0, 0.0, 0.0, 0.0)
