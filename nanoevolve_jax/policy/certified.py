@@ -1,8 +1,8 @@
 """Rewritten functions as the rest of the package meets them: StableHLO with a certificate.
 
-Source is never run here. What was compiled elsewhere comes as one exported program a matrix shape,
-all of whose arguments and results have a leading symbolic axis `lanes`; stacks of matrices and lanes
-of candidates are folded into it.
+Source is never run here. What was compiled elsewhere comes as one exported program a matrix
+shape, all of whose arguments and results have a leading symbolic axis `lanes`; stacks of matrices
+and lanes of candidates are folded into it.
 """
 
 import functools
@@ -115,8 +115,8 @@ def _loaded(program: bytes, slot: str, shape: Shape) -> export.Exported:
     for side, those, these in zip(("argument", "result"), wanted, found, strict=True):
         if [_described(x, 0) for x in those] != [_described(x, 1) for x in these]:
             raise CertificateError(
-                f"a program of slot {slot} has {side}s {[str(x) for x in these]}; allowed: those of "
-                f"its contract, {[_described(x, 0) for x in those]}"
+                f"a program of slot {slot} has {side}s {[str(x) for x in these]}; "
+                f"allowed: those of its contract, {[_described(x, 0) for x in those]}"
             )
     if exported.nr_devices != 1 or exported.ordered_effects or exported.unordered_effects:
         raise CertificateError(f"a program of slot {slot} has effects; allowed: none")
@@ -200,9 +200,7 @@ def _direction(function: Certified):
             for x in flat
         ]
         results = function.call(shape, *rows)
-        return tuple(
-            x.reshape(*gradient.shape[:-2], *x.shape[1:]) for x in results
-        )
+        return tuple(x.reshape(*gradient.shape[:-2], *x.shape[1:]) for x in results)
 
     return direction
 
@@ -224,10 +222,7 @@ def _actuate(function: Certified):
     def actuate(gate, poles):
         moved = _on_scalars(function, gate, poles)
         return Actuators(
-            *(
-                jnp.clip(x, row.low, row.high)
-                for x, row in zip(moved, ACTUATOR_RANGES, strict=True)
-            )
+            *(jnp.clip(x, row.low, row.high) for x, row in zip(moved, ACTUATOR_RANGES, strict=True))
         )
 
     return actuate
