@@ -1,8 +1,9 @@
 """Walls built by hand where bubblewrap is missing: namespaces, and a root of read-only views.
 
 It is started as `python -I -S -B namespaces.py SETTINGS COMMAND ...` and imports nothing but
-Python's own library. SETTINGS is JSON: `visible` paths, `links` as [path, target], `tmp_bytes` of
-the one writable folder /tmp, and `info`, the number of a pipe that is told the command's process.
+Python's own library. SETTINGS is JSON: `visible` paths, names of `devices`, `links` as [path,
+target], `tmp_bytes` of the one writable folder /tmp, and `info`, the number of a pipe that is told
+the command's process.
 """
 
 import ctypes
@@ -20,7 +21,6 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE = 442, -100, 0x8000
 _READ_ONLY, _NO_SETUID, _NO_DEVICES = 0x1, 0x2, 0x4  # of mount_setattr
 _INSIDE = 1000  # user and group as the child sees them: nobody's powers
-_DEVICES = ("null", "zero", "random", "urandom")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,7 +80,7 @@ def _build(settings: dict) -> None:
         _show(path)
     for path, target in settings["links"]:
         os.symlink(target, path)
-    for name in _DEVICES:
+    for name in settings["devices"]:
         _show(f"/dev/{name}", device=True)
     _check(_libc.umount2(b"/old", _DETACH), "umount")
     os.rmdir("/old")

@@ -5,6 +5,7 @@ of the process. Whatever the means, the first code inside is `confined.py`, and 
 through a pipe of bounded size: the child has no place on disk to write to.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ import struct
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ SETTINGS = (REQUIRED, AVAILABLE)
 BUBBLEWRAP, NAMESPACES, LIMITS = "bubblewrap", "namespaces", "limits only"
 _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
-_FOLDER = "/tmp/out"  # behind namespaces
+_DEVICES = ("null", "zero", "random", "urandom")
 _FRAME = 1 << 20  # bytes that the names of results may take
 _MEBI = 1 << 20
 
@@ -163,8 +164,7 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
       limits: of its resources.
       isolation: which walls; they are not asked for a refusal here.
     """
-    with tempfile.TemporaryDirectory(prefix="nanoevolve-jail-") as empty:
-        folder = _FOLDER if isolation.means != LIMITS else f"{empty}/out"
+    with _results_folder(isolation.means) as folder:
         inside = [sys.executable, "-I", "-B", str(_HERE / "confined.py")]
         inside.append(json.dumps(_settings(script, folder, limits, isolation.means)))
         ended = bounded.run(
@@ -179,6 +179,16 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
     if not stopped and ended.code > 128 and ended.cpu_seconds >= limits.cpu_seconds:
         stopped = "time"
     return Outcome(ended.code, _files(ended.output), ended.errors, stopped)
+
+
+@contextlib.contextmanager
+def _results_folder(means: str) -> Iterator[str]:
+    """Where the child writes: a folder in its own memory, or without namespaces one on disk."""
+    if means != LIMITS:
+        yield "/tmp/out"
+        return
+    with tempfile.TemporaryDirectory(prefix="nanoevolve-jail-") as folder:
+        yield f"{folder}/out"
 
 
 def _settings(script: Path, folder: str, limits: Limits, means: str) -> dict:
@@ -223,7 +233,14 @@ def _visible(script: Path) -> tuple[list[str], list[tuple[str, str]]]:
     paths = [f"{root}/{name}" for root in sorted(prefixes) for name in ("bin", "lib", "lib64")]
     paths += [f"{root}/pyvenv.cfg" for root in sorted(prefixes)]
     paths += [*_site_packages(), sysconfig.get_path("stdlib"), str(Path(sys.executable).resolve())]
-    paths += ["/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/proc/cpuinfo", str(_PACKAGE), str(script)]
+    paths += [
+        "/usr/lib",
+        "/usr/lib64",
+        "/etc/ld.so.cache",
+        "/proc/cpuinfo",
+        str(_PACKAGE),
+        str(script),
+    ]
     links = []
     for name in ("/lib", "/lib64"):
         if Path(name).is_symlink():
@@ -240,13 +257,20 @@ def _launcher(means: str, script: Path, limits: Limits) -> list[str]:
         return []
     paths, links = _visible(script)
     if means == NAMESPACES:
-        settings = {"visible": paths, "links": links, "tmp_bytes": limits.scratch}
+        settings = {
+            "visible": paths,
+            "devices": _DEVICES,
+            "links": links,
+            "tmp_bytes": limits.scratch,
+        }
         text = json.dumps(settings)[:-1] + ', "info": {info}}'
         return [sys.executable, "-I", "-S", "-B", str(_HERE / "namespaces.py"), text]
     line = ["bwrap", "--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
     line += ["--die-with-parent", "--new-session", "--as-pid-1", "--info-fd", "{info}"]
-    # First, for what is to be seen may lie below it.
-    line += ["--dev", "/dev", "--size", str(limits.scratch), "--tmpfs", "/tmp"]
+    for name in _DEVICES:
+        line += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
+    # Before the rest, for what is to be seen may lie below it.
+    line += ["--size", str(limits.scratch), "--tmpfs", "/tmp"]
     for path in paths:
         line += ["--ro-bind", path, path]
     for path, target in links:
