@@ -176,7 +176,7 @@ def test_a_crash_has_the_signal_as_its_code(attack, any_walls):
 
 
 def test_incomplete_walls_are_refused_unless_accepted():
-    with pytest.raises(IsolationError, match="without: .*files out of sight.*isolation=available"):
+    with pytest.raises(IsolationError, match=r"without: .*files out of sight.*isolation=available"):
         isolation("required", LIMITS)
     accepted = isolation("available", LIMITS)
     assert accepted.refusal is None

@@ -105,6 +105,7 @@ def _certified(slot, source, matrices, dtype, limits, isolation, max_cost) -> Ce
         "dtype": dtype,
         "source_sha256": digest(kept.encode()),
         "computation": result["computation"],
+        "seed_computation": result["seed_computation"],
         "programs": {
             key: {"sha256": digest(program)} | result["programs"][key]
             for key, program in programs.items()
@@ -216,8 +217,8 @@ def _require_facts(result: dict[str, Any], keys: Sequence[str]) -> None:
     """The rest of a result without a refusal is of the agreed form."""
     try:
         fits = (
-            isinstance(result["computation"], str)
-            and _HASH.fullmatch(result["computation"]) is not None
+            _is_hash(result["computation"])
+            and _is_hash(result["seed_computation"])
             and isinstance(result["checks"], list)
             and all(isinstance(x, str) and len(x) <= 200 for x in result["checks"])
             and len(result["checks"]) <= 100
@@ -228,6 +229,10 @@ def _require_facts(result: dict[str, Any], keys: Sequence[str]) -> None:
         fits = False
     if not fits:
         raise Refused("output", f"the facts in the child's {_RESULT} are not of the agreed form")
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def _is_count(value: Any) -> bool:
