@@ -57,7 +57,6 @@ class Plan(NamedTuple):
     worst: Callable[[Request], Spent]  # of a whole proposal, both its tries
     steps: Steps
     limits: Limits
-    seeds: dict[str, str]  # computation of the built-in function, by slot
 
 
 class State(NamedTuple):
@@ -251,7 +250,7 @@ class Controller:
             operator=f"code:{aim.slot}",
             change=f"code of {aim.slot} rewritten by {request.provider}",
             spec=parent.spec,
-            code=code_of_child(parent, proposed, number, request.provider, self._plan.seeds),
+            code=code_of_child(parent, proposed, number, request.provider),
         )
 
     def _same(self, proposal: Proposal, state: State) -> str | None:

@@ -25,9 +25,7 @@ def cost_of(provider: str, proposed: Proposed) -> dict[str, Any]:
     }
 
 
-def code_of_child(
-    parent: Record, proposed: Proposed, number: int, provider: str, built_in: Mapping[str, str]
-) -> Code:
+def code_of_child(parent: Record, proposed: Proposed, number: int, provider: str) -> Code:
     """The code of a candidate: its parent's, with one slot rewritten.
 
     A slot that computes what the built-in function does is the built-in one again.
@@ -37,13 +35,12 @@ def code_of_child(
       proposed: certified.
       number: of the proposal.
       provider: who wrote it.
-      built_in: computations of the built-in functions, by slot.
     """
     function = proposed.certified
     inherited = parent.code or {"certificates": {}, "computation": {}}
     certificates = inherited["certificates"] | {function.slot: function.id}
     computation = inherited["computation"] | {function.slot: function.computation}
-    if function.computation == built_in[function.slot]:
+    if function.computation == function.certificate["seed_computation"]:
         del certificates[function.slot], computation[function.slot]
     return {
         "certificates": dict(sorted(certificates.items())),
