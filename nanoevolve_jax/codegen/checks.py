@@ -13,6 +13,7 @@ from nanoevolve_jax.codegen.computation import computation_hash, graph
 from nanoevolve_jax.codegen.contract import RESULTS
 from nanoevolve_jax.codegen.costs import cost_of, require_affordable
 from nanoevolve_jax.codegen.jaxprs import require_harmless
+from nanoevolve_jax.codegen.language import normalised
 from nanoevolve_jax.codegen.programs import exported, leave_no_paths
 from nanoevolve_jax.codegen.refusals import Refused
 from nanoevolve_jax.codegen.tracing import traced
@@ -86,9 +87,11 @@ def _computation(closed: dict[Shape, ClosedJaxpr]) -> str:
 def _traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
     closed = traced(source, slot, shape, dtype)
     require_harmless(closed)
-    if graph(closed) != graph(traced(source, slot, shape, dtype)):
+    # Again from the text that is kept: a program carries the numbers of its source's lines.
+    kept = traced(normalised(source), slot, shape, dtype)
+    if graph(closed) != graph(kept):
         raise Refused("nondeterministic", "two tracings give different computations")
-    return closed
+    return kept
 
 
 def _program(
