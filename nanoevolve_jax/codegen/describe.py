@@ -126,8 +126,8 @@ _OUTSIDE = {
         "here. The function sees one matrix of one model; stacks and lanes are mapped over outside."
     ),
     "gate": "The sensors are averaged and squashed before; the slot `actuate` comes after.",
-    "actuate": "The actuators are clipped to their ranges; the update multiplier is multiplied by the "
-    "policy's own.",
+    "actuate": "The actuators are clipped to their ranges; then the policy's own update multiplier "
+    "multiplies the one given here.",
     "features": "The features are added to the gate's drive, each with weight 1.",
 }
 _SCOPES = {

@@ -5,21 +5,22 @@
 
 Thompson sampling with discounts: every provider has a Beta posterior of its gain per proposal,
 gains being shares of the largest one seen, and a draw from it is divided by what a proposal of it
-costs (Xia et al. 2015, Thompson sampling for budgeted multi-armed bandits, IJCAI; Agrawal & Goyal 2012,
-arXiv:1111.1797, for gains in [0, 1]). Older outcomes count less, because what can still be gained
-changes as the search goes on (Raj & Kalyani 2017, arXiv:1707.09727). Draws, and not bounds, because
-several proposals are under way at once: with the same history they still go to different providers
-(Chapelle & Li 2011, An empirical evaluation of Thompson sampling).
+costs (Xia et al. 2015, Thompson sampling for budgeted multi-armed bandits, IJCAI; Agrawal & Goyal
+2012, arXiv:1111.1797, for gains in [0, 1]). Older outcomes count less, because what can still be
+gained changes as the search goes on (Raj & Kalyani 2017, arXiv:1707.09727). Draws, and not bounds,
+because several proposals are under way at once: with the same history they still go to different
+providers (Chapelle & Li 2011, An empirical evaluation of Thompson sampling).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from nanoevolve_jax.codegen.outcomes import Outcome
+from nanoevolve_jax.codegen.books import FAILED, Entry
 
 DISCOUNT = 0.98
 """What an outcome counts after each further one."""
@@ -31,6 +32,21 @@ PATIENCE = 3
 FIRST_REST, LONGEST_REST = 4, 64
 """For how many outcomes of others, at first and at most; doubled by every further failure."""
 _DRAWS = 2000
+
+
+class Outcome(NamedTuple):
+    """One proposal that has ended."""
+
+    provider: str
+    gain: float  # over what was known; what is not above 0 counts as 0
+    dollars: float
+    seconds: float  # of waiting for the provider
+    failed: bool  # it gave no answer
+
+
+def history_of(entries: Iterable[Entry]) -> list[Outcome]:
+    """What a campaign's books tell of its providers."""
+    return [Outcome(e.provider, e.gain, e.dollars, e.seconds, e.outcome == FAILED) for e in entries]
 
 
 def choose(names: Sequence[str], history: Sequence[Outcome], seed: int | Sequence[int]) -> str:

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nanoevolve_jax.codegen import books as campaign_books
 from nanoevolve_jax.codegen.answers import answers_of
 from nanoevolve_jax.codegen.budget import Spent, books, spent_by
-from nanoevolve_jax.codegen.ensemble import chances, cost, set_aside
-from nanoevolve_jax.codegen.outcomes import history_of
+from nanoevolve_jax.codegen.ensemble import chances, cost, history_of, set_aside
 from nanoevolve_jax.codegen.providers import Provider, missing
 from nanoevolve_jax.reporting import tables
 
@@ -39,10 +39,11 @@ def rows(providers: Mapping[str, Provider], directory: Path | None) -> list[Row]
       directory: a run folder, if any.
 
     Raises:
-      CodegenError: if one of its files is damaged.
+      CodegenError, ArchiveError: if one of its files is damaged.
     """
     answers = answers_of(directory) if directory else []
-    history = history_of(directory) if directory else []
+    entries = campaign_books.read(directory / campaign_books.FILE) if directory else []
+    history = history_of(entries)
     lacks = {name: missing(provider) for name, provider in providers.items()}
     able = [name for name, lack in lacks.items() if lack is None]
     chance = chances(able, history) if able else {}
