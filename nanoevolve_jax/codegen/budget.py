@@ -114,3 +114,8 @@ def books(directory: Path) -> tuple[Spent, Spent]:
             request = read_request(folder)
             reserved.append(worst_call(request.provider, request.prompt))
     return spent_by(spent), total(reserved)
+
+
+def permitted(limits: Limits, directory: Path, provider: Provider, prompt: str) -> str | None:
+    """Why a call must not be made, by the books of a run folder; None if it may."""
+    return allows(limits, *books(directory), worst_call(provider, prompt))
