@@ -10,11 +10,15 @@ from nanoevolve_jax.codegen.language import MAX_SOURCE_BYTES
 from nanoevolve_jax.codegen.vocabulary import BUILTINS, MODULES
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
+LONGEST_QUOTE = 8_000
+LONGEST_COMPLAINT = 3 * LONGEST_QUOTE + 2_000
+"""Bytes that a complaint adds to a prompt at most: a line may be one byte, and gets two more."""
+
 
 class Evidence(NamedTuple):
     """What was measured of a candidate; None: was not."""
 
-    score: float | None = None  # bpb gained over the baseline, costs deducted; higher is better
+    score: float | None = None  # gain over the baseline in sigmas of noise, costs deducted
     bpb: float | None = None  # of validation; lower is better
     baseline_bpb: float | None = None  # of the baseline on the same seeds
     cost: float | None = None  # FLOPs a step over the baseline's
@@ -136,10 +140,15 @@ def complaint(prompt: str, answer: str, wrong: str, number: int) -> str:
     )
 
 
-def quoted(text: str, longest: int = 12_000) -> str:
-    """A text with each line behind '> ', so that it ends where it ends; its end if it is long."""
-    kept = text.strip("\n")
-    kept = kept if len(kept) <= longest else f"...\n{kept[-longest:]}"
+def quoted(text: str, longest: int = LONGEST_QUOTE) -> str:
+    """A text with each line behind '> ', so that it ends where it ends; its end if it is long.
+
+    Args:
+      text: whatever it is.
+      longest: bytes that are kept of it.
+    """
+    kept = text.strip("\n").encode()
+    kept = (b"...\n" * (len(kept) > longest) + kept[-longest:]).decode(errors="ignore")
     return "\n".join(f"> {line}".rstrip() for line in kept.split("\n"))
 
 
