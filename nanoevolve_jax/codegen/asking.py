@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.codegen import books, ensemble, language, prompts
 from nanoevolve_jax.codegen.books import Entry
 from nanoevolve_jax.codegen.islands import Aim
-from nanoevolve_jax.codegen.outcomes import Outcome
 from nanoevolve_jax.codegen.pipeline import Request
 from nanoevolve_jax.codegen.state import State
 from nanoevolve_jax.evidence.telemetry import read_telemetry
@@ -77,11 +76,9 @@ def scope_of(slot: str, asked: str) -> str:
 
 def provider_of(number: int, entries: Sequence[Entry], config: ConfigDict) -> str:
     """Whom a proposal asks."""
-    history = [
-        Outcome(e.provider, e.gain, e.dollars, e.seconds, e.outcome == books.FAILED)
-        for e in entries
-    ]
-    return ensemble.choose(names_of(config), history, [config.seed, _STREAM, number])
+    return ensemble.choose(
+        names_of(config), ensemble.history_of(entries), [config.seed, _STREAM, number]
+    )
 
 
 def names_of(config: ConfigDict) -> list[str]:
