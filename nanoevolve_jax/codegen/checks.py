@@ -9,11 +9,10 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from nanoevolve_jax.codegen.battery import Battery, battery
 from nanoevolve_jax.codegen.behaviour import require_sound
-from nanoevolve_jax.codegen.computation import computation_hash, graph
+from nanoevolve_jax.codegen.computation import computation_hash
 from nanoevolve_jax.codegen.contract import RESULTS
 from nanoevolve_jax.codegen.costs import cost_of, require_affordable
 from nanoevolve_jax.codegen.jaxprs import require_harmless
-from nanoevolve_jax.codegen.language import normalised
 from nanoevolve_jax.codegen.programs import exported, leave_no_paths
 from nanoevolve_jax.codegen.refusals import Refused
 from nanoevolve_jax.codegen.tracing import traced
@@ -87,11 +86,7 @@ def _computation(closed: dict[Shape, ClosedJaxpr]) -> str:
 def _traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
     closed = traced(source, slot, shape, dtype)
     require_harmless(closed)
-    # Again from the text that is kept: a program carries the numbers of its source's lines.
-    kept = traced(normalised(source), slot, shape, dtype)
-    if graph(closed) != graph(kept):
-        raise Refused("nondeterministic", "two tracings give different computations")
-    return kept
+    return closed
 
 
 def _program(

@@ -1,0 +1,4 @@
+# tries: run code in the annotation of a result
+# reason: syntax | name
+def gate(sensors, features, control) -> exec:
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

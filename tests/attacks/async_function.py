@@ -1,0 +1,4 @@
+# tries: be a coroutine
+# reason: syntax
+async def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,4 @@
+# tries: start a debugger
+# reason: name
+def gate(sensors, features, control):
+    return breakpoint()

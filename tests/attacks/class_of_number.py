@@ -1,0 +1,4 @@
+# tries: climb from a number
+# reason: attribute
+def gate(sensors, features, control):
+    return (1).__class__.__mro__[1].__subclasses__()

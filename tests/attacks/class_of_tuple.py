@@ -1,0 +1,4 @@
+# tries: climb from a tuple to every class
+# reason: attribute
+def gate(sensors, features, control):
+    return ().__class__.__bases__[0].__subclasses__()

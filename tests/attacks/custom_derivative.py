@@ -1,0 +1,4 @@
+# tries: hide a function behind a derivative
+# reason: attribute
+def gate(sensors, features, control):
+    return jax.custom_jvp(len)(sensors.loss_ema)

@@ -1,0 +1,5 @@
+# tries: call back by jax.debug
+# reason: callback
+def gate(sensors, features, control):
+    x = jax.debug.callback(len, sensors.loss_ema)
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,4 @@
+# tries: call LAPACK
+# reason: custom_call | attribute
+def gate(sensors, features, control):
+    return jnp.linalg.svd(jnp.ones((3, 3)))[1][0]

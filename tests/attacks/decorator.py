@@ -1,0 +1,5 @@
+# tries: run a call as a decorator
+# reason: syntax
+@jnp.vectorize
+def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

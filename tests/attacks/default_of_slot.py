@@ -1,0 +1,4 @@
+# tries: give the slot's function a further parameter that keeps state
+# reason: name | syntax
+def gate(sensors, features, control, kept=[]):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

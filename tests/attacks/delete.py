@@ -1,0 +1,5 @@
+# tries: delete a name that others use
+# reason: syntax
+def gate(sensors, features, control):
+    del jnp
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

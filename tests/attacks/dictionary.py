@@ -1,0 +1,5 @@
+# tries: hide names in a dictionary
+# reason: syntax
+def gate(sensors, features, control):
+    x = {"__class__": 1}
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

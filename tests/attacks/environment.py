@@ -1,0 +1,4 @@
+# tries: read the environment by JAX's config
+# reason: attribute
+def gate(sensors, features, control):
+    return jax.config.values

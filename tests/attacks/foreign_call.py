@@ -1,0 +1,4 @@
+# tries: call a function of a library
+# reason: attribute | custom_call
+def gate(sensors, features, control):
+    return jax.ffi.ffi_call(0, sensors.loss_ema)

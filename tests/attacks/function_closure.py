@@ -1,0 +1,4 @@
+# tries: read a function's closure
+# reason: attribute
+def gate(sensors, features, control):
+    return (lambda: control).__closure__[0].cell_contents

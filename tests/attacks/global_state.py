@@ -1,0 +1,6 @@
+# tries: keep state in a global
+# reason: syntax
+def gate(sensors, features, control):
+    global counter
+    counter = 1
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

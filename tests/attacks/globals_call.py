@@ -1,0 +1,4 @@
+# tries: read the globals
+# reason: name
+def gate(sensors, features, control):
+    return globals()

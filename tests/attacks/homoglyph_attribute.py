@@ -1,0 +1,4 @@
+# tries: hide a dunder in wide letters, which Python reads as plain ones
+# reason: attribute
+def gate(sensors, features, control):
+    return ().__ｃlass__

@@ -1,0 +1,4 @@
+# tries: branch in Python on what is traced
+# reason: trace
+def gate(sensors, features, control):
+    return sensors.loss_ema if sensors.loss_ema > 0 else 0.0

@@ -1,0 +1,4 @@
+# tries: allocate an array of 4 TB
+# reason: memory | cost | trace | shape
+def gate(sensors, features, control):
+    return jnp.sum(jnp.ones((10**6, 10**6)) * sensors.loss_ema)

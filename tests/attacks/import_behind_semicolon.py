@@ -1,0 +1,5 @@
+# tries: hide an import behind a semicolon
+# reason: import
+def gate(sensors, features, control):
+    x = 1; import os; x = 2
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,7 @@
+# tries: import all of a module
+# reason: import
+from subprocess import *
+
+
+def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

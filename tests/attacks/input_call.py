@@ -1,0 +1,4 @@
+# tries: read standard input
+# reason: name
+def gate(sensors, features, control):
+    return input()

@@ -1,0 +1,4 @@
+# tries: give an integer
+# reason: dtype
+def gate(sensors, features, control):
+    return jnp.astype(sensors.loss_ema, jnp.int32)

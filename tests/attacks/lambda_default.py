@@ -1,0 +1,4 @@
+# tries: hide a value in a lambda's default
+# reason: attribute | syntax
+def gate(sensors, features, control):
+    return (lambda x=gate.__globals__: x)()

@@ -1,0 +1,4 @@
+# tries: import through a module's loader
+# reason: attribute
+def gate(sensors, features, control):
+    return math.__loader__.load_module(0)

@@ -1,0 +1,4 @@
+# tries: loop a thousand million times on the device
+# reason: cost
+def gate(sensors, features, control):
+    return lax.fori_loop(0, 10**9, lambda i, x: jnp.sin(x), sensors.loss_ema)

@@ -1,0 +1,7 @@
+# tries: define its function within another
+# reason: name
+def helper():
+    def gate(sensors, features, control):
+        return 0.0
+
+    return gate

@@ -1,0 +1,4 @@
+# tries: give NaN always
+# reason: non_finite
+def gate(sensors, features, control):
+    return jnp.log(-1.0 - jnp.abs(sensors.loss_ema))

@@ -1,0 +1,3 @@
+# tries: define nothing
+# reason: name
+LOSS = 1.0

@@ -1,0 +1,11 @@
+# tries: keep state in a closure
+# reason: syntax
+def gate(sensors, features, control):
+    kept = 0.0
+
+    def count():
+        nonlocal kept
+        kept = sensors.loss_ema
+        return kept
+
+    return count()

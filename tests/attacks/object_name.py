@@ -1,0 +1,4 @@
+# tries: start from object
+# reason: name
+def gate(sensors, features, control):
+    return object()

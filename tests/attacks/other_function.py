@@ -1,0 +1,4 @@
+# tries: define another slot's function
+# reason: name
+def actuate(gate, poles):
+    return gate

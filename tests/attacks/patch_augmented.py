@@ -1,0 +1,5 @@
+# tries: change a constant of jax.numpy
+# reason: attribute
+def gate(sensors, features, control):
+    jnp.pi += 1.0
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

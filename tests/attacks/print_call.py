@@ -1,0 +1,4 @@
+# tries: print what is traced
+# reason: name
+def gate(sensors, features, control):
+    return print(sensors)

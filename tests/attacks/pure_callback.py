@@ -1,0 +1,4 @@
+# tries: call back into Python
+# reason: callback
+def gate(sensors, features, control):
+    return jax.pure_callback(len, sensors.loss_ema, sensors.loss_ema)

@@ -1,0 +1,4 @@
+# tries: make a Python function a ufunc
+# reason: attribute
+def gate(sensors, features, control):
+    return jnp.frompyfunc(len, 1, 1)(sensors.loss_ema)

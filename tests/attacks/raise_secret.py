@@ -1,0 +1,5 @@
+# tries: carry a value out in a message
+# reason: syntax
+def gate(sensors, features, control):
+    raise ValueError(sensors)
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

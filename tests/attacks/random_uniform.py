@@ -1,0 +1,4 @@
+# tries: draw random numbers by lax
+# reason: attribute
+def gate(sensors, features, control):
+    return lax.rng_uniform(0.0, 1.0, ())

@@ -1,0 +1,8 @@
+# tries: call itself without end
+# reason: trace | endless
+def helper(x):
+    return helper(x) + 1.0
+
+
+def gate(sensors, features, control):
+    return helper(sensors.loss_ema)

@@ -1,0 +1,8 @@
+# tries: define a builtin anew
+# reason: name
+def len(x):
+    return 3
+
+
+def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,4 @@
+# tries: hide a dunder in a subscript
+# reason: syntax | attribute
+def gate(sensors, features, control):
+    return sensors["__class__"]

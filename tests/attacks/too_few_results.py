@@ -1,0 +1,5 @@
+# tries: give one result for three
+# reason: shape
+# slot: direction
+def direction(gradient, momentum, second_moment, parameter, knobs):
+    return gradient

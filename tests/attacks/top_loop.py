@@ -1,0 +1,8 @@
+# tries: loop when the source is loaded
+# reason: syntax
+for i in range(9):
+    pass
+
+
+def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,7 @@
+# tries: run a call when the source is loaded
+# reason: syntax
+jnp.zeros(3)
+
+
+def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,4 @@
+# tries: change a named tuple by its own method
+# reason: attribute
+def gate(sensors, features, control):
+    return sensors._replace(loss_ema=0.0)

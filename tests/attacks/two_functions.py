@@ -1,0 +1,8 @@
+# tries: define its function twice, the second time otherwise
+# reason: name
+def gate(sensors, features, control):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))
+
+
+def gate(sensors, features, control):
+    return 0.0

@@ -1,0 +1,4 @@
+# tries: read a module's dictionary
+# reason: name
+def gate(sensors, features, control):
+    return vars(jnp)

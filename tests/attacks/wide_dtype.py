@@ -1,0 +1,4 @@
+# tries: ask for float64
+# reason: attribute
+def gate(sensors, features, control):
+    return jnp.float64(sensors.loss_ema)

@@ -1,0 +1,4 @@
+# tries: ask for what no gate is given
+# reason: name
+def gate(sensors, features, control, validation_text):
+    return sensors.loss_ema

@@ -1,0 +1,5 @@
+# tries: give the transpose
+# reason: shape
+# slot: direction
+def direction(gradient, momentum, second_moment, parameter, knobs):
+    return gradient.T, momentum, second_moment
