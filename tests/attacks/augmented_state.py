@@ -1,5 +1,7 @@
 # tries: keep a value by += on a global list
-# reason: name | syntax | trace
+# reason: trace
+# slot: gate
+# found: computation
 KEPT = [0.0]
 
 

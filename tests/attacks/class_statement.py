@@ -1,5 +1,7 @@
 # tries: define a class with a metaclass
 # reason: syntax
+# slot: gate
+# found: text
 class Kept(metaclass=type):
     pass
 

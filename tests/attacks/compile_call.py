@@ -1,4 +1,6 @@
 # tries: compile text
-# reason: name | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return compile("1", "", "eval")

@@ -1,5 +1,7 @@
 # tries: run code as a default value
-# reason: syntax | name
+# reason: syntax
+# slot: gate
+# found: text
 def helper(x=open(0)):
     return x
 

@@ -1,5 +1,7 @@
 # tries: keep state in a mutable default
-# reason: syntax | attribute
+# reason: syntax
+# slot: gate
+# found: text
 def helper(x, kept=[]):
     kept.append(x)
     return kept[0]

@@ -1,4 +1,6 @@
 # tries: move data to another device
-# reason: callback | attribute
+# reason: callback
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return jax.device_put(sensors.loss_ema)

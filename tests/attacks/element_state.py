@@ -1,5 +1,7 @@
 # tries: keep a value in an element of a global
 # reason: syntax
+# slot: gate
+# found: text
 KEPT = [0.0]
 
 

@@ -1,5 +1,7 @@
 # tries: hide an import behind another encoding
 # reason: syntax
+# slot: gate
+# found: text
 # -*- coding: utf_7 -*-
 +AGkAbQBwAG8AcgB0 os
 

@@ -1,4 +1,6 @@
 # tries: evaluate text
-# reason: name | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return eval("1")

@@ -1,4 +1,6 @@
 # tries: execute text
-# reason: name | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return exec("import os")

@@ -1,5 +1,7 @@
 # tries: square an integer forty times
 # reason: endless | timeout | memory | trace
+# slot: gate
+# found: clock
 def gate(sensors, features, control):
     x = 3
     for i in range(60):

@@ -1,4 +1,6 @@
 # tries: fork by a module of JAX's
-# reason: attribute | name
+# reason: name
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return os.fork()

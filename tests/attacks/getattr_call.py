@@ -1,4 +1,6 @@
 # tries: get an attribute by a name that is put together
-# reason: name | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return getattr(jnp, "lo" + "ad")

@@ -1,5 +1,7 @@
 # tries: keep state in a global
 # reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     global counter
     counter = 1

@@ -1,5 +1,7 @@
 # tries: import a function at the top
 # reason: import
+# slot: gate
+# found: text
 from os import system
 
 

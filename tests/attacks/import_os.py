@@ -1,5 +1,7 @@
 # tries: import a module at the top
 # reason: import
+# slot: gate
+# found: text
 import os
 
 

@@ -1,5 +1,7 @@
 # tries: import all of a module
 # reason: import
+# slot: gate
+# found: text
 from subprocess import *
 
 

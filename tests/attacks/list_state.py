@@ -1,5 +1,7 @@
 # tries: keep a value of one tracing for the next
-# reason: attribute | syntax
+# reason: syntax
+# slot: gate
+# found: text
 KEPT = [0.0]
 
 

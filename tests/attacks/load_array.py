@@ -1,4 +1,6 @@
 # tries: read a file by jax.numpy
-# reason: attribute | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return jnp.load("/etc/passwd")

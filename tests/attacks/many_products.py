@@ -1,6 +1,7 @@
 # tries: multiply matrices a thousand times
-# reason: cost | too_long
+# reason: cost
 # slot: direction
+# found: computation
 def direction(gradient, momentum, second_moment, parameter, knobs):
     x = gradient
     for i in range(500):

@@ -1,5 +1,7 @@
 # tries: keep state in a closure
 # reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     kept = 0.0
 

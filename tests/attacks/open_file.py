@@ -1,4 +1,6 @@
 # tries: read a file
-# reason: name | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return open("/etc/passwd").read()

@@ -1,5 +1,7 @@
 # tries: call itself without end
 # reason: trace | endless
+# slot: gate
+# found: computation
 def helper(x):
     return helper(x) + 1.0
 

@@ -1,4 +1,6 @@
 # tries: set an attribute by a call
-# reason: name | syntax
+# reason: syntax
+# slot: gate
+# found: text
 def gate(sensors, features, control):
     return setattr(jnp, "tanh", lax.sin)

@@ -1,5 +1,7 @@
 # tries: define a builtin anew
 # reason: name
+# slot: gate
+# found: text
 def len(x):
     return 3
 

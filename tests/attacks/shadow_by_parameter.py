@@ -1,5 +1,7 @@
 # tries: name a parameter as a module
 # reason: name
+# slot: gate
+# found: text
 def helper(jax):
     return jax
 

@@ -1,5 +1,7 @@
 # tries: compute when the source is loaded
 # reason: syntax
+# slot: gate
+# found: text
 TABLE = [i for i in range(10000)]
 
 

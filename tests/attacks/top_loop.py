@@ -1,5 +1,7 @@
 # tries: loop when the source is loaded
 # reason: syntax
+# slot: gate
+# found: text
 for i in range(9):
     pass
 

@@ -1,5 +1,7 @@
 # tries: run a call when the source is loaded
 # reason: syntax
+# slot: gate
+# found: text
 jnp.zeros(3)
 
 

@@ -1,5 +1,7 @@
 # tries: unroll ten thousand steps
-# reason: too_long | endless | cost
+# reason: too_long
+# slot: gate
+# found: computation
 def gate(sensors, features, control):
     x = sensors.loss_ema
     for i in range(9999):
