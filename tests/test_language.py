@@ -42,9 +42,9 @@ def test_contracts_as_names_are_those_of_the_slots():
 
     parameters = {slot.name: slot.parameters for slot in slots.SLOTS.values()}
     assert parameters == contract.PARAMETERS
-    assert contract.KNOBS == slots.Knobs._fields
-    assert contract.CONTROL == slots.Control._fields
-    assert contract.POLES == slots.Poles._fields
+    assert slots.Knobs._fields == contract.KNOBS
+    assert slots.Control._fields == contract.CONTROL
+    assert slots.Poles._fields == contract.POLES
     for name, slot in slots.SLOTS.items():
         shape = (8, 16) if name == "direction" else None
         assert len(slot.results(shape)) == len(contract.RESULTS[name])
@@ -239,7 +239,7 @@ def test_a_message_is_one_short_line_without_paths():
     assert len(message) <= LONGEST_MESSAGE
 
 
-def test_a_text_is_judged_before_jax_is_imported(tmp_path):
+def test_a_text_is_judged_before_jax_is_imported(tmp_path, repository):
     program = (
         "import sys; from pathlib import Path; from nanoevolve_jax.codegen import inmate;"
         "code = inmate.main([sys.argv[1]], sys.stdin.buffer.read());"
@@ -249,6 +249,7 @@ def test_a_text_is_judged_before_jax_is_imported(tmp_path):
     request |= {"dtype": "float32", "max_cost": 4.0, "max_source_bytes": 20_000}
     subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
+        cwd=repository,
         input=json.dumps(request).encode(),
         check=True,
         timeout=60,
