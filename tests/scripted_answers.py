@@ -5,8 +5,8 @@
 descendant of the built-in function, whichever proposal was adopted before; each has numbers of its
 own, so that no two compute the same.
 
-`EXPECTED` says what becomes of a kind: 'good', 'second' (only its second try is good), 'dead' (it is
-harmless code that ruins training), 'inert', 'failed' (the provider gives no answer), 'edit' (no
+`EXPECTED` says what becomes of a kind: 'good', 'second' (only its second try is good), 'dead' (it
+is harmless code that ruins training), 'inert', 'failed' (the provider gives no answer), 'edit' (no
 source comes of it) or 'refused'.
 """
 

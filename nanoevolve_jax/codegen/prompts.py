@@ -10,6 +10,9 @@ from nanoevolve_jax.codegen.language import MAX_SOURCE_BYTES
 from nanoevolve_jax.codegen.vocabulary import BUILTINS, MODULES
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
+LONGEST_QUOTE = 8_000  # bytes of an answer
+LONGEST_WRONG = 1_000  # characters
+
 
 class Evidence(NamedTuple):
     """What was measured of a candidate; None: was not."""
@@ -115,32 +118,35 @@ def prompt(
     )
 
 
-def complaint(prompt: str, answer: str, wrong: str, number: int) -> str:
+def complaint(prompt: str, answer: str, wrong: str) -> str:
     """The prompt of the second try: the first one, the answer to it and what was wrong, once.
 
     Args:
       prompt: of the first try.
       answer: to it; only its end is kept if it is long.
-      wrong: in words.
-      number: of the proposal.
+      wrong: in words; only their beginning is kept if they are many.
+
+    Returns:
+      A prompt that is at most `budget.COMPLAINT_BYTES` longer than the first one.
     """
-    return (
-        _environment()
-        .get_template("complaint.txt.jinja")
-        .render(
-            number=number,
-            rest=prompt.partition("\n")[2].strip("\n"),
-            answer=quoted(answer),
-            wrong=" ".join(wrong.split()),
-        )
+    first, _, rest = prompt.partition("\n")
+    template = _environment().get_template("complaint.txt.jinja")
+    return template.render(
+        first=first.replace(", try 1:", ", try 2:", 1),
+        rest=rest.strip("\n"),
+        answer=quoted(answer),
+        wrong=" ".join(wrong.split())[:LONGEST_WRONG],
     )
 
 
-def quoted(text: str, longest: int = 12_000) -> str:
+def quoted(text: str) -> str:
     """A text with each line behind '> ', so that it ends where it ends; its end if it is long."""
-    kept = text.strip("\n")
-    kept = kept if len(kept) <= longest else f"...\n{kept[-longest:]}"
-    return "\n".join(f"> {line}".rstrip() for line in kept.split("\n"))
+    lines = [f"> {line}".rstrip() for line in text.strip("\n").split("\n")]
+    content = "\n".join(lines).encode(errors="replace")
+    if len(content) <= LONGEST_QUOTE:
+        return content.decode()
+    kept = content[-LONGEST_QUOTE:].decode(errors="ignore")
+    return f"> ...\n> {kept.partition(chr(10))[2].removeprefix('> ') or kept}"
 
 
 def measured(evidence: Evidence) -> str:
