@@ -151,8 +151,28 @@ def test_the_script_does_what_it_says_before_anything_runs(tmp_path, kind):
             again = scripted_answers.answer(0, 2, plan)
             assert judged(edits.apply(again, SEED, "direction"), tmp_path) is None
         return
-    static = kind in ("import", "dunder", "open", "endless", "callback")
-    assert (judged(source, tmp_path) is not None) == static
+    static = list(scripted_answers.REASONS)[:5]
+    assert judged(source, tmp_path) == (scripted_answers.REASONS[kind] if kind in static else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(scripted_answers.EXPECTED))
+def test_the_script_does_what_it_says_in_the_jails_checks(kind):
+    from nanoevolve_jax.codegen import checks
+
+    expected = scripted_answers.EXPECTED[kind]
+    if expected in ("edit", "second", "failed"):
+        return
+    source = edits.apply(scripted_answers.answer(0, 1, [kind]), SEED, "direction")
+    shapes = [(64, 64), (64, 256), (256, 64)]
+    try:
+        language.check(source, "direction")
+        found = checks.check(source, "direction", shapes, "float32", 4.0)
+    except Refused as refused:
+        assert scripted_answers.REASONS[kind] == refused.refusal.reason
+    else:
+        assert expected == ("inert" if found.computation == found.seed_computation else expected)
+        assert expected in ("good", "dead", "inert")
 
 
 def test_no_two_good_proposals_are_the_same():
