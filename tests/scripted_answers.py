@@ -5,8 +5,8 @@
 descendant of the built-in function, whichever proposal was adopted before; each has numbers of its
 own, so that no two compute the same.
 
-`EXPECTED` says what becomes of a kind: 'good', 'second' (only its second try is good), 'dead' (it is
-harmless code that ruins training), 'inert', 'failed' (the provider gives no answer), 'edit' (no
+`EXPECTED` says what becomes of a kind: 'good', 'second' (only its second try is good), 'dead' (it
+is harmless code that ruins training), 'inert', 'failed' (the provider gives no answer), 'edit' (no
 source comes of it) or 'refused'.
 """
 
@@ -106,17 +106,17 @@ BROKEN = {
     "unclosed": "<<<<<<< SEARCH\n    return x\n=======\n    return 2.0 * x\n",
     "syntax": _body("update = = gradient"),
     "import": _body("import os", "os.system('touch /tmp/nanoevolve_was_here')"),
-    "dunder": _body("().__class__.__mro__[1].__subclasses__()"),
-    "open": _body("open('/etc/passwd').read()"),
+    "dunder": _body("classes = ().__class__.__mro__[1].__subclasses__()"),
+    "open": _body("text = open(0)"),
     "endless": _body("while True:", "    pass"),
-    "callback": _body("jax.debug.print('{}', gradient)"),
+    "callback": _body("told = jax.debug.print(gradient)"),
     "shape": _body("gradient = gradient.T @ gradient"),
     "non_finite": _body("gradient = jnp.log(-1.0 - jnp.abs(gradient))"),
     "cost": _body(
         "for i in range(60):", "    gradient = (gradient @ gradient.T) @ gradient * 0.01"
     ),
     "constant": _body("gradient = gradient + jnp.sum(jnp.ones((20000, 20000))) * 0.0"),
-    "ascent": _body("gradient = gradient * -1e3"),
+    "ascent": _body("gradient = jnp.clip(gradient * -1e20, -1e20, 1e20)"),
     "inert": (
         "```python\ndef norm(values):\n    squares = jnp.square(values)\n"
         "    return jnp.sqrt(jnp.sum(squares))\n```"
@@ -131,10 +131,22 @@ PLAN = (
     *("mixed", "scaled", "callback", "variance", "nesterov", "fails"),
 )
 """Thirty proposals, numbered from 0."""
+REASONS = {
+    "import": "import",
+    "dunder": "attribute",
+    "open": "name",
+    "endless": "syntax",
+    "callback": "callback",
+    "shape": "shape",
+    "non_finite": "non_finite",
+    "cost": "cost",
+    "constant": "memory",
+}
+"""Why those are refused that are; the first five by their text alone."""
 _SECOND = ("prose", "not_found")  # what was wrong is understood
 EXPECTED = (
     dict.fromkeys(GOOD, "good")
-    | dict.fromkeys(BROKEN, "refused")
+    | dict.fromkeys(REASONS, "refused")
     | dict.fromkeys(_SECOND, "second")
     | {"unclosed": "edit", "syntax": "edit", "ascent": "dead", "inert": "inert", "fails": "failed"}
 )

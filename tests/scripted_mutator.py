@@ -4,8 +4,8 @@
 
 The first line of the prompt names proposal and try, as in `Proposal 7, try 1: ...`; the answer is a
 pure function of the two: that of `scripted_answers`, or of SCRIPT, a JSON file with a list of
-answers, one a try, by a proposal's number; null in it: the command fails. It prints its usage as JSON, the
-same figures as `openai_server`. `provider` is its profile.
+answers, one a try, by a proposal's number; null in it: the command fails. It prints its usage as
+JSON, the same figures as `openai_server`. `provider` is its profile.
 """
 
 import json

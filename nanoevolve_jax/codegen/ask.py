@@ -23,7 +23,7 @@ from pathlib import Path
 
 from nanoevolve_jax.codegen import by_api, by_command
 from nanoevolve_jax.codegen.answers import Answer, read_answer, write_answer
-from nanoevolve_jax.codegen.attempts import call, without_secrets
+from nanoevolve_jax.codegen.attempts import call, cleaned
 from nanoevolve_jax.codegen.budget import worst_attempt, worst_call
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.providers import Provider, ProviderError, missing
@@ -188,7 +188,7 @@ def main(folder: Path) -> None:
         except BaseException as error:
             failure = f"the process of the call failed: {error!r}"
             answer = lost(request)._replace(failure=failure)
-        write_answer(folder, without_secrets(answer, request.provider, environment))
+        write_answer(folder, cleaned(answer, request.provider, environment))
 
 
 def _mark(folder: Path) -> None:

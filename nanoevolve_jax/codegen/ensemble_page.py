@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nanoevolve_jax.codegen import books as campaign_books
 from nanoevolve_jax.codegen.answers import answers_of
-from nanoevolve_jax.codegen.budget import Spent, books, spent_by
+from nanoevolve_jax.codegen.budget import Spent, books, in_words, spent_by
 from nanoevolve_jax.codegen.ensemble import chances, cost, history_of, set_aside
 from nanoevolve_jax.codegen.providers import Provider, missing
 from nanoevolve_jax.reporting import tables
@@ -90,9 +90,8 @@ def render(providers: Mapping[str, Provider], directory: Path | None) -> str:
     notes = [f"{row.name}: {row.lack}" for row in found if row.lack]
     if directory:
         spent, reserved = books(directory)
-        notes.append(
-            f"Spent: {spent.calls} paid requests, {spent.tokens:,} tokens, ${spent.dollars:.4f}, "
-            f"{spent.seconds:.0f} s. Under way, at worst: ${reserved.dollars:.4f}."
-        )
+        notes.append(f"Spent: {in_words(spent)}")
+        if reserved.calls:
+            notes.append(f"Under way, at worst: {in_words(reserved)}")
     page = [table, *([Text()] if notes else []), *map(Text, notes)]
     return tables.render(page, Console())

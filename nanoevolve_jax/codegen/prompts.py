@@ -10,15 +10,16 @@ from nanoevolve_jax.codegen.language import MAX_SOURCE_BYTES
 from nanoevolve_jax.codegen.vocabulary import BUILTINS, MODULES
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
-LONGEST_QUOTE = 8_000
-LONGEST_COMPLAINT = 3 * LONGEST_QUOTE + 2_000
-"""Bytes that a complaint adds to a prompt at most: a line may be one byte, and gets two more."""
+LONGEST_QUOTE = 8_000  # bytes of an answer
+LONGEST_WRONG = 1_000  # characters
+LONGEST_COMPLAINT = LONGEST_QUOTE + 4 * LONGEST_WRONG + 1_000
+"""Bytes that a complaint adds to a prompt at most."""
 
 
 class Evidence(NamedTuple):
     """What was measured of a candidate; None: was not."""
 
-    score: float | None = None  # gain over the baseline in sigmas of noise, costs deducted
+    score: float | None = None  # bpb gained over the baseline, costs deducted; higher is better
     bpb: float | None = None  # of validation; lower is better
     baseline_bpb: float | None = None  # of the baseline on the same seeds
     cost: float | None = None  # FLOPs a step over the baseline's
@@ -119,37 +120,35 @@ def prompt(
     )
 
 
-def complaint(prompt: str, answer: str, wrong: str, number: int) -> str:
+def complaint(prompt: str, answer: str, wrong: str) -> str:
     """The prompt of the second try: the first one, the answer to it and what was wrong, once.
 
     Args:
       prompt: of the first try.
       answer: to it; only its end is kept if it is long.
-      wrong: in words.
-      number: of the proposal.
+      wrong: in words; only their beginning is kept if they are many.
+
+    Returns:
+      A prompt that is at most `budget.COMPLAINT_BYTES` longer than the first one.
     """
-    return (
-        _environment()
-        .get_template("complaint.txt.jinja")
-        .render(
-            number=number,
-            rest=prompt.partition("\n")[2].strip("\n"),
-            answer=quoted(answer),
-            wrong=" ".join(wrong.split()),
-        )
+    first, _, rest = prompt.partition("\n")
+    template = _environment().get_template("complaint.txt.jinja")
+    return template.render(
+        first=first.replace(", try 1:", ", try 2:", 1),
+        rest=rest.strip("\n"),
+        answer=quoted(answer),
+        wrong=" ".join(wrong.split())[:LONGEST_WRONG],
     )
 
 
-def quoted(text: str, longest: int = LONGEST_QUOTE) -> str:
-    """A text with each line behind '> ', so that it ends where it ends; its end if it is long.
-
-    Args:
-      text: whatever it is.
-      longest: bytes that are kept of it.
-    """
-    kept = text.strip("\n").encode()
-    kept = (b"...\n" * (len(kept) > longest) + kept[-longest:]).decode(errors="ignore")
-    return "\n".join(f"> {line}".rstrip() for line in kept.split("\n"))
+def quoted(text: str) -> str:
+    """A text with each line behind '> ', so that it ends where it ends; its end if it is long."""
+    lines = [f"> {line}".rstrip() for line in text.strip("\n").split("\n")]
+    content = "\n".join(lines).encode(errors="replace")
+    if len(content) <= LONGEST_QUOTE:
+        return content.decode()
+    kept = content[-LONGEST_QUOTE:].decode(errors="ignore")
+    return f"> ...\n> {kept.partition(chr(10))[2].removeprefix('> ') or kept}"
 
 
 def measured(evidence: Evidence) -> str:

@@ -108,7 +108,6 @@ def main(arguments: list[str]) -> int:
         prompt,
         source,
         slot,
-        _NUMBER.value,
         directory / "proposals" / f"{_NUMBER.value:04}",
         judge=functools.partial(judged, slot),
         permit=functools.partial(budget.permitted, limits, directory),
@@ -129,12 +128,8 @@ def _print(proposal: Proposal, before: str) -> None:
         console.print(Syntax(text, "diff", theme="ansi_dark", background_color="default"))
     spent = budget.spent_by(one.answer for one in proposal.tries)
     estimated = sum(one.answer.estimated for one in proposal.tries)
-    note = f", {estimated} of them estimated" if estimated else ""
-    console.print(
-        f"{spent.calls} paid requests{note}, {spent.tokens:,} tokens, ${spent.dollars:.6f}, "
-        f"{spent.seconds:.1f} s",
-        highlight=False,
-    )
+    note = f" (requests whose tokens are estimated: {estimated})" if estimated else ""
+    console.print(budget.in_words(spent) + note, highlight=False)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,6 @@ def propose(
     prompt: str,
     source: str,
     slot: str,
-    number: int,
     folder: Path,
     *,
     judge: Callable[[str, Path], str | None] = lambda source, folder: None,
@@ -59,7 +58,6 @@ def propose(
       prompt: of the first try.
       source: what the answer edits, as the prompt shows it.
       slot: the function's name.
-      number: of the proposal.
       folder: of the proposal; `try-1` and `try-2` are made in it.
       judge: what is wrong with a new source, given the folder of its try; None: nothing.
       permit: why a call must not be made, asked before each; None: it may.
@@ -75,7 +73,7 @@ def propose(
         tries.append(_judged(answer, source, slot, place, judge))
         if tries[-1].wrong is None or answer.failure is not None:
             break
-        asked = complaint(prompt, answer.text, tries[-1].wrong, number)
+        asked = complaint(prompt, answer.text, tries[-1].wrong)
     return Proposal(tuple(tries), None)
 
 
