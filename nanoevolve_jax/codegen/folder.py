@@ -1,0 +1,222 @@
+"""The self-contained folder of a candidate: all that another machine needs to train it.
+
+```
+job.json                     what is trained, and the SHA-256 of every other file
+code/<certificate id>/       rewritten functions, if the candidate has any
+text/*.parquet               the corpus, where that is a folder of the user's own
+nanoevolve_jax/ model/ data/ configs/    this program
+```
+
+The program travels along because results depend on its sources, and so that a cluster needs only
+the libraries. The bytes depend on the candidate, its config and the program alone, so the hash of
+`job.json` names the job: the same candidate is the same job wherever it is sent from. Nothing in it
+is a path of this machine, or comes from its environment.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs.base import SETTINGS, get_config
+from data.errors import CorpusError
+from data.files import building
+from data.shards import list_shards
+from nanoevolve_jax.evidence.comparison import Arm
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.execution.json_files import to_text
+from nanoevolve_jax.execution.settings import get_setting, validate
+from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
+
+JOB, FORMAT = "job.json", 1
+PROGRAM = ("configs", "data", "model", "nanoevolve_jax")
+ARMS = ("candidate", "baseline")
+TEXT_BYTES = 64 * 2**20  # of a corpus that travels along; Ray takes packages of 100 MiB
+_TEXT = "text"
+_ID_DIGITS = 16
+# What a training run depends on; everything else has its default in a folder.
+_TRAINING = ("seed", "devices", "data_parallel", "lanes", "ray.gpus")
+_TRAINING_GROUPS = ("data", "model", "train", "recipe")
+
+
+class FolderError(EvidenceError):
+    """A candidate's folder that cannot be made, or that is not as it was made."""
+
+
+class Order(NamedTuple):
+    """What a job trains: both arms on the same seeds, text and horizon."""
+
+    config: ConfigDict  # as `portable` makes it
+    candidate: Arm
+    baseline: Arm
+    seeds: tuple[int, ...]
+    fold: int  # of the validation text
+    steps: int  # horizon
+    text: dict[str, str] | None  # fingerprints that `corpus` and `tokenizer` must have, if known
+
+
+def portable(config: ConfigDict) -> ConfigDict:
+    """The config as far as training depends on it; threads are settled, because bits depend on them.
+
+    Args:
+      config: whole; its recipe is the calibrated one.
+    """
+    settled = get_config()
+    for path in SETTINGS:
+        if path in _TRAINING or path.partition(".")[0] in _TRAINING_GROUPS:
+            settled.update_from_flattened_dict({path: get_setting(config, path)})
+    settled.threads = config.threads or visible_cores()
+    settled.data.cache_dir = SETTINGS["data.cache_dir"].default
+    if _own_text(config):
+        settled.data.corpus = f"parquet:{_TEXT}"
+    return settled
+
+
+def make_folder(order: Order, parent: Path, corpus: str) -> Path:
+    """Makes the folder of an order, whole or not at all; gives it if it is there already.
+
+    Args:
+      order: what is to be trained.
+      parent: of the folder, whose name is the job's id.
+      corpus: the config's own, whose text travels along if it is a folder.
+
+    Raises:
+      FolderError: if the text is too large to travel.
+      CorpusError: if the corpus cannot be read.
+    """
+    files = _program() | _code(order) | _text(corpus, order.config.data.shards)
+    listed = {name: _sha256(content) for name, content in sorted(files.items())}
+    files[JOB] = to_text(_document(order, listed)).encode()
+    folder = parent / job_id(files[JOB])
+    if not folder.exists():
+        with building(parent, folder.name) as scratch:
+            made = scratch / "folder"
+            for name, content in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).write_bytes(content)
+            if not folder.exists():
+                os.rename(made, folder)
+    read_folder(folder, folder.name)
+    return folder
+
+
+def job_id(content: bytes) -> str:
+    """The id of a job from the bytes of its `job.json`."""
+    return f"nano-{_sha256(content)[:_ID_DIGITS]}"
+
+
+def read_folder(folder: Path, job: str) -> Order:
+    """The order of a folder, every byte of which is what the job's id stands for.
+
+    Args:
+      folder: on any machine.
+      job: the id that it was submitted under.
+
+    Raises:
+      FolderError: if a file is missing, changed or too many, or `job.json` is no order.
+    """
+    content = _read(folder, JOB)
+    if job_id(content) != job:
+        raise FolderError(f"{JOB} of job {job} is not the one that was submitted")
+    document = json.loads(content)
+    if document["format"] != FORMAT:
+        raise FolderError(f"{JOB} has format {document['format']!r}; allowed: {FORMAT}")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_entry(path)}
+    odd = sorted(found ^ {*document["files"], JOB})
+    if odd:
+        what = "no file of" if odd[0] in found else "missing from"
+        raise FolderError(f"{odd[0]} is {what} the folder of job {job}")
+    for name, digest in document["files"].items():
+        if _sha256(_read(folder, name)) != digest:
+            raise FolderError(f"{name} is not the file that {JOB} of job {job} names")
+    return _order(document, folder)
+
+
+def _document(order: Order, files: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "arms": {name: _arm_to_json(getattr(order, name)) for name in ARMS},
+        "seeds": list(order.seeds),
+        "fold": order.fold,
+        "steps": order.steps,
+        "text": order.text,
+        "config": order.config.to_dict(),
+        "files": dict(files),
+    }
+
+
+def _order(document: dict[str, Any], folder: Path) -> Order:
+    config = ConfigDict(document["config"])
+    validate(config)
+    arms = {name: _arm_from_json(name, document["arms"][name], folder) for name in ARMS}
+    return Order(
+        config=config,
+        **arms,
+        seeds=tuple(document["seeds"]),
+        fold=document["fold"],
+        steps=document["steps"],
+        text=document["text"],
+    )
+
+
+def _arm_to_json(arm: Arm) -> dict[str, Any]:
+    return {"spec": spec_to_json(arm.spec), "recipe": arm.recipe, "lr_factor": arm.lr_factor}
+
+
+def _arm_from_json(name: str, document: dict[str, Any], folder: Path) -> Arm:
+    del folder
+    return Arm(name, spec_from_json(document["spec"]), document["recipe"], document["lr_factor"])
+
+
+def _code(order: Order) -> dict[str, bytes]:
+    del order
+    return {}
+
+
+def _program() -> dict[str, bytes]:
+    """The sources of this program by their place in the folder."""
+    root = Path(__file__).resolve().parents[2]
+    paths = [path for package in PROGRAM for path in (root / package).rglob("*.py")]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def _own_text(config: ConfigDict) -> bool:
+    return config.data.corpus.startswith("parquet:")
+
+
+def _text(corpus: str, shards: int) -> dict[str, bytes]:
+    """The shards that are used of the user's own corpus; nothing of one that has a name."""
+    kind, colon, place = corpus.partition(":")
+    if not colon or kind != "parquet":
+        return {}
+    train, validation = list_shards(Path(place).expanduser(), shards)
+    paths = [*train, validation]
+    size = sum(path.stat().st_size for path in paths)
+    if size > TEXT_BYTES:
+        raise CorpusError(
+            f"config.data.corpus is {corpus!r}, {size / 2**20:.0f} MiB; allowed: at most "
+            f"{TEXT_BYTES / 2**20:.0f} MiB that travel with a candidate, fewer config.data.shards, "
+            "or a corpus that has a name"
+        )
+    return {f"{_TEXT}/{path.name}": path.read_bytes() for path in paths}
+
+
+def _is_entry(path: Path) -> bool:
+    """Whether a path is more than a plain folder; links are entries, so that none is followed."""
+    return path.is_symlink() or not path.is_dir()
+
+
+def _read(folder: Path, name: str) -> bytes:
+    path = folder / PurePosixPath(name)
+    if path.is_symlink() or not path.is_file():
+        raise FolderError(f"{name} of {folder} is missing or a link; allowed: a file")
+    return path.read_bytes()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
