@@ -25,11 +25,11 @@ def to_line(document: dict[str, Any]) -> str:
     return MARK + base64.b64encode(zlib.compress(json.dumps(sealed).encode())).decode()
 
 
-def from_log(text: str) -> dict[str, Any] | None:
-    """The result in a log; None if there is none yet. The last one counts.
+def from_log(text: str, job: str) -> dict[str, Any] | None:
+    """The result of a job in its log; None if there is none yet. The last one counts.
 
     Raises:
-      EvidenceError: if it was cut off or changed.
+      EvidenceError: if it was cut off or changed, or is another job's.
     """
     lines = [line for line in text.splitlines(keepends=True) if line.startswith(MARK)]
     if not lines or not lines[-1].endswith("\n"):
@@ -43,4 +43,6 @@ def from_log(text: str) -> dict[str, Any] | None:
         raise EvidenceError(f"the result in the job's log is damaged: {error!r}") from None
     if not intact or (document["kind"], document["format"]) != (KIND, FORMAT):
         raise EvidenceError("the result in the job's log was changed: its seal does not fit")
+    if document["job"] != job:
+        raise EvidenceError(f"the log of job {job} has the result of job {document['job']}")
     return document
