@@ -48,8 +48,8 @@ def make_card(
             "spec": spec_to_json(reference.spec),
             "recipe": calibration.recipe | reference.recipe,
         },
-        "static": is_static(candidate.spec),
-        "retuned_baseline": is_retuned_baseline(candidate.spec, reference.spec),
+        "static": is_static(candidate.spec, candidate.code),
+        "retuned_baseline": is_retuned_baseline(candidate.spec, reference.spec, candidate.code),
         "verdict": {"label": found.verdict.label, "release": found.verdict.release},
         "calibration": {
             "seal": calibration.seal,
