@@ -1,39 +1,32 @@
 """Jobs of candidates' folders on a Ray cluster: sent, looked at, and what they gave.
 
-An address is `http://HOST:PORT` of a cluster's jobs server, `local` for a Ray of one's own, or
-`local:DIR` for one whose file lies elsewhere than in `cache/cluster`. A local Ray is started when
-something is sent to it, and only then. The id of a job is the hash of its folder, so that a
-candidate which is sent twice is trained once. Needs the extra `ray`.
+The id of a job is the hash of its folder, so a candidate that is sent twice is trained once. For
+addresses see `server.py`; a local Ray is started when something is sent to it, and only then.
 """
 
-import contextlib
-import logging
-import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanoevolve_jax.codegen import reply
-from nanoevolve_jax.codegen.folder import read_folder
-from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.execution.settings import ConfigError
+from ml_collections import ConfigDict
 
-LOCAL = "local"
-AUTOMATIC = -1  # config.ray.gpus: what a candidate needs, if the cluster has any
-PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, LOST = (
-    *("pending", "running", "succeeded", "failed", "stopped", "lost"),
-)
+from nanoevolve_jax.codegen import reply
+from nanoevolve_jax.codegen.folder import PREFIX, read_folder
+from nanoevolve_jax.codegen.server import Server, connected
+from nanoevolve_jax.execution.engine import ClusterError
+
+PENDING, RUNNING, SUCCEEDED = "pending", "running", "succeeded"
+FAILED, STOPPED, LOST = "failed", "stopped", "lost"
 ENDED = (SUCCEEDED, FAILED, STOPPED, LOST)
-_PREFIX = "nano-"
+_TO_TRY_AGAIN = (FAILED, STOPPED)
+_AUTOMATIC = -1  # config.ray.gpus: what a candidate needs, if the cluster has any
 _ENTRYPOINT = "python -B -m nanoevolve_jax.codegen.remote"
-_PLACE = Path("cache") / "cluster"
 
 
 class State(NamedTuple):
     """A job as its cluster sees it."""
 
     job: str
-    status: str  # PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; LOST: the cluster knows no such job
+    status: str  # one of the words above; LOST: the cluster knows no such job
     message: str = ""  # one line
     candidate: str = ""  # what whoever sent it calls it
     started: float | None = None  # seconds since 1970
@@ -54,27 +47,24 @@ def submit(folder: Path, address: str, *, candidate: str = "", again: bool = Fal
     """
     job = folder.name
     config = read_folder(folder, job).config
-    client = _client(address, start=True)
-    with _speaking(address):
-        known = _state(client, job)
-        if known.status not in (LOST, FAILED, STOPPED):
+    with connected(address, start=True) as server:
+        known = _state(server, job).status
+        if again and known in _TO_TRY_AGAIN:
+            server.client.delete_job(job)
+        elif known != LOST:
             return job
-        if known.status != LOST and not again:
-            return job
-        if known.status != LOST:
-            client.delete_job(job)
-        gpus = _gpus(client, config)
+        cpus, gpus = _needs(config, server.nodes())
         try:
-            client.submit_job(
+            server.client.submit_job(
                 entrypoint=f"{_ENTRYPOINT} {job}",
                 submission_id=job,
                 runtime_env={"working_dir": str(folder)},  # and no variables
                 metadata={"candidate": candidate},
-                entrypoint_num_cpus=1 if gpus else config.threads,
+                entrypoint_num_cpus=cpus,
                 entrypoint_num_gpus=gpus or None,
             )
         except RuntimeError:
-            if _state(client, job).status == LOST:
+            if _state(server, job).status == LOST:
                 raise  # else another process was faster
     return job
 
@@ -85,11 +75,8 @@ def poll(job: str, address: str) -> State:
     Raises:
       ClusterError: if the cluster cannot be reached.
     """
-    client = _client(address)
-    if client is None:
-        return State(job, LOST, "no local Ray runs")
-    with _speaking(address):
-        return _state(client, job)
+    with connected(address) as server:
+        return _state(server, job) if server else State(job, LOST, "no local Ray runs")
 
 
 def log(job: str, address: str) -> str:
@@ -98,15 +85,13 @@ def log(job: str, address: str) -> str:
     Raises:
       ClusterError: if the cluster cannot be reached.
     """
-    client = _client(address)
-    if client is None:
-        return ""
-    with _speaking(address):
-        return "" if _state(client, job).status == LOST else client.get_job_logs(job)
+    with connected(address) as server:
+        known = server and _state(server, job).status != LOST
+        return server.client.get_job_logs(job) if known else ""
 
 
 def result(job: str, address: str) -> dict[str, Any] | None:
-    """What a job gave, see `remote.train`; None if it has not, or not yet.
+    """What a job gave, see `remote.train`; None if it has given nothing, or not yet.
 
     Raises:
       ClusterError: if the cluster cannot be reached.
@@ -123,14 +108,12 @@ def listed(address: str) -> list[State]:
     Raises:
       ClusterError: if the cluster cannot be reached.
     """
-    client = _client(address)
-    if client is None:
-        return []
-    with _speaking(address):
+    with connected(address) as server:
+        jobs = server.client.list_jobs() if server else []
         found = [
-            _as_state(details.submission_id, details)
-            for details in client.list_jobs()
-            if (details.submission_id or "").startswith(_PREFIX)
+            _as_state(job.submission_id, job)
+            for job in jobs
+            if (job.submission_id or "").startswith(PREFIX)
         ]
     return sorted(found, key=lambda state: state.started or 0.0)
 
@@ -141,104 +124,14 @@ def stop(job: str, address: str) -> None:
     Raises:
       ClusterError: if the cluster cannot be reached.
     """
-    client = _client(address)
-    if client is not None:
-        with _speaking(address):
-            client.stop_job(job)
+    with connected(address) as server:
+        if server and _state(server, job).status not in ENDED:
+            server.client.stop_job(job)
 
 
-def end_local(address: str) -> bool:
-    """Ends a local Ray and its jobs; False if none runs.
-
-    Raises:
-      ClusterError: if the address is not a local one.
-    """
-    place = _place(address)
-    if place is None:
-        raise ClusterError(f"address is {address!r}; allowed: local or local:DIR, which run here")
-    return _head().stop(place)
-
-
-def absolute(address: str) -> str:
-    """The address as it can be used from any folder of this machine."""
-    place = _place(address)
-    return address if place is None else f"{LOCAL}:{place.expanduser().absolute()}"
-
-
-def _place(address: str) -> Path | None:
-    """The folder of a local Ray's file; None for a cluster elsewhere."""
-    kind, _, folder = address.partition(":")
-    return None if kind != LOCAL else Path(folder) if folder else _PLACE
-
-
-def _client(address: str, *, start: bool = False) -> Any:
-    """A client of the jobs server; None if the address is local and no Ray runs there."""
+def _state(server: Server, job: str) -> State:
     try:
-        from ray.job_submission import JobSubmissionClient
-    except ImportError as error:
-        raise _without_ray(error) from None
-    place = _place(address)
-    url = address
-    if place is not None:
-        url = _head().start(place) if start else _head().find(place)
-        if url is None:
-            return None
-    if not re.fullmatch(r"https?://\S+", url):
-        raise ClusterError(
-            f"address is {address!r}; allowed: local, local:DIR, or http://HOST:PORT of a "
-            "cluster's jobs server"
-        )
-    for name in ("ray", JobSubmissionClient.__module__):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with _speaking(address):
-        return JobSubmissionClient(url, headers=_headers())
-
-
-def _head() -> Any:
-    """The module `head`, which needs Ray."""
-    try:
-        import ray  # noqa: F401  brings psutil
-
-        from nanoevolve_jax.codegen import head
-    except ImportError as error:
-        raise _without_ray(error) from None
-    return head
-
-
-def _without_ray(error: ImportError) -> ConfigError:
-    return ConfigError(
-        f"deployment needs Ray, which cannot be imported ({error}); allowed: after "
-        "`pip install 'nanoevolve-jax[ray]'`"
-    )
-
-
-def _headers() -> dict[str, str]:
-    """Ray's own token, if there is one, in the places where Ray looks for it."""
-    token = os.environ.get("RAY_AUTH_TOKEN", "")
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
-    with contextlib.suppress(OSError):
-        token = token or file.read_text(encoding="utf-8").strip()
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-@contextlib.contextmanager
-def _speaking(address: str):
-    """Turns what the client raises into one line."""
-    try:
-        yield
-    except ClusterError:
-        raise
-    except Exception as error:  # of Ray, of HTTP, of the system: all say that it did not work
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ClusterError(
-            f"address is {address!r}, where no job can be handled ({type(error).__name__}: "
-            f"{(lines or [''])[0][:200]}); allowed: local, or http://HOST:PORT of a running cluster"
-        ) from None
-
-
-def _state(client: Any, job: str) -> State:
-    try:
-        return _as_state(job, client.get_job_info(job))
+        return _as_state(job, server.client.get_job_info(job))
     except RuntimeError as error:
         if "does not exist" not in str(error):
             raise
@@ -246,38 +139,31 @@ def _state(client: Any, job: str) -> State:
 
 
 def _as_state(job: str, info: Any) -> State:
-    message = (info.message or "").strip().splitlines()
+    lines = [line for line in (info.message or "").splitlines() if line.strip()]
     return State(
         job,
-        info.status.value.lower(),
-        message[0] if message else "",
-        (info.metadata or {}).get("candidate", ""),
-        info.start_time / 1000 if info.start_time else None,
+        status=info.status.value.lower(),
+        message=lines[0] if lines else "",
+        candidate=(info.metadata or {}).get("candidate", ""),
+        started=info.start_time / 1000 if info.start_time else None,
     )
 
 
-def _gpus(client: Any, config: Any) -> int:
-    """GPUs for a job; refuses one that no node has room for, for it would wait for ever."""
-    nodes = _nodes(client)
-    wanted = config.ray.gpus
-    if wanted == AUTOMATIC:
-        wanted = config.data_parallel if any(node.get("GPU") for node in nodes) else 0
-    cpus = 1 if wanted else config.threads
-    fits = any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= wanted for node in nodes)
-    if nodes and not fits:
-        most = max(int(node.get("CPU", 0)) for node in nodes)
+def _needs(config: ConfigDict, nodes: list[dict[str, float]]) -> tuple[int, int]:
+    """CPUs and GPUs of a job; one that no node has room for is refused, or it would wait for ever.
+
+    Raises:
+      ClusterError: if there is no such node.
+    """
+    gpus = config.ray.gpus
+    if gpus == _AUTOMATIC:
+        gpus = config.data_parallel if any(node.get("GPU") for node in nodes) else 0
+    cpus = 1 if gpus else config.threads
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        most = max((int(node.get("CPU", 0)) for node in nodes), default=0)
         raise ClusterError(
-            f"config.threads is {config.threads} and config.ray.gpus {config.ray.gpus}, and no node "
-            f"of the cluster has {cpus} CPUs and {wanted} GPUs; allowed: at most {most} threads"
+            f"config.threads is {config.threads} and config.ray.gpus {config.ray.gpus}; allowed: "
+            f"what one node has, and none has {cpus} CPUs and {gpus} GPUs (the largest has {most} "
+            "CPUs)"
         )
-    return wanted
-
-
-def _nodes(client: Any) -> list[dict[str, float]]:
-    """What each node has in all."""
-    from ray.util.state import StateApiClient
-    from ray.util.state.common import ListApiOptions, StateResource
-
-    api = StateApiClient(client.get_address(), headers=_headers() or None)
-    found = api.list(StateResource.NODES, ListApiOptions(detail=True), True)
-    return [node.resources_total or {} for node in found if node.state == "ALIVE"]
+    return cpus, gpus

@@ -28,9 +28,12 @@ from data.files import building
 from data.shards import list_shards
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evolution.library import FOLDER as CODE
+from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.json_files import to_text
 from nanoevolve_jax.execution.settings import get_setting, validate
 from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.policy.certified import CertificateError, code_from_json, code_to_json
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
 JOB, FORMAT = "job.json", 1
@@ -38,7 +41,7 @@ PROGRAM = ("configs", "data", "model", "nanoevolve_jax")
 ARMS = ("candidate", "baseline")
 TEXT_BYTES = 64 * 2**20  # of a corpus that travels along; Ray takes packages of 100 MiB
 _TEXT = "text"
-_ID_DIGITS = 16
+PREFIX, _ID_DIGITS = "nano-", 16  # of ids
 # What a training run depends on; everything else has its default in a folder.
 _TRAINING = ("seed", "devices", "data_parallel", "lanes", "ray.gpus")
 _TRAINING_GROUPS = ("data", "model", "train", "recipe")
@@ -61,7 +64,7 @@ class Order(NamedTuple):
 
 
 def portable(config: ConfigDict) -> ConfigDict:
-    """The config as far as training depends on it; threads are settled, because bits depend on them.
+    """The config as far as training depends on it; threads are settled, for bits depend on them.
 
     Args:
       config: whole; its recipe is the calibrated one.
@@ -107,7 +110,7 @@ def make_folder(order: Order, parent: Path, corpus: str) -> Path:
 
 def job_id(content: bytes) -> str:
     """The id of a job from the bytes of its `job.json`."""
-    return f"nano-{_sha256(content)[:_ID_DIGITS]}"
+    return f"{PREFIX}{_sha256(content)[:_ID_DIGITS]}"
 
 
 def read_folder(folder: Path, job: str) -> Order:
@@ -134,7 +137,10 @@ def read_folder(folder: Path, job: str) -> Order:
     for name, digest in document["files"].items():
         if _sha256(_read(folder, name)) != digest:
             raise FolderError(f"{name} is not the file that {JOB} of job {job} names")
-    return _order(document, folder)
+    try:
+        return _order(document, folder)
+    except (CertificateError, KeyError, TypeError) as error:
+        raise FolderError(f"{JOB} of job {job} is no order: {error}") from None
 
 
 def _document(order: Order, files: Mapping[str, str]) -> dict[str, Any]:
@@ -165,17 +171,33 @@ def _order(document: dict[str, Any], folder: Path) -> Order:
 
 
 def _arm_to_json(arm: Arm) -> dict[str, Any]:
-    return {"spec": spec_to_json(arm.spec), "recipe": arm.recipe, "lr_factor": arm.lr_factor}
+    return {
+        "spec": spec_to_json(arm.spec),
+        "recipe": arm.recipe,
+        "lr_factor": arm.lr_factor,
+        "code": code_to_json(arm.code) if arm.code else None,
+    }
 
 
 def _arm_from_json(name: str, document: dict[str, Any], folder: Path) -> Arm:
-    del folder
-    return Arm(name, spec_from_json(document["spec"]), document["recipe"], document["lr_factor"])
+    code = code_from_json(document["code"], Library(folder / CODE).get)
+    for function in code.functions if code else ():
+        function.require_intact()
+    spec = spec_from_json(document["spec"])
+    return Arm(name, spec, document["recipe"], document["lr_factor"], code)
 
 
 def _code(order: Order) -> dict[str, bytes]:
-    del order
-    return {}
+    """The rewritten functions of both arms, as `Library` reads them."""
+    files = {}
+    for code in (order.candidate.code, order.baseline.code):
+        for function in code.functions if code else ():
+            place = f"{CODE}/{function.id}"
+            files[f"{place}/certificate.json"] = to_text(dict(function.certificate)).encode()
+            files[f"{place}/source.py"] = function.source.encode()
+            for key in function.certificate["programs"]:
+                files[f"{place}/{key}.stablehlo"] = function.programs[key]
+    return files
 
 
 def _program() -> dict[str, bytes]:

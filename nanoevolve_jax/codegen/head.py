@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # which `import ray` brings along
+
 from data.files import locked
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.json_files import write_json
@@ -113,9 +114,7 @@ def _start(place: Path, cpus: int, gpus: int | None) -> str:
         time.sleep(_TICK)
     address = f"http://127.0.0.1:{port}"
     started = psutil.Process(process.pid).create_time()
-    write_json(
-        place / FILE, {"address": address, "process": process.pid, "started": started}
-    )
+    write_json(place / FILE, {"address": address, "process": process.pid, "started": started})
     return address
 
 

@@ -27,6 +27,8 @@ from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.policy.certified import CertificateError, Code
+from nanoevolve_jax.policy.slots import SCALAR, shape_key
 from nanoevolve_jax.site import local_site
 
 STAGE = "deployment"
@@ -54,17 +56,17 @@ def train(
       `versions`, `device`, `lanes`, `text` (fingerprints) and `code` (that of this program).
 
     Raises:
-      FolderError: if the text here is not the order's.
+      FolderError: if the text here is not the order's, or its code cannot be called.
     """
-    site = local_site(
-        order.config, console, steps=order.steps, most=len(ARMS) * len(order.seeds)
-    )
+    site = local_site(order.config, console, steps=order.steps, most=len(ARMS) * len(order.seeds))
     text = {"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer}
     if order.text not in (None, text):
         raise FolderError(
             f"config.data.corpus is {order.config.data.corpus!r}, whose text here has fingerprints "
             f"{text}; allowed: the text of the search, {order.text}"
         )
+    for code in (order.candidate.code, order.baseline.code):
+        _require_callable(code)
     with tempfile.TemporaryDirectory(prefix="nanoevolve-") as place:
         (Path(place) / "telemetry").mkdir()
         runs = Runs(Path(place), {MAIN: lambda: site.engine(site.config, MAIN)}, on_progress)
@@ -78,6 +80,21 @@ def train(
     count = len(order.seeds)
     arms = {name: made[i * count : (i + 1) * count] for i, name in enumerate(ARMS)}
     return _result(order, site.facts, arms, text)
+
+
+def _require_callable(code: Code | None) -> None:
+    """Loads every program once, which checks its operations, arguments and results again.
+
+    Raises:
+      FolderError: if one cannot be called.
+    """
+    for function in code.functions if code else ():
+        for key in function.certificate["programs"]:
+            shape = SCALAR if key == shape_key(SCALAR) else tuple(map(int, key.split("x")))
+            try:
+                function.load(shape)
+            except CertificateError as error:
+                raise FolderError(str(error)) from None
 
 
 def _result(

@@ -46,3 +46,18 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
     if document["job"] != job:
         raise EvidenceError(f"the log of job {job} has the result of job {document['job']}")
     return document
+
+
+def in_words(document: dict[str, Any]) -> str:
+    """A result in a few words: what the candidate gains over its baseline on the same seeds."""
+    pairs = zip(document["candidate"], document["baseline"], strict=True)
+    pairs = [(run["val_bpb"], base["val_bpb"]) for run, base in pairs]
+    failed = [run["failure"] for run in document["candidate"] if run["failure"]]
+    if failed:
+        return f"failed on {len(failed)} of {len(pairs)} seeds: {failed[0]}"
+    gains = [base - own for own, base in pairs if base is not None]
+    if not gains:
+        return "its baseline failed on every seed"
+    better = sum(gain > 0 for gain in gains)
+    mean = sum(gains) / len(gains)
+    return f"gain {mean:+.4f} bpb, better on {better} of {len(gains)} seeds"
