@@ -21,14 +21,14 @@ class Entry(NamedTuple):
     job: str
     candidate: str  # what it was called, such as runs/mine:g002c06
     address: str
-    place: str  # the folder of its result, absolute
+    place: str  # the folder of its result, absolute; empty: it was sent from elsewhere
     sent: float  # seconds since 1970
 
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if that was fetched; one that was damaged since counts as not fetched."""
         try:
-            return read_sealed(Path(self.place) / RESULT, KIND)
+            return read_sealed(Path(self.place) / RESULT, KIND) if self.place else None
         except EvidenceError:
             return None
 

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen import book, cluster, server
+from nanoevolve_jax.codegen import book, cluster, reply, server
 from nanoevolve_jax.codegen.folder import Order, make_folder, portable
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.comparison import Arm
@@ -100,13 +100,22 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
     if not names:
         command.fail("candidates are 0; allowed: one or more, each DIR:ID, a preset or a JSON file")
     found = [deployment(name, config) for name in names]  # mistakes come before anything is sent
-    for name, order, corpus, place in found:
-        folder = make_folder(order, place / FOLDER / SENT, corpus)
-        job = cluster.submit(folder, address, candidate=order.candidate.id, again=True)
-        results = (place / FOLDER / job).absolute()
-        book.enter(cache, book.Entry(job, name, address, str(results), time.time()))
-        say(f"{name}: {job}, {cluster.poll(job, address).status}")
+    for one in found:
+        say(_sent(one, address, cache))
     say("python -m nanoevolve_jax.codegen.trace JOB follows one; status, in its place, lists all")
+
+
+def _sent(found: Deployment, address: str, cache: Path) -> str:
+    """Sends a candidate and enters it into the book; what is to be said of that."""
+    name, order, corpus, place = found
+    folder = make_folder(order, place / FOLDER / SENT, corpus)
+    results = (place / FOLDER / folder.name).absolute()
+    entry = book.Entry(folder.name, name, address, str(results), time.time())
+    if entry.result is not None:
+        return f"{name}: {entry.job}, fetched before: {reply.in_words(entry.result)}"
+    cluster.submit(folder, address, candidate=order.candidate.id, again=True)
+    book.enter(cache, entry)
+    return f"{name}: {entry.job}, {cluster.poll(entry.job, address).status}"
 
 
 if __name__ == "__main__":

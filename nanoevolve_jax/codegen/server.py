@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,10 @@ from nanoevolve_jax.execution.settings import ConfigError
 
 LOCAL = "local"
 _PLACE = Path("cache") / "cluster"
+_FIRST_NODE_SECONDS = 30.0
+_TICK = 0.2
+# Loggers that tell of every package that is sent.
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 
 
 class Server(NamedTuple):
@@ -26,13 +31,21 @@ class Server(NamedTuple):
     client: Any  # JobSubmissionClient
 
     def nodes(self) -> list[dict[str, float]]:
-        """What each living node has in all, by resource: `CPU`, `GPU` and others."""
+        """What each living node has in all, by resource: `CPU`, `GPU` and others.
+
+        Waits for the first node of a cluster that has just begun; none if none comes.
+        """
         from ray.util.state import StateApiClient
         from ray.util.state.common import ListApiOptions, StateResource
 
         api = StateApiClient(self.url, headers=_headers() or None)
-        found = api.list(StateResource.NODES, ListApiOptions(detail=True), True)
-        return [node.resources_total or {} for node in found if node.state == "ALIVE"]
+        until = time.monotonic() + _FIRST_NODE_SECONDS
+        while True:
+            found = api.list(StateResource.NODES, ListApiOptions(detail=True), True)
+            alive = [node.resources_total or {} for node in found if node.state == "ALIVE"]
+            if alive or time.monotonic() > until:
+                return alive
+            time.sleep(_TICK)
 
 
 @contextlib.contextmanager
@@ -65,7 +78,7 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
             f"address is {address!r}; allowed: local, local:DIR, or http://HOST:PORT of a "
             "cluster's jobs server"
         )
-    for module in ("ray.dashboard", "ray._private"):  # which tell of every package
+    for module in _TALKATIVE:
         logging.getLogger(module).setLevel(logging.ERROR)
     try:
         yield url and Server(url, JobSubmissionClient(url, headers=_headers()))

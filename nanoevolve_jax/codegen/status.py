@@ -59,10 +59,12 @@ def _unseen(entry: Entry, silent: bool) -> State:
 
 
 def outcome(entry: Entry, state: State) -> str:
-    """What a job gave, in a few words."""
-    result = entry.result if entry.place else None
+    """What a job gave, in a few words; a result that is new here is kept."""
+    result = entry.result
     if result is None and state.status == cluster.SUCCEEDED:
         result = cluster.result(entry.job, entry.address)
+        if result and entry.place:
+            entry.keep(result)
     return reply.in_words(result) if result else state.message if _bad(state) else ""
 
 
