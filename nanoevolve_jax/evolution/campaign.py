@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.telemetry import save_telemetry
@@ -66,7 +67,9 @@ class Campaign(NamedTuple):
             for proposal, result in zip(proposals, results, strict=True):
                 save_telemetry(self.folder, proposal.id, telemetry_columns(result))
                 baseline = (records + fresh)[0] if records or fresh else None
-                fresh.append(self.judge(proposal, result, baseline))
+                losses = result.telemetry[:, TELEMETRY.index("loss")]
+                shake = instability(losses) if result.failure is None else float("nan")
+                fresh.append(self.judge(proposal, result, shake, baseline))
             fresh = tournament.settle(records, fresh, self.config.search.survivors)
             archive.append(self.folder / ARCHIVE, fresh)
             records = [*records, *fresh]
@@ -96,11 +99,20 @@ class Campaign(NamedTuple):
         )
 
     def judge(
-        self, proposal: tournament.Proposal, result: RunResult, baseline: Record | None
+        self,
+        proposal: tournament.Proposal,
+        result: RunResult | Run,
+        shake: float,
+        baseline: Record | None,
     ) -> Record:
-        """Turns a training run into a record; the first one judged is the baseline."""
-        losses = result.telemetry[:, TELEMETRY.index("loss")]
-        shake = instability(losses) if result.failure is None else float("nan")
+        """Turns a training run into a record; the first one judged is the baseline.
+
+        Args:
+          proposal: what was trained.
+          result: what that gave.
+          shake: its instability in nats, NaN if it failed.
+          baseline: None: this is it.
+        """
         failure = result.failure and {"reason": result.failure, "step": result.failed_step}
         code = code_of(self.folder, proposal.code)
         cost = step_flops(self.engine.task, proposal.spec, code)
