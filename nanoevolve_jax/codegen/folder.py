@@ -16,15 +16,15 @@ is a path of this machine, or comes from its environment.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+import shutil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs.base import SETTINGS, get_config
 from data.errors import CorpusError
-from data.files import building
+from data.files import building, sha256_file
 from data.shards import list_shards
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -33,7 +33,7 @@ from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.json_files import to_text
 from nanoevolve_jax.execution.settings import get_setting, validate
 from nanoevolve_jax.execution.threads import visible_cores
-from nanoevolve_jax.policy.certified import CertificateError, code_from_json, code_to_json
+from nanoevolve_jax.policy.certified import CertificateError, code_to_json
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
 JOB, FORMAT = "job.json", 1
@@ -92,18 +92,19 @@ def make_folder(order: Order, parent: Path, corpus: str) -> Path:
       FolderError: if the text is too large to travel.
       CorpusError: if the corpus cannot be read.
     """
-    files = _program() | _code(order) | _text(corpus, order.config.data.shards)
-    listed = {name: _sha256(content) for name, content in sorted(files.items())}
-    files[JOB] = to_text(_document(order, listed)).encode()
-    folder = parent / job_id(files[JOB])
-    if not folder.exists():
-        with building(parent, folder.name) as scratch:
-            made = scratch / "folder"
-            for name, content in files.items():
-                (made / name).parent.mkdir(parents=True, exist_ok=True)
-                (made / name).write_bytes(content)
-            if not folder.exists():
-                os.rename(made, folder)
+    with building(parent, "job") as scratch:
+        made = scratch / "folder"
+        _copy(_program(), made)
+        _copy(_text(corpus, order.config.data.shards), made)
+        for name in ARMS:
+            code = getattr(order, name).code
+            for function in code.functions if code else ():
+                Library(made / CODE).put(function)
+        content = to_text(_document(order, _digests(made))).encode()
+        (made / JOB).write_bytes(content)
+        folder = parent / job_id(content)
+        if not folder.exists():
+            os.rename(made, folder)
     read_folder(folder, folder.name)
     return folder
 
@@ -123,19 +124,22 @@ def read_folder(folder: Path, job: str) -> Order:
     Raises:
       FolderError: if a file is missing, changed or too many, or `job.json` is no order.
     """
-    content = _read(folder, JOB)
+    try:
+        content = (folder / JOB).read_bytes()
+    except OSError as error:
+        raise FolderError(f"{JOB} of job {job} cannot be read: {error.strerror}") from None
     if job_id(content) != job:
         raise FolderError(f"{JOB} of job {job} is not the one that was submitted")
     document = json.loads(content)
     if document["format"] != FORMAT:
         raise FolderError(f"{JOB} has format {document['format']!r}; allowed: {FORMAT}")
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_entry(path)}
-    odd = sorted(found ^ {*document["files"], JOB})
-    if odd:
-        what = "no file of" if odd[0] in found else "missing from"
-        raise FolderError(f"{odd[0]} is {what} the folder of job {job}")
-    for name, digest in document["files"].items():
-        if _sha256(_read(folder, name)) != digest:
+    found, wanted = _digests(folder), document["files"]
+    found.pop(JOB)
+    for name in sorted(found | wanted):
+        if name not in found or name not in wanted:
+            what = "missing from" if name in wanted else "no file of"
+            raise FolderError(f"{name} is {what} the folder of job {job}")
+        if found[name] != wanted[name]:
             raise FolderError(f"{name} is not the file that {JOB} of job {job} names")
     try:
         return _order(document, folder)
@@ -143,7 +147,7 @@ def read_folder(folder: Path, job: str) -> Order:
         raise FolderError(f"{JOB} of job {job} is no order: {error}") from None
 
 
-def _document(order: Order, files: Mapping[str, str]) -> dict[str, Any]:
+def _document(order: Order, files: dict[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "arms": {name: _arm_to_json(getattr(order, name)) for name in ARMS},
@@ -152,7 +156,7 @@ def _document(order: Order, files: Mapping[str, str]) -> dict[str, Any]:
         "steps": order.steps,
         "text": order.text,
         "config": order.config.to_dict(),
-        "files": dict(files),
+        "files": files,
     }
 
 
@@ -180,38 +184,23 @@ def _arm_to_json(arm: Arm) -> dict[str, Any]:
 
 
 def _arm_from_json(name: str, document: dict[str, Any], folder: Path) -> Arm:
-    code = code_from_json(document["code"], Library(folder / CODE).get)
-    for function in code.functions if code else ():
-        function.require_intact()
+    code = Library(folder / CODE).code(document["code"])
     spec = spec_from_json(document["spec"])
     return Arm(name, spec, document["recipe"], document["lr_factor"], code)
 
 
-def _code(order: Order) -> dict[str, bytes]:
-    """The rewritten functions of both arms, as `Library` reads them."""
-    files = {}
-    for code in (order.candidate.code, order.baseline.code):
-        for function in code.functions if code else ():
-            place = f"{CODE}/{function.id}"
-            files[f"{place}/certificate.json"] = to_text(dict(function.certificate)).encode()
-            files[f"{place}/source.py"] = function.source.encode()
-            for key in function.certificate["programs"]:
-                files[f"{place}/{key}.stablehlo"] = function.programs[key]
-    return files
-
-
-def _program() -> dict[str, bytes]:
+def _program() -> dict[str, Path]:
     """The sources of this program by their place in the folder."""
     root = Path(__file__).resolve().parents[2]
     paths = [path for package in PROGRAM for path in (root / package).rglob("*.py")]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    return {path.relative_to(root).as_posix(): path for path in paths}
 
 
 def _own_text(config: ConfigDict) -> bool:
     return config.data.corpus.startswith("parquet:")
 
 
-def _text(corpus: str, shards: int) -> dict[str, bytes]:
+def _text(corpus: str, shards: int) -> dict[str, Path]:
     """The shards that are used of the user's own corpus; nothing of one that has a name."""
     kind, colon, place = corpus.partition(":")
     if not colon or kind != "parquet":
@@ -225,19 +214,29 @@ def _text(corpus: str, shards: int) -> dict[str, bytes]:
             f"{TEXT_BYTES / 2**20:.0f} MiB that travel with a candidate, fewer config.data.shards, "
             "or a corpus that has a name"
         )
-    return {f"{_TEXT}/{path.name}": path.read_bytes() for path in paths}
+    return {f"{_TEXT}/{path.name}": path for path in paths}
 
 
-def _is_entry(path: Path) -> bool:
-    """Whether a path is more than a plain folder; links are entries, so that none is followed."""
-    return path.is_symlink() or not path.is_dir()
+def _copy(files: dict[str, Path], folder: Path) -> None:
+    for name, path in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
-def _read(folder: Path, name: str) -> bytes:
-    path = folder / PurePosixPath(name)
-    if path.is_symlink() or not path.is_file():
-        raise FolderError(f"{name} of {folder} is missing or a link; allowed: a file")
-    return path.read_bytes()
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file by its place.
+
+    Raises:
+      FolderError: if something is neither a plain file nor a folder.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise FolderError(f"{name} of a job's folder is a link or a device; allowed: files")
+        if path.is_file():
+            found[name] = sha256_file(path)
+    return found
 
 
 def _sha256(content: bytes) -> str:
