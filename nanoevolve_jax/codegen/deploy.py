@@ -68,7 +68,8 @@ def deployment(name: str, config: ConfigDict) -> Deployment:
         records = history.record(candidate), history.baseline
         arms = [arm_of(record, history.folder) for record in records]
         prints = history.description["fingerprints"]
-        place, text = history.folder, {kind: prints[kind] for kind in _TEXT}
+        known = {kind: prints[kind] for kind in _TEXT if kind in prints}
+        place, text = history.folder, known or None
         own = history.config.copy_and_resolve_references()
         own.compare = config.compare
         config = own

@@ -55,7 +55,9 @@ def jobs(entries: list[Entry], asked: str) -> tuple[list[tuple[Entry, State]], l
 def _unseen(entry: Entry, silent: bool) -> State:
     if entry.result is not None:
         return State(entry.job, cluster.SUCCEEDED)
-    return State(entry.job, UNREACHABLE if silent else cluster.LOST)
+    if silent:
+        return State(entry.job, UNREACHABLE)
+    return State(entry.job, cluster.LOST, "its cluster is gone; `deploy` sends it again")
 
 
 def outcome(entry: Entry, state: State) -> str:
