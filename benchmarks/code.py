@@ -1,0 +1,132 @@
+"""What certified code costs, and whether the built-in functions as such code compute the same.
+
+  python -m benchmarks.code --rounds=40 --out=results/code_cpu.json
+
+All four slots are filled with the built-in functions, which the jail has certified like anybody's:
+the same training step once with the functions of the package, once with theirs, in turn, ratios
+within a round. The difference is that of the parameters' changes over 50 steps, relative, in L2.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, logging
+from rich.console import Console
+
+from benchmarks import options
+from benchmarks.optimizer import BASELINE as BUILT_IN
+from benchmarks.optimizer import GATED, Subject, step_alone, step_in_training, subjects
+from benchmarks.timing import environment, interleaved
+from model import gpt
+from model.loss import mean_loss
+from nanoevolve_jax.codegen import asking, jail, sandbox
+from nanoevolve_jax.execution.cost import matrix_shapes
+from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
+from nanoevolve_jax.execution.train import Candidate, Task
+from nanoevolve_jax.policy.certified import Code
+from nanoevolve_jax.policy.slots import SLOTS
+
+STEPS = 50
+DIFFERENCE_GOAL, TIME_GOAL = 1e-6, 1.05
+_PAIRS = {"baseline": BUILT_IN, "gated": GATED}
+
+
+def seed_code(task: Task, dtype: str) -> Code:
+    """The built-in functions of all slots, certified by the jail of this machine."""
+    walls = sandbox.isolation(sandbox.AVAILABLE)
+    limits = sandbox.Limits(seconds=600.0, cpu_seconds=1200)
+    functions = []
+    for slot in sorted(SLOTS):
+        source = asking.seed_source(slot)
+        verdict = jail.validate(slot, source, matrix_shapes(task.model), dtype, limits, walls)
+        if verdict.certified is None:
+            raise ValueError(f"{slot} is refused: {verdict.refusal}")
+        functions.append(verdict.certified)
+    return Code(tuple(functions))
+
+
+def changes(task: Task, subject: Subject) -> Any:
+    """How far each parameter is after 50 steps on random rows from where it began."""
+    shape = (STEPS, task.batch_size, task.model.sequence_len + 1)
+    rows = np.random.default_rng(1).integers(0, task.model.vocab_size, shape, np.int32)
+    start = gpt.init_params(task.model, jax.random.key(0))
+
+    def loss_fn(params, batch):
+        return mean_loss(gpt.apply(task.model, params, batch[:, :-1]), batch[:, 1:])
+
+    @jax.jit
+    def run(inputs, rows, params):
+        optimizer = subject.make(inputs)
+
+        def body(i, carry):
+            params, state = carry
+            loss, grads = jax.value_and_grad(loss_fn)(params, rows[i])
+            updates, state = optimizer.update(grads, state, params, value=loss)
+            return jax.tree.map(jnp.add, params, updates), state
+
+        params, _ = jax.lax.fori_loop(0, STEPS, body, (params, optimizer.init(params)))
+        return params
+
+    return jax.tree.map(jnp.subtract, run(subject.inputs, rows, start), start)
+
+
+def difference(one: Any, other: Any) -> float:
+    """Relative difference of two trees in L2."""
+    square = lambda tree: sum(float(jnp.sum(jnp.square(x))) for x in jax.tree.leaves(tree))  # noqa: E731
+    return (square(jax.tree.map(jnp.subtract, one, other)) / square(other)) ** 0.5
+
+
+def measure(task: Task, baseline: Candidate, code: Code, steps: int, rounds: int) -> dict[str, Any]:
+    """Times of the training step and of the optimizer alone, and the difference, for both specs."""
+    ours, theirs = subjects(task, baseline), subjects(task._replace(code=code), baseline)
+    found = {}
+    for name, key in _PAIRS.items():
+        pair = {"built in": ours[key], "certified": theirs[key]}
+        times = {}
+        for place, timed in (("training", step_in_training), ("alone", step_alone)):
+            runs = {n: timed(task, s, steps, {}) for n, s in pair.items()}
+            for warm in runs.values():
+                warm()
+            taken = interleaved(runs, rounds)
+            times[place] = taken["certified"] / taken["built in"]
+        found[name] = {
+            "training_times": float(np.median(times["training"])),
+            "quartiles": np.percentile(times["training"], [25, 75]).tolist(),
+            "alone_times": float(np.median(times["alone"])),
+            "difference": difference(*(changes(task, pair[n]) for n in ("certified", "built in"))),
+        }
+    return {"steps": steps, "rounds": rounds, "specs": found}
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    console, rounds = Console(width=110), options.rounds(15)
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    results: dict[str, Any] = {}
+    for variant, config in options.configs(on_cpu).items():
+        if on_cpu and variant != "cpu":
+            say(f":{variant} is left out on a CPU")
+            continue
+        task = make_task(config)
+        baseline = Candidate(make_baseline(config), make_recipe(config))
+        code = seed_code(task, config.model.dtype)
+        steps = options.steps(variant, on_cpu)
+        results[variant] = measure(task, baseline, code, steps, rounds)
+        for name, row in results[variant]["specs"].items():
+            low, high = row["quartiles"]
+            say(
+                f":{variant}, {name}: step {row['training_times']:.3f} times, goal {TIME_GOAL:g}, "
+                f"quartiles {low:.3f} to {high:.3f}; optimizer alone {row['alone_times']:.3f}; "
+                f"difference {row['difference']:.1e}, goal {DIFFERENCE_GOAL:g}"
+            )
+    options.write(environment("benchmarks.code") | {"results": results})
+
+
+if __name__ == "__main__":
+    app.run(main)
