@@ -12,12 +12,14 @@ from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 LONGEST_QUOTE = 8_000  # bytes of an answer
 LONGEST_WRONG = 1_000  # characters
+LONGEST_COMPLAINT = LONGEST_QUOTE + 4 * LONGEST_WRONG + 1_000
+"""Bytes that a complaint adds to a prompt at most."""
 
 
 class Evidence(NamedTuple):
     """What was measured of a candidate; None: was not."""
 
-    score: float | None = None  # bpb gained over the baseline, costs deducted; higher is better
+    score: float | None = None  # gain over the baseline, costs deducted; in sigmas, if known
     bpb: float | None = None  # of validation; lower is better
     baseline_bpb: float | None = None  # of the baseline on the same seeds
     cost: float | None = None  # FLOPs a step over the baseline's
