@@ -333,6 +333,21 @@ def test_a_caller_killed_at_any_moment_pays_once(tmp_path, moment):
         assert server.paid.total() == answer.requests == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(12))
+def test_a_caller_killed_whenever_pays_once(tmp_path, moment):
+    folder = tmp_path / "call"
+    with Server(replies(GOOD._replace(seconds=0.3))) as server:
+        caller = _caller(api(server), folder)
+        _until(folder.exists)
+        time.sleep(moment * 0.1)
+        os.killpg(caller.pid, signal.SIGKILL)
+        caller.wait()
+        answer = ask(api(server), PROMPT, folder)
+        assert answer.failure is None and answer.text == "an answer"
+        assert server.paid.total() == answer.requests == 1
+
+
 def test_a_call_whose_own_process_was_killed_is_lost_and_not_made_again(tmp_path):
     run = tmp_path / "run"
     folder = run / "proposals" / "0003" / "try-1"
