@@ -296,7 +296,8 @@ def _caller(provider: Provider, folder: Path) -> subprocess.Popen:
         "wanted = requests.read_request(pathlib.Path(sys.argv[1]));"
         "ask.ask(*wanted, pathlib.Path(sys.argv[2]))"
     )
-    return subprocess.Popen([sys.executable, "-c", code, str(request), str(folder)])
+    command = [sys.executable, "-c", code, str(request), str(folder)]
+    return subprocess.Popen(command, start_new_session=True)
 
 
 def _until(condition, seconds: float = 20.0):
@@ -325,7 +326,22 @@ def test_a_caller_killed_at_any_moment_pays_once(tmp_path, moment):
             _until(lambda: server.requests.total() == 1)
         else:
             _until((folder / {"request": "request.json"}.get(moment, moment)).exists)
-        caller.send_signal(signal.SIGKILL)
+        os.killpg(caller.pid, signal.SIGKILL)  # as a terminal or a shell would
+        caller.wait()
+        answer = ask(api(server), PROMPT, folder)
+        assert answer.failure is None and answer.text == "an answer"
+        assert server.paid.total() == answer.requests == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(12))
+def test_a_caller_killed_whenever_pays_once(tmp_path, moment):
+    folder = tmp_path / "call"
+    with Server(replies(GOOD._replace(seconds=0.3))) as server:
+        caller = _caller(api(server), folder)
+        _until(folder.exists)
+        time.sleep(moment * 0.1)
+        os.killpg(caller.pid, signal.SIGKILL)
         caller.wait()
         answer = ask(api(server), PROMPT, folder)
         assert answer.failure is None and answer.text == "an answer"
@@ -341,7 +357,9 @@ def test_a_call_whose_own_process_was_killed_is_lost_and_not_made_again(tmp_path
         _until(lambda: server.requests.total() == 1)
         worst = worst_call(provider, PROMPT)
         assert books(run) == (Spent(), worst)
-        os.kill(_process_of(folder), signal.SIGKILL)
+        process = _process_of(folder)
+        assert b"another-secret" not in Path(f"/proc/{process}/environ").read_bytes()
+        os.kill(process, signal.SIGKILL)
         answer = waiting.result(20)
         assert answer.failure == LOST
         assert ask(provider, PROMPT, folder) == answer

@@ -12,7 +12,6 @@ been paid: it counts as that, at its worst, and is not made again.
 
 import contextlib
 import fcntl
-import functools
 import os
 import subprocess
 import sys
@@ -204,8 +203,8 @@ def _mark(folder: Path) -> None:
 
 def _asked(request: Request, environment: Mapping[str, str]) -> Answer:
     provider, prompt = request
-    one = by_api.attempt if provider.kind == "api" else by_command.attempt
-    return call(provider, prompt, functools.partial(one, provider, prompt, environment))
+    kind = by_api if provider.kind == "api" else by_command
+    return call(provider, prompt, kind.asker(provider, prompt, environment))
 
 
 if __name__ == "__main__":

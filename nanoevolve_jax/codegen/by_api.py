@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nanoevolve_jax.codegen.attempts import Attempt
@@ -19,8 +19,10 @@ class _TimeUp(Exception):
     """The attempt took too long."""
 
 
-def attempt(provider: Provider, prompt: str, environment: Mapping[str, str]) -> Attempt:
-    """Asks once, in the main thread of its process: its time limit is an alarm.
+def asker(provider: Provider, prompt: str, environment: Mapping[str, str]) -> Callable[[], Attempt]:
+    """Prepares a client; what it gives asks once.
+
+    To be called in the main thread of its process, because its time limit is an alarm.
 
     Args:
       provider: of kind 'api'.
@@ -31,14 +33,19 @@ def attempt(provider: Provider, prompt: str, environment: Mapping[str, str]) -> 
         import openai
     except ImportError:
         failure = f"the package openai is not installed; pip install '{EXTRA}'"
-        return Attempt(failure=failure, paid=False)
-    # The client's own retries would hide what may have been paid.
+        return lambda: Attempt(failure=failure, paid=False)
     client = openai.OpenAI(
         api_key=environment.get(provider.key_env) or NO_KEY,
         base_url=provider.base_url,
-        max_retries=0,
+        max_retries=0,  # its own would hide what may have been paid
         timeout=provider.timeout_seconds,
     )
+    return lambda: _attempt(client, provider, prompt)
+
+
+def _attempt(client: Any, provider: Provider, prompt: str) -> Attempt:
+    import openai
+
     options: dict[str, Any] = {provider.limit_field: provider.max_output_tokens}
     if provider.temperature is not None:
         options["temperature"] = provider.temperature
@@ -46,7 +53,7 @@ def attempt(provider: Provider, prompt: str, environment: Mapping[str, str]) -> 
         options["extra_body"] = dict(provider.extra_body)
     messages = [{"role": "user", "content": prompt}]
     try:
-        with client, _alarm(provider.timeout_seconds):
+        with _alarm(provider.timeout_seconds):
             return _read(
                 client.chat.completions.create(model=provider.model, messages=messages, **options)
             )

@@ -2,12 +2,13 @@
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ MAX_BYTES = 4_000_000
 _PR_SET_PDEATHSIG = 1
 
 
-def attempt(provider: Provider, prompt: str, environment: Mapping[str, str]) -> Attempt:
-    """Runs the command once; its process group is killed at its time limit, and when it ends.
+def asker(provider: Provider, prompt: str, environment: Mapping[str, str]) -> Callable[[], Attempt]:
+    """What it gives runs the command once.
+
+    The process group of the command is killed at its time limit, and when it ends.
 
     Args:
       provider: of kind 'command'.
       prompt: written to {prompt_file}, and to its standard input if the profile says so.
       environment: all that the command sees of one.
     """
+    return functools.partial(_attempt, provider, prompt, environment)
+
+
+def _attempt(provider: Provider, prompt: str, environment: Mapping[str, str]) -> Attempt:
     with tempfile.TemporaryDirectory(prefix="nanoevolve-", ignore_cleanup_errors=True) as name:
         return _run(provider, prompt, environment, Path(name))
 

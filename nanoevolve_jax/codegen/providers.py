@@ -11,14 +11,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from configs.lookup import locate
 from nanoevolve_jax.codegen.errors import CodegenError
+from nanoevolve_jax.codegen.profile_fields import KINDS, RULES
 
 FILE = "configs/providers.toml"
 EXTRA = "nanoevolve-jax[codegen]"
-KINDS = ("api", "command")
 PLACES = ("prompt_file", "answer_file", "folder", "model")
 """What a command's arguments may name in braces."""
 _PLACE = re.compile(r"\{([a-z_]+)\}")  # other braces are the command's own
@@ -68,72 +68,6 @@ class Provider:
         return self.dollars_call + tokens / 1e6
 
 
-class _Rule(NamedTuple):
-    """What a field of a profile may hold."""
-
-    form: str  # 'text', 'texts', 'number', 'integer', 'switch', 'table'
-    low: float = 0
-    high: float = 0
-    choices: tuple[str, ...] = ()
-    kind: str = ""  # the kind whose profiles alone may have it
-    required: bool = False
-
-    def allowed(self) -> str:
-        """In words."""
-        if self.choices:
-            return " or ".join(self.choices)
-        return {
-            "text": "text that is not empty",
-            "texts": "a list of texts",
-            "number": f"a number from {self.low:g} to {self.high:g}",
-            "integer": f"an integer from {self.low:g} to {self.high:g}",
-            "switch": "true or false",
-            "table": "a table",
-        }[self.form]
-
-    def read(self, value: Any) -> Any:
-        """The value as the profile holds it; None if it is not allowed."""
-        if self.form in ("number", "integer"):
-            kinds = int if self.form == "integer" else int | float
-            fits = isinstance(value, kinds) and not isinstance(value, bool)
-            return value if fits and self.low <= value <= self.high else None
-        if self.form == "texts":
-            texts = [value] if isinstance(value, str) else value
-            fits = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-            return tuple(texts) if fits and texts else None
-        if self.form == "text":
-            fits = isinstance(value, str) and value
-            return value if fits and (not self.choices or value in self.choices) else None
-        return value if isinstance(value, bool if self.form == "switch" else dict) else None
-
-
-_RULES: dict[str, _Rule] = {
-    "kind": _Rule("text", choices=KINDS, required=True),
-    "model": _Rule("text", required=True),
-    "dollars_in": _Rule("number", 0, 1e4, required=True),
-    "dollars_out": _Rule("number", 0, 1e4, required=True),
-    "max_output_tokens": _Rule("integer", 1, 10**6, required=True),
-    "dollars_call": _Rule("number", 0, 1e4),
-    "overhead_tokens": _Rule("integer", 0, 10**7),
-    "timeout_seconds": _Rule("number", 0.1, 86_400),
-    "retries": _Rule("integer", 0, 20),
-    "backoff_seconds": _Rule("number", 0, 3600),
-    "backoff_max_seconds": _Rule("number", 0, 3600),
-    "key_env": _Rule("text"),
-    "env": _Rule("texts"),
-    "base_url": _Rule("text", kind="api", required=True),
-    "temperature": _Rule("number", 0, 2, kind="api"),
-    "limit_field": _Rule("text", choices=("max_completion_tokens", "max_tokens"), kind="api"),
-    "extra_body": _Rule("table", kind="api"),
-    "command": _Rule("texts", kind="command", required=True),
-    "prompt_on_stdin": _Rule("switch", kind="command"),
-    "text_at": _Rule("texts", kind="command"),
-    "input_tokens_at": _Rule("texts", kind="command"),
-    "output_tokens_at": _Rule("texts", kind="command"),
-    "dollars_at": _Rule("texts", kind="command"),
-}
-
-
 def load(path: str | Path = FILE) -> dict[str, Provider]:
     """The profiles of a file, by name; `configs/` stands for the package where there is none.
 
@@ -161,16 +95,16 @@ def _profile(name: str, table: Any, where: str) -> Provider:
     kind = table.get("kind")
     values = {}
     for key, value in table.items():
-        rule = _RULES.get(key)
+        rule = RULES.get(key)
         if rule is None or (rule.kind and kind in KINDS and rule.kind != kind):
-            own = [name for name, rule in _RULES.items() if not rule.kind or rule.kind == kind]
+            own = [name for name, rule in RULES.items() if not rule.kind or rule.kind == kind]
             raise ProviderError(
                 f"{where}{key} is {value!r}, but there is no such field; allowed: {', '.join(own)}"
             )
         values[key] = rule.read(value)
         if values[key] is None:
             raise ProviderError(f"{where}{key} is {value!r}; allowed: {rule.allowed()}")
-    for key, rule in _RULES.items():
+    for key, rule in RULES.items():
         if rule.required and key not in values and (not rule.kind or rule.kind == kind):
             raise ProviderError(f"{where}{key} is missing; allowed: {rule.allowed()}")
     if kind == "command":
