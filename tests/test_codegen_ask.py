@@ -205,6 +205,11 @@ def test_keys_reach_no_file_and_no_other_process(tmp_path):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
 
+def test_an_answer_can_always_be_written(tmp_path):
+    with Server(replies(Reply("half a character: \ud83d"))) as server:
+        assert ask(api(server), PROMPT, tmp_path).text == "half a character: ?"
+
+
 def test_without_its_key_nothing_is_sent(tmp_path, monkeypatch):
     monkeypatch.delenv("TEST_KEY")
     with Server(replies(GOOD)) as server, pytest.raises(ProviderError, match="TEST_KEY is not set"):

@@ -18,13 +18,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nanoevolve_jax.codegen import by_api, by_command
 from nanoevolve_jax.codegen.answers import Answer, read_answer, write_answer
-from nanoevolve_jax.codegen.attempts import call, without_secrets
+from nanoevolve_jax.codegen.attempts import call, cleaned
 from nanoevolve_jax.codegen.budget import worst_attempt, worst_call
+from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.providers import Provider, ProviderError, missing
 from nanoevolve_jax.codegen.requests import Request, read_request, write_request
 
@@ -35,7 +36,21 @@ _ROOT = Path(__file__).resolve().parents[2]  # where this package is imported fr
 _writing = threading.Lock()
 
 
-def ask(provider: Provider, prompt: str, folder: Path) -> Answer:
+class NotPermitted(CodegenError):
+    """A call that was not made, because it might break a limit."""
+
+
+def permit_all(provider: Provider, prompt: str) -> str | None:
+    """Sets no limit to calls."""
+    del provider, prompt
+
+
+def ask(
+    provider: Provider,
+    prompt: str,
+    folder: Path,
+    permit: Callable[[Provider, str], str | None] = permit_all,
+) -> Answer:
     """The answer to a prompt; blocks until there is one, and is safe from threads.
 
     A folder is one call: what was asked there first is what is answered, whatever the arguments are
@@ -45,13 +60,16 @@ def ask(provider: Provider, prompt: str, folder: Path) -> Answer:
       provider: whom to ask.
       prompt: what.
       folder: of this call alone; made if need be.
+      permit: why a new call must not be made, None if it may; see `budget.permitted`. No two
+        threads of a process are in it at once, and once it has agreed the call is in the books.
 
     Raises:
+      NotPermitted: in the words of `permit`.
       ProviderError: if nothing was sent yet and the provider lacks something on this machine.
       CodegenError: if a file of the folder is damaged.
     """
     folder = Path(folder)
-    request = _requested(folder, Request(provider, prompt))
+    request = _requested(folder, Request(provider, prompt), permit)
     process = None
     while True:
         ended = process is not None and process.poll() is not None
@@ -93,20 +111,30 @@ def _unpaid(request: Request, failure: str) -> Answer:
     return Answer("", 0, 0, 0.0, 0.0, 0, 0, failure, provider.name, provider.model)
 
 
-def _requested(folder: Path, request: Request) -> Request:
+def _requested(
+    folder: Path, request: Request, permit: Callable[[Provider, str], str | None]
+) -> Request:
     """The request of a folder, which is made one if it has none."""
-    folder.mkdir(parents=True, exist_ok=True)
     with _writing:
         known = read_request(folder)
-        if known is None:
-            write_request(folder, request)
-        return known or request
+        if known is not None:
+            return known
+        _require_able(request.provider)
+        if reason := permit(*request):
+            raise NotPermitted(reason)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_request(folder, request)
+        return request
+
+
+def _require_able(provider: Provider) -> None:
+    if lack := missing(provider):
+        raise ProviderError(f"provider {provider.name} cannot be asked: {lack}")
 
 
 def _start(provider: Provider, folder: Path) -> subprocess.Popen:
     """Starts the process of a call; of the environment it gets what its provider needs."""
-    if lack := missing(provider):
-        raise ProviderError(f"provider {provider.name} cannot be asked: {lack}")
+    _require_able(provider)
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "nanoevolve_jax.codegen.ask", str(folder.resolve())],
         cwd=folder,
@@ -160,7 +188,7 @@ def main(folder: Path) -> None:
         except BaseException as error:
             failure = f"the process of the call failed: {error!r}"
             answer = lost(request)._replace(failure=failure)
-        write_answer(folder, without_secrets(answer, request.provider, environment))
+        write_answer(folder, cleaned(answer, request.provider, environment))
 
 
 def _mark(folder: Path) -> None:

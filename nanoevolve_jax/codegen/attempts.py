@@ -11,6 +11,7 @@ from nanoevolve_jax.codegen.providers import Provider
 
 SHORTEST_SECRET = 8
 """Characters; anything shorter may well be a word of an answer."""
+LONGEST_FAILURE = 500  # characters
 
 
 class Attempt(NamedTuple):
@@ -99,8 +100,11 @@ def _summed(provider: Provider, prompt: str, made: list[Attempt], seconds: float
     )
 
 
-def without_secrets(answer: Answer, provider: Provider, environment: Mapping[str, str]) -> Answer:
-    """The answer with no value of the variables that its call was given; failures in one line."""
+def cleaned(answer: Answer, provider: Provider, environment: Mapping[str, str]) -> Answer:
+    """The answer as it may be kept: text that can be written, failures in one line, no secrets.
+
+    Secrets are the values of the variables that the call was given beside PATH and HOME.
+    """
     names = (provider.key_env, *provider.env)
     secrets = {environment.get(name, "") for name in names}
     text, failure = answer.text, answer.failure
@@ -108,5 +112,10 @@ def without_secrets(answer: Answer, provider: Provider, environment: Mapping[str
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, "[secret]")
             failure = failure and failure.replace(secret, "[secret]")
-    failure = failure and " ".join(failure.split())[:500]
-    return answer._replace(text=text, failure=failure)
+    failure = failure and " ".join(_writable(failure).split())[:LONGEST_FAILURE]
+    return answer._replace(text=_writable(text), failure=failure)
+
+
+def _writable(text: str) -> str:
+    """Text without the halves of characters that JSON can hold and files cannot."""
+    return text.encode(errors="replace").decode()

@@ -18,7 +18,7 @@ from nanoevolve_jax.policy.slots import (
 from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, FIELDS, Actuators, Sensors
 
 _MOST_ELEMENTS = 2**22  # of one argument over all lanes: larger matrices meet fewer inputs
-_FEWEST_LANES = 8
+_FEWEST_LANES = 4
 
 
 class Battery(NamedTuple):

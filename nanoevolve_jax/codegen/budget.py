@@ -16,6 +16,8 @@ BYTES_A_TOKEN = 3
 """Of a prompt, at least: English and Python have about four."""
 MESSAGE_TOKENS = 100
 """What an endpoint adds to a prompt of one message, at most."""
+COMPLAINT_BYTES = 13_000
+"""What a second try's prompt is longer than the first one's, at most."""
 
 
 class Spent(NamedTuple):
@@ -38,7 +40,7 @@ class Limits(NamedTuple):
 
 def prompt_tokens(prompt: str) -> int:
     """At least as many tokens as a prompt has."""
-    return -(-len(prompt.encode()) // BYTES_A_TOKEN) + MESSAGE_TOKENS
+    return -(-len(prompt.encode(errors="replace")) // BYTES_A_TOKEN) + MESSAGE_TOKENS
 
 
 def worst_attempt(provider: Provider, prompt: str) -> tuple[int, int]:
@@ -59,6 +61,12 @@ def worst_call(provider: Provider, prompt: str) -> Spent:
     )
 
 
+def worst_proposal(provider: Provider, prompt: str) -> Spent:
+    """The most that a proposal may cost: a call, and a second one that is told what was wrong."""
+    longer = prompt + " " * COMPLAINT_BYTES
+    return total([worst_call(provider, prompt), worst_call(provider, longer)])
+
+
 def longest_pause(provider: Provider) -> float:
     """Seconds between two attempts, at most."""
     return max(provider.backoff_max_seconds, provider.backoff_seconds)
@@ -68,6 +76,14 @@ def spent_by(answers: Iterable[Answer]) -> Spent:
     """What answers cost together."""
     return total(
         Spent(a.requests, a.input_tokens + a.output_tokens, a.dollars, a.seconds) for a in answers
+    )
+
+
+def in_words(spent: Spent) -> str:
+    """What was spent, in a line."""
+    return (
+        f"paid requests: {spent.calls}; tokens: {spent.tokens:,}; dollars: {spent.dollars:.6f}; "
+        f"seconds: {spent.seconds:.1f}"
     )
 
 
@@ -114,3 +130,8 @@ def books(directory: Path) -> tuple[Spent, Spent]:
             request = read_request(folder)
             reserved.append(worst_call(request.provider, request.prompt))
     return spent_by(spent), total(reserved)
+
+
+def permitted(limits: Limits, directory: Path, provider: Provider, prompt: str) -> str | None:
+    """Why a call must not be made, by the books of a run folder; None if it may."""
+    return allows(limits, *books(directory), worst_call(provider, prompt))

@@ -17,15 +17,15 @@ from typing import Any
 THREADS = 2
 
 
-def main(arguments: list[str], request: str) -> int:
+def main(arguments: list[str], request: bytes) -> int:
     """Judges the source of a request; gives the exit code, 0 whatever the verdict."""
     folder = Path(arguments[0])
     try:
         result, contents = _judged(json.loads(request))
-    except BaseException as error:
-        result, contents = _refusal(error), {}
-    for key, content in contents.items():
-        (folder / f"{key}.stablehlo").write_bytes(content)
+        for key, content in contents.items():
+            (folder / f"{key}.stablehlo").write_bytes(content)
+    except BaseException as error:  # a source must not choose how this process ends
+        result = _refusal(error)
     # The parent reads only after this process has ended, so that there is no half to be seen.
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return 0
@@ -85,4 +85,4 @@ if __name__ == "__main__":
     # An isolated Python looks for packages neither here nor where it was started.
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     _be_silent()
-    sys.exit(main(sys.argv[1:], sys.stdin.read()))
+    sys.exit(main(sys.argv[1:], sys.stdin.buffer.read()))

@@ -6,18 +6,16 @@ before it alone: that is what lets a window of them be under way at once without
 answers come in changing anything.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from nanoevolve_jax.codegen.books import CANDIDATE, Entry
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.codegen.books import CANDIDATE
+from nanoevolve_jax.codegen.state import State, origin
 from nanoevolve_jax.evolution.tournament import best_first, draw_parent
 from nanoevolve_jax.policy.slots import is_read
 
 _STREAM = 6  # of random numbers, beside those of a search's generations
-MUTANT = "m"  # stands between a candidate's id and the number of a mutant of its spec
 _SHOWN = 2  # best candidates beside the parent
 
 
@@ -47,25 +45,12 @@ def island_of(number: int, islands: int) -> int:
     return number % islands
 
 
-def origin(name: str) -> str:
-    """The id of the candidate whose lanes a candidate shared; its own, if it is no mutant."""
-    return name.partition(MUTANT)[0]
-
-
-def aim(
-    number: int,
-    founders: Sequence[Record],
-    settled: Sequence[Entry],
-    candidates: Sequence[Record],
-    rules: Rules,
-) -> Aim:
+def aim(number: int, known: State, rules: Rules) -> Aim:
     """What a proposal asks for.
 
     Args:
       number: of the proposal, from 0 on.
-      founders: at home on every island.
-      settled: proposals that it may know of.
-      candidates: their records.
+      known: what it may know of; founders are at home on every island.
       rules: of the campaign.
     """
     rng = np.random.default_rng([rules.seed, _STREAM, number])
@@ -74,12 +59,12 @@ def aim(
     turn = number // rules.islands
     migrates = rules.migrate and turn % rules.migrate == rules.migrate - 1
     home = (island + 1) % rules.islands if migrates else island
-    at_home = {e.candidate for e in settled if e.island == home and e.outcome == CANDIDATE}
-    pool = [*founders, *(record for record in candidates if origin(record.id) in at_home)]
+    at_home = {e.candidate for e in known.entries if e.island == home and e.outcome == CANDIDATE}
+    pool = [r for r in known.records if r.generation == 0 or origin(r.id) in at_home]
     # A gate that nobody reads cannot be told better from worse.
     usable = [record for record in pool if record.recipe is None and is_read(slot, record.spec)]
     ranked = best_first(usable)[: rules.parents]
     parent = draw_parent(ranked, rng, rules.tournament)
-    everyone = best_first([*founders, *candidates])
+    everyone = best_first(known.records)
     others = [record.id for record in everyone if record.code and record.id != parent.id]
     return Aim(number, island, slot, parent.id, tuple(others[:_SHOWN]))

@@ -33,13 +33,7 @@ _RESULT, _PROGRAM = "result.json", ".stablehlo"
 _RESULT_BYTES = 1 << 20
 _FACTS = ("flops", "bytes", "memory", "baseline_flops")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
-_OUT_OF_MEMORY = (
-    "MemoryError",
-    "bad_alloc",
-    "RESOURCE_EXHAUSTED",
-    "out of memory",
-    "Out of memory",
-)
+_OUT_OF_MEMORY = ("memoryerror", "bad_alloc", "resource_exhausted", "out of memory")
 
 
 class Verdict(NamedTuple):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from nanoevolve_jax.codegen.primitives import require_allowed
 from nanoevolve_jax.codegen.refusals import Refused
 
 MAX_OPERATIONS = 3_000
@@ -15,19 +16,6 @@ MAX_ITERATIONS = 1_000
 MAX_CONSTANT_BYTES = 64 * 1024
 MAX_ARRAY_MULTIPLE = 64  # of the largest argument
 MIN_ARRAY_BYTES = 4 * 2**20
-
-_CALLBACKS = (
-    *("callback", "debug_print", "infeed", "outfeed", "device_put", "copy_to_host"),
-    *("host", "pallas", "ffi_call", "xla_call_module"),
-)
-_LIBRARIES = frozenset(
-    (
-        *("cholesky", "eig", "eigh", "fft", "hessenberg", "householder_product", "lu", "qr"),
-        *("lu_pivots_to_permutation", "schur", "svd", "triangular_solve", "tridiagonal"),
-        *("geqrf", "geqp3", "tridiagonal_solve", "approx_top_k", "custom_call", "linear_solve"),
-        *("threefry2x32", "rng_bit_generator", "rng_uniform"),
-    )
-)
 
 
 def inner(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
@@ -61,13 +49,13 @@ def require_harmless(closed: ClosedJaxpr) -> None:
     """Refuses a computation that does more than bounded arithmetic on arrays.
 
     Raises:
-      Refused: with reason 'callback', 'custom_call', 'unbounded_loop', 'effect', 'constant',
-        'too_long', 'cost' or 'memory'.
+      Refused: with a reason of `primitives.require_allowed`, or 'too_long', 'effect', 'cost',
+        'constant' or 'memory'.
     """
     for count, equation in enumerate(equations(closed), 1):
         if count > MAX_OPERATIONS:
             raise Refused("too_long", f"over {MAX_OPERATIONS} operations, the most allowed")
-        _require_allowed(equation)
+        require_allowed(equation)
     effects = sorted(type(effect).__name__ for effect in closed.effects)
     if effects:
         raise Refused("effect", f"effects {', '.join(effects)}; allowed: none")
@@ -76,23 +64,6 @@ def require_harmless(closed: ClosedJaxpr) -> None:
     if size > MAX_CONSTANT_BYTES:
         raise Refused("constant", f"{size} bytes of constants; allowed: {MAX_CONSTANT_BYTES}")
     _require_moderate_arrays(closed)
-
-
-def _require_allowed(equation: JaxprEqn) -> None:
-    name = equation.primitive.name
-    if name == "device_put" and all(x is None for x in equation.params.get("devices", (0,))):
-        return  # how `jnp.asarray` of a number is traced; it moves nothing
-    if any(word in name for word in _CALLBACKS):
-        raise Refused("callback", f"operation {name!r} leaves the computation")
-    if name in _LIBRARIES:
-        raise Refused("custom_call", f"operation {name!r} is a call into a library")
-    if name == "while":
-        # A fixed count is traced to `scan`, whose length is known. A `while` runs as long as data
-        # say, in lanes as long as the last one: its cost has no bound that could be certified.
-        raise Refused(
-            "unbounded_loop",
-            "a loop whose count is not known while tracing; use a fixed count and jnp.where",
-        )
 
 
 def _require_bounded_loops(closed: ClosedJaxpr, repeated: int) -> None:

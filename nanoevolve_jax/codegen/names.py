@@ -70,5 +70,6 @@ def _require_attribute(node: ast.Attribute, continued: bool) -> None:
         if node.attr not in _ATTRIBUTES:
             raise refused(node, "attribute", f"attribute {node.attr!r} is not allowed")
     elif path not in _FUNCTIONS and not (continued and path in _MODULES):
-        reason, hint = POINTED.get(node.attr, ("attribute", "not among the allowed functions"))
+        pointed = [POINTED[part] for part in path.split(".") if part in POINTED]
+        reason, hint = (pointed or [("attribute", "not among the allowed functions")])[0]
         raise refused(node, reason, f"{path!r} is not allowed: {hint}")

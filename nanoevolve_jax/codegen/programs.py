@@ -15,7 +15,7 @@ PLATFORMS = ("cpu", "cuda")
 def leave_no_paths() -> None:
     """Keeps names of files out of programs, so that their bytes are the same everywhere."""
     jax.config.update("jax_traceback_in_locations_limit", 0)
-    jax.config.update("jax_include_full_tracebacks_in_locations", False)
+    jax.config.update("jax_include_full_tracebacks_in_locations", True)
 
 
 def exported(closed: ClosedJaxpr) -> export.Exported:

@@ -6,7 +6,7 @@ from typing import Any
 from nanoevolve_jax.codegen import books
 from nanoevolve_jax.codegen.books import Entry
 from nanoevolve_jax.codegen.islands import Aim
-from nanoevolve_jax.codegen.pipeline import Proposed, Request
+from nanoevolve_jax.codegen.pipeline import Proposed
 from nanoevolve_jax.evolution.archive import CODE, Record
 
 Code = dict[str, Any]  # see `archive.CODE`
@@ -65,14 +65,14 @@ def computation_of(code: Code | None) -> Mapping[str, str]:
     return code["computation"] if code else {}
 
 
-def entry_of(number: int, request: Request, aim: Aim, proposed: Proposed) -> Entry:
+def entry_of(aim: Aim, provider: str, proposed: Proposed) -> Entry:
     """The line of the books, before it is known what the candidate is worth."""
     if proposed.certified is not None:
         outcome = books.CANDIDATE
     else:
         outcome = books.FAILED if proposed.reason is None else books.REFUSED
     return Entry(
-        number=number,
+        number=aim.number,
         island=aim.island,
         slot=aim.slot,
         parent=aim.parent,
@@ -81,5 +81,5 @@ def entry_of(number: int, request: Request, aim: Aim, proposed: Proposed) -> Ent
         reason=proposed.reason,
         message=proposed.message,
         gain=0.0,
-        **cost_of(request.provider, proposed),
+        **cost_of(provider, proposed),
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nanoevolve_jax.codegen import bounded, seccomp
+from nanoevolve_jax.execution.settings import ConfigError
 
 REQUIRED, AVAILABLE = "required", "available"
 SETTINGS = (REQUIRED, AVAILABLE)
@@ -32,7 +33,7 @@ _FRAME = 1 << 20  # bytes that the names of results may take
 _MEBI = 1 << 20
 
 
-class IsolationError(ValueError):
+class IsolationError(ConfigError):
     """Walls that are required and missing."""
 
 
@@ -69,7 +70,7 @@ class Isolation(NamedTuple):
             return None
         return (
             f"isolation is {self.means!r}, without: {', '.join(self.missing)}; allowed: all walls "
-            f"(install bubblewrap, or allow user namespaces), or isolation={AVAILABLE} to do "
+            f"(install bubblewrap, or allow user namespaces), or isolation={AVAILABLE}, to do "
             "without"
         )
 
@@ -176,8 +177,8 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
             tell_pid=isolation.means != LIMITS,
         )
     stopped = ended.stopped
-    if not stopped and ended.code > 128 and ended.cpu_seconds >= limits.cpu_seconds:
-        stopped = "time"
+    if ended.code > 128 and ended.cpu_seconds >= 0.9 * limits.cpu_seconds:  # two clocks
+        stopped = stopped or "time"
     return Outcome(ended.code, _files(ended.output), ended.errors, stopped)
 
 

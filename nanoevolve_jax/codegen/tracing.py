@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
+from nanoevolve_jax.codegen.computation import graph
 from nanoevolve_jax.codegen.contract import RESULTS
 from nanoevolve_jax.codegen.namespace import FILENAME, define
 from nanoevolve_jax.codegen.refusals import Refused
@@ -28,18 +29,24 @@ def traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
       dtype: 'float32' or 'bfloat16', of the iteration.
 
     Raises:
-      Refused: with reason 'trace', 'endless', 'shape' or 'dtype'.
+      Refused: with reason 'trace', 'endless', 'shape', 'dtype' or 'nondeterministic'.
     """
     leaves, structure = jax.tree.flatten(SLOTS[slot].arguments(shape))
 
     with _described(), deadline(TRACING_SECONDS):
         function = define(source, slot, dtype)
 
-        def flat(*arguments):
-            results = function(*jax.tree.unflatten(structure, arguments))
-            return _as_agreed(results, slot, SLOTS[slot].results(shape))
+        def trace():
+            def flat(*arguments):  # another object each time, or JAX would give what it has
+                results = function(*jax.tree.unflatten(structure, arguments))
+                return _as_agreed(results, slot, SLOTS[slot].results(shape))
 
-        return jax.make_jaxpr(flat)(*leaves)
+            return jax.make_jaxpr(flat)(*leaves)
+
+        first, second = trace(), trace()
+        if graph(first) != graph(second):
+            raise Refused("nondeterministic", "two calls give different computations")
+        return first
 
 
 def _as_agreed(results: Any, slot: str, wanted: tuple[Any, ...]) -> tuple[jax.Array, ...]:

@@ -124,9 +124,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
             raise CertificateError(f"{folder} is no folder; allowed: one of certified code")
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
-        raise CertificateError(
-            f"there is no certificate {folder.name} in {folder.parent}"
-        ) from None
+        raise CertificateError(f"{folder.parent} holds no certificate {folder.name}") from None
     return {name: _plain(folder / name) for name in names}
 
 

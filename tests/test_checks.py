@@ -1,0 +1,461 @@
+"""What is asked of a source beyond its text: what passes, and why the rest is refused."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.experimental import io_callback
+
+from nanoevolve_jax.codegen import checks, inmate, language, vocabulary
+from nanoevolve_jax.codegen.battery import Battery, battery
+from nanoevolve_jax.codegen.behaviour import require_sound
+from nanoevolve_jax.codegen.computation import graph
+from nanoevolve_jax.codegen.costs import cost_of
+from nanoevolve_jax.codegen.jaxprs import equations, require_harmless
+from nanoevolve_jax.codegen.namespace import globals_for
+from nanoevolve_jax.codegen.programs import exported
+from nanoevolve_jax.codegen.refusals import REASONS, Refused
+from nanoevolve_jax.policy import muon
+from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
+from nanoevolve_jax.policy.slots import SLOTS
+from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
+
+SMALL = (8, 16)
+MATRIX = jax.ShapeDtypeStruct(SMALL, jnp.float32)
+INMATE = Path(inmate.__file__)
+
+
+def shapes_for(slot):
+    return [SMALL] if slot == "direction" else [None]
+
+
+def judged(source, slot, shapes=None, dtype="float32", max_cost=4.0):
+    language.check(source, slot)
+    return checks.check(source, slot, shapes or shapes_for(slot), dtype, max_cost)
+
+
+def direction(*lines, update="gradient", momentum="momentum", second_moment="second_moment"):
+    """A source for `direction` with these lines before its result."""
+    body = "".join(f"    {line}\n" for line in lines)
+    result = f"    return {update}, {momentum}, {second_moment}\n"
+    return f"def direction(gradient, momentum, second_moment, parameter, knobs):\n{body}{result}"
+
+
+def features(first="0.0", *lines):
+    """A source for `features` with these lines before its result."""
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"def features(sensors):\n{body}    return ({first}, 0.0, 0.0, 0.0)\n"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("slot", SLOTS)
+def test_the_built_in_functions_pass(slot, dtype):
+    found = judged(checks.seed_source(slot), slot, dtype=dtype)
+    assert found.computation == found.seed_computation
+    (program,) = found.programs.values()
+    assert program.flops == program.baseline_flops
+
+
+def test_a_decoupled_nesterov_blend_passes_and_is_another_computation():
+    source = checks.seed_source("direction").replace(
+        "ahead = x + knobs.momentum * (buffer - x)", "ahead = x + 0.8 * (buffer - x)"
+    )
+    assert "0.8" in source
+    found = judged(source, "direction")
+    assert found.computation != found.seed_computation
+
+
+def test_another_way_to_write_the_built_in_function_is_the_same_computation():
+    seed = checks.seed_source("gate")
+    names = seed.replace("weights", "w").replace("control.bias + drive", "drive + control.bias")
+    assert names != seed
+    found = judged("# the same\n" + names, "gate")
+    assert found.computation == found.seed_computation
+
+
+def test_what_passes_is_loaded_and_gives_the_built_in_optimizers_numbers():
+    source = checks.seed_source("direction")
+    found = judged(source, "direction")
+    programs = {key: program.content for key, program in found.programs.items()}
+    certificate = {
+        "format": FORMAT,
+        "slot": "direction",
+        "source_sha256": digest(source.encode()),
+        "programs": {key: {"sha256": digest(content)} for key, content in programs.items()},
+    }
+    inputs = battery("direction", SMALL).arguments
+    loaded = Certified(source, certificate, programs).call(SMALL, *map(jnp.asarray, inputs))
+    g, buffer, second, _, *_ = (x[0] for x in inputs)
+    step = functools.partial(
+        muon.muon_step, spec=NANOCHAT, momentum=NANOCHAT.momentum, orthogonal_mix=1.0
+    )
+    wanted = jax.jit(functools.partial(step, second_moment_beta=0.9))(g, buffer, second)
+    for ours, theirs in zip(loaded, wanted, strict=True):
+        assert jnp.linalg.norm(ours[0] - theirs) < 1e-5 * jnp.linalg.norm(theirs)
+
+
+SQUARE = "(gradient @ gradient.T @ gradient)"
+REFUSED = {
+    "a result is missing": ("shape", features().replace(", 0.0)", ")")),
+    "a result is transposed": ("shape", direction(update="gradient.T")),
+    "a scalar for a matrix": ("shape", direction(update="0.0")),
+    "no result": ("shape", "def features(sensors):\n    pass\n"),
+    "an integer": ("dtype", features("1")),
+    "a boolean": ("dtype", features("sensors.loss_ema > 0.0")),
+    "half precision": ("dtype", direction(update="gradient.astype(jnp.bfloat16)")),
+    "a function as a result": ("dtype", features("jnp.sin")),
+    "a dtype as a result": ("dtype", features("jnp.float32")),
+    "a traced branch": ("trace", features("1.0 if sensors.loss_ema > 0 else 0.0")),
+    "a number from an array": ("trace", features("float(sensors.loss_ema)")),
+    "math on arrays": ("trace", features("math.sqrt(sensors.loss_ema)")),
+    "shapes that do not fit": ("trace", direction(update="gradient @ gradient")),
+    "no such field": ("trace", features("sensors.sharpness")),
+    "used before it is there": ("trace", features("x", "x = x + 1.0")),
+    "endless recursion": ("trace", features("f(1.0)", "f = lambda x: f(x)")),
+    "division by zero": ("trace", features("1.0 / (1 - 1)")),
+    "too many in a tuple": ("trace", features("sum((1.0,) * 4000000000 * 4000000000)")),
+    "an endless range": ("endless", features("sum(x for x in range(4000000000)) * 0.0")),
+    "a range beyond counting": ("endless", features("0.0", "for x in range(9**99):", "    pass")),
+    "a loop over data": (
+        "unbounded_loop",
+        direction(
+            "x = lax.fori_loop(0, knobs.ns_steps, lambda i, x: x * 0.5, gradient)", update="x"
+        ),
+    ),
+    "a long loop": (
+        "cost",
+        features("lax.fori_loop(0, 2000, lambda i, x: x * 0.5, sensors.loss_ema)"),
+    ),
+    "loops in loops": (
+        "cost",
+        features(
+            "lax.fori_loop(0, 900, lambda i, x: f(x), sensors.loss_ema)",
+            "f = lambda x: lax.fori_loop(0, 900, lambda i, y: y * 0.5, x)",
+        ),
+    ),
+    "work in a loop": (
+        "cost",
+        direction(
+            f"f = lambda i, gradient: {SQUARE}",
+            "x = lax.fori_loop(0, 500, f, gradient)",
+            update="x",
+        ),
+    ),
+    "work in a row": (
+        "cost",
+        direction("x = gradient", *["x = x @ x.T @ x"] * 40, update="x"),
+    ),
+    "a giant array": (
+        "memory",
+        direction("x = jnp.sum(jnp.ones((100000, 100000)))", update="gradient * x"),
+    ),
+    "giant constants": (
+        "constant",
+        features("jnp.sum(jnp.array([i * 0.5 for i in range(9000)] * 4))"),
+    ),
+    "too many operations": (
+        "too_long",
+        features("sum(sensors.loss_ema * i for i in range(4000))"),
+    ),
+    "a norm by decomposition": (
+        "custom_call",
+        direction(update="gradient / jnp.linalg.norm(gradient, 2)"),
+    ),
+    "writes to places that may be the same": (
+        "nondeterministic",
+        direction(update="gradient.at[jnp.array([0, 0])].add(1.0)"),
+    ),
+    "another computation each time": (
+        "nondeterministic",
+        "CALLS = [1.0]\n"
+        "def grow(calls):\n    calls += [1.0]\n    return len(calls) * 1.0\n"
+        + features("sensors.loss_ema * grow(CALLS)"),
+    ),
+    "not finite": ("non_finite", direction(update="gradient / jnp.sum(jnp.abs(gradient))")),
+    "not finite for the huge": ("non_finite", direction(update="gradient ** 8")),
+    "not finite in a corner": ("non_finite", features("jnp.log(sensors.loss_ema + 1.0)")),
+    "not finite when a switch is off": (
+        "non_finite",
+        direction(update="jnp.where(knobs.nesterov, gradient, jnp.inf)"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("why", "source"), REFUSED.values(), ids=REFUSED)
+def test_a_broken_or_costly_source_is_refused_with_its_reason(why, source):
+    slot = "direction" if source.startswith("def direction") else "features"
+    with pytest.raises(Refused) as caught:
+        judged(source, slot)
+    assert caught.value.refusal.reason == why, caught.value.refusal
+    assert why in REASONS
+
+
+def test_much_memory_is_refused_where_arithmetic_is_cheap():
+    many = [f"jnp.sin(gradient * {i}.0) @ square" for i in range(24)]
+    lines = (
+        "square = gradient.T @ gradient",
+        f"x = jnp.sort(jnp.stack([{', '.join(many)}]), axis=0)",
+    )
+    with pytest.raises(Refused) as caught:
+        judged(direction(*lines, update="x[3] * x[5]"), "direction", [(64, 64)], max_cost=50.0)
+    assert caught.value.refusal.reason == "memory"
+
+
+def test_what_ends_after_the_time_limit_is_refused(monkeypatch):
+    from nanoevolve_jax.codegen import tracing
+
+    monkeypatch.setattr(tracing, "TRACING_SECONDS", 0.3)
+    nested = "sum(1.0 for i in range(9999) for j in range(9999) for k in range(9999))"
+    with pytest.raises(Refused) as caught:
+        judged(features(nested), "features")
+    assert caught.value.refusal.reason == "endless"
+
+
+def test_a_refusal_names_the_line_that_was_at_work():
+    with pytest.raises(Refused, match=r"^line 2: "):
+        judged(features("0.0", "x = gradient", "gradient = 1"), "features")
+
+
+def _print(x):
+    jax.debug.print("{}", x)
+    return x
+
+
+HARMFUL = {
+    "debug print": ("callback", _print),
+    "ordered callback": (
+        "callback",
+        lambda x: io_callback(lambda y: y, MATRIX, x, ordered=True),
+    ),
+    "pure callback": ("callback", lambda x: jax.pure_callback(lambda y: y, MATRIX, x)),
+    "callback in a loop": ("callback", lambda x: lax.fori_loop(0, 3, lambda i, y: _print(y), x)),
+    "callback in a branch": (
+        "callback",
+        lambda x: lax.cond(x[0, 0] > 0, _print, lambda y: y, x),
+    ),
+    "moved to a device": ("callback", lambda x: jax.device_put(x, jax.devices()[0])),
+    "decomposition": ("custom_call", lambda x: jnp.linalg.qr(x)[0]),
+    "random numbers": ("custom_call", lambda x: x + jax.random.normal(jax.random.key(0), x.shape)),
+    "while": (
+        "unbounded_loop",
+        lambda x: lax.while_loop(lambda y: y[0, 0] < 1.0, lambda y: y * 2.0, x),
+    ),
+    "primitive of somebody's": ("custom_call", jax.extend.core.Primitive("mine").bind),
+}
+HARMFUL["primitive of somebody's"][1].__self__.def_abstract_eval(lambda x: x)
+
+
+@pytest.mark.parametrize(("why", "function"), HARMFUL.values(), ids=HARMFUL)
+def test_an_operation_beyond_arithmetic_is_refused(why, function):
+    with pytest.raises(Refused) as caught:
+        require_harmless(jax.make_jaxpr(function)(MATRIX))
+    assert caught.value.refusal.reason == why
+
+
+def test_an_effect_is_refused_by_itself():
+    closed = jax.make_jaxpr(_print)(MATRIX)
+    bare = closed.jaxpr.replace(eqns=[], outvars=closed.jaxpr.invars)
+    with pytest.raises(Refused) as caught:
+        require_harmless(closed.replace(jaxpr=bare))
+    assert caught.value.refusal.reason == "effect"
+
+
+def test_a_loop_with_a_fixed_count_is_allowed_and_costs_its_count():
+    def looped(count):
+        return jax.make_jaxpr(lambda x: lax.fori_loop(0, count, lambda i, y: y @ y.T @ y, x))(
+            MATRIX
+        )
+
+    require_harmless(looped(5))
+    one, five = cost_of(looped(1)).flops, cost_of(looped(5)).flops
+    matmul = 2 * 8 * 16 * 8 * 2
+    assert one == pytest.approx(matmul, rel=0.1)
+    assert five == pytest.approx(5 * matmul, rel=0.1)
+
+
+INPUTS = Battery(("a", "b"), (np.ones((2, 3), np.float32),))
+
+
+def test_a_program_that_repeats_differently_is_refused():
+    calls = []
+
+    def restless(x):
+        calls.append(x)
+        return [x * len(calls)]
+
+    with pytest.raises(Refused) as caught:
+        require_sound(restless, lambda x: [x], INPUTS, ["update"])
+    assert caught.value.refusal.reason == "nondeterministic"
+
+
+def test_a_program_that_mixes_lanes_is_refused():
+    with pytest.raises(Refused) as caught:
+        require_sound(lambda x: [x * np.mean(x)], lambda x: [x], INPUTS, ["update"])
+    assert caught.value.refusal.reason == "effect"
+
+
+def test_where_the_built_in_function_overflows_others_may():
+    overflown = lambda x: [x * np.inf]  # noqa: E731
+    require_sound(overflown, overflown, INPUTS, ["update"])
+    with pytest.raises(Refused):
+        require_sound(overflown, lambda x: [x], INPUTS, ["update"])
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_battery_has_the_contracts_arguments(slot):
+    shape = shapes_for(slot)[0]
+    inputs = battery(slot, shape)
+    wanted = jax.tree.leaves(SLOTS[slot].arguments(shape))
+    for array, like in zip(inputs.arguments, wanted, strict=True):
+        assert array.shape == (len(inputs.names), *like.shape)
+        assert array.dtype == like.dtype
+        assert np.isfinite(array).all()
+
+
+def test_a_battery_of_sensors_has_every_corner():
+    inputs = np.stack(battery("features", None).arguments, axis=1)
+    assert len({tuple(row) for row in inputs}) == 3 ** len(Sensors._fields)
+
+
+def test_a_battery_of_directions_turns_every_knob():
+    knobs = battery("direction", SMALL).arguments[4:]
+    assert all(len(np.unique(x)) > 1 for x in knobs)
+    assert set(knobs[9]) == {1, 2, 3, 4, 5}
+
+
+def test_large_matrices_meet_fewer_inputs():
+    assert len(battery("direction", (512, 4096)).names) == 4
+
+
+CALLS = (
+    *(lambda f, x: f(x), lambda f, x: f(x, x), lambda f, x: f(x > 0, x, x)),
+    *(lambda f, x: f((x, x)), lambda f, x: f(x, 2), lambda f, x: f(x > 0, x > 1)),
+    *(lambda f, x: f(x, (36,)), lambda f, x: f(3), lambda f, x: f((3, 3), 1.0)),
+    *(lambda f, x: f(x, jnp.int32), lambda f, x: f(x, (0, 1)), lambda f, x: f(x, 0, 1)),
+    *(lambda f, x: f(0.0, 1.0, 5), lambda f, x: f(jnp.float32, 4), lambda f, x: f(-1.0, x, 1.0)),
+    *(lambda f, x: f(x, jnp.zeros((1, 6), jnp.int32), 0), lambda f, x: f(x, (0, 0), (2, 2))),
+    *(lambda f, x: f(x, x, (0, 0)), lambda f, x: f(x[:, :3], x[:, :3]), lambda f, x: f(x, 0.5)),
+    *(lambda f, x: f(x, 0.0, ((0, 0, 0), (0, 0, 0))), lambda f, x: f(x[0], (6, 6))),
+    *(lambda f, x: f((x, x), 0), lambda f, x: f(x[:1], (0,)), lambda f, x: f(x[0], x[0])),
+    *(lambda f, x: f(x, (6, 6, 6), (0, 1)), lambda f, x: f(x > 0), lambda f, x: f(x, 1, 2)),
+    lambda f, x: f(jnp.int32(3), jnp.int32(4)),
+    lambda f, x: f(lambda c, _: (c * 2, c), x, None, 3),
+    lambda f, x: f(0, 3, lambda i, c: c * 2, x),
+    lambda f, x: f(x[0, 0] > 0, lambda c: c, lambda c: -c, x),
+    lambda f, x: f(1, (lambda c: c, lambda c: -c), x),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["jnp", "jnp.linalg", "lax", "jax.nn"])
+def test_every_allowed_function_is_plain_arithmetic_in_every_use(module):
+    names = globals_for("float32")
+    useless = []
+    for name in vocabulary.MODULES[module]:
+        function = names[module.split(".")[0]]
+        for part in (*module.split(".")[1:], name):
+            function = getattr(function, part)
+        uses = 0
+        for call in CALLS if callable(function) else ():
+            try:
+                flat = lambda x, f=function, call=call: jax.tree.leaves(call(f, x))  # noqa: E731
+                closed = jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((6, 6), jnp.float32))
+            except Exception:  # another function's arguments
+                continue
+            if any(equation.primitive.name == "svd" for equation in equations(closed)):
+                continue  # a norm of order 2; refused, as is shown above
+            require_harmless(closed)
+            assert graph(closed) == graph(
+                jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((6, 6), jnp.float32))
+            )
+            if not uses:
+                exported(closed)
+            uses += 1
+        if callable(function) and not uses:
+            useless.append(name)
+    assert not useless
+
+
+def test_no_way_leads_from_allowed_names_to_others():
+    names = globals_for("float32")
+    assert set(names["__builtins__"]) == set(vocabulary.BUILTINS)
+    for module in ("jnp", "lax", "jax", "math"):
+        with pytest.raises(AttributeError):
+            names[module].save  # noqa: B018
+        with pytest.raises(AttributeError):
+            names[module].sum = 1
+        with pytest.raises(AttributeError):
+            del names[module].sum
+
+
+def request_of(source, slot, **others):
+    request = {"slot": slot, "source": source, "shapes": shapes_for(slot), "dtype": "float32"}
+    return json.dumps(request | {"max_cost": 4.0, "max_source_bytes": 20_000} | others).encode()
+
+
+def child(folder, request):
+    """Runs the child as the jail does: nothing in its environment, nothing of it to be seen."""
+    finished = subprocess.run(
+        [sys.executable, "-I", "-B", INMATE, folder],
+        input=request,
+        capture_output=True,
+        env={},
+        cwd=folder,
+        check=True,
+        timeout=120,
+    )
+    assert finished.stdout == finished.stderr == b""
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_child_leaves_programs_and_a_result(tmp_path):
+    source = checks.seed_source("gate")
+    result = child(tmp_path, request_of(source, "gate"))
+    here = judged(source, "gate")
+    assert result["refusal"] is None
+    assert result["computation"] == here.computation
+    assert result["checks"] == list(checks.PASSED)
+    assert result["programs"] == {"scalar": here.programs["scalar"].facts()}
+    content = (tmp_path / "scalar.stablehlo").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "scalar.stablehlo"}
+    # Another process in another place: the same bytes, with nothing of any place in them.
+    assert content == here.programs["scalar"].content
+    assert b".py" not in content
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        b"",
+        b"{}",
+        b"[1, 2]",
+        b"\xff",
+        b"[" * 100_000,
+        request_of(features(), "nowhere"),
+        request_of(features("f(1.0)", "f = lambda x: f(x)"), "features"),
+        request_of(features(), "features", dtype="float64"),
+    ],
+)
+def test_whatever_is_asked_a_child_ends_with_a_refusal(tmp_path, request_text):
+    assert inmate.main([str(tmp_path)], request_text) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["refusal"]["reason"] == "trace"
+    assert "\n" not in result["refusal"]["message"]
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_child_passes_the_built_in_direction_at_a_models_shapes(tmp_path, dtype):
+    shapes = [[64, 64], [64, 256], [256, 64]]
+    source = checks.seed_source("direction")
+    result = child(tmp_path, request_of(source, "direction", shapes=shapes, dtype=dtype))
+    assert result["refusal"] is None
+    assert sorted(result["programs"]) == ["256x64", "64x256", "64x64"]
