@@ -19,7 +19,7 @@ LONGEST_COMPLAINT = LONGEST_QUOTE + 4 * LONGEST_WRONG + 1_000
 class Evidence(NamedTuple):
     """What was measured of a candidate; None: was not."""
 
-    score: float | None = None  # gain over the baseline, costs deducted; in sigmas if those are known
+    score: float | None = None  # gain over the baseline, costs deducted; in sigmas, if known
     bpb: float | None = None  # of validation; lower is better
     baseline_bpb: float | None = None  # of the baseline on the same seeds
     cost: float | None = None  # FLOPs a step over the baseline's
