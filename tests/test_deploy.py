@@ -22,8 +22,9 @@ from test_search import SETTINGS, make_config, write_corpus
 
 from data.errors import CorpusError
 from nanoevolve_jax import compare, site
-from nanoevolve_jax.codegen import book, folder, remote, reply
-from nanoevolve_jax.codegen.folder import FolderError, Order, make_folder, portable, read_folder
+from nanoevolve_jax.codegen import book, folder, intact, paired, reply
+from nanoevolve_jax.codegen.folder import Order, make_folder, portable, read_folder
+from nanoevolve_jax.codegen.intact import FolderError
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.exploration import shared_seeds
@@ -96,7 +97,7 @@ def trained(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun
     order.config.data.cache_dir = str(place.parent / "cache")
-    return remote.train(order, Console(file=io.StringIO()))
+    return paired.train(order, Console(file=io.StringIO()))
 
 
 # The folder --------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def test_nothing_of_the_environment_and_no_path_of_this_machine_is_in_it(
 
 
 def changed(place):
-    (place / "model" / "gpt.py").write_text("# mine\n")
+    (place / "model" / "gpt.py").write_text("raise SystemExit('imported before it was checked')\n")
 
 
 def removed(place):
@@ -161,9 +162,9 @@ def linked(place):
 
 
 def ordered_otherwise(place):
-    document = json.loads((place / folder.JOB).read_text())
+    document = json.loads((place / intact.JOB).read_text())
     document["seeds"] = [1]
-    (place / folder.JOB).write_text(json.dumps(document))
+    (place / intact.JOB).write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize(
@@ -185,10 +186,10 @@ def test_a_folder_that_was_touched_is_refused(trust_ratio, tamper, message):
 
 def resealed(place):
     """A forger's folder: every hash in `job.json` fits what is there now; its job's id."""
-    document = json.loads((place / folder.JOB).read_text())
+    document = json.loads((place / intact.JOB).read_text())
     files = {name: digest((place / name).read_bytes()) for name in document["files"]}
-    (place / folder.JOB).write_text(json.dumps(document | {"files": files}))
-    return folder.job_id((place / folder.JOB).read_bytes())
+    (place / intact.JOB).write_text(json.dumps(document | {"files": files}))
+    return intact.job_id((place / intact.JOB).read_bytes())
 
 
 def test_code_that_was_exchanged_is_refused_even_if_all_hashes_were_made_anew(config, tmp_path):
@@ -214,7 +215,7 @@ def test_what_a_folder_gives_is_what_a_comparison_here_gives(
 ):
     found = trained(trust_ratio, monkeypatch)
     (workshop / "spec.json").write_text(
-        json.dumps(json.loads((trust_ratio / folder.JOB).read_text())["arms"]["candidate"])
+        json.dumps(json.loads((trust_ratio / intact.JOB).read_text())["arms"]["candidate"])
     )
     monkeypatch.chdir(workshop)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -390,7 +391,7 @@ def test_without_ray_the_way_to_get_it_is_named(monkeypatch):
     from nanoevolve_jax.codegen.server import connected
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match="deployment needs Ray.*pip install"), connected("local"):
+    with pytest.raises(ConfigError, match=r"deployment needs Ray.*pip install"), connected("local"):
         pass
 
 

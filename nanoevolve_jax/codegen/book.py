@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanoevolve_jax.codegen.folder import FolderError
+from nanoevolve_jax.codegen.intact import FolderError
 from nanoevolve_jax.codegen.reply import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.codegen import reply
-from nanoevolve_jax.codegen.folder import PREFIX, read_folder
+from nanoevolve_jax.codegen.folder import read_folder
+from nanoevolve_jax.codegen.intact import PREFIX
 from nanoevolve_jax.codegen.server import Server, connected
 from nanoevolve_jax.execution.engine import ClusterError
 
@@ -91,7 +92,7 @@ def log(job: str, address: str) -> str:
 
 
 def result(job: str, address: str) -> dict[str, Any] | None:
-    """What a job gave, see `remote.train`; None if it has given nothing, or not yet.
+    """What a job gave, see `paired.train`; None if it has given nothing, or not yet.
 
     Raises:
       ClusterError: if the cluster cannot be reached.

@@ -13,8 +13,6 @@ the libraries. The bytes depend on the candidate, its config and the program alo
 is a path of this machine, or comes from its environment.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -24,10 +22,10 @@ from ml_collections import ConfigDict
 
 from configs.base import SETTINGS, get_config
 from data.errors import CorpusError
-from data.files import building, sha256_file
+from data.files import building
 from data.shards import list_shards
+from nanoevolve_jax.codegen.intact import FORMAT, JOB, FolderError, digests, job_id, read_intact
 from nanoevolve_jax.evidence.comparison import Arm
-from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.json_files import to_text
@@ -36,19 +34,13 @@ from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import CertificateError, code_to_json
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
-JOB, FORMAT = "job.json", 1
 PROGRAM = ("configs", "data", "model", "nanoevolve_jax")
 ARMS = ("candidate", "baseline")
 TEXT_BYTES = 64 * 2**20  # of a corpus that travels along; Ray takes packages of 100 MiB
 _TEXT = "text"
-PREFIX, _ID_DIGITS = "nano-", 16  # of ids
 # What a training run depends on; everything else has its default in a folder.
 _TRAINING = ("seed", "devices", "data_parallel", "lanes", "ray.gpus")
 _TRAINING_GROUPS = ("data", "model", "train", "recipe")
-
-
-class FolderError(EvidenceError):
-    """A candidate's folder that cannot be made, or that is not as it was made."""
 
 
 class Order(NamedTuple):
@@ -100,7 +92,7 @@ def make_folder(order: Order, parent: Path, corpus: str) -> Path:
             code = getattr(order, name).code
             for function in code.functions if code else ():
                 Library(made / CODE).put(function)
-        content = to_text(_document(order, _digests(made))).encode()
+        content = to_text(_document(order, digests(made))).encode()
         (made / JOB).write_bytes(content)
         folder = parent / job_id(content)
         if not folder.exists():
@@ -109,13 +101,8 @@ def make_folder(order: Order, parent: Path, corpus: str) -> Path:
     return folder
 
 
-def job_id(content: bytes) -> str:
-    """The id of a job from the bytes of its `job.json`."""
-    return f"{PREFIX}{_sha256(content)[:_ID_DIGITS]}"
-
-
 def read_folder(folder: Path, job: str) -> Order:
-    """The order of a folder, every byte of which is what the job's id stands for.
+    """The order of a folder, once that is found intact.
 
     Args:
       folder: on any machine.
@@ -124,23 +111,7 @@ def read_folder(folder: Path, job: str) -> Order:
     Raises:
       FolderError: if a file is missing, changed or too many, or `job.json` is no order.
     """
-    try:
-        content = (folder / JOB).read_bytes()
-    except OSError as error:
-        raise FolderError(f"{JOB} of job {job} cannot be read: {error.strerror}") from None
-    if job_id(content) != job:
-        raise FolderError(f"{JOB} of job {job} is not the one that was submitted")
-    document = json.loads(content)
-    if document["format"] != FORMAT:
-        raise FolderError(f"{JOB} has format {document['format']!r}; allowed: {FORMAT}")
-    found, wanted = _digests(folder), document["files"]
-    found.pop(JOB)
-    for name in sorted(found | wanted):
-        if name not in found or name not in wanted:
-            what = "missing from" if name in wanted else "no file of"
-            raise FolderError(f"{name} is {what} the folder of job {job}")
-        if found[name] != wanted[name]:
-            raise FolderError(f"{name} is not the file that {JOB} of job {job} names")
+    document = read_intact(folder, job)
     try:
         return _order(document, folder)
     except (CertificateError, KeyError, TypeError) as error:
@@ -221,23 +192,3 @@ def _copy(files: dict[str, Path], folder: Path) -> None:
     for name, path in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file by its place.
-
-    Raises:
-      FolderError: if something is neither a plain file nor a folder.
-    """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise FolderError(f"{name} of a job's folder is a link or a device; allowed: files")
-        if path.is_file():
-            found[name] = sha256_file(path)
-    return found
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

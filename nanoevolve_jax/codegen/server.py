@@ -29,6 +29,7 @@ class Server(NamedTuple):
 
     url: str
     client: Any  # JobSubmissionClient
+    headers: dict[str, str]
 
     def nodes(self) -> list[dict[str, float]]:
         """What each living node has in all, by resource: `CPU`, `GPU` and others.
@@ -38,7 +39,7 @@ class Server(NamedTuple):
         from ray.util.state import StateApiClient
         from ray.util.state.common import ListApiOptions, StateResource
 
-        api = StateApiClient(self.url, headers=_headers() or None)
+        api = StateApiClient(self.url, headers=self.headers or None)
         until = time.monotonic() + _FIRST_NODE_SECONDS
         while True:
             found = api.list(StateResource.NODES, ListApiOptions(detail=True), True)
@@ -60,16 +61,9 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
       ConfigError: if Ray is not installed.
       ClusterError: if it cannot be reached, or what is asked of it inside goes wrong.
     """
-    try:
-        import ray  # noqa: F401  brings psutil, which `head` needs
-        from ray.job_submission import JobSubmissionClient
+    head = _head()
+    from ray.job_submission import JobSubmissionClient
 
-        from nanoevolve_jax.codegen import head
-    except ImportError as error:
-        raise ConfigError(
-            f"deployment needs Ray, which cannot be imported ({error}); allowed: after "
-            "`pip install 'nanoevolve-jax[ray]'`"
-        ) from None
     place, url = local_place(address), address
     if place is not None:
         url = head.start(place) if start else head.find(place)
@@ -81,7 +75,8 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
     for module in _TALKATIVE:
         logging.getLogger(module).setLevel(logging.ERROR)
     try:
-        yield url and Server(url, JobSubmissionClient(url, headers=_headers()))
+        headers = _headers(local=place is not None)
+        yield url and Server(url, JobSubmissionClient(url, headers=headers), headers)
     except ClusterError:
         raise
     except Exception as error:  # of Ray, of HTTP, of the system: all say that it did not work
@@ -116,21 +111,39 @@ def end_local(address: str) -> bool:
 
     Raises:
       ClusterError: if the address is not a local one.
+      ConfigError: if Ray is not installed.
     """
     place = local_place(address)
     if place is None:
         raise ClusterError(f"address is {address!r}; allowed: local or local:DIR, which run here")
-    with connected(address) as server:
-        if server is None:
-            return False
-    from nanoevolve_jax.codegen import head
-
-    return head.stop(place)
+    return _head().stop(place)
 
 
-def _headers() -> dict[str, str]:
-    """Ray's own token, if there is one, from the places where Ray looks for it."""
-    token = os.environ.get("RAY_AUTH_TOKEN", "")
+def _head() -> Any:
+    """The module `head`.
+
+    Raises:
+      ConfigError: if Ray is not installed.
+    """
+    try:
+        import ray.job_submission  # noqa: F401  brings psutil, which `head` needs
+
+        from nanoevolve_jax.codegen import head
+    except ImportError as error:
+        raise ConfigError(
+            f"deployment needs Ray, which cannot be imported ({error}); allowed: after "
+            "`pip install 'nanoevolve-jax[ray]'`"
+        ) from None
+    return head
+
+
+def _headers(*, local: bool) -> dict[str, str]:
+    """Ray's own token, if there is one, from the places where Ray looks for it.
+
+    Args:
+      local: for a Ray of one's own, which knows the file but no variable with a token in it.
+    """
+    token = "" if local else os.environ.get("RAY_AUTH_TOKEN", "")
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     with contextlib.suppress(OSError):
         token = token or file.read_text(encoding="utf-8").strip()
