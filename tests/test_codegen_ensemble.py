@@ -68,8 +68,8 @@ def test_waiting_is_what_a_free_provider_costs():
     assert cost(Outcome("a", 0.0, 0.0, 0.0, False)) > 0
 
     def draw(rng, name, count):
-        seconds = {"dear": 300.0, "cheap": 10.0, "poor": 300.0}[name]
-        return Outcome(name, float(rng.random() < 0.4), 0.0, seconds, False)
+        tokens = {"dear": 300_000, "cheap": 10_000, "poor": 300_000}[name]
+        return Outcome(name, float(rng.random() < 0.4), 0.0, tokens, False)
 
     assert chances(NAMES, campaign(120, draw))["cheap"] > 0.9
 

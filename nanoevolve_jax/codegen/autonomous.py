@@ -22,7 +22,7 @@ from nanoevolve_jax import command
 from nanoevolve_jax.codegen import ask, asking, books, budget, jail, prompts, providers, sandbox
 from nanoevolve_jax.codegen.controller import Controller, Plan, rules_of
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.pipeline import Request, Steps
+from nanoevolve_jax.codegen.pipeline import Steps
 from nanoevolve_jax.codegen.providers import Provider
 from nanoevolve_jax.codegen.screening import Screening
 from nanoevolve_jax.codegen.state import State
@@ -124,7 +124,7 @@ def autonomous(config: ConfigDict) -> None:
                 folder=folder,
                 shapes=matrix_shapes(engine.task.model),
             ),
-            worst=functools.partial(worst_of, asked),
+            worst=lambda request: budget.worst_proposal(asked[request.provider], request.prompt),
             steps=Steps(
                 lambda name, prompt, place: ask.ask(asked[name], prompt, place),
                 prompts.complaint,
@@ -230,14 +230,6 @@ def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
             )
         library.put(verdict.certified)
         say(f"jail: the built-in {slot} is certified, {verdict.seconds:.1f} s")
-
-
-def worst_of(asked: dict[str, Provider], request: Request) -> budget.Spent:
-    """The most that a proposal may cost: two calls, the second of which repeats an answer."""
-    provider = asked[request.provider]
-    first = budget.worst_call(provider, request.prompt)
-    longer = request.prompt + prompts.LONGEST_COMPLAINT * " "
-    return budget.total([first, budget.worst_call(provider, longer)])
 
 
 if __name__ == "__main__":

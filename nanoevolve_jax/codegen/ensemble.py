@@ -24,8 +24,9 @@ from nanoevolve_jax.codegen.books import FAILED, Entry
 
 DISCOUNT = 0.98
 """What an outcome counts after each further one."""
-DOLLARS_A_SECOND = 1.0 / 3600.0
-"""What waiting costs at least, so that free providers can be compared with others: $1 an hour."""
+DOLLARS_A_TOKEN = 1e-7
+"""What a token costs at least, so that free providers can be compared. Waiting costs nothing: time
+is not the same twice, and a campaign that is killed must choose as one that is not."""
 LEAST_DOLLARS = 1e-4
 PATIENCE = 3
 """Failures in a row after which a provider is set aside."""
@@ -40,13 +41,18 @@ class Outcome(NamedTuple):
     provider: str
     gain: float  # over what was known; what is not above 0 counts as 0
     dollars: float
-    seconds: float  # of waiting for the provider
+    tokens: int  # of input and output
     failed: bool  # it gave no answer
 
 
 def history_of(entries: Iterable[Entry]) -> list[Outcome]:
     """What a campaign's books tell of its providers."""
-    return [Outcome(e.provider, e.gain, e.dollars, e.seconds, e.outcome == FAILED) for e in entries]
+    return [
+        Outcome(
+            e.provider, e.gain, e.dollars, e.input_tokens + e.output_tokens, e.outcome == FAILED
+        )
+        for e in entries
+    ]
 
 
 def choose(names: Sequence[str], history: Sequence[Outcome], seed: int | Sequence[int]) -> str:
@@ -84,8 +90,8 @@ def set_aside(history: Sequence[Outcome]) -> frozenset[str]:
 
 
 def cost(outcome: Outcome) -> float:
-    """Dollars of a proposal, its waiting at least."""
-    return max(outcome.dollars, outcome.seconds * DOLLARS_A_SECOND, LEAST_DOLLARS)
+    """Dollars of a proposal, its tokens at least."""
+    return max(outcome.dollars, outcome.tokens * DOLLARS_A_TOKEN, LEAST_DOLLARS)
 
 
 def _able(names: Sequence[str], history: Sequence[Outcome]) -> list[str]:

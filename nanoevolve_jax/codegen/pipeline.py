@@ -40,7 +40,7 @@ class Steps(NamedTuple):
     """What a pipeline does to the world; safe to be called from threads."""
 
     ask: Callable[[str, str, Path], Answer]  # provider, prompt, folder of the call
-    complain: Callable[[str, str, str, int], str]  # prompt, answer, what was wrong, number
+    complain: Callable[[str, str, str], str]  # prompt, answer, what was wrong
     validate: Callable[[str, str], Verdict]  # slot, source
     library: Library
 
@@ -76,7 +76,7 @@ def pursue(folder: Path, request: Request, steps: Steps) -> Proposed:
         proposed = _judged(place, answer, request, steps)._replace(answers=tuple(answers))
         if proposed.certified is not None:
             return proposed
-        prompt = steps.complain(request.prompt, answer.text, proposed.message, int(folder.name))
+        prompt = steps.complain(request.prompt, answer.text, proposed.message)
     return proposed
 
 

@@ -12,8 +12,6 @@ from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 LONGEST_QUOTE = 8_000  # bytes of an answer
 LONGEST_WRONG = 1_000  # characters
-LONGEST_COMPLAINT = LONGEST_QUOTE + 4 * LONGEST_WRONG + 1_000
-"""Bytes that a complaint adds to a prompt at most."""
 
 
 class Evidence(NamedTuple):
