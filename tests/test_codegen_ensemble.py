@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanoevolve_jax.codegen.books import CANDIDATE, FAILED, REFUSED, Entry
 from nanoevolve_jax.codegen.ensemble import (
-    DOLLARS_A_SECOND,
+    DOLLARS_A_TOKEN,
     FIRST_REST,
     LONGEST_REST,
     PATIENCE,
@@ -62,8 +62,8 @@ def test_what_has_changed_is_noticed():
     assert late["poor"] > 50, late
 
 
-def test_waiting_is_what_a_free_provider_costs():
-    assert cost(Outcome("a", 0.0, 0.0, 3600.0, False)) == pytest.approx(3600 * DOLLARS_A_SECOND)
+def test_tokens_are_what_a_free_provider_costs():
+    assert cost(Outcome("a", 0.0, 0.0, 50_000, False)) == pytest.approx(50_000 * DOLLARS_A_TOKEN)
     assert cost(Outcome("a", 0.0, 0.5, 10.0, False)) == 0.5
     assert cost(Outcome("a", 0.0, 0.0, 0.0, False)) > 0
 
