@@ -120,7 +120,7 @@ def test_history_is_what_the_books_say():
 
     entries = [entry(0, CANDIDATE, 1.5), entry(1, REFUSED, 0.0), entry(2, FAILED, 0.0)]
     assert history_of(entries) == [
-        Outcome("dear", 1.5, 0.5, 2.0, False),
-        Outcome("dear", 0.0, 0.5, 2.0, False),
-        Outcome("dear", 0.0, 0.5, 2.0, True),
+        Outcome("dear", 1.5, 0.5, 11, False),
+        Outcome("dear", 0.0, 0.5, 11, False),
+        Outcome("dear", 0.0, 0.5, 11, True),
     ]
