@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from configs.base import OFTEN, SETTINGS, Setting
 from configs.lookup import locate
 from data.corpus import CorpusError
+from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import hosts
@@ -19,6 +20,7 @@ from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
+from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
 from nanoevolve_jax.terminal import usage
@@ -26,7 +28,7 @@ from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
 USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
-    *(CheckpointError, ClusterError, OutOfMemoryError),
+    *(CheckpointError, ClusterError, OutOfMemoryError, CertificateError, CodegenError),
 )
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACE_ERRORS = (

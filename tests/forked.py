@@ -6,6 +6,7 @@ JAX, nor imports a command, so that a fork is as a new process would be.
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ class Shell:
         self._process.stdout.close()
 
     def __call__(self, *arguments, folder: Path) -> Outcome:
-        """Runs `nanoevolve ARGUMENTS` in a folder."""
+        """Runs `nanoevolve ARGUMENTS` in a folder; where the first is -m, that module."""
         request = {"arguments": list(map(str, arguments)), "folder": str(folder)}
         print(json.dumps(request), file=self._process.stdin, flush=True)
         return Outcome(**json.loads(self._process.stdout.readline()))
@@ -78,6 +79,10 @@ def _become(request: dict, output: int, errors: int) -> None:
     code = 1
     try:
         os.chdir(request["folder"])
+        name, *rest = request["arguments"] or [""]
+        if name == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__")
         sys.argv = ["nanoevolve", *request["arguments"]]
         code = main()
     except SystemExit as end:

@@ -137,13 +137,30 @@ CASES = [
     ("replay", ["{card}", "--config.seed=1"], ["flag '--config.seed=1' is unknown; allowed: --pa"]),
 ]
 
+VALIDATE_CASES = [
+    ([], ["0 arguments; allowed: SLOT and FILE"]),
+    (["gate"], ["1 arguments; allowed: SLOT and FILE"]),
+    (["gate", "{spec}", "{spec}"], ["3 arguments; allowed: SLOT and FILE"]),
+    (["gtae", "{spec}"], ["SLOT is 'gtae'; allowed: direction, gate, actuate, features"]),
+    (["gate", "{empty}/no.py"], ["FILE is '{empty}/no.py', No such file or directory; allowed"]),
+    (["gate", "{empty}"], ["FILE is '{empty}', no plain file; allowed: a file of at most"]),
+    (["gate", "{link}"], ["FILE is '{link}', a link; allowed: a file"]),
+    (["gate", "{large}"], ["FILE is '{large}', larger than that; allowed: a file of at most"]),
+    (["gate", "{binary}"], ["FILE is '{binary}', not UTF-8; allowed: a file"]),
+    (["gate", "{spec}", "--out={file}"], ["--out is '{file}'; allowed: a folder"]),
+    (["gate", "{spec}", "--isolation=some"], ["isolation is 'some'; allowed: required, available"]),
+    (["gate", "{spec}", "--config=nope.py"], ["--config is 'nope.py'; allowed: a file"]),
+    (["gate", "{spec}", "--config.model.n_embd=1"], ["config.model.n_embd is 1; allowed: an int"]),
+    (["gate", "{spec}", "--uot=x"], ["flag '--uot=x' is unknown; allowed: ", "--out"]),
+]
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """Folders and files that are empty, damaged, or fine and used wrongly."""
     root = tmp_path_factory.mktemp("bad")
     folders = ("empty", "half", "headless", "cut", "run", "cache")
-    files = ("file", "card", "edited", "spec")
+    files = ("file", "card", "edited", "spec", "link", "large", "binary")
     found = {name: root / name for name in (*folders, *files, "corpus")}
     for name in folders:
         found[name].mkdir()
@@ -159,6 +176,9 @@ def places(tmp_path_factory):
     os.truncate(found["cut"] / "archive.jsonl", 100)
     found["spec"].write_text(json.dumps(spec_to_json(NANOCHAT) | {"ns_steps": 9}))
     found["file"].write_text("no folder, no JSON and no Python")
+    found["link"].symlink_to(found["spec"])
+    found["large"].write_text("#" * 50_000)
+    found["binary"].write_bytes(b"\xff\xfe\x00")
     write_sealed(found["card"], KIND, {"confirmation": None})
     found["edited"].write_text(found["card"].read_text().replace("null", "{}"))
     return found
@@ -189,6 +209,14 @@ def test_bad_input_ends_in_one_line_and_loses_nothing(shell, places, name, argum
     for part in parts:
         assert part.format(**places) in errors
     assert content(places) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"), VALIDATE_CASES, ids=[" ".join(line) for line, _ in VALIDATE_CASES]
+)
+def test_bad_input_to_validate_too(shell, places, arguments, parts):
+    line = ["nanoevolve_jax.codegen.validate", *arguments]
+    test_bad_input_ends_in_one_line_and_loses_nothing(shell, places, "-m", line, parts)
 
 
 @pytest.mark.parametrize("field", ["workdir", "data.cache_dir"])

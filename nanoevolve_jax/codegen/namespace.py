@@ -56,7 +56,21 @@ def _bounded_range(*bounds: int) -> range:
 
 
 def _allowed(path: str) -> dict[str, Any]:
-    return {name: getattr(_MODULES[path], name) for name in MODULES[path]}
+    return {name: _called_from_here(getattr(_MODULES[path], name)) for name in MODULES[path]}
+
+
+def _called_from_here(value: Any) -> Any:
+    """A function in a frame of this module; constants and dtypes as they are.
+
+    Code in C imports with the builtins of the frame that called it, and a source's have no import.
+    """
+    if isinstance(value, type) or not callable(value):
+        return value
+
+    def function(*args, **kwargs):
+        return value(*args, **kwargs)
+
+    return function
 
 
 def globals_for(dtype: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ POINTED = {
         ("callback", "results come from arguments alone"),
     ),
     **dict.fromkeys(
-        ("infeed", "outfeed", "pure_callback"),
+        ("infeed", "outfeed", "print", "pure_callback"),
         ("callback", "results come from arguments alone"),
     ),
 }

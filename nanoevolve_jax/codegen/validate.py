@@ -1,0 +1,106 @@
+"""Validates one source for a slot, in a jail, and says whether it may be called.
+
+  python -m nanoevolve_jax.codegen.validate gate mine.py --config=configs/screen.py
+  python -m nanoevolve_jax.codegen.validate direction mine.py --out=runs/mine/code
+
+A slot is direction, gate, actuate or features. The source is validated for the matrices of the
+config's model, and of the wider one that a confirmation trains. Exit code 0: certified; 1: refused,
+with the reason; 2: nothing was validated.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from nanoevolve_jax import command
+from nanoevolve_jax.codegen import jail, language, sandbox
+from nanoevolve_jax.codegen.matrices import matrices_of_evaluation
+from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.policy.certified import Certified
+from nanoevolve_jax.policy.slots import SLOTS
+
+REFUSED = 1
+
+
+def read_source(path: Path) -> str:
+    """The text of a source file.
+
+    Raises:
+      ConfigError: if it is no plain file of at most `language.MAX_SOURCE_BYTES` in UTF-8.
+    """
+    allowed = f"a file of at most {language.MAX_SOURCE_BYTES} bytes of UTF-8"
+
+    def mistake(what: str) -> ConfigError:
+        return ConfigError(f"FILE is {str(path)!r}, {what}; allowed: {allowed}")
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        link = os.path.islink(path)
+        raise mistake("a link" if link else getattr(error, "strerror", "no path")) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise mistake("no plain file")
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(language.MAX_SOURCE_BYTES + 1)
+    if len(content) > language.MAX_SOURCE_BYTES:
+        raise mistake("larger than that")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise mistake("not UTF-8") from None
+
+
+def describe(function: Certified) -> str:
+    """A certificate in one line."""
+    programs = function.certificate["programs"]
+    costs = [facts["flops"] / max(1.0, facts["baseline_flops"]) for facts in programs.values()]
+    same = function.computation == function.certificate["seed_computation"]
+    return (
+        f"certified {function.id}: {function.slot} for {', '.join(programs)}; "
+        f"{min(costs):.3g} to {max(costs):.3g} times the FLOPs of the built-in function"
+        f"{', whose computation it is' if same else ''}"
+    )
+
+
+def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
+    """The command; gives the exit code."""
+    if len(arguments) != 2:
+        raise ConfigError(f"{len(arguments)} arguments; allowed: SLOT and FILE")
+    slot, file = arguments
+    if slot not in SLOTS:
+        raise ConfigError(f"SLOT is {slot!r}; allowed: {', '.join(SLOTS)}")
+    source = read_source(Path(file))
+    given = flags.FLAGS
+    if given.out is not None and Path(given.out).exists() and not Path(given.out).is_dir():
+        raise ConfigError(f"--out is {given.out!r}; allowed: a folder, new or not")
+    walls = sandbox.isolation(given.isolation)
+    print(f"isolation: {walls.in_words()}", flush=True)
+    verdict = jail.validate(
+        slot,
+        source,
+        matrices_of_evaluation(config),
+        config.model.dtype,
+        sandbox.Limits(),
+        walls,
+    )
+    if verdict.certified is None:
+        print(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")
+        return REFUSED
+    print(describe(verdict.certified))
+    if given.out is not None:
+        print(Library(Path(given.out)).put(verdict.certified))
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "folder to put certified code into, such as runs/mine/code")
+    flags.DEFINE_string(
+        "isolation", sandbox.REQUIRED, "required: all walls; available: those that are there"
+    )
+    command.run(validate, arguments=True, often=("model.n_embd", "model.n_layer", "model.dtype"))

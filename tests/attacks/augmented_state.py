@@ -1,0 +1,10 @@
+# tries: keep a value by += on a global list
+# reason: trace
+# slot: gate
+# found: computation
+KEPT = [0.0]
+
+
+def gate(sensors, features, control):
+    KEPT += [1.0]
+    return sensors.loss_ema + len(KEPT)

@@ -1,0 +1,6 @@
+# tries: compile text
+# reason: syntax
+# slot: gate
+# found: text
+def gate(sensors, features, control):
+    return compile("1", "", "eval")

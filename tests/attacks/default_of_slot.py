@@ -1,0 +1,6 @@
+# tries: give the slot's function a further parameter that keeps state
+# reason: name
+# slot: gate
+# found: text
+def gate(sensors, features, control, kept=[]):
+    return jax.nn.sigmoid(control.sharpness * (control.bias + sensors.loss_ema))

@@ -1,0 +1,6 @@
+# tries: pass a module on as a value
+# reason: name
+# slot: gate
+# found: text
+def gate(sensors, features, control):
+    return helper(jnp)

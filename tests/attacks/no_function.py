@@ -1,0 +1,5 @@
+# tries: define nothing
+# reason: name
+# slot: gate
+# found: text
+LOSS = 1.0

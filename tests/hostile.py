@@ -1,0 +1,245 @@
+"""Hostile programs in plain Python, for the walls alone: no check of language is before them.
+
+Each tries one thing, and leaves the file `escaped` in its folder if that works. Names in capitals
+are given to them: PORT, SOCKET, PID, SECRET, REPOSITORY, PACKAGE, HOME, SCRATCH.
+"""
+
+PROLOGUE = """
+import ctypes, os, signal, socket, subprocess, sys, threading, time
+from pathlib import Path
+OUT = Path(sys.argv[1])
+escaped = lambda what=1: (OUT / "escaped").write_text(str(what))
+def attempt(function, *arguments):
+    try:
+        return function(*arguments)
+    except (OSError, MemoryError, RuntimeError) as error:
+        print(type(error).__name__, error, file=sys.stderr)
+libc = ctypes.CDLL(None, use_errno=True)
+"""
+
+# Each ends by itself, with nothing to show.
+QUIET = {
+    "connects to a server of this machine": """
+def go():
+    with socket.create_connection(("127.0.0.1", PORT), timeout=2) as s:
+        s.sendall(b"x")
+        escaped()
+attempt(go)
+""",
+    "sends a datagram": """
+def go():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.sendto(b"x", ("127.0.0.1", PORT))
+    escaped()
+attempt(go)
+""",
+    "talks to a local socket": """
+def go():
+    socket.socket(socket.AF_UNIX).connect(SOCKET)
+    escaped()
+attempt(go)
+""",
+    "forks": """
+def go():
+    if os.fork() == 0:
+        time.sleep(1000)
+    escaped()
+attempt(go)
+""",
+    "is a fork bomb": """
+for _ in range(1000):
+    if attempt(os.fork) is not None:
+        escaped()
+        attempt(os.fork)
+""",
+    "starts a program": """
+if attempt(subprocess.run, [sys.executable, "-c", "pass"]) is not None:
+    escaped()
+""",
+    "becomes a program": """
+attempt(os.execv, sys.executable, [sys.executable, "-c",
+    f"open({str(OUT / 'escaped')!r}, 'w').write('1')"])
+""",
+    "starts a daemon in a session of its own": """
+def go():
+    attempt(os.setsid)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(1000)
+    escaped()
+attempt(go)
+""",
+    "kills its parent": """
+parent = os.getppid()
+for target in (parent, -parent, -1, PID):
+    if target not in (0, os.getpid()) and attempt(lambda: os.kill(target, 9) or 1):
+        escaped()
+attempt(lambda: signal.pidfd_send_signal(os.pidfd_open(PID), 9) or escaped())
+""",
+    "traces another process": """
+for process in (1, PID):
+    if libc.ptrace(16, process, None, None) == 0:
+        escaped()
+""",
+    "reads another process's memory": """
+if os.path.exists(f"/proc/{PID}/mem") or os.path.exists("/proc/self/mem"):
+    attempt(lambda: open(f"/proc/{PID}/mem", "rb").read(1) or escaped())
+buffer = ctypes.create_string_buffer(8)
+vector = (ctypes.c_void_p * 2)(ctypes.addressof(buffer), 8)
+if libc.process_vm_readv(PID, vector, 1, vector, 1, 0) > 0:
+    escaped()
+""",
+    "mounts": """
+if libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0 or libc.unshare(0x10000000) == 0:
+    escaped()
+""",
+    "gives itself more": """
+import resource
+for name in ("RLIMIT_DATA", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE"):
+    number = getattr(resource, name)
+    soft, hard = resource.getrlimit(number)
+    if hard == resource.RLIM_INFINITY:
+        escaped(name)
+    try:
+        resource.setrlimit(number, (hard * 2, hard * 2))
+        escaped(name)
+    except (ValueError, OSError):
+        pass
+""",
+    "allocates 100 GB": """
+attempt(bytearray, 100 << 30) and escaped()
+""",
+    "allocates 100 GB in pieces": """
+def go():
+    kept = []
+    while True:
+        kept.append(bytearray(64 << 20))
+        if len(kept) > 1600:
+            escaped()
+            return
+attempt(go)
+""",
+    "shares 100 GB with itself": """
+import mmap
+def go():
+    kept = []
+    for _ in range(1600):
+        kept.append(mmap.mmap(-1, 64 << 20))
+        kept[-1].write(b"x" * (64 << 20))
+    escaped()
+attempt(go)
+""",
+    "starts a million threads": """
+threading.stack_size(32768)
+def go():
+    for _ in range(10 ** 6):
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    escaped()
+attempt(go)
+""",
+    "opens files without end": """
+def go():
+    kept = [os.open("/dev/null", os.O_RDONLY) for _ in range(10_000)]
+    escaped(len(kept))
+attempt(go)
+""",
+    "writes a file of 10 GB": """
+def go():
+    with open("/tmp/big", "wb", buffering=0) as file:
+        for _ in range(160):
+            if file.write(bytes(64 << 20)) == 0:
+                return
+            if file.tell() > SCRATCH:
+                escaped()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+attempt(go)
+attempt(os.remove, "/tmp/big")
+""",
+    "makes the kernel run a ring of calls": """
+if libc.syscall(425, 8, ctypes.create_string_buffer(120)) >= 0:
+    escaped()
+""",
+}
+
+# These need namespaces: limits alone do not hide files.
+SIGHT = {
+    "looks around": """
+seen = set()
+for root, folders, files in os.walk("/"):
+    if root.startswith(("/usr/lib", sys.prefix, sys.base_prefix, PACKAGE, "/dev")):
+        folders[:] = []
+        continue
+    seen |= {f"{root}/{name}".replace("//", "/") for name in files}
+for path in sorted(seen):
+    allowed = ("/etc/ld.so.cache", "/proc/cpuinfo", sys.executable, __file__)
+    if path not in allowed and not path.startswith(("/lib", "/tmp/out")):
+        escaped(path)
+""",
+    "reads a secret": """
+for path in (SECRET, "/etc/passwd", "/etc/shadow", "/proc/self/environ", "/proc/1/environ",
+             REPOSITORY + "/.git", REPOSITORY + "/README.md", HOME + "/.bashrc"):
+    if os.path.lexists(path):
+        escaped(path)
+""",
+    "writes everywhere": """
+places = ["/", "/usr/lib", "/etc", "/dev", "/home", "/var", "/root", "/proc", sys.prefix,
+    sys.base_prefix, PACKAGE, PACKAGE + "/codegen", os.path.dirname(os.__file__)]
+for place in places:
+    if attempt(lambda: (Path(place) / "written").write_text("x")):
+        escaped(place)
+    if attempt(lambda: os.makedirs(Path(place) / "made") or 1):
+        escaped(place)
+if attempt(lambda: open(os.__file__, "a")) or attempt(lambda: os.remove(os.__file__) or 1):
+    escaped("library")
+if attempt(lambda: os.chmod(os.__file__, 0o777) or 1):
+    escaped("mode")
+""",
+    "sees other processes": """
+if os.getpid() != 1 or any(name.isdigit() for name in os.listdir("/proc")):
+    escaped(os.getpid())
+""",
+    "makes a device": """
+if attempt(lambda: os.mknod("/tmp/disk", 0o60600, os.makedev(8, 0)) or 1):
+    escaped()
+""",
+    "fills its folder with many files": """
+def go():
+    for number in range(10 ** 6):
+        with open(f"/tmp/{number}", "wb") as file:
+            file.write(bytes(1 << 20))
+        if number << 20 > 2 * SCRATCH:
+            return escaped()
+try:
+    attempt(go)
+finally:
+    for path in Path("/tmp").iterdir():
+        if path.name.isdigit():
+            path.unlink()
+""",
+}
+
+ENVIRONMENT = """
+(OUT / "environment").write_text(repr(sorted(os.environ)))
+"""
+
+# These do not end by themselves; why each was stopped.
+ENDLESS = {
+    "sleeps": ("time", "time.sleep(10 ** 6)"),
+    "is deaf to signals": (
+        "time",
+        "for n in set(range(1, 65)) - {9, 19, 32, 33}:\n    signal.signal(n, signal.SIG_IGN)\n"
+        "while True:\n    time.sleep(1)",
+    ),
+    "closes what it could be heard by": (
+        "time",
+        "os.closerange(0, 60)\nwhile True:\n    time.sleep(1)",
+    ),
+    "burns": ("time", "while True:\n    pass"),
+    "never reads": ("time", "time.sleep(10 ** 6)"),
+    "floods standard output": ("output", "while True:\n    os.write(1, bytes(1 << 16))"),
+    "floods every stream": (
+        "output",
+        "while True:\n    for n in range(3, 12):\n        attempt(os.write, n, bytes(1 << 16))",
+    ),
+}
