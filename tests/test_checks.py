@@ -1,5 +1,6 @@
 """What is asked of a source beyond its text: what passes, and why the rest is refused."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from nanoevolve_jax.codegen.battery import Battery, battery
 from nanoevolve_jax.codegen.behaviour import require_sound
 from nanoevolve_jax.codegen.computation import graph
 from nanoevolve_jax.codegen.costs import cost_of
-from nanoevolve_jax.codegen.jaxprs import require_harmless
+from nanoevolve_jax.codegen.jaxprs import equations, require_harmless
 from nanoevolve_jax.codegen.namespace import globals_for
 from nanoevolve_jax.codegen.programs import exported
 from nanoevolve_jax.codegen.refusals import REASONS, Refused
@@ -92,13 +93,10 @@ def test_what_passes_is_loaded_and_gives_the_built_in_optimizers_numbers():
     inputs = battery("direction", SMALL).arguments
     loaded = Certified(source, certificate, programs).call(SMALL, *map(jnp.asarray, inputs))
     g, buffer, second, _, *_ = (x[0] for x in inputs)
-    wanted = muon.muon_step(
-        *(g, buffer, second),
-        spec=NANOCHAT,
-        momentum=NANOCHAT.momentum,
-        second_moment_beta=0.9,
-        orthogonal_mix=1.0,
+    step = functools.partial(
+        muon.muon_step, spec=NANOCHAT, momentum=NANOCHAT.momentum, orthogonal_mix=1.0
     )
+    wanted = jax.jit(functools.partial(step, second_moment_beta=0.9))(g, buffer, second)
     for ours, theirs in zip(loaded, wanted, strict=True):
         assert jnp.linalg.norm(ours[0] - theirs) < 1e-5 * jnp.linalg.norm(theirs)
 
@@ -371,6 +369,8 @@ def test_every_allowed_function_is_plain_arithmetic_in_every_use(module):
                 closed = jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((6, 6), jnp.float32))
             except Exception:  # another function's arguments
                 continue
+            if any(equation.primitive.name == "svd" for equation in equations(closed)):
+                continue  # a norm of order 2; refused, as is shown above
             require_harmless(closed)
             assert graph(closed) == graph(
                 jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((6, 6), jnp.float32))
