@@ -149,6 +149,40 @@ SETTINGS: dict[str, Setting] = {
         0, "runs that tune the recipe; 0: as many as search and promotion make", 0, 10**6
     ),
     "calibrate.panel_seeds": Setting(3, "seeds of every spec of the panel", 2, 64),
+    # Code mutation, only by `python -m nanoevolve_jax.codegen.autonomous`
+    "codegen.ensemble": Setting("none", "profiles that are asked for code, comma-separated"),
+    "codegen.providers": Setting("configs/providers.toml", "file of the profiles"),
+    "codegen.scope": Setting(
+        "all", "what may be rewritten", choices=("all", "matrix", "gating", "routing")
+    ),
+    "codegen.proposals": Setting(30, "asked for at most", 1, 10**6),
+    "codegen.window": Setting(4, "proposals under way at once", 1, 1000),
+    "codegen.islands": Setting(3, "lines of descent that mix only by migration", 1, 100),
+    "codegen.migrate": Setting(
+        4, "one proposal of an island in so many has a parent from the next; 0: none", 0, 10**6
+    ),
+    "codegen.fill": Setting(
+        8, "spec mutants trained while no code is ready, a proposal at most", 0, 10_000
+    ),
+    "codegen.plateau": Setting(
+        0, "proposals without a better candidate before it ends; 0: never", 0, 10**6
+    ),
+    "codegen.calls": Setting(200, "requests to providers at most", 1, 10**7),
+    "codegen.tokens": Setting(2_000_000, "of prompts and answers at most", 1, 10**12),
+    "codegen.dollars": Setting(10.0, "paid to providers at most", 0.0, 1e7),
+    "codegen.seconds": Setting(86_400, "of waiting for providers at most, added up", 1, 10**9),
+    "codegen.isolation": Setting(
+        "required",
+        "walls of the jail; available: those that this machine has, at your risk",
+        choices=("required", "available"),
+    ),
+    "codegen.jail_seconds": Setting(120, "that the validation of a source may take", 1, 86_400),
+    "codegen.max_cost": Setting(
+        4.0, "FLOPs of a function at most, in those of the built-in one", 1.0, 1000.0
+    ),
+    "codegen.address": Setting(
+        "none", "Ray cluster whose jobs screen code; local: of this machine; none: trained here"
+    ),
 }
 
 # What a first look at a command should see of them.

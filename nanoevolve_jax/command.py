@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from configs.base import OFTEN, SETTINGS, Setting
 from configs.lookup import locate
 from data.corpus import CorpusError
+from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import hosts
@@ -27,7 +28,7 @@ from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
 USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
-    *(CheckpointError, ClusterError, OutOfMemoryError, CertificateError),
+    *(CheckpointError, ClusterError, OutOfMemoryError, CertificateError, CodegenError),
 )
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACE_ERRORS = (

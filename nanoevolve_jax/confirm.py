@@ -91,7 +91,9 @@ def confirm(settings: ConfigDict) -> None:
         record, reference = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
         batch_tokens = config.train.batch_size * config.model.sequence_len
         ledger = promote.ledger_of(config, calibration)
-        retuned = is_retuned_baseline(record.spec, reference.spec)
+        retuned = is_retuned_baseline(
+            record.spec, reference.spec, promote.arm_of(record, folder).code
+        )
         found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
         with Display(
             console,
@@ -107,8 +109,8 @@ def confirm(settings: ConfigDict) -> None:
                 hear=(display.on_run, log.run),
             )
             if not retuned:
-                bench, candidate = Bench(config, runs), promote.arm_of(record)
-                require_constraints(bench, promote.arm_of(records[0]), candidate)
+                bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
+                require_constraints(bench, promote.arm_of(records[0], folder), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 display.say(
                     f"{record.id} against {reference.id} on validation fold {consumed.fold}"
@@ -121,7 +123,7 @@ def confirm(settings: ConfigDict) -> None:
                 found = trial.run(
                     bench,
                     candidate,
-                    promote.arm_of(reference),
+                    promote.arm_of(reference, folder),
                     consumed=consumed,
                     calibration=calibration,
                     cost_ratio=record.cost / reference.cost,
@@ -133,8 +135,8 @@ def confirm(settings: ConfigDict) -> None:
         spent = {SCREENING: screening_spent(records, batch_tokens)} | runs.spent()
         card = make_card(
             found,
-            promote.arm_of(record),
-            promote.arm_of(reference),
+            promote.arm_of(record, folder),
+            promote.arm_of(reference, folder),
             calibration,
             config=config.to_dict(),
             campaigns=ledger.campaigns(),

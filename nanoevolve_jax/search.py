@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.books import FOLDER as PROPOSALS
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.work import MAIN, total_runs
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import (
     Campaign,
     generation_sizes,
@@ -57,6 +58,11 @@ def search(config: ConfigDict) -> None:
     compiled_before = compilations()
     steps, most = config.train.steps, max(generation_sizes(config))
     require_free(Path(config.workdir))
+    if (Path(config.workdir) / PROPOSALS).exists():
+        raise ArchiveError(
+            f"config.workdir is {config.workdir!r}, the folder of a campaign of code; allowed: a "
+            "new one, or python -m nanoevolve_jax.codegen.autonomous on this one"
+        )
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=steps, most=most))
         config, calibration = calibrated(site.config, site.facts)

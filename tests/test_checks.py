@@ -1,6 +1,5 @@
 """What is asked of a source beyond its text: what passes, and why the rest is refused."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -24,8 +23,8 @@ from nanoevolve_jax.codegen.programs import exported
 from nanoevolve_jax.codegen.refusals import REASONS, Refused
 from nanoevolve_jax.policy import muon
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
-from nanoevolve_jax.policy.slots import SLOTS
-from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
+from nanoevolve_jax.policy.slots import SLOTS, Knobs
+from nanoevolve_jax.policy.spec import Sensors
 
 SMALL = (8, 16)
 MATRIX = jax.ShapeDtypeStruct(SMALL, jnp.float32)
@@ -91,14 +90,14 @@ def test_what_passes_is_loaded_and_gives_the_built_in_optimizers_numbers():
         "programs": {key: {"sha256": digest(content)} for key, content in programs.items()},
     }
     inputs = battery("direction", SMALL).arguments
-    loaded = Certified(source, certificate, programs).call(SMALL, *map(jnp.asarray, inputs))
-    g, buffer, second, _, *_ = (x[0] for x in inputs)
-    step = functools.partial(
-        muon.muon_step, spec=NANOCHAT, momentum=NANOCHAT.momentum, orthogonal_mix=1.0
-    )
-    wanted = jax.jit(functools.partial(step, second_moment_beta=0.9))(g, buffer, second)
+    # A gradient of full rank under every knob: the iteration amplifies rounding of the others.
+    full = [x[np.all(inputs[0] == inputs[0][:1], axis=(1, 2))] for x in inputs]
+    assert len(full[0]) > 20
+    loaded = Certified(source, certificate, programs).call(SMALL, *map(jnp.asarray, full))
+    wanted = jax.jit(jax.vmap(muon.muon_step))(*full[:4], Knobs(*full[4:]))
     for ours, theirs in zip(loaded, wanted, strict=True):
-        assert jnp.linalg.norm(ours[0] - theirs) < 1e-5 * jnp.linalg.norm(theirs)
+        difference = jnp.linalg.norm((ours - theirs).reshape(len(ours), -1), axis=1)
+        assert np.all(difference < 1e-5 * jnp.linalg.norm(theirs.reshape(len(ours), -1), axis=1))
 
 
 SQUARE = "(gradient @ gradient.T @ gradient)"
@@ -121,23 +120,10 @@ REFUSED = {
     "endless recursion": ("trace", features("f(1.0)", "f = lambda x: f(x)")),
     "division by zero": ("trace", features("1.0 / (1 - 1)")),
     "too many in a tuple": ("trace", features("sum((1.0,) * 4000000000 * 4000000000)")),
-    "an endless range": ("endless", features("sum(x for x in range(4000000000)) * 0.0")),
-    "a range beyond counting": ("endless", features("0.0", "for x in range(9**99):", "    pass")),
     "a loop over data": (
         "unbounded_loop",
         direction(
             "x = lax.fori_loop(0, knobs.ns_steps, lambda i, x: x * 0.5, gradient)", update="x"
-        ),
-    ),
-    "a long loop": (
-        "cost",
-        features("lax.fori_loop(0, 2000, lambda i, x: x * 0.5, sensors.loss_ema)"),
-    ),
-    "loops in loops": (
-        "cost",
-        features(
-            "lax.fori_loop(0, 900, lambda i, x: f(x), sensors.loss_ema)",
-            "f = lambda x: lax.fori_loop(0, 900, lambda i, y: y * 0.5, x)",
         ),
     ),
     "work in a loop": (
@@ -218,6 +204,12 @@ def test_what_ends_after_the_time_limit_is_refused(monkeypatch):
     assert caught.value.refusal.reason == "endless"
 
 
+def test_a_long_range_is_refused_before_it_runs():
+    for steps in ("4000000000", "9**99"):
+        with pytest.raises(Refused, match="a range has over 10000 steps"):
+            judged(features("0.0", f"for x in range({steps}):", "    pass"), "features")
+
+
 def test_a_refusal_names_the_line_that_was_at_work():
     with pytest.raises(Refused, match=r"^line 2: "):
         judged(features("0.0", "x = gradient", "gradient = 1"), "features")
@@ -278,6 +270,22 @@ def test_a_loop_with_a_fixed_count_is_allowed_and_costs_its_count():
     matmul = 2 * 8 * 16 * 8 * 2
     assert one == pytest.approx(matmul, rel=0.1)
     assert five == pytest.approx(5 * matmul, rel=0.1)
+
+
+def test_loops_have_a_bound_on_their_steps_together():
+    def halved(x, times):
+        return lax.fori_loop(0, times, lambda i, y: y * 0.5, x)
+
+    def nested(outer, inner):
+        return jax.make_jaxpr(lambda x: lax.fori_loop(0, outer, lambda i, y: halved(y, inner), x))(
+            MATRIX
+        )
+
+    require_harmless(nested(30, 30))
+    for outer, inner in ((1, 1001), (1001, 1), (40, 40)):
+        with pytest.raises(Refused) as caught:
+            require_harmless(nested(outer, inner))
+        assert caught.value.refusal.reason == "cost"
 
 
 INPUTS = Battery(("a", "b"), (np.ones((2, 3), np.float32),))

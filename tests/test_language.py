@@ -178,6 +178,13 @@ def test_everything_else_is_refused_with_its_reason(why, source):
     assert why in REASONS
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_text_is_read_without_a_warning():
+    source = in_features(r'"""An escape \d that is none."""')
+    language.check(source, "features")
+    language.normalised(source)
+
+
 def test_a_refusal_names_the_line():
     with pytest.raises(Refused, match=r"^line 2: .*'open'"):
         language.check(in_features("x = open(1)"), "features")

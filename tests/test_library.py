@@ -10,7 +10,7 @@ import pytest
 
 from nanoevolve_jax.codegen import jail, sandbox
 from nanoevolve_jax.codegen.jail import _INMATE
-from nanoevolve_jax.codegen.library import Library
+from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified
 
 SOURCE = """

@@ -44,11 +44,11 @@ def check(source: str, slot: str, max_bytes: int = MAX_SOURCE_BYTES) -> None:
 
 
 def normalised(source: str) -> str:
-    """A source that parses, without comments and docstrings and in one layout.
+    """A source that `check` has passed, without comments and docstrings and in one layout.
 
     What stays cannot tell a reader of the source, such as a language model, anything but code.
     """
-    tree = ast.parse(source)
+    tree = _parsed(source, len(source.encode()))
     docstrings = set(map(id, _docstrings(tree)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef):

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen import jail, language, sandbox
-from nanoevolve_jax.codegen.library import Library
 from nanoevolve_jax.codegen.matrices import matrices_of_evaluation
+from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.certified import Certified
 from nanoevolve_jax.policy.slots import SLOTS

@@ -42,6 +42,7 @@ class Placebos(NamedTuple):
     yoked: np.ndarray
     trajectory: np.ndarray | None  # float32[steps], what the schedule replays
     donors: int  # runs that it is the mean of
+    built_in: np.ndarray | None = None  # its spec without its code; None: it has no code
 
 
 class PerturbationPanel(NamedTuple):
@@ -114,6 +115,8 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
         for name, value in held_at.items()
     }
     arms["gate off"] = held(off, lambda i: None)
+    if winner.code is not None:
+        arms["built-in functions"] = held(winner._replace(code=None), lambda i: None)
     if count:
         arms["schedule"] = held(winner, lambda i: mean)
         arms["yoked"] = held(winner, lambda i: trajectories[i % count])
@@ -122,7 +125,8 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
     results = dict(zip(arms, values, strict=True))
     missing = np.full(len(seeds), np.nan)
     schedule, yoked = (results.pop(name, missing) for name in ("schedule", "yoked"))
-    return Placebos(results, schedule, yoked, mean, count)
+    built_in = results.pop("built-in functions", None)
+    return Placebos(results, schedule, yoked, mean, count, built_in)
 
 
 def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturbance]]:

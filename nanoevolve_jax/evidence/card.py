@@ -41,15 +41,16 @@ def make_card(
     """
     card = found.parts | {
         "id": candidate.id,
-        "change": describe_change(reference.spec, candidate.spec) or "none",
+        "change": _change(candidate, reference),
         "spec": spec_to_json(candidate.spec),
+        "sources": {f.slot: f.source for f in candidate.code.functions} if candidate.code else {},
         "baseline": {
             "id": reference.id,
             "spec": spec_to_json(reference.spec),
             "recipe": calibration.recipe | reference.recipe,
         },
-        "static": is_static(candidate.spec),
-        "retuned_baseline": is_retuned_baseline(candidate.spec, reference.spec),
+        "static": is_static(candidate.spec, candidate.code),
+        "retuned_baseline": is_retuned_baseline(candidate.spec, reference.spec, candidate.code),
         "verdict": {"label": found.verdict.label, "release": found.verdict.release},
         "calibration": {
             "seal": calibration.seal,
@@ -69,6 +70,14 @@ def make_card(
         **origin,
     }
     return card | {"level": level_of_card(card, found.gates)._asdict()}
+
+
+def _change(candidate: Arm, reference: Arm) -> str:
+    """How a candidate differs from what it is compared with, in words."""
+    spec = describe_change(reference.spec, candidate.spec)
+    slots = [f.slot for f in candidate.code.functions] if candidate.code else []
+    code = f"code of {' and '.join(slots)} rewritten" if slots else ""
+    return "; ".join(part for part in (spec, code) if part) or "none"
 
 
 def is_win(card: Mapping[str, Any]) -> bool:

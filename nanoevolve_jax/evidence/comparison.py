@@ -13,6 +13,7 @@ from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
 from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
 
 LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
@@ -27,6 +28,7 @@ class Arm(NamedTuple):
     spec: OptimizerSpec
     recipe: dict[str, float]  # recipe fields that differ from the calibrated ones
     lr_factor: float = 1.0  # on the matrix learning rate
+    code: Code | None = None  # in the place of built-in functions
 
 
 class Bench(NamedTuple):
@@ -38,7 +40,8 @@ class Bench(NamedTuple):
     def candidate(self, arm: Arm, steps: int) -> Candidate:
         """What an arm trains at a horizon."""
         recipe = make_recipe(with_recipe(self.config, arm.recipe), steps)
-        return Candidate(arm.spec, recipe._replace(matrix_lr=recipe.matrix_lr * arm.lr_factor))
+        recipe = recipe._replace(matrix_lr=recipe.matrix_lr * arm.lr_factor)
+        return Candidate(arm.spec, recipe, arm.code)
 
     def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes) -> Job:
         """One run of an arm, at the full horizon unless `steps` says otherwise.

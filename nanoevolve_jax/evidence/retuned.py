@@ -3,7 +3,9 @@
 from scipy.special import expit
 
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.gate import blended_actuators
+from nanoevolve_jax.policy.slots import SCOPES
 from nanoevolve_jax.policy.spec import DECAY_NONE, OptimizerSpec
 
 
@@ -32,18 +34,28 @@ def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
     )
 
 
-def is_static(spec: OptimizerSpec) -> bool:
-    """Whether the gate is off, senses nothing, or moves nothing that acts."""
+def is_static(spec: OptimizerSpec, code: Code | None = None) -> bool:
+    """Whether the gate is off, senses nothing, or moves nothing that acts.
+
+    Of a gate in use that code has rewritten none of that is known.
+    """
+    if spec.control.enabled and code and any(code.of(slot) for slot in SCOPES["gating"]):
+        return False
     senses = any(coefficient != 0 for coefficient in spec.control.coefficients)
     return not (spec.control.enabled and senses and moving_actuators(canonical(spec)))
 
 
-def is_retuned_baseline(spec: OptimizerSpec, baseline: OptimizerSpec) -> bool:
+def is_retuned_baseline(
+    spec: OptimizerSpec, baseline: OptimizerSpec, code: Code | None = None
+) -> bool:
     """Whether a policy is the baseline once recipe fields and the multiplier are reset.
 
     Such a policy says that the baseline can be tuned further, and nothing about policies. No
-    decay is the baseline's decay at a recipe's `weight_decay` of 0.
+    decay is the baseline's decay at a recipe's `weight_decay` of 0. Rewritten code is other
+    mathematics, whatever its spec.
     """
+    if code is not None:
+        return False
     spec = without_still_gate(spec)
     own = ["momentum", "second_moment_beta", "update_multiplier"]
     own += ["decay"] * (spec.decay == DECAY_NONE)

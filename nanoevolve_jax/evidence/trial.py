@@ -234,6 +234,8 @@ def attribute(
         "schedule": placebos.schedule,
         "yoked": placebos.yoked,
     }
+    if placebos.built_in is not None:
+        arrays["built_in"] = placebos.built_in
     verdict, panel = judge(confirmed=True, **arrays), None
     say(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
     if placebos.trajectory is not None and (share > STEP_SHARE or verdict.label != "sensing"):

@@ -1,4 +1,4 @@
-"""What a gain comes from: sensing, a schedule, constants, or nothing at all."""
+"""What a gain comes from: sensing, a schedule, rewritten code, constants, or nothing at all."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,6 +16,7 @@ RETUNED = "a retuned baseline"
 SENSING = "sensing"
 SCHEDULE = "a schedule"
 CONSTANTS = "better constants"
+REWRITTEN = "rewritten functions"
 UNRESOLVED = "gain, source unresolved"
 NOT_ASKED = "gain, source not asked"
 
@@ -66,6 +67,7 @@ def judge(
     constants: Mapping[str, np.ndarray] | None = None,
     schedule: np.ndarray | None = None,
     yoked: np.ndarray | None = None,
+    built_in: np.ndarray | None = None,
     panel: Mapping[str, np.ndarray] | None = None,
 ) -> Verdict:
     """Names what a gain comes from.
@@ -78,6 +80,7 @@ def judge(
       constants: float[seeds] by name; None if nothing was attributed yet.
       schedule: float[seeds], the mean trajectory replayed.
       yoked: float[seeds], another seed's trajectory replayed.
+      built_in: float[seeds], its spec with the built-in functions; None: nothing is rewritten.
       panel: means over perturbations, float[seeds], of `winner`, `schedule` and `baseline`.
     """
     if retuned:
@@ -94,6 +97,8 @@ def judge(
         "schedule over baseline": _gain(baseline, schedule),
         "constants over baseline": _gain(baseline, constant),
     }
+    if built_in is not None:
+        contrasts["winner over built-in functions"] = _gain(built_in, winner)
     if panel is not None:
         contrasts["winner over schedule in the panel"] = _gain(panel["schedule"], panel["winner"])
         contrasts["winner over baseline in the panel"] = _gain(panel["baseline"], panel["winner"])
@@ -111,6 +116,8 @@ def judge(
         return Verdict(SENSING, "the policy", contrasts)
     if beats("schedule over baseline") and beats("winner over constants"):
         return Verdict(SCHEDULE, "its mean trajectory", contrasts)
+    if beats("winner over built-in functions", STRICT_P):
+        return Verdict(REWRITTEN, "the policy", contrasts)
     if beats("constants over baseline"):
         return Verdict(CONSTANTS, "its best constants", contrasts)
     if beats("schedule over baseline"):

@@ -42,6 +42,7 @@ class Record(NamedTuple):
     score: float
     cost: float  # FLOPs a training step
     pareto: bool  # on the front when its generation ended
+    code: dict[str, Any] | None = None  # see `CODE`; None: only built-in functions
 
     @property
     def merit(self) -> Merit:
@@ -60,6 +61,17 @@ STATUSES = (
 )
 _NUMBERS = ("val_bpb", "train_loss", "instability", "score")
 _PER_SEED = ("seeds", "val_bpb", "train_loss", "steps", "instability")
+CODE = {
+    "certificates": dict,  # of all rewritten slots, by slot
+    "slot": str | None,  # the one rewritten in this candidate; None: its parent's code
+    "source": str | None,  # of that slot
+    "diff": str | None,  # against the parent's source
+    "certificate": dict | None,  # of that slot, whole
+    "computation": dict,  # what each rewritten slot computes, as hashes
+    "proposal": int | None,  # number of the folder with prompts and answers
+    "cost": dict | None,  # of the proposal: provider, calls, tokens, dollars, seconds
+}
+"""Fields of a record's `code` and their kinds."""
 _KINDS = {
     "id": str,
     "parent_id": str | None,
@@ -74,6 +86,7 @@ _KINDS = {
     "score": float | int | None,
     "cost": float | int,
     "pareto": bool,
+    "code": dict | None,
 }
 
 
@@ -86,6 +99,8 @@ def _null_to_nan(value: Any, empty: float) -> Any:
 def record_to_json(record: Record) -> dict[str, Any]:
     """The JSON object of a record; what is not finite becomes null."""
     document = record._asdict() | {"spec": spec_to_json(record.spec)}
+    if record.code is None:
+        del document["code"]
     return document | {name: finite_or_null(document[name]) for name in _NUMBERS}
 
 
@@ -96,6 +111,7 @@ def record_from_json(document: dict[str, Any]) -> Record:
       ArchiveError: if a field is missing, unknown or of the wrong kind.
       SpecError: if its spec is invalid.
     """
+    document = {"code": None} | document
     if set(document) != set(Record._fields):
         odd = sorted(set(document) ^ set(Record._fields))
         raise ArchiveError(f"archive record has or lacks {odd[0]!r}; allowed: {Record._fields}")
@@ -113,6 +129,12 @@ def record_from_json(document: dict[str, Any]) -> Record:
             f"archive record {document['id']!r} has lists of different lengths, or empty ones; "
             f"allowed: one entry a seed in each of {', '.join(_PER_SEED)}"
         )
+    for name, kind in CODE.items() if document["code"] else ():
+        if not isinstance(document["code"].get(name), kind):
+            raise ArchiveError(
+                f"archive record's code.{name} is {document['code'].get(name)!r}; allowed: "
+                f"{getattr(kind, '__name__', kind)}"
+            )
     values = {name: _null_to_nan(document[name], math.nan) for name in _NUMBERS}
     values["score"] = _null_to_nan(document["score"], -math.inf)
     return Record(**document | values | {"spec": spec_from_json(document["spec"])})

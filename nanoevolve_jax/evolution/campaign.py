@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.telemetry import save_telemetry
 from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
 from nanoevolve_jax.execution.job import Job, job_key
@@ -26,7 +28,8 @@ from nanoevolve_jax.execution.settings import (
 )
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.canonical import canonical
-from nanoevolve_jax.policy.spec import NANOCHAT
+from nanoevolve_jax.policy.slots import is_read
+from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 ARCHIVE = "archive.jsonl"
 SCREENING = "search: screening"  # stage of these runs, beside those of `runs.jsonl`
@@ -64,7 +67,9 @@ class Campaign(NamedTuple):
             for proposal, result in zip(proposals, results, strict=True):
                 save_telemetry(self.folder, proposal.id, telemetry_columns(result))
                 baseline = (records + fresh)[0] if records or fresh else None
-                fresh.append(self.judge(proposal, result, baseline))
+                losses = result.telemetry[:, TELEMETRY.index("loss")]
+                shake = instability(losses) if result.failure is None else float("nan")
+                fresh.append(self.judge(proposal, result, shake, baseline))
             fresh = tournament.settle(records, fresh, self.config.search.survivors)
             archive.append(self.folder / ARCHIVE, fresh)
             records = [*records, *fresh]
@@ -74,9 +79,8 @@ class Campaign(NamedTuple):
     def job(self, proposal: tournament.Proposal) -> Job:
         """The screening run of a candidate."""
         recipe = make_recipe(with_recipe(self.config, proposal.recipe or {}))
-        return Job(
-            Candidate(proposal.spec, recipe), self.seed, self.config.train.steps, SCREEN_FOLD
-        )
+        candidate = Candidate(proposal.spec, recipe, code_of(self.folder, proposal.code))
+        return Job(candidate, self.seed, self.config.train.steps, SCREEN_FOLD)
 
     def propose(self, records: list[Record], generation: int) -> list[tournament.Proposal]:
         """The candidates of one generation."""
@@ -95,13 +99,23 @@ class Campaign(NamedTuple):
         )
 
     def judge(
-        self, proposal: tournament.Proposal, result: RunResult, baseline: Record | None
+        self,
+        proposal: tournament.Proposal,
+        result: RunResult | Run,
+        shake: float,
+        baseline: Record | None,
     ) -> Record:
-        """Turns a training run into a record; the first one judged is the baseline."""
-        losses = result.telemetry[:, TELEMETRY.index("loss")]
-        shake = instability(losses) if result.failure is None else float("nan")
+        """Turns a training run into a record; the first one judged is the baseline.
+
+        Args:
+          proposal: what was trained.
+          result: what that gave.
+          shake: its instability in nats, NaN if it failed.
+          baseline: None: this is it.
+        """
         failure = result.failure and {"reason": result.failure, "step": result.failed_step}
-        cost = step_flops(self.engine.task, proposal.spec)
+        code = code_of(self.folder, proposal.code)
+        cost = step_flops(self.engine.task, proposal.spec, code)
         gain = baseline.val_bpb[0] - result.val_bpb if baseline else 0.0
         return Record(
             **proposal._asdict(),
@@ -152,6 +166,15 @@ def generation_sizes(config: ConfigDict) -> list[int]:
     return [len(tournament.founders(NANOCHAT)), config.search.population]
 
 
+def identity(
+    spec: OptimizerSpec, recipe: dict[str, float] | None, code: dict[str, Any] | None
+) -> tuple[Any, ...]:
+    """What candidates share that would be trained alike."""
+    computation = code["computation"] if code else {}
+    used = tuple(sorted((slot, x) for slot, x in computation.items() if is_read(slot, spec)))
+    return canonical(spec), tuple((recipe or {}).items()), used
+
+
 def planned_calls(config: ConfigDict) -> list[Call]:
     """What screening asks of the engine: a call a generation."""
     first, later = generation_sizes(config)
@@ -170,7 +193,7 @@ def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
     """The part of `summary.json` that follows from the archive alone."""
     baseline = records[0]
     best = tournament.survivors(records, 1)[0]
-    distinct = {(canonical(r.spec), tuple((r.recipe or {}).items())) for r in records}
+    distinct = {identity(r.spec, r.recipe, r.code) for r in records}
     return {
         "candidates": len(distinct),
         "evaluated": sum(record.failure is None for record in records),

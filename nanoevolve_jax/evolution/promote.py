@@ -22,6 +22,7 @@ from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution import campaign as screening
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes
+from nanoevolve_jax.evolution.library import code_of
 
 KIND = "promotion"
 FILE = "promotion.json"
@@ -82,10 +83,10 @@ def planned_runs(config: ConfigDict) -> int:
     return total_runs(screening.planned_calls(config) + planned_calls(config))
 
 
-def arm_of(record: Record) -> Arm:
-    """A candidate as one side of a comparison."""
-    recipe = record.recipe or {}
-    return Arm(record.id, record.spec, dict(recipe))
+def arm_of(record: Record, folder: Path) -> Arm:
+    """A candidate of a run folder as one side of a comparison."""
+    code = code_of(folder, record.code)
+    return Arm(record.id, record.spec, dict(record.recipe or {}), code=code)
 
 
 def with_runs(record: Record, runs: list[Run]) -> Record:
@@ -145,10 +146,13 @@ def promote(
     references = [records[0].id] + ([control.id] if control else [])
     policies = [r.id for r in records[1:] if r.recipe is None and r.failure is None]
 
+    def arm(name: str) -> Arm:
+        return arm_of(known[name], campaign.folder)
+
     def train(names: list[str], first: int, count: int) -> None:
         seeds = [stage_seed(Stage.PROMOTE, config.seed, first + i) for i in range(count)]
         jobs = [
-            bench.job(arm_of(known[name]), seed, PROMOTE_FOLD, config.train.steps)
+            bench.job(arm(name), seed, PROMOTE_FOLD, config.train.steps)
             for name in names
             for seed in seeds
         ]
@@ -168,12 +172,14 @@ def promote(
     say(f"promotion: {len(finalists)} candidates on {rules.final_seeds} more")
     train([*references, *finalists], rules.first_seeds, rules.final_seeds)
 
-    held = constraints.measure(
-        bench, arm_of(records[0]), [arm_of(known[name]) for name in finalists], STAGE
-    )
+    held = constraints.measure(bench, arm(records[0].id), [arm(name) for name in finalists], STAGE)
     fit = [name for name in finalists if held.broken(name) is None]
     # A policy that only retunes the baseline belongs on the other side of the comparison.
-    retuned = [n for n in fit if is_retuned_baseline(known[n].spec, records[0].spec)]
+    retuned = [
+        name
+        for name in fit
+        if is_retuned_baseline(known[name].spec, records[0].spec, arm(name).code)
+    ]
     comparator = max([*references, *retuned], key=lambda name: known[name].score)
     picked = pick(scores([name for name in fit if name not in retuned]))
     for name in retuned:

@@ -21,7 +21,7 @@ from nanoevolve_jax.execution.json_files import write_json
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
     *("checkpoint_seconds", "engine", "ray", "threads"),
-    *("plan", "step_seconds", "machines", "distributed", "compare", "track"),
+    *("plan", "step_seconds", "machines", "distributed", "compare", "track", "codegen"),
 )
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")

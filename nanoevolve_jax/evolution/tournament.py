@@ -6,7 +6,7 @@ is stopped and run again draws the same children.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Proposal(NamedTuple):
     change: str | None
     spec: OptimizerSpec
     recipe: dict[str, float] | None = None  # overrides; only the control lineage has any
+    code: dict[str, Any] | None = None  # see `archive.CODE`
 
 
 BASELINE_ID = "nanochat"

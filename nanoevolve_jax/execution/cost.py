@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from model import gpt
-from nanoevolve_jax.execution.schedules import Recipe, nanochat_optimizer
+from nanoevolve_jax.execution.schedules import Recipe, nanochat_labels, nanochat_optimizer
 from nanoevolve_jax.execution.train import Task
 from nanoevolve_jax.policy.canonical import canonical
+from nanoevolve_jax.policy.certified import Code, code_flops
+from nanoevolve_jax.policy.labels import MATRIX
 from nanoevolve_jax.policy.spec import FIELDS, OptimizerSpec, get_field, set_field
 
 _ANY_RECIPE = Recipe(*[0.1] * len(Recipe._fields))  # its numbers do not change the operations
@@ -62,7 +64,20 @@ def structure(spec: OptimizerSpec) -> OptimizerSpec:
     return spec
 
 
-def step_flops(task: Task, spec: OptimizerSpec) -> float:
-    """FLOPs of one training step, model and optimizer, under a spec of concrete numbers."""
+@functools.cache
+def matrix_shapes(model: gpt.GPTConfig) -> tuple[tuple[int, int], ...]:
+    """(inputs, outputs) of every matrix that a policy updates, in the order of the parameters."""
+    params = jax.eval_shape(lambda: gpt.init_params(model, jax.random.key(0)))
+    labels = nanochat_labels(params)
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels), strict=True)
+    return tuple(leaf.shape for leaf, label in pairs if label == MATRIX)
+
+
+def step_flops(task: Task, spec: OptimizerSpec, code: Code | None = None) -> float:
+    """FLOPs of one training step, model and optimizer, under a spec of concrete numbers.
+
+    Rewritten code counts as the built-in functions and what its certificate says it takes more.
+    """
     model = task.model.flops_per_token * task.batch_tokens
-    return float(model + _optimizer_flops(task, structure(spec)))
+    more = code_flops(code, matrix_shapes(task.model)) if code else 0.0
+    return float(model + _optimizer_flops(task, structure(spec)) + more)

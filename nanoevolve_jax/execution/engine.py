@@ -20,7 +20,12 @@ from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.job import Job, job_key
 from nanoevolve_jax.execution.layout import POPULATION
 from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
-from nanoevolve_jax.execution.population import Programs, make_programs, stack_candidates
+from nanoevolve_jax.execution.population import (
+    Programs,
+    make_programs,
+    stack_candidates,
+    with_code,
+)
 from nanoevolve_jax.execution.results import RunResult, run_result
 from nanoevolve_jax.execution.resume import Batch, Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.stream import Stream, feed
@@ -84,9 +89,9 @@ def evaluation_steps(total_steps: int, evaluations: int, segment_steps: int) -> 
 def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
     """The jobs in batches of at most `width`, in order.
 
-    Lanes share a horizon and a validation fold, so a batch ends where either changes.
+    Lanes share a horizon, a validation fold and code, so a batch ends where one of them changes.
     """
-    groups = itertools.groupby(jobs, key=lambda job: (job.steps, job.fold))
+    groups = itertools.groupby(jobs, key=lambda job: (job.steps, job.fold, job.candidate.code))
     alike = [list(group) for _, group in groups]
     return [group[i : i + width] for group in alike for i in range(0, len(group), width)]
 
@@ -206,7 +211,8 @@ class LocalEngine(NamedTuple):
     def _advance(self, batch: Batch, jobs, candidates, evaluated: set[int]) -> Batch:
         """The batch a segment later."""
         steps = jobs[0].steps
-        state, telemetry = self.programs.train_segment(
+        code = jobs[0].candidate.code
+        state, telemetry = with_code(self.programs, self.task, code).train_segment(
             batch.state,
             candidates,
             self.programs.place(self._segment(jobs, batch.step)),

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.policy.certified import Certified, code_from_json, code_to_json
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
 LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE = "label_noise", "corpus_switch", "batch_size"
@@ -34,26 +36,39 @@ class Job(NamedTuple):
     attempt: int = 0  # tells repeats of one run apart; nothing else reads it
 
 
+def candidate_to_json(candidate: Candidate) -> dict[str, Any]:
+    """The JSON object of a candidate; code, where there is any, by its certificates."""
+    document: dict[str, Any] = {
+        "spec": spec_to_json(candidate.spec),
+        "recipe": {k: float(v) for k, v in candidate.recipe._asdict().items()},
+    }
+    return document | ({"code": code_to_json(candidate.code)} if candidate.code else {})
+
+
 def job_to_json(job: Job) -> dict[str, Any]:
     """The JSON object of a job; numbers survive exactly."""
     return job._asdict() | {
-        "candidate": {
-            "spec": spec_to_json(job.candidate.spec),
-            "recipe": {k: float(v) for k, v in job.candidate.recipe._asdict().items()},
-        },
+        "candidate": candidate_to_json(job.candidate),
         "gate": None if job.gate is None else [float(x) for x in job.gate],
         "disturbance": job.disturbance and job.disturbance._asdict(),
     }
 
 
-def job_from_json(document: dict[str, Any]) -> Job:
-    """The job of a JSON object."""
+def job_from_json(document: dict[str, Any], find: Callable[[str], Certified] | None = None) -> Job:
+    """The job of a JSON object.
+
+    Args:
+      document: see `job_to_json`.
+      find: certified code by its id, where jobs may have any.
+    """
     candidate, gate = document["candidate"], document["gate"]
     return Job(
         **document
         | {
             "candidate": Candidate(
-                spec_from_json(candidate["spec"]), Recipe(**candidate["recipe"])
+                spec_from_json(candidate["spec"]),
+                Recipe(**candidate["recipe"]),
+                code_from_json(candidate.get("code"), find),
             ),
             "gate": None if gate is None else np.asarray(gate, np.float32),
             "disturbance": document["disturbance"] and Disturbance(**document["disturbance"]),

@@ -8,7 +8,7 @@ Three programs exist, whatever is searched: `init_population`, `train_segment`,
 `evaluate_population`. Specs, recipes, seeds, step numbers and horizons are inputs.
 """
 
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from nanoevolve_jax.execution import hosts, train
 from nanoevolve_jax.execution.layout import POPULATION, layout
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 _LANES, _ALL = PartitionSpec(POPULATION), PartitionSpec()
@@ -52,6 +53,9 @@ class Programs(NamedTuple):
         return hosts.scatter(tree, shardings)
 
 
+_KEPT = 16  # training programs of rewritten code that stay compiled
+
+
 def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
     """A mesh over the first `devices` devices, `data` of them a candidate."""
     axes = {POPULATION: devices // data} | ({train.DATA: data} if data > 1 else {})
@@ -78,12 +82,7 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
     mesh = make_mesh(devices, data)
     shard = partial(jax.shard_map, mesh=mesh, axis_names={POPULATION}, check_vma=False)
     over = partial(train.over_lanes, lanes=lanes)
-
-    def hold(tree):
-        """Keeps one candidate's state or batch divided over the data axis."""
-        if data == 1:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, layout(tree, data))
+    hold = partial(_hold, data=data)
 
     def hold_rows(rows):
         return rows if data == 1 else jax.lax.with_sharding_constraint(rows, _ROWS)
@@ -96,8 +95,37 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
 
         return over(init, in_axes=(0, 0, None))(candidates, seeds, total_steps)
 
+    @jax.jit
+    @partial(shard, in_specs=(_LANES, _ALL, _ALL), out_specs=_LANES)
+    def evaluate_population(params, rows, token_bytes):
+        evaluate = partial(train.evaluate, task)
+        return over(evaluate, in_axes=(0, None, None))(params, hold_rows(rows), token_bytes)
+
+    train_segment = _training(task, mesh, lanes)
+    width = devices // data * lanes
+    return Programs(init_population, train_segment, evaluate_population, width, mesh)
+
+
+def _hold(tree: Any, data: int) -> Any:
+    """Keeps one candidate's state or batch divided over the data axis."""
+    if data == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, layout(tree, data))
+
+
+def _training(task: train.Task, mesh: jax.sharding.Mesh, lanes: int) -> Any:
+    """The program `train_segment`."""
+    hold = partial(_hold, data=task.data_parallel)
+
     @partial(jax.jit, donate_argnums=0)
-    @partial(shard, in_specs=(_LANES, _LANES, _LANES, _ALL, _ALL), out_specs=_LANES)
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        axis_names={POPULATION},
+        check_vma=False,
+        in_specs=(_LANES, _LANES, _LANES, _ALL, _ALL),
+        out_specs=_LANES,
+    )
     def train_segment(state, candidates, segment, start, total_steps):
         def run(state, candidate, segment, *steps):
             state, telemetry = train.train_segment(
@@ -105,24 +133,50 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
             )
             return hold(state), telemetry
 
-        return over(run, in_axes=(0, 0, 0, None, None))(
-            state, candidates, segment, start, total_steps
+        over = train.over_lanes(run, lanes=lanes, in_axes=(0, 0, 0, None, None))
+        return over(state, candidates, segment, start, total_steps)
+
+    return train_segment
+
+
+@lru_cache(maxsize=_KEPT)
+def _training_of_code(task: train.Task, code: Code, mesh: jax.sharding.Mesh, lanes: int) -> Any:
+    return _training(task._replace(code=code), mesh, lanes)
+
+
+def with_code(programs: Programs, task: train.Task, code: Code | None) -> Programs:
+    """The programs with rewritten functions in the optimizer; the same ones without any.
+
+    Only training is compiled anew: initial state and validation know nothing of the optimizer.
+
+    Args:
+      programs: of the task.
+      task: without code.
+      code: what is rewritten.
+
+    Raises:
+      CertificateError: if it cannot be called for the matrices of this model.
+    """
+    if code is None:
+        return programs
+    if task.data_parallel > 1:
+        raise CertificateError(
+            f"config.data_parallel is {task.data_parallel}; allowed: 1 for rewritten code, whose "
+            "programs run on one device"
         )
-
-    @jax.jit
-    @partial(shard, in_specs=(_LANES, _ALL, _ALL), out_specs=_LANES)
-    def evaluate_population(params, rows, token_bytes):
-        evaluate = partial(train.evaluate, task)
-        return over(evaluate, in_axes=(0, None, None))(params, hold_rows(rows), token_bytes)
-
-    width = devices // data * lanes
-    return Programs(init_population, train_segment, evaluate_population, width, mesh)
+    lanes = programs.width * task.data_parallel // programs.mesh.size
+    trained = _training_of_code(task, code, programs.mesh, lanes)
+    return programs._replace(train_segment=trained)
 
 
 def stack_candidates(candidates: list[train.Candidate]) -> train.Candidate:
-    """Stacks candidates of Python numbers into arrays [width]; dtypes depend on no value."""
+    """Stacks candidates of Python numbers into arrays [width]; dtypes depend on no value.
+
+    Their code is left out: it is in the program.
+    """
     dtypes = train.Candidate(
         spec=jax.tree.map(lambda x: np.int32 if isinstance(x, int) else np.float32, NANOCHAT),
         recipe=Recipe(*[np.float32] * len(Recipe._fields)),
     )
-    return jax.tree.map(lambda dtype, *xs: np.asarray(xs, dtype), dtypes, *candidates)
+    numbers = [candidate._replace(code=None) for candidate in candidates]
+    return jax.tree.map(lambda dtype, *xs: np.asarray(xs, dtype), dtypes, *numbers)

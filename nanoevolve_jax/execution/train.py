@@ -14,6 +14,8 @@ import optax
 from model import gpt
 from model.loss import mean_loss, nats_and_bytes, token_losses
 from nanoevolve_jax.execution.schedules import Recipe, nanochat_optimizer
+from nanoevolve_jax.policy.certified import Code
+from nanoevolve_jax.policy.slots import BUILT_IN
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 
 DATA = "data"  # the mesh axis whose devices share one candidate, where there is one
@@ -27,10 +29,11 @@ _LOG_NORM_LIMIT = 44.0  # the logarithm of a norm whose square overflows float32
 
 
 class Candidate(NamedTuple):
-    """What is trained: a policy and the recipe around it, all numbers."""
+    """What is trained: a policy and the recipe around it, numbers but for rewritten code."""
 
     spec: OptimizerSpec
     recipe: Recipe
+    code: Code | None = None  # None inside of programs, which are made for one code
 
 
 class TrainState(NamedTuple):
@@ -63,6 +66,7 @@ class Task(NamedTuple):
     batch_size: int  # rows a step
     dtype: Any = jnp.float32  # of the Polar Express iteration
     data_parallel: int = 1  # devices that share one candidate
+    code: Code | None = None  # in the place of built-in functions
 
     @property
     def batch_tokens(self) -> float:
@@ -76,6 +80,7 @@ class Task(NamedTuple):
             total_steps=total_steps,
             dtype=self.dtype,
             data_axis=DATA if self.data_parallel > 1 else None,
+            slots=self.code.slots() if self.code else BUILT_IN,
         )
 
 

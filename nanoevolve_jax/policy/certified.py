@@ -1,15 +1,15 @@
 """Rewritten functions as the rest of the package meets them: StableHLO with a certificate.
 
-Source is never run here. What was compiled elsewhere comes as one exported program a matrix shape,
-all of whose arguments and results have a leading symbolic axis `lanes`; stacks of matrices and lanes
-of candidates are folded into it.
+Source is never run here. What was compiled elsewhere comes as one exported program a matrix
+shape, all of whose arguments and results have a leading symbolic axis `lanes`; stacks of matrices
+and lanes of candidates are folded into it.
 """
 
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,8 +115,8 @@ def _loaded(program: bytes, slot: str, shape: Shape) -> export.Exported:
     for side, those, these in zip(("argument", "result"), wanted, found, strict=True):
         if [_described(x, 0) for x in those] != [_described(x, 1) for x in these]:
             raise CertificateError(
-                f"a program of slot {slot} has {side}s {[str(x) for x in these]}; allowed: those of "
-                f"its contract, {[_described(x, 0) for x in those]}"
+                f"a program of slot {slot} has {side}s {[str(x) for x in these]}; "
+                f"allowed: those of its contract, {[_described(x, 0) for x in those]}"
             )
     if exported.nr_devices != 1 or exported.ordered_effects or exported.unordered_effects:
         raise CertificateError(f"a program of slot {slot} has effects; allowed: none")
@@ -181,6 +181,35 @@ class Code:
         return Slots(**{f.slot: makers[f.slot](f) for f in self.functions})
 
 
+def code_to_json(code: Code) -> dict[str, str]:
+    """Certificates' ids by slot."""
+    return {f.slot: f.id for f in code.functions}
+
+
+def code_from_json(
+    document: Mapping[str, str] | None, find: Callable[[str], Certified] | None
+) -> Code | None:
+    """The code of certificates' ids by slot; None for none.
+
+    Args:
+      document: see `code_to_json`.
+      find: certified code by its id.
+
+    Raises:
+      CertificateError: if there is nowhere to find it, or a slot has another slot's code.
+    """
+    if not document:
+        return None
+    if find is None:
+        raise CertificateError(
+            f"code {sorted(document.values())} is not at hand; allowed: a run folder that has it"
+        )
+    code = Code(tuple(find(document[slot]) for slot in sorted(document)))
+    if code_to_json(code) != dict(document):
+        raise CertificateError(f"code {dict(document)} names other slots than its certificates")
+    return code
+
+
 def _flat(slot: str, shape: Shape, arguments: tuple[Any, ...]) -> list[jax.Array]:
     """Flat arguments of the contract's dtypes."""
     wanted = SLOTS[slot].arguments(shape)
@@ -200,9 +229,7 @@ def _direction(function: Certified):
             for x in flat
         ]
         results = function.call(shape, *rows)
-        return tuple(
-            x.reshape(*gradient.shape[:-2], *x.shape[1:]) for x in results
-        )
+        return tuple(x.reshape(*gradient.shape[:-2], *x.shape[1:]) for x in results)
 
     return direction
 
@@ -224,10 +251,7 @@ def _actuate(function: Certified):
     def actuate(gate, poles):
         moved = _on_scalars(function, gate, poles)
         return Actuators(
-            *(
-                jnp.clip(x, row.low, row.high)
-                for x, row in zip(moved, ACTUATOR_RANGES, strict=True)
-            )
+            *(jnp.clip(x, row.low, row.high) for x, row in zip(moved, ACTUATOR_RANGES, strict=True))
         )
 
     return actuate
@@ -240,15 +264,15 @@ def _features(function: Certified):
     return features
 
 
-def code_flops(code: Code | None, matrices: list[tuple[int, int]]) -> float:
+def code_flops(code: Code, matrices: Sequence[tuple[int, int]]) -> float:
     """FLOPs a step that code costs more than the built-in functions; negative: it costs less.
 
     Args:
-      code: what is rewritten, if anything.
+      code: what is rewritten.
       matrices: (inputs, outputs) of every matrix of the model.
     """
     total = 0.0
-    for function in code.functions if code else ():
+    for function in code.functions:
         for shape in matrices if function.slot == "direction" else [SCALAR]:
             facts = function.certificate["programs"][shape_key(shape)]
             total += facts["flops"] - facts["baseline_flops"]

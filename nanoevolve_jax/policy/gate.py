@@ -8,6 +8,14 @@ import optax
 
 from nanoevolve_jax.policy import sensors as sensing
 from nanoevolve_jax.policy.select import is_known, select
+from nanoevolve_jax.policy.slots import (
+    BUILT_IN,
+    EXTRA_SENSORS,
+    Poles,
+    Slots,
+    control_of,
+    poles_of,
+)
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 
 
@@ -37,13 +45,24 @@ def static_actuators(spec: OptimizerSpec) -> Actuators:
     )
 
 
-def blended_actuators(spec: OptimizerSpec, gate: Any) -> Actuators:
+def blend(gate: Any, poles: Poles) -> Actuators:
+    """Actuators between their poles: what the slot `actuate` is by default."""
+    pairs = zip(poles.aggressive, poles.conservative, strict=True)
+    return Actuators(*(low + gate * (high - low) for low, high in pairs))
+
+
+def blended_actuators(spec: OptimizerSpec, gate: Any, slots: Slots = BUILT_IN) -> Actuators:
     """Where a gate in [0, 1] puts the actuators: 0 aggressive, 1 conservative."""
-    control = spec.control
-    poles = zip(control.aggressive, control.conservative, strict=True)
-    blended = Actuators(*(low + gate * (high - low) for low, high in poles))
-    multiplier = spec.update_multiplier * blended.update_multiplier
-    return blended._replace(update_multiplier=multiplier)
+    moved = (slots.actuate or blend)(gate, poles_of(spec))
+    return moved._replace(update_multiplier=spec.update_multiplier * moved.update_multiplier)
+
+
+def gate_of(spec: OptimizerSpec, sensors: Sensors, slots: Slots = BUILT_IN) -> Any:
+    """The gate in [0, 1] that the sensors ask for; shape=(), dtype=float32."""
+    extra = slots.features(sensors) if slots.features else ()
+    if slots.gate is None:
+        return sensing.gate_value(spec.control, sensors, extra)
+    return slots.gate(sensors, extra or (0.0,) * EXTRA_SENSORS, control_of(spec))
 
 
 def gated(
@@ -51,6 +70,7 @@ def gated(
     spec: OptimizerSpec,
     *,
     total_steps: Any,
+    slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs `inner` under the policy's gate.
 
@@ -60,6 +80,7 @@ def gated(
         arguments and returns a direction, not yet scaled by a learning rate.
       spec: the policy; numbers or traced scalars.
       total_steps: horizon of the run in steps; a number or a traced scalar.
+      slots: functions in the place of the built-in ones.
 
     Returns:
       A transform whose `update` takes the loss as `value`. Only a spec whose gate is known to
@@ -115,9 +136,10 @@ def gated(
         )
         raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps)
         sensors = sensing.squash(raw, control.normalisers)
-        sensed = sensing.gate_value(control, sensors)
+        sensed = gate_of(spec, sensors, slots)
         gate = sensed if gate is None else jnp.where(jnp.isnan(gate), sensed, gate)
-        actuators = select(control.enabled, blended_actuators(spec, gate), static_actuators(spec))
+        moved = blended_actuators(spec, gate, slots)
+        actuators = select(control.enabled, moved, static_actuators(spec))
         # The norm before this step: a spike must not raise the limit it is measured against.
         running = jnp.where(started, state.averages.mean(1).log_grad_norm, log_grad_norm)
         direction, inner_state = inner.update(

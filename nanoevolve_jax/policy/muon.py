@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from nanoevolve_jax.policy.select import select
+from nanoevolve_jax.policy.slots import BUILT_IN, Knobs, Slots, knobs_of
 from nanoevolve_jax.policy.spec import POST, PRE, OptimizerSpec
 
 # Amsel, Persson, Musco, Gower 2025 (arXiv:2505.16932), safety factor 2e-2, cushion 2.
@@ -82,7 +83,7 @@ def renormalise(x: jax.Array) -> jax.Array:
     return x * (target / jnp.maximum(frobenius(x), _SMALL_NORM))
 
 
-def direction(g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any) -> jax.Array:
+def direction(g: jax.Array, knobs: Knobs, dtype: Any) -> jax.Array:
     """The orthogonal factor of each matrix, its normalised self, or a mix of the two.
 
     All have the Frobenius norm of a semi-orthogonal matrix, so that a switch changes the shape
@@ -90,19 +91,19 @@ def direction(g: jax.Array, spec: OptimizerSpec, orthogonal_mix: Any, dtype: Any
 
     Args:
       g: float32[..., inputs, outputs].
-      spec: the policy.
-      orthogonal_mix: actuator in [0, 1].
+      knobs: scalars.
       dtype: of the iteration; NanoChat uses bfloat16 only where it computes in bfloat16.
     """
     g = prescale(g)
     x = equilibrate(g.astype(dtype).astype(jnp.float32))
     x = x / (frobenius(x) * 1.01 + _SMALL_NORM)
-    x = polar_express(x.astype(dtype), spec.ns_steps)
+    x = polar_express(x.astype(dtype), knobs.ns_steps)
     orthogonal = renormalise(x.astype(jnp.float32))
     raw = renormalise(g)
-    mixed = orthogonal_mix * orthogonal + (1.0 - orthogonal_mix) * raw
-    mixed = select(orthogonal_mix >= 1.0, orthogonal, mixed)
-    return select(spec.orthogonalize, mixed, raw)
+    mix = knobs.orthogonal_mix
+    mixed = mix * orthogonal + (1.0 - mix) * raw
+    mixed = select(mix >= 1.0, orthogonal, mixed)
+    return select(knobs.orthogonalize, mixed, raw)
 
 
 def reduced_axis(shape: tuple[int, ...]) -> int:
@@ -140,43 +141,41 @@ def momentum_step(
 
 
 def muon_step(
-    g: jax.Array,
-    buffer: jax.Array,
+    gradient: jax.Array,
+    momentum: jax.Array,
     second_moment: jax.Array,
+    parameter: Any,
+    knobs: Knobs,
     *,
-    spec: OptimizerSpec,
-    momentum: Any,
-    second_moment_beta: Any,
-    orthogonal_mix: Any,
     dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One step for a stack of matrices of one shape.
+    """One step for a stack of matrices of one shape: what the slot `direction` is by default.
 
     Args:
-      g: gradient, float32[..., inputs, outputs].
-      buffer: momentum, like `g`.
+      gradient: float32[..., inputs, outputs].
+      momentum: like the gradient.
       second_moment: see `second_moment_like`.
-      spec: the policy.
-      momentum: coefficient in [0, 1).
-      second_moment_beta: actuator in [0, 1).
-      orthogonal_mix: actuator in [0, 1].
+      parameter: not read.
+      knobs: scalars.
       dtype: of the Polar Express iteration.
 
     Returns:
       (direction, new momentum, new second moment).
     """
-    before, buffer_pre = momentum_step(g, buffer, momentum, spec.nesterov)
-    source = select(spec.momentum_placement == PRE, before, g)
-    u = direction(source, spec, orthogonal_mix, dtype)
-    after, buffer_post = momentum_step(u, buffer, momentum, spec.nesterov)
-    is_post = spec.momentum_placement == POST
+    del parameter
+    coefficient, nesterov = knobs.momentum, knobs.nesterov
+    before, buffer_pre = momentum_step(gradient, momentum, coefficient, nesterov)
+    source = select(knobs.momentum_placement == PRE, before, gradient)
+    u = direction(source, knobs, dtype)
+    after, buffer_post = momentum_step(u, momentum, coefficient, nesterov)
+    is_post = knobs.momentum_placement == POST
     u = select(is_post, after, u)
     buffer = select(is_post, buffer_post, buffer_pre)
-    scaled, updated = normalise_variance(u, second_moment, second_moment_beta)
+    scaled, updated = normalise_variance(u, second_moment, knobs.second_moment_beta)
     return (
-        select(spec.second_moment, scaled, u),
+        select(knobs.second_moment, scaled, u),
         buffer,
-        select(spec.second_moment, updated, second_moment),
+        select(knobs.second_moment, updated, second_moment),
     )
 
 
@@ -185,6 +184,7 @@ def scale_by_muon(
     momentum: Any = None,
     *,
     dtype: Any = jnp.float32,
+    slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
     """Turns gradients of matrices into Muon directions of Frobenius norm `sqrt(min(m, n))`.
 
@@ -192,6 +192,7 @@ def scale_by_muon(
       spec: the policy; numbers or traced scalars.
       momentum: coefficient, or a schedule from the step count to it; by default the spec's.
       dtype: of the Polar Express iteration.
+      slots: functions in the place of the built-in ones.
 
     Returns:
       A transform that reads `actuators` from its extra arguments.
@@ -206,22 +207,16 @@ def scale_by_muon(
         )
 
     def update_fn(updates, state, params=None, *, actuators, **extra_args):
-        del params, extra_args
+        del extra_args
         coefficient = momentum(state.count) if callable(momentum) else momentum
-        step = functools.partial(
-            muon_step,
-            spec=spec,
-            momentum=coefficient,
-            second_moment_beta=actuators.second_moment_beta,
-            orthogonal_mix=actuators.orthogonal_mix,
-            dtype=dtype,
-        )
+        knobs = knobs_of(spec, actuators, coefficient)
+        step = slots.direction or functools.partial(muon_step, dtype=dtype)
 
         def in_float32(*arrays):
-            results = step(*(x.astype(jnp.float32) for x in arrays))
-            return tuple(x.astype(like.dtype) for x, like in zip(results, arrays, strict=True))
+            results = step(*(x.astype(jnp.float32) for x in arrays), knobs)
+            return tuple(x.astype(like.dtype) for x, like in zip(results, arrays, strict=False))
 
-        results = jax.tree.map(in_float32, updates, state.momentum, state.second_moment)
+        results = jax.tree.map(in_float32, updates, state.momentum, state.second_moment, params)
         out, buffers, moments = jax.tree.transpose(
             jax.tree.structure(updates), jax.tree.structure((0, 0, 0)), results
         )

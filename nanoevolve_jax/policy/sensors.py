@@ -8,6 +8,7 @@ batch size: noise alone would make `c / (1 - c)` grow with it (arXiv:1812.06162)
 that grow with the square root of the batch undo that. `python -m benchmarks.sensors` shows it.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -119,7 +120,14 @@ def squash(raw: Sensors, normalisers: Sensors) -> Sensors:
     return squashed._replace(step_fraction=raw.step_fraction)
 
 
-def gate_value(control: StatefulControl, sensors: Sensors) -> jax.Array:
-    """The gate in [0, 1]; shape=(), dtype=float32."""
+def gate_value(control: StatefulControl, sensors: Sensors, extra: Sequence[Any] = ()) -> jax.Array:
+    """The gate in [0, 1]; shape=(), dtype=float32.
+
+    Args:
+      control: the gate's numbers.
+      sensors: squashed.
+      extra: sensors of weight 1.
+    """
     drive = sum(c * s for c, s in zip(control.coefficients, sensors, strict=True))
+    drive = sum(extra, drive)
     return jax.nn.sigmoid(jnp.asarray(control.sharpness * (control.bias + drive), jnp.float32))

@@ -71,7 +71,7 @@ def _floats(kind: Any) -> Any:
 
 
 def second_moment_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Shape of the factored second moment of a matrix [inputs, outputs]: the longer side is kept."""
+    """Shape of the factored second moment of a matrix: its longer side is kept."""
     inputs, outputs = shape
     return (1, outputs) if outputs >= inputs else (inputs, 1)
 

@@ -30,7 +30,7 @@ _CALLED = ("shape_assertion",)  # what `jax.export` checks a symbolic axis with
 
 
 def operations(module: str) -> set[str]:
-    """Names of the operations of a module, such as 'stablehlo.add'; a custom call's with its target."""
+    """Names of a module's operations, such as 'stablehlo.add'; a custom call's with its target."""
     with mlir.make_ir_context():
         return set(_named(mlir.ir.Module.parse(module).operation))
 
@@ -56,6 +56,4 @@ def require_plain(module: str, error: type[Exception]) -> None:
     called = {f"{_CUSTOM_CALL} {name}" for name in _CALLED}
     foreign = operations(module) - ALLOWED - called
     if foreign:
-        raise error(
-            f"a program has the operation {min(foreign)!r}; allowed: arithmetic on arrays"
-        )
+        raise error(f"a program has the operation {min(foreign)!r}; allowed: arithmetic on arrays")

@@ -16,6 +16,7 @@ from nanoevolve_jax.policy.gate import gated
 from nanoevolve_jax.policy.labels import MATRIX, OTHER, default_labels
 from nanoevolve_jax.policy.muon import INPUTS, OUTPUTS, frobenius, scale_by_muon
 from nanoevolve_jax.policy.select import select
+from nanoevolve_jax.policy.slots import BUILT_IN, Slots
 from nanoevolve_jax.policy.spec import (
     CLIP_GLOBAL_NORM,
     CLIP_UPDATE_RMS,
@@ -163,6 +164,7 @@ def evolved_muon(
     weight_decay: Any = 0.0,
     dtype: Any = jnp.float32,
     data_axis: str | None = None,
+    slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy for a tree of matrices.
 
@@ -174,6 +176,7 @@ def evolved_muon(
       weight_decay: a number or a schedule, multiplied by the learning rate.
       dtype: of the Polar Express iteration.
       data_axis: mesh axis whose devices share the matrices, see `over_stacks`.
+      slots: functions in the place of the built-in ones.
 
     Returns:
       A transform for kernels of shape [..., inputs, outputs]. Its `update` needs `params`, and
@@ -181,14 +184,14 @@ def evolved_muon(
     """
     direction = optax.chain(
         clip_by_running_norm(spec),
-        scale_by_muon(spec, momentum, dtype=dtype),
+        scale_by_muon(spec, momentum, dtype=dtype, slots=slots),
         scale_by_trust_ratio(spec),
         scale_by_update_multiplier(),
         clip_update_rms(spec),
     )
     return over_stacks(
         optax.chain(
-            gated(direction, spec, total_steps=total_steps),
+            gated(direction, spec, total_steps=total_steps, slots=slots),
             add_decay(spec, weight_decay),
             scale_by_aspect(),
             optax.scale_by_learning_rate(learning_rate),

@@ -78,7 +78,7 @@ class History(NamedTuple):
     def runs_of(self, record: Record) -> list[Run]:
         """The runs of promotion that trained this candidate as it was screened."""
         bench, steps = Bench(self.config, None), self.config.train.steps
-        own = job_to_json(bench.job(promote.arm_of(record), 0, 0, steps))["candidate"]
+        own = job_to_json(bench.job(promote.arm_of(record, self.folder), 0, 0, steps))["candidate"]
         return [
             run for run in self.runs if run.stage == promote.STAGE and run.job["candidate"] == own
         ]

@@ -26,7 +26,7 @@ def named_arm(name: str, baseline: OptimizerSpec, history: History | None = None
     """
     ids = [] if history is None else [record.id for record in history.records]
     if name in ids:
-        return arm_of(history.record(name))
+        return arm_of(history.record(name), history.folder)
     presets = presets_on(baseline)
     if name in presets:
         return Arm(name, presets[name], {})
@@ -34,8 +34,8 @@ def named_arm(name: str, baseline: OptimizerSpec, history: History | None = None
         return Arm(name, _from_file(name), {})
     folder, colon, candidate = name.rpartition(":")
     if colon and folder:
-        found = read_history(Path(folder), "spec's folder").record(candidate)
-        return arm_of(found)._replace(id=name)
+        found = read_history(Path(folder), "spec's folder")
+        return arm_of(found.record(candidate), found.folder)._replace(id=name)
     near = difflib.get_close_matches(name, [*presets, *ids], n=3) or [*presets]
     raise SpecError(
         f"spec is {name!r}; allowed: a preset, a JSON file, DIR:ID"

@@ -81,6 +81,12 @@ class Display:
         self._records = records
         self._draw()
 
+    def note(self, line: str) -> None:
+        """Takes what stands beside the rate from now on."""
+        self._note = f"{line} | "
+        self._bar.update(self._task, status=self._status() if self._reported else line)
+        self._draw()
+
     def on_run(self, run: Run) -> None:
         """Takes a finished run of a stage other than screening."""
         self._stages.setdefault(run.stage, []).append(run)

@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from data.files import building, discard, publish
 from nanoevolve_jax.execution.json_files import to_text
@@ -156,3 +157,12 @@ def _certificate(folder: Path, contents: Mapping[str, bytes]) -> dict:
     if not fits:
         raise CertificateError(f"{folder / CERTIFICATE} is missing or no certificate")
     return found
+
+
+def code_of(folder: Path, document: Mapping[str, Any] | None) -> Code | None:
+    """The code that a record of a run folder names; None where nothing is rewritten.
+
+    Raises:
+      CertificateError: if it is missing, damaged or exchanged.
+    """
+    return Library(folder / FOLDER).code(document and document["certificates"])

@@ -1,0 +1,17 @@
+"""Code mutation: the default search's evaluation, with code proposed by language models.
+
+  python -m nanoevolve_jax.codegen.autonomous --config=configs/codegen.py
+      --config.codegen.ensemble=ollama --config.workdir=runs/codegen
+
+What it may cost is limited by `codegen.calls`, `tokens`, `dollars` and `seconds`. At the `:cpu`
+size a proposal takes ten seconds of validation and about twenty of training on 2 cores.
+"""
+
+from configs import screen
+
+
+def get_config(variant: str = "cpu"):
+    """The config of one of the variants of `configs/screen.py`."""
+    config = screen.get_config(variant)
+    config.workdir = "runs/codegen"
+    return config

@@ -1,0 +1,244 @@
+"""Lets language models rewrite parts of the optimizer, and keeps what the evidence keeps.
+
+  python -m nanoevolve_jax.codegen.autonomous --config=configs/codegen.py
+      --config.codegen.ensemble=ollama --config.workdir=runs/codegen
+
+It proposes, validates, trains, selects, and again, until its budget, its patience or its proposals
+are at an end, or Ctrl-C. The same command goes on where it was stopped or killed: no call is paid
+twice and none is lost. Code runs in a jail first (docs/CODE_MUTATION.md) and is trained only as
+what comes out of it certified.
+"""
+
+import contextlib
+import functools
+import threading
+import time
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from nanoevolve_jax import command
+from nanoevolve_jax.codegen import ask, asking, books, budget, jail, prompts, providers, sandbox
+from nanoevolve_jax.codegen.controller import Controller, Plan, rules_of
+from nanoevolve_jax.codegen.errors import CodegenError
+from nanoevolve_jax.codegen.pipeline import Request, Steps
+from nanoevolve_jax.codegen.providers import Provider
+from nanoevolve_jax.codegen.screening import Screening
+from nanoevolve_jax.codegen.state import State
+from nanoevolve_jax.codegen.words import entry_line, status_line
+from nanoevolve_jax.evidence import transfer
+from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
+from nanoevolve_jax.evidence.runs import Runs
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, summarise
+from nanoevolve_jax.evolution.library import FOLDER as CODE
+from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.evolution.promote import as_screened, promote, register
+from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.execution.compilations import compilations, start_counting
+from nanoevolve_jax.execution.cost import matrix_shapes
+from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.settings import ConfigError, make_task
+from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.prepare import calibrated, opened, require_room
+from nanoevolve_jax.reporting.page import write_at_end
+from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.display import Display, results_table, where_things_lie
+from nanoevolve_jax.tracking.log import opened_log, require_installed
+
+_FOUNDERS = 3
+
+
+def autonomous(config: ConfigDict) -> None:
+    """The command."""
+    started = time.monotonic()
+    console = Console()
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    require_installed(config)
+    asked = ensemble_of(config)
+    walls = sandbox.isolation(config.codegen.isolation)
+    say(f"jail: {walls.in_words()}")
+    start_counting()
+    compiled_before = compilations()
+    folder = Path(config.workdir)
+    require_free(folder)
+    require_own(folder)
+    with contextlib.ExitStack() as stack:
+        most = 1 + config.codegen.proposals
+        site = stack.enter_context(open_site(config, console, steps=config.train.steps, most=most))
+        config, calibration = calibrated(site.config, site.facts)
+        against = "the tuned baseline" if calibration else "an untuned baseline"
+        seal = calibration.seal if calibration else UNCALIBRATED
+        description = describe_run(config, site.facts, seal)
+        checkpoints = stack.enter_context(opened(config, description, say))
+        log = stack.enter_context(opened_log(config, description["fingerprints"], console))
+        engine = site.engine(config, MAIN, checkpoints)
+        scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
+        campaign = Campaign(engine, config, folder, scale)
+        if calibration:
+            register(campaign, calibration)
+        steps = config.train.steps
+        runs_at_most = _FOUNDERS + engine.width * config.codegen.proposals
+        require_room(folder, engine, config, runs_at_most)
+        display = stack.enter_context(
+            Display(
+                console,
+                total_steps=runs_at_most * steps,
+                batch_tokens=engine.task.batch_tokens,
+                task="code",
+            )
+        )
+        runs = Runs(
+            folder,
+            {MAIN: lambda: engine},
+            display.on_progress,
+            display.say,
+            hear=(display.on_run, log.run),
+        )
+        display.already_done(runs.known_steps())
+        records = archive.load(folder / ARCHIVE, [_FOUNDERS, 1], display.say)
+        entries = books.load(folder / books.FILE)
+        state = State(tuple(entries), tuple(as_screened(records, campaign)))
+        validate = validator(config, walls)
+        library = Library(folder / CODE)
+        if not entries:
+            require_seeds(config, validate, library, display.say)
+        if records:
+            display.say(f"resuming: {len(entries)} proposals settled, {len(records)} candidates")
+
+        def hear(status, entry, records):
+            display.note(status_line(status))
+            if entry is not None:
+                display.say(entry_line(entry, records))
+                display.standing(records)
+                log.records(list(records))
+
+        plan = Plan(
+            request=functools.partial(
+                asking.request_of,
+                config=config,
+                folder=folder,
+                shapes=matrix_shapes(engine.task.model),
+            ),
+            worst=functools.partial(worst_of, asked),
+            steps=Steps(
+                lambda name, prompt, place: ask.ask(asked[name], prompt, place),
+                prompts.complaint,
+                validate,
+                library,
+            ),
+            limits=budget.Limits(**{name: config.codegen[name] for name in budget.Limits._fields}),
+        )
+        controller = Controller(
+            Screening(campaign, runs), plan, stopping=checkpoints.stopping, hear=hear
+        )
+        state, ended = controller.run(state)
+        display.say(f"ended: {ended}")
+        found = list(state.records)
+        if calibration:
+            found, promotion = promote(campaign, found, runs, display.say)
+            if promotion["candidate"] is not None:
+                log.candidate(promotion["candidate"])
+        summary = summarise(found, engine.task.batch_tokens) | {
+            "compared_with": against,
+            "ended": ended,
+            "code": books.totals(state.entries),
+            "xla_compilations": {
+                name: count - compiled_before[name] for name, count in compilations().items()
+            },
+            "wall_seconds": round(time.monotonic() - started, 1),
+        }
+        write_json(folder / "summary.json", summary)
+    console.print(results_table(found, count=5, against=against))
+    write_at_end(folder, say)
+    for line in [*where_things_lie(folder), f"{folder / books.FILE}: what became of each proposal"]:
+        say(line)
+
+
+def ensemble_of(config: ConfigDict) -> dict[str, Provider]:
+    """The providers that are asked, each of them usable.
+
+    Raises:
+      CodegenError: if there is none, or one is unknown or lacks something.
+    """
+    known = providers.load(config.codegen.providers)
+    names = asking.names_of(config)
+    if names in ([], ["none"]):
+        raise ConfigError(
+            f"config.codegen.ensemble is {config.codegen.ensemble!r}; allowed: one or more of "
+            f"{', '.join(known)}"
+        )
+    field = "config.codegen.ensemble"
+    return {name: providers.chosen(known, name, field) for name in names}
+
+
+def require_own(folder: Path) -> None:
+    """Refuses the folder of a search, whose archive is of another kind.
+
+    Raises:
+      ArchiveError: if it is one.
+    """
+    if (folder / ARCHIVE).exists() and not (folder / books.FOLDER).exists():
+        raise ArchiveError(
+            f"config.workdir is {str(folder)!r}, the folder of a search; allowed: a new one, or "
+            "that of a campaign of code"
+        )
+
+
+def validator(config: ConfigDict, walls: sandbox.Isolation):
+    """Validates (slot, source) for this model and for the wider one of a confirmation."""
+    tasks = make_task(config), make_task(transfer.wider(config))
+    shapes = sorted({shape for task in tasks for shape in matrix_shapes(task.model)})
+    limits = sandbox.Limits(
+        seconds=float(config.codegen.jail_seconds), cpu_seconds=2 * config.codegen.jail_seconds
+    )
+    # Beside them the machine also trains.
+    turns = threading.Semaphore(max(1, visible_cores() // 2))
+
+    def validate(slot: str, source: str) -> jail.Verdict:
+        with turns:
+            return jail.validate(
+                slot,
+                source,
+                shapes,
+                config.model.dtype,
+                limits,
+                walls,
+                config.codegen.max_cost,
+            )
+
+    return validate
+
+
+def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
+    """Validates the built-in functions, so that nobody is paid where the jail does not work.
+
+    Raises:
+      CodegenError: if one of them is refused here.
+    """
+    for slot in rules_of(config).slots:
+        verdict = validate(slot, asking.seed_source(slot))
+        if verdict.refusal is not None:
+            raise CodegenError(
+                f"the built-in function of slot {slot} is refused on this machine "
+                f"({verdict.refusal.reason}: {verdict.refusal.message}); allowed: a machine, or "
+                "config.codegen.jail_seconds, on which it is not"
+            )
+        library.put(verdict.certified)
+        say(f"jail: the built-in {slot} is certified, {verdict.seconds:.1f} s")
+
+
+def worst_of(asked: dict[str, Provider], request: Request) -> budget.Spent:
+    """The most that a proposal may cost: two calls, the second of which repeats an answer."""
+    provider = asked[request.provider]
+    first = budget.worst_call(provider, request.prompt)
+    longer = request.prompt + prompts.LONGEST_COMPLAINT * " "
+    return budget.total([first, budget.worst_call(provider, longer)])
+
+
+if __name__ == "__main__":
+    command.run(autonomous, config_file="configs/codegen.py")

@@ -1,0 +1,63 @@
+"""What a job gives, as one marked line of its log: results need no file system that is shared."""
+
+import base64
+import json
+import zlib
+from typing import Any
+
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.sealed import FORMAT, seal_of
+
+MARK = "NANOEVOLVE-RESULT "
+KIND = "deployment"
+_MOST_BYTES = 64 * 2**20  # of a result once it is unpacked
+
+
+def to_line(document: dict[str, Any]) -> str:
+    """The line of a result: sealed, compressed, in letters that every log keeps.
+
+    Args:
+      document: JSON without NaN or infinities.
+    """
+    sealed = {"kind": KIND, "format": FORMAT} | document
+    sealed = json.loads(json.dumps(sealed, allow_nan=False))
+    sealed["seal"] = seal_of(sealed)
+    return MARK + base64.b64encode(zlib.compress(json.dumps(sealed).encode())).decode()
+
+
+def from_log(text: str, job: str) -> dict[str, Any] | None:
+    """The result of a job in its log; None if there is none yet. The last one counts.
+
+    Raises:
+      EvidenceError: if it was cut off or changed, or is another job's.
+    """
+    lines = [line for line in text.splitlines(keepends=True) if line.startswith(MARK)]
+    if not lines or not lines[-1].endswith("\n"):
+        return None
+    try:
+        unpacker = zlib.decompressobj()
+        packed = base64.b64decode(lines[-1][len(MARK) :], validate=False)
+        document = json.loads(unpacker.decompress(packed, _MOST_BYTES))
+        intact = document["seal"] == seal_of(document)
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise EvidenceError(f"the result in the job's log is damaged: {error!r}") from None
+    if not intact or (document["kind"], document["format"]) != (KIND, FORMAT):
+        raise EvidenceError("the result in the job's log was changed: its seal does not fit")
+    if document["job"] != job:
+        raise EvidenceError(f"the log of job {job} has the result of job {document['job']}")
+    return document
+
+
+def in_words(document: dict[str, Any]) -> str:
+    """A result in a few words: what the candidate gains over its baseline on the same seeds."""
+    pairs = zip(document["candidate"], document["baseline"], strict=True)
+    pairs = [(run["val_bpb"], base["val_bpb"]) for run, base in pairs]
+    failed = [run["failure"] for run in document["candidate"] if run["failure"]]
+    if failed:
+        return f"failed on {len(failed)} of {len(pairs)} seeds: {failed[0]}"
+    gains = [base - own for own, base in pairs if base is not None]
+    if not gains:
+        return "its baseline failed on every seed"
+    better = sum(gain > 0 for gain in gains)
+    mean = sum(gains) / len(gains)
+    return f"gain {mean:+.4f} bpb, better on {better} of {len(gains)} seeds"

@@ -1,0 +1,81 @@
+"""Follows a deployed candidate: its state, its log as it grows, at the end its result.
+
+  python -m nanoevolve_jax.codegen.trace nano-0123456789abcdef
+  python -m nanoevolve_jax.codegen.trace nano-0123456789abcdef --nofollow
+
+It may be ended and run again at any time: the job does not notice. The result is written to
+`deployed/JOB/result.json` in the candidate's run folder. The exit code is 1 if the job has failed.
+"""
+
+import time
+from pathlib import Path
+
+from absl import flags
+
+from nanoevolve_jax import command
+from nanoevolve_jax.codegen import book, cluster, reply, server
+
+FAILED = 1
+_ADDRESS = flags.DEFINE_string("address", "", "of a job that was not deployed from here")
+_CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the book of deployments")
+_FOLLOW = flags.DEFINE_bool("follow", True, "wait for the end; otherwise only what is there")
+_TICK = 1.0  # seconds between two looks
+
+
+def entry_of(job: str, cache: Path, address: str) -> book.Entry:
+    """The entry of a job; one is made up for a job of another machine.
+
+    Raises:
+      FolderError: if the job is not in the book, and there is no address to ask at.
+    """
+    if address and job not in [entry.job for entry in book.entries(cache)]:
+        place = (cache / book.FOLDER / job).absolute()
+        return book.Entry(job, job, server.absolute(address, cache), str(place), time.time())
+    return book.find(cache, job)
+
+
+def trace(entry: book.Entry, *, follow: bool) -> int:
+    """Prints what there is, and what comes; returns the exit code."""
+    shown = 0
+    while True:
+        state = cluster.poll(entry.job, entry.address)  # before the log, which is whole at the end
+        ended = state.status in cluster.ENDED
+        log = cluster.log(entry.job, entry.address)
+        until = len(log) if ended else log.rfind("\n") + 1
+        for line in log[shown:until].splitlines():
+            if not line.startswith(reply.MARK):
+                print(line, flush=True)
+        shown = max(shown, until)
+        if ended or not follow:
+            break
+        time.sleep(_TICK)
+    print(f"{entry.job}, {entry.candidate}: {state.status}", flush=True)
+    if state.status == cluster.SUCCEEDED:
+        return _keep(entry, reply.from_log(log, entry.job))
+    if ended:
+        print(state.message or "no reason is given")
+    return FAILED if ended else 0
+
+
+def _keep(entry: book.Entry, result: dict | None) -> int:
+    if result is None:
+        print("its log has no result")
+        return FAILED
+    print(f"{reply.in_words(result)}\n{entry.keep(result)}")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    if len(arguments) != 1:
+        command.fail(f"arguments are {' '.join(arguments)!r}; allowed: the id of one job")
+    entry = entry_of(arguments[0], Path(_CACHE.value), _ADDRESS.value)
+    known = entry.result
+    if known is None:
+        return trace(entry, follow=_FOLLOW.value)
+    print(f"{entry.job}, {entry.candidate}: {cluster.SUCCEEDED}, fetched before")
+    return _keep(entry, known)
+
+
+if __name__ == "__main__":
+    command.run_on_arguments(main)

@@ -1,0 +1,150 @@
+"""An OpenAI-compatible endpoint on this machine, with scripted answers and faults.
+
+  with Server(script) as server:
+      server.url                 base_url of a profile
+      server.paid                Counter of requests that were paid, by (proposal, try)
+      server.requests            Counter of all requests, by (proposal, try)
+      server.keys                the Authorization headers it saw
+      server.usage               Counter 'prompt_tokens' and 'completion_tokens' of what it answered
+      server.requests.total()    ... and so on
+
+`script(proposal, number, attempt)` gives the `Reply` to an attempt, counted from 1, at try `number`
+of a proposal. Both numbers are read from the first line of the prompt, `Proposal 7, try 1: ...`;
+0 and 0 where there are none. So what a proposal is answered does not depend on when it is asked.
+"""
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+_FIRST_LINE = re.compile(r"Proposal (\d+), try (\d+)")
+
+
+class Reply(NamedTuple):
+    """What the server does with one request."""
+
+    text: str = ""
+    status: int = 200
+    retry_after: str | None = None  # a header
+    seconds: float = 0.0  # of waiting before it replies
+    body: bytes | None = None  # instead of a completion
+    cut: bool = False  # closes the connection without a word
+    trickle: bool = False  # a byte of it every now and then, without end
+    usage: bool = True  # whether it says how many tokens there were
+    finish_reason: str = "stop"
+
+
+Script = Callable[[int, int, int], Reply]
+
+
+def tokens(text: str) -> int:
+    """How many tokens the server counts."""
+    return 1 + len(text) // 4
+
+
+class Server:
+    """The endpoint; a context manager."""
+
+    def __init__(self, script: Script):
+        self.script = script
+        self.paid: Counter = Counter()
+        self.requests: Counter = Counter()
+        self.usage: Counter = Counter()
+        self.keys: list[str | None] = []
+        self.bodies: list[dict] = []
+        self.ending = threading.Event()
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        """For `base_url`."""
+        return f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def __enter__(self):
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.ending.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def taken(self, body: dict, key: str | None) -> tuple[str, Reply]:
+        """Books a request; its prompt and the reply to it."""
+        prompt = body["messages"][-1]["content"]
+        match = _FIRST_LINE.match(prompt)
+        at = (int(match[1]), int(match[2])) if match else (0, 0)
+        with self._lock:
+            self.requests[at] += 1
+            self.keys.append(key)
+            self.bodies.append(body)
+            reply = self.script(*at, self.requests[at])
+            if reply.status == 200:  # whoever works is paid, also where the client gave up
+                self.paid[at] += 1
+                self.usage["prompt_tokens"] += tokens(prompt)
+                self.usage["completion_tokens"] += tokens(reply.text)
+        return prompt, reply
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompt, reply = server.taken(body, self.headers.get("Authorization"))
+            if reply.seconds:
+                server.ending.wait(reply.seconds)
+            if reply.cut:
+                self.close_connection = True
+                self.connection.close()
+                return
+            content = reply.body
+            if content is None:
+                content = json.dumps(_completion(body, prompt, reply)).encode()
+            self.send_response(reply.status)
+            if reply.retry_after is not None:
+                self.send_header("Retry-After", reply.retry_after)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(10**6 if reply.trickle else len(content)))
+            self.end_headers()
+            while reply.trickle and not server.ending.is_set():
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.05)
+            self.wfile.write(content)
+
+        def handle(self):
+            with contextlib.suppress(OSError):  # the client was killed, or has given up
+                super().handle()
+
+        def finish(self):
+            with contextlib.suppress(OSError):
+                super().finish()
+
+        def log_message(self, *_):
+            pass
+
+    return Handler
+
+
+def _completion(body: dict, prompt: str, reply: Reply) -> dict:
+    if reply.status != 200:
+        return {"error": {"message": reply.text or "scripted", "type": "scripted", "code": None}}
+    used = {"prompt_tokens": tokens(prompt), "completion_tokens": tokens(reply.text)}
+    message = {"role": "assistant", "content": reply.text}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
+    } | ({"usage": used | {"total_tokens": sum(used.values())}} if reply.usage else {})

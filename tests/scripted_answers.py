@@ -1,0 +1,169 @@
+"""What a scripted provider answers: a pure function of a proposal's number and its try.
+
+`PLAN` has a kind for each of 30 proposals, every third one broken or hostile in its own way;
+`answer(number, try_)` is the text. Good ones give whole functions, so that they apply to every
+descendant of the built-in function, whichever proposal was adopted before; each has numbers of its
+own, so that no two compute the same.
+
+`EXPECTED` says what becomes of a kind: 'good', 'second' (only its second try is good), 'dead' (it
+is harmless code that ruins training), 'inert', 'failed' (the provider gives no answer), 'edit' (no
+source comes of it) or 'refused'.
+"""
+
+from collections.abc import Sequence
+
+_MOMENTUM = """\
+Momentum and its look-ahead need not have the same coefficient.
+
+```python
+def momentum_step(x, buffer, knobs):
+    buffer = buffer + (1.0 - knobs.momentum) * (x - buffer)
+    ahead = x + {share} * (buffer - x)
+    return (jnp.where(knobs.nesterov, ahead, buffer), buffer)
+```
+"""
+_MIXED = """\
+A little of the raw direction beside its orthogonal factor.
+
+```python
+def mixed_with_raw(orthogonal, raw):
+    return {share} * orthogonal + (1.0 - {share}) * raw
+
+
+def orthogonal_or_raw(x, knobs):
+    x = prescale(x)
+    y = equilibrate(x.astype(compute_dtype).astype(jnp.float32))
+    y = y / (norm(y) * 1.01 + SMALL_NORM)
+    y = polar_express(y.astype(compute_dtype), knobs.ns_steps)
+    raw = renormalise(x)
+    orthogonal = renormalise(mixed_with_raw(renormalise(y.astype(jnp.float32)), raw))
+    mix = knobs.orthogonal_mix
+    mixed = jnp.where(mix >= 1.0, orthogonal, mix * orthogonal + (1.0 - mix) * raw)
+    return jnp.where(knobs.orthogonalize, mixed, raw)
+```
+"""
+_SCALED = """\
+Shorter steps for long matrices.
+
+```python
+LONG = {share}
+
+
+def renormalise(x):
+    inputs, outputs = x.shape
+    share = LONG if outputs > inputs else 1.0
+    return x * (share * math.sqrt(min(inputs, outputs)) / jnp.maximum(norm(x), SMALL_NORM))
+```
+"""
+_VARIANCE = """\
+A weaker normalisation of the variance.
+
+```python
+def normalise_variance(u, second_moment, beta):
+    inputs, outputs = u.shape
+    axis = 0 if outputs >= inputs else 1
+    size = u.shape[axis]
+    square = jnp.mean(jnp.square(u), axis=axis, keepdims=True)
+    second_moment = second_moment + (1.0 - beta) * (square - second_moment)
+    step = jnp.power(jnp.maximum(second_moment, 1e-10), -0.5 * {share})
+    before = jnp.sqrt(jnp.sum(square) * size)
+    after = jnp.sqrt(jnp.sum(square * size * jnp.square(step)))
+    return (u * (step * (before / jnp.maximum(after, 1e-10))), second_moment)
+```
+"""
+_SEARCHED = """\
+A safety factor before the iteration.
+
+<<<<<<< SEARCH
+    y = y / (norm(y) * 1.01 + SMALL_NORM)
+=======
+    y = y / (norm(y) * {factor} + SMALL_NORM)
+>>>>>>> REPLACE
+"""
+_BODY = """\
+```python
+def direction(gradient, momentum, second_moment, parameter, knobs):
+{body}
+    return (gradient, momentum, second_moment)
+```
+"""
+
+
+def _body(*lines: str) -> str:
+    return _BODY.format(body="\n".join(f"    {line}" for line in lines))
+
+
+GOOD = {
+    "nesterov": _MOMENTUM,
+    "mixed": _MIXED,
+    "scaled": _SCALED,
+    "variance": _VARIANCE,
+    "searched": _SEARCHED,
+}
+BROKEN = {
+    "prose": "The momentum should look further ahead, but I leave the details to you.",
+    "not_found": "<<<<<<< SEARCH\n    y = newton_schulz(x)\n=======\n    y = x\n>>>>>>> REPLACE\n",
+    "unclosed": "<<<<<<< SEARCH\n    return x\n=======\n    return 2.0 * x\n",
+    "syntax": _body("update = = gradient"),
+    "import": _body("import os", "os.system('touch /tmp/nanoevolve_was_here')"),
+    "dunder": _body("classes = ().__class__.__mro__[1].__subclasses__()"),
+    "open": _body("text = open(0)"),
+    "endless": _body("while True:", "    pass"),
+    "callback": _body("told = jax.debug.print(gradient)"),
+    "shape": _body("gradient = gradient.T @ gradient"),
+    "non_finite": _body("gradient = jnp.log(-1.0 - jnp.abs(gradient))"),
+    "cost": _body(
+        "for i in range(60):", "    gradient = (gradient @ gradient.T) @ gradient * 0.01"
+    ),
+    "constant": _body("gradient = gradient + jnp.sum(jnp.ones((20000, 20000))) * 0.0"),
+    "ascent": _body("gradient = jnp.clip(gradient * -1e20, -1e20, 1e20)"),
+    "inert": (
+        "```python\ndef norm(values):\n    squares = jnp.square(values)\n"
+        "    return jnp.sqrt(jnp.sum(squares))\n```"
+    ),
+    "fails": "",
+}
+PLAN = (
+    *("nesterov", "mixed", "prose", "scaled", "variance", "import"),
+    *("searched", "nesterov", "endless", "mixed", "scaled", "shape"),
+    *("variance", "searched", "non_finite", "nesterov", "mixed", "syntax"),
+    *("scaled", "variance", "ascent", "searched", "nesterov", "not_found"),
+    *("mixed", "scaled", "callback", "variance", "nesterov", "fails"),
+)
+"""Thirty proposals, numbered from 0."""
+REASONS = {
+    "import": "import",
+    "dunder": "attribute",
+    "open": "name",
+    "endless": "syntax",
+    "callback": "callback",
+    "shape": "shape",
+    "non_finite": "non_finite",
+    "cost": "cost",
+    "constant": "memory",
+}
+"""Why those are refused that are; the first five by their text alone."""
+_SECOND = ("prose", "not_found")  # what was wrong is understood
+EXPECTED = (
+    dict.fromkeys(GOOD, "good")
+    | dict.fromkeys(REASONS, "refused")
+    | dict.fromkeys(_SECOND, "second")
+    | {"unclosed": "edit", "syntax": "edit", "ascent": "dead", "inert": "inert", "fails": "failed"}
+)
+
+
+def kind_of(number: int, plan: Sequence[str] = PLAN) -> str:
+    """The kind of a proposal."""
+    return plan[number % len(plan)]
+
+
+def answer(number: int, try_: int, plan: Sequence[str] = PLAN) -> str | None:
+    """The text of an answer for the slot `direction`; None: the provider fails."""
+    kind = kind_of(number, plan)
+    if kind == "fails":
+        return None
+    if kind in BROKEN and not (kind in _SECOND and try_ == 2):
+        return BROKEN[kind]
+    text = GOOD.get(kind, _MOMENTUM)
+    share = round(0.995 - 0.004 * (number % 60), 3)
+    return text.replace("{share}", f"{share}").replace("{factor}", f"{round(2.0 - share, 3)}")

@@ -1,0 +1,76 @@
+"""A command-line mutator whose answers are written down.
+
+  python tests/scripted_mutator.py PROMPT_FILE ANSWER_FILE [SCRIPT]
+
+The first line of the prompt names proposal and try, as in `Proposal 7, try 1: ...`; the answer is a
+pure function of the two: that of `scripted_answers`, or of SCRIPT, a JSON file with a list of
+answers, one a try, by a proposal's number; null in it: the command fails. It prints its usage as
+JSON, the same figures as `openai_server`. `provider` is its profile.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from scripted_answers import answer
+
+FIRST_LINE = re.compile(r"Proposal (\d+), try (\d+)")
+
+
+def tokens(text: str) -> int:
+    """How many tokens it says it used."""
+    return 1 + len(text) // 4
+
+
+def provider(script: Path | None = None, **fields):
+    """A profile of this command; `fields` are those of `Provider` that differ."""
+    from nanoevolve_jax.codegen.providers import Provider
+
+    extra = () if script is None else (str(script),)
+    values = {
+        "name": "scripted",
+        "kind": "command",
+        "model": "script",
+        "command": (sys.executable, __file__, "{prompt_file}", "{answer_file}", *extra),
+        "dollars_in": 1.0,
+        "dollars_out": 4.0,
+        "max_output_tokens": 2000,
+        "timeout_seconds": 60.0,
+        "retries": 0,
+        "input_tokens_at": ("usage.in",),
+        "output_tokens_at": ("usage.out",),
+    }
+    return Provider(**values | fields)
+
+
+def profile(table: str = "scripted", script: Path | None = None) -> str:
+    """The same as TOML."""
+    extra = [] if script is None else [str(script)]
+    command = [sys.executable, __file__, "{prompt_file}", "{answer_file}", *extra]
+    return (
+        f'[{table}]\nkind = "command"\nmodel = "script"\ncommand = {json.dumps(command)}\n'
+        "dollars_in = 1.0\ndollars_out = 4.0\nmax_output_tokens = 2000\ntimeout_seconds = 60\n"
+        'input_tokens_at = "usage.in"\noutput_tokens_at = "usage.out"\n'
+    )
+
+
+def main(prompt_file: str, answer_file: str, script: str | None = None) -> int:
+    """The command."""
+    prompt = Path(prompt_file).read_text(encoding="utf-8")
+    number, try_ = map(int, FIRST_LINE.match(prompt).groups())
+    if script is None:
+        text = answer(number, try_)
+    else:
+        answers = json.loads(Path(script).read_text(encoding="utf-8"))
+        text = answers[str(number)][try_ - 1]
+    print(json.dumps({"usage": {"in": tokens(prompt), "out": tokens(text or "")}}))
+    if text is None:
+        print("scripted failure", file=sys.stderr)
+        return 3
+    Path(answer_file).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

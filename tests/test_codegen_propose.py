@@ -1,0 +1,237 @@
+"""One proposal from the command line, with a command and with an endpoint."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scripted_answers
+import scripted_mutator
+from openai_server import Reply, Server
+
+import nanoevolve_jax.codegen
+from nanoevolve_jax.codegen import edits, language
+from nanoevolve_jax.codegen import propose as command
+from nanoevolve_jax.codegen.answers import answers_of
+from nanoevolve_jax.codegen.ask import NotPermitted, ask
+from nanoevolve_jax.codegen.budget import Limits, books, permitted, spent_by
+from nanoevolve_jax.codegen.errors import CodegenError
+from nanoevolve_jax.codegen.refusals import Refused
+from nanoevolve_jax.codegen.tries import propose
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SEED = language.normalised(
+    (Path(nanoevolve_jax.codegen.__file__).parent / "seeds" / "direction.py").read_text()
+)
+PLAN = scripted_answers.PLAN
+
+
+def run(*arguments, folder: Path, module: str = "propose", **environment):
+    return subprocess.run(
+        [sys.executable, "-m", f"nanoevolve_jax.codegen.{module}", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def number_of(kind: str) -> int:
+    return PLAN.index(kind)
+
+
+def judged(source: str, folder: Path) -> str | None:
+    try:
+        language.check(source, "direction")
+    except Refused as refused:
+        return refused.refusal.reason
+    return None
+
+
+def test_a_proposal_is_made_once_and_printed(tmp_path):
+    (tmp_path / "mine.toml").write_text(scripted_mutator.profile())
+    asked = ("direction", "--providers=mine.toml", "--provider=scripted", "--out=run")
+    first = run(*asked, "--number=0", folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "-    ahead = x + knobs.momentum * (buffer - x)" in first.stdout
+    assert "+    ahead = x + 0.995 * (buffer - x)" in first.stdout
+    (answer,) = answers_of(tmp_path / "run")
+    spent = f"paid requests: 1; tokens: {answer.input_tokens + answer.output_tokens:,}; "
+    assert spent + f"dollars: {answer.dollars:.6f}; seconds: " in first.stdout
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    again = run(*asked, "--number=0", folder=tmp_path)
+    assert again.stdout == first.stdout and answers_of(tmp_path / "run") == [answer]
+    assert [p for p in before if p.name != "source.py" and p.stat().st_mtime_ns != before[p]] == []
+
+    bad = run(*asked, f"--number={number_of('import')}", folder=tmp_path)
+    assert bad.returncode == 1
+    assert bad.stdout.count("imports are not allowed") == 2
+    assert "try 2: import: line" in bad.stdout and "paid requests: 2; " in bad.stdout
+
+
+def test_a_proposal_over_its_limit_is_not_made(tmp_path):
+    (tmp_path / "mine.toml").write_text(scripted_mutator.profile())
+    asked = ("direction", "--providers=mine.toml", "--provider=scripted", "--out=run")
+    found = run(*asked, "--max_dollars=0.001", folder=tmp_path)
+    assert found.returncode == 1 and "not asked: limit of dollars: 0.001" in found.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_the_prompt_alone(tmp_path):
+    found = run("gate", "--dry_run", folder=tmp_path)
+    assert found.returncode == 0 and not list(tmp_path.iterdir())
+    assert found.stdout.startswith("Proposal 0, try 1: rewrite the function `gate`.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gate", "gate", "gate"], "arguments are 'gate gate gate'; allowed: SLOT, or SLOT FILE"),
+        (["gate", "--provider=openai"], "variable OPENAI_API_KEY is not set"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, arguments, words):
+    found = run(*arguments, folder=tmp_path, OPENAI_API_KEY="")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert words in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_slots_scopes_and_files_that_cannot_be_used(tmp_path):
+    (tmp_path / "bad.py").write_text("import os\n")
+    (tmp_path / "binary.py").write_bytes(b"\xff")
+    for call, words in [
+        (lambda: command.scope_of("gates", ""), "SLOT is 'gates'; allowed: direction, gate"),
+        (lambda: command.scope_of("gate", "matrix"), "--scope is 'matrix'; allowed for gate: gat"),
+        (lambda: command.starting_source("gate", "no.py"), "FILE is 'no.py'; allowed: a source"),
+        (lambda: command.starting_source("gate", str(tmp_path / "bad.py")), "imports are not"),
+        (lambda: command.starting_source("gate", str(tmp_path / "binary.py")), "a source of gate"),
+    ]:
+        with pytest.raises(CodegenError) as error:
+            call()
+        assert words in str(error.value)
+    assert command.scope_of("direction", "routing") == "routing"
+    assert command.starting_source("direction", None) == SEED
+
+
+def test_the_ensemble_is_a_table_of_what_each_did(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        scripted_mutator.profile() + scripted_mutator.profile("other")
+    )
+    scripted = scripted_mutator.provider()
+    for number in (number_of("nesterov"), number_of("fails")):
+        place = tmp_path / "run" / "proposals" / f"{number:04}" / "try-1"
+        ask(scripted, f"Proposal {number}, try 1: go", place)
+    found = run("run", "--providers=mine.toml", folder=tmp_path, module="ensemble")
+    assert found.returncode == 0, found.stderr
+    spent = spent_by(answers_of(tmp_path / "run"))
+    row = next(line for line in found.stdout.splitlines() if "scripted" in line).split()
+    assert row[1:5] == ["ready", "2", "1", f"{spent.tokens:,}"]
+    assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in found.stdout
+    bad = run("nowhere", folder=tmp_path, module="ensemble")
+    assert bad.returncode == 2 and "DIR is 'nowhere'; allowed: a run folder" in bad.stderr
+
+
+@pytest.mark.parametrize("kind", [*scripted_answers.GOOD, *scripted_answers.BROKEN])
+def test_the_script_does_what_it_says_before_anything_runs(tmp_path, kind):
+    """What only the jail or training can find passes here."""
+    plan = [kind]
+    text = scripted_answers.answer(0, 1, plan)
+    expected = scripted_answers.EXPECTED[kind]
+    if expected == "failed":
+        assert text is None
+        return
+    try:
+        source = edits.apply(text, SEED, "direction")
+    except edits.EditError:
+        assert expected in ("edit", "second")
+        if expected == "second":
+            again = scripted_answers.answer(0, 2, plan)
+            assert judged(edits.apply(again, SEED, "direction"), tmp_path) is None
+        return
+    static = list(scripted_answers.REASONS)[:5]
+    assert judged(source, tmp_path) == (scripted_answers.REASONS[kind] if kind in static else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(scripted_answers.EXPECTED))
+def test_the_script_does_what_it_says_in_the_jails_checks(kind):
+    from nanoevolve_jax.codegen import checks
+
+    expected = scripted_answers.EXPECTED[kind]
+    if expected in ("edit", "second", "failed"):
+        return
+    source = edits.apply(scripted_answers.answer(0, 1, [kind]), SEED, "direction")
+    shapes = [(64, 64), (64, 256), (256, 64)]
+    try:
+        language.check(source, "direction")
+        found = checks.check(source, "direction", shapes, "float32", 4.0)
+    except Refused as refused:
+        assert scripted_answers.REASONS[kind] == refused.refusal.reason
+    else:
+        assert expected == ("inert" if found.computation == found.seed_computation else expected)
+        assert expected in ("good", "dead", "inert")
+
+
+def test_no_two_good_proposals_are_the_same():
+    good = [n for n, kind in enumerate(PLAN) if kind in scripted_answers.GOOD]
+    assert len(good) == 20 and len(PLAN) == 30
+    sources = [edits.apply(scripted_answers.answer(n, 1), SEED, "direction") for n in good]
+    assert len(set(sources)) == len(sources)
+
+
+@pytest.mark.parametrize("kind", ["command", "api"])
+def test_a_bad_answer_is_told_what_was_wrong_and_tried_once_more(tmp_path, kind):
+    number = number_of("not_found")
+    prompt = f"Proposal {number}, try 1: rewrite.\n\n{SEED}"
+
+    def script(number, try_, attempt):
+        return Reply(scripted_answers.answer(number, try_))
+
+    with Server(script) as server:
+        provider = scripted_mutator.provider()
+        if kind == "api":
+            fields = {"kind": "api", "base_url": server.url, "command": ()}
+            provider = scripted_mutator.provider(**fields)
+        folder = tmp_path / "proposals" / "0001"
+        found = propose(provider, prompt, SEED, "direction", folder, judge=judged)
+        assert "is not in the source" in found.tries[0].wrong
+        assert found.source and found.wrong is None and len(found.tries) == 2
+        told = json.loads((folder / "try-2" / "request.json").read_text())["prompt"]
+        assert found.tries[0].wrong in told and "newton_schulz" in told
+        again = propose(provider, prompt, SEED, "direction", folder, judge=judged)
+        assert again == found
+        if kind == "api":
+            assert dict(server.paid) == {(number, 1): 1, (number, 2): 1}
+            answers = answers_of(tmp_path)
+            assert sum(a.input_tokens for a in answers) == server.usage["prompt_tokens"]
+            assert sum(a.output_tokens for a in answers) == server.usage["completion_tokens"]
+
+
+def test_a_provider_that_fails_is_not_asked_again(tmp_path):
+    prompt = f"Proposal {number_of('fails')}, try 1: rewrite."
+    provider = scripted_mutator.provider()
+    found = propose(provider, prompt, SEED, "direction", tmp_path / "0001")
+    assert len(found.tries) == 1 and found.source is None
+    assert "code 3: scripted failure" in found.wrong
+
+
+def test_a_call_that_might_break_a_limit_is_not_made(tmp_path):
+    provider = scripted_mutator.provider()
+    limits = Limits(calls=1)
+    folder = tmp_path / "proposals" / "0002"
+    prompt = f"Proposal {number_of('prose')}, try 1: rewrite."
+
+    def permit(*call):
+        return permitted(limits, tmp_path, *call)
+
+    found = propose(provider, prompt, SEED, "direction", folder, permit=permit)
+    assert found.source is None and found.stopped.startswith("limit of calls: 1; 1 spent")
+    assert books(tmp_path)[0].calls == 1
+    again = propose(provider, prompt, SEED, "direction", folder, permit=permit)
+    assert again == found
+    with pytest.raises(NotPermitted):
+        ask(provider, "anything", tmp_path / "proposals" / "0003" / "try-1", permit)
+    assert not (tmp_path / "proposals" / "0003").exists()
