@@ -141,7 +141,7 @@ def test_what_does_not_end_is_ended(attack, any_walls, what):
     started = time.monotonic()
     outcome = attack(program, any_walls, QUICK, request=bytes(1 << 20))
     assert outcome.stopped == why
-    assert time.monotonic() - started < QUICK.seconds + 1.0
+    assert time.monotonic() - started < QUICK.seconds + 5.0
 
 
 def test_cpu_time_is_limited_apart_from_wall_clock(attack, any_walls):
