@@ -26,7 +26,7 @@ NAMESPACED = (BUBBLEWRAP, NAMESPACES)
 
 def require(means):
     if not sandbox.works(means):
-        pytest.skip(f"{means} does not work on this machine: no walls to test")
+        pytest.skip(f"no walls to test: this machine allows no {means}")
     return isolation(AVAILABLE, means)
 
 
@@ -98,9 +98,10 @@ def attack(tmp_path, repository, server):
 
 @pytest.mark.parametrize("what", QUIET)
 def test_what_is_tried_fails(attack, any_walls, what):
-    outcome = attack(QUIET[what], any_walls)
+    limits = TIGHT._replace(memory=128 << 20) if "threads" in what else TIGHT
+    outcome = attack(QUIET[what], any_walls, limits)
     assert "escaped" not in outcome.files, (outcome.files["escaped"], outcome.errors)
-    assert not outcome.stopped or "million" in what  # whose threads may take long to start
+    assert not outcome.stopped
     assert "SyntaxError" not in outcome.errors and "NameError" not in outcome.errors
 
 
@@ -111,18 +112,41 @@ def test_what_is_out_of_sight_stays_there(attack, walls, what):
     assert outcome.code == 0, outcome.errors
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("connects to a server of this machine", "talks to a local socket"),
+        *("kills its parent", "traces another process", "reads another process's memory"),
+    ],
+)
+def test_namespaces_hold_without_the_filter(attack, walls, what, monkeypatch):
+    monkeypatch.setattr(sandbox, "_filters", lambda: False)
+    outcome = attack(QUIET[what], walls)
+    assert "escaped" not in outcome.files, (outcome.files["escaped"], outcome.errors)
+
+
+@pytest.mark.parametrize("ending", ["", "time.sleep(1000)", "os.kill(os.getpid(), 9)", "1 / 0"])
+def test_a_daemon_ends_with_its_namespace_also_without_the_filter(
+    attack, walls, ending, monkeypatch
+):
+    monkeypatch.setattr(sandbox, "_filters", lambda: False)
+    daemon = QUIET["starts a daemon in a session of its own"]
+    outcome = attack(daemon + ending, walls, QUICK)  # which looks for what is left of it
+    assert "escaped" in outcome.files or outcome.stopped  # it has forked
+
+
 @pytest.mark.parametrize("what", ENDLESS)
 def test_what_does_not_end_is_ended(attack, any_walls, what):
     why, program = ENDLESS[what]
     started = time.monotonic()
     outcome = attack(program, any_walls, QUICK, request=bytes(1 << 20))
     assert outcome.stopped == why
-    assert time.monotonic() - started < QUICK.seconds + 1.0
+    assert time.monotonic() - started < QUICK.seconds + 5.0
 
 
 def test_cpu_time_is_limited_apart_from_wall_clock(attack, any_walls):
     started = time.monotonic()
-    outcome = attack("while True:\n    pass", any_walls, TIGHT._replace(cpu_seconds=1))
+    outcome = attack("while True:\n    pass", any_walls, TIGHT._replace(cpu_seconds=2))
     assert outcome.stopped == "time"
     assert time.monotonic() - started < 10.0
 

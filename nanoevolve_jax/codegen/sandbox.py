@@ -10,25 +10,24 @@ import functools
 import json
 import os
 import shutil
+import signal
 import struct
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from nanoevolve_jax.codegen import bounded, seccomp
+from nanoevolve_jax.codegen.walls import BUBBLEWRAP, LIMITS, NAMESPACES, launcher, site_packages
 from nanoevolve_jax.execution.settings import ConfigError
 
 REQUIRED, AVAILABLE = "required", "available"
 SETTINGS = (REQUIRED, AVAILABLE)
 """Whether all walls must be there, or those that are there shall do."""
 
-BUBBLEWRAP, NAMESPACES, LIMITS = "bubblewrap", "namespaces", "limits only"
 _HERE = Path(__file__).resolve().parent
 _PACKAGE = _HERE.parent
-_DEVICES = ("null", "zero", "random", "urandom")
 _FRAME = 1 << 20  # bytes that the names of results may take
 _MEBI = 1 << 20
 
@@ -40,8 +39,8 @@ class IsolationError(ConfigError):
 class Limits(NamedTuple):
     """What a child may use; of the whole process and of all its threads together."""
 
-    seconds: float = 60.0  # wall clock
-    cpu_seconds: int = 90
+    seconds: float = 300.0  # wall clock; half a minute is usual, three for matrices of 4096
+    cpu_seconds: int = 600
     memory: int = 4096 * _MEBI  # bytes of private memory
     address_space: int = 16_384 * _MEBI  # bytes; XLA reserves much that it never touches
     scratch: int = 64 * _MEBI  # bytes in its private folder, in memory
@@ -169,7 +168,7 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
         inside = [sys.executable, "-I", "-B", str(_HERE / "confined.py")]
         inside.append(json.dumps(_settings(script, folder, limits, isolation.means)))
         ended = bounded.run(
-            [*_launcher(isolation.means, script, limits), *inside],
+            [*launcher(isolation.means, script, limits.scratch), *inside],
             request,
             seconds=limits.seconds,
             output_bytes=limits.output + _FRAME,
@@ -177,7 +176,8 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
             tell_pid=isolation.means != LIMITS,
         )
     stopped = ended.stopped
-    if ended.code > 128 and ended.cpu_seconds >= 0.9 * limits.cpu_seconds:  # two clocks
+    # The kernel limits by whole ticks, which on a busy machine are far more than what was used.
+    if ended.code == 128 + signal.SIGKILL and ended.cpu_seconds >= 0.5 * limits.cpu_seconds:
         stopped = stopped or "time"
     return Outcome(ended.code, _files(ended.output), ended.errors, stopped)
 
@@ -209,7 +209,7 @@ def _settings(script: Path, folder: str, limits: Limits, means: str) -> dict:
     return {
         "script": str(script),
         "folder": folder,
-        "paths": [str(_PACKAGE.parent), *_site_packages()],
+        "paths": [str(_PACKAGE.parent), *site_packages()],
         "limits": numbers,
         "cpus": limits.cpus,
         "most": limits.output,
@@ -221,62 +221,6 @@ def _counts_by_namespace() -> bool:
     """Whether the kernel counts the threads of a namespace apart from the rest of the user's."""
     major, minor = os.uname().release.split(".")[:2]
     return (int(major), int(minor)) >= (5, 14)
-
-
-def _site_packages() -> list[str]:
-    names = ("site-packages", "dist-packages")
-    return [path for path in sys.path if Path(path).name in names]
-
-
-def _visible(script: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """What a child may see, read-only: paths, and links by their targets."""
-    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
-    paths = [f"{root}/{name}" for root in sorted(prefixes) for name in ("bin", "lib", "lib64")]
-    paths += [f"{root}/pyvenv.cfg" for root in sorted(prefixes)]
-    paths += [*_site_packages(), sysconfig.get_path("stdlib"), str(Path(sys.executable).resolve())]
-    paths += [
-        "/usr/lib",
-        "/usr/lib64",
-        "/etc/ld.so.cache",
-        "/proc/cpuinfo",
-        str(_PACKAGE),
-        str(script),
-    ]
-    links = []
-    for name in ("/lib", "/lib64"):
-        if Path(name).is_symlink():
-            links.append((name, str(Path(name).readlink())))
-        else:
-            paths.append(name)
-    there = sorted({path for path in paths if Path(path).exists()})
-    return [p for p in there if not any(p.startswith(f"{q}/") for q in there)], links
-
-
-def _launcher(means: str, script: Path, limits: Limits) -> list[str]:
-    """The beginning of a command line that runs the rest behind walls."""
-    if means == LIMITS:
-        return []
-    paths, links = _visible(script)
-    if means == NAMESPACES:
-        settings = {
-            "visible": paths,
-            "devices": _DEVICES,
-            "links": links,
-            "tmp_bytes": limits.scratch,
-        }
-        text = json.dumps(settings)[:-1] + ', "info": {info}}'
-        return [sys.executable, "-I", "-S", "-B", str(_HERE / "namespaces.py"), text]
-    line = ["bwrap", "--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
-    line += ["--die-with-parent", "--new-session", "--as-pid-1", "--info-fd", "{info}"]
-    for name in _DEVICES:
-        line += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
-    # Before the rest, for what is to be seen may lie below it.
-    line += ["--size", str(limits.scratch), "--tmpfs", "/tmp"]
-    for path in paths:
-        line += ["--ro-bind", path, path]
-    for path, target in links:
-        line += ["--symlink", target, path]
-    return [*line, "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
 def _files(frame: bytes) -> dict[str, bytes | None]:

@@ -8,6 +8,7 @@ config's model, and of the wider one that a confirmation trains. Exit code 0: ce
 with the reason; 2: nothing was validated.
 """
 
+import math
 import os
 import stat
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
         source,
         matrices_of_evaluation(config),
         config.model.dtype,
-        sandbox.Limits(),
+        sandbox.Limits(seconds=given.seconds, cpu_seconds=math.ceil(2 * given.seconds)),
         walls,
     )
     if verdict.certified is None:
@@ -103,4 +104,5 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "isolation", sandbox.REQUIRED, "required: all walls; available: those that are there"
     )
+    flags.DEFINE_float("seconds", 300.0, "wall clock that validation may take", lower_bound=1.0)
     command.run(validate, arguments=True, often=("model.n_embd", "model.n_layer", "model.dtype"))

@@ -1,5 +1,5 @@
 # tries: hold the outer product of a matrix with itself
-# reason: memory
+# reason: memory | cost
 # slot: direction
 # found: computation
 def direction(gradient, momentum, second_moment, parameter, knobs):
