@@ -23,7 +23,8 @@ from benchmarks.optimizer import GATED, Subject, step_alone, step_in_training, s
 from benchmarks.timing import environment, interleaved
 from model import gpt
 from model.loss import mean_loss
-from nanoevolve_jax.codegen import asking, jail, sandbox
+from nanoevolve_jax.codegen.campaign import asking
+from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate, Task
@@ -41,8 +42,8 @@ def seed_code(task: Task, dtype: str) -> Code:
     limits = sandbox.Limits(seconds=600.0, cpu_seconds=1200)
     functions = []
     for slot in sorted(SLOTS):
-        source = asking.seed_source(slot)
-        verdict = jail.validate(slot, source, matrix_shapes(task.model), dtype, limits, walls)
+        source = asking.kept_seed(slot)
+        verdict = certify.validate(slot, source, matrix_shapes(task.model), dtype, limits, walls)
         if verdict.certified is None:
             raise ValueError(f"{slot} is refused: {verdict.refusal}")
         functions.append(verdict.certified)

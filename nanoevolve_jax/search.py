@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.books import FOLDER as PROPOSALS
+from nanoevolve_jax.codegen.campaign.books import FOLDER as PROPOSALS
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale

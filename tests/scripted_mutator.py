@@ -25,7 +25,7 @@ def tokens(text: str) -> int:
 
 def provider(script: Path | None = None, **fields):
     """A profile of this command; `fields` are those of `Provider` that differ."""
-    from nanoevolve_jax.codegen.providers import Provider
+    from nanoevolve_jax.codegen.mutators.providers import Provider
 
     extra = () if script is None else (str(script),)
     values = {

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from nanoevolve_jax.codegen import jail, sandbox
-from nanoevolve_jax.codegen.refusals import REASONS
-from nanoevolve_jax.codegen.sandbox import Limits
+from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail.sandbox import Limits
+from nanoevolve_jax.codegen.validation.refusals import REASONS
 
 FOLDER = Path(__file__).parent / "attacks"
 MATRICES = [(16, 32), (32, 16)]
@@ -86,7 +86,7 @@ def _children():
     for folder in Path("/proc").iterdir():
         try:
             line = (folder / "cmdline").read_bytes() if folder.name.isdigit() else b""
-            mine = b"/nanoevolve_jax/codegen/confined.py\0" in line
+            mine = b"/nanoevolve_jax/codegen/jail/confined.py\0" in line
             if mine and _descends(int(folder.name)):
                 found.append(line)
         except OSError:
@@ -103,7 +103,7 @@ def _descends(pid):
 
 
 def validate(slot, source, walls):
-    return jail.validate(slot, source, MATRICES, "float32", LIMITS, walls)
+    return certify.validate(slot, source, MATRICES, "float32", LIMITS, walls)
 
 
 def require_contained(attack, walls):

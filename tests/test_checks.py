@@ -12,15 +12,15 @@ import pytest
 from jax import lax
 from jax.experimental import io_callback
 
-from nanoevolve_jax.codegen import checks, inmate, language, vocabulary
-from nanoevolve_jax.codegen.battery import Battery, battery
-from nanoevolve_jax.codegen.behaviour import require_sound
-from nanoevolve_jax.codegen.computation import graph
-from nanoevolve_jax.codegen.costs import cost_of
-from nanoevolve_jax.codegen.jaxprs import equations, require_harmless
-from nanoevolve_jax.codegen.namespace import globals_for
-from nanoevolve_jax.codegen.programs import exported
-from nanoevolve_jax.codegen.refusals import REASONS, Refused
+from nanoevolve_jax.codegen.validation import checks, inmate, language, vocabulary
+from nanoevolve_jax.codegen.validation.battery import Battery, battery
+from nanoevolve_jax.codegen.validation.behaviour import require_sound
+from nanoevolve_jax.codegen.validation.computation import graph
+from nanoevolve_jax.codegen.validation.costs import cost_of
+from nanoevolve_jax.codegen.validation.jaxprs import equations, require_harmless
+from nanoevolve_jax.codegen.validation.namespace import globals_for
+from nanoevolve_jax.codegen.validation.programs import exported
+from nanoevolve_jax.codegen.validation.refusals import REASONS, Refused
 from nanoevolve_jax.policy import muon
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 from nanoevolve_jax.policy.slots import SLOTS, Knobs
@@ -195,7 +195,7 @@ def test_much_memory_is_refused_where_arithmetic_is_cheap():
 
 
 def test_what_ends_after_the_time_limit_is_refused(monkeypatch):
-    from nanoevolve_jax.codegen import tracing
+    from nanoevolve_jax.codegen.validation import tracing
 
     monkeypatch.setattr(tracing, "TRACING_SECONDS", 0.3)
     nested = "sum(1.0 for i in range(9999) for j in range(9999) for k in range(9999))"

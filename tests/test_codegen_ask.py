@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from openai_server import Reply, Server, tokens
 
-from nanoevolve_jax.codegen.answers import read_answer
-from nanoevolve_jax.codegen.ask import LOST, ask
-from nanoevolve_jax.codegen.budget import Spent, books, worst_attempt, worst_call
-from nanoevolve_jax.codegen.providers import Provider, ProviderError
-from nanoevolve_jax.codegen.requests import Request, write_request
+from nanoevolve_jax.codegen.mutators.answers import read_answer
+from nanoevolve_jax.codegen.mutators.ask import LOST, ask
+from nanoevolve_jax.codegen.mutators.budget import Spent, books, worst_attempt, worst_call
+from nanoevolve_jax.codegen.mutators.providers import Provider, ProviderError
+from nanoevolve_jax.codegen.mutators.requests import Request, write_request
 
 PROMPT = "Proposal 3, try 1: rewrite the function `gate`.\n"
 KEY = "sk-a-very-secret-key"
@@ -312,7 +312,7 @@ def _process_of(folder: Path) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"nanoevolve_jax.codegen.ask" in words and str(folder).encode() in words:
+            if b"nanoevolve_jax.codegen.mutators.ask" in words and str(folder).encode() in words:
                 return int(entry.name)
     raise AssertionError("no process")
 

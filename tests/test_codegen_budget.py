@@ -5,8 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoevolve_jax.codegen.attempts import Attempt, call, pause_before
-from nanoevolve_jax.codegen.budget import (
+from nanoevolve_jax.codegen.mutators.attempts import Attempt, call, pause_before
+from nanoevolve_jax.codegen.mutators.budget import (
     BYTES_A_TOKEN,
     COMPLAINT_BYTES,
     Limits,
@@ -18,8 +18,8 @@ from nanoevolve_jax.codegen.budget import (
     worst_call,
     worst_proposal,
 )
-from nanoevolve_jax.codegen.prompts import complaint
-from nanoevolve_jax.codegen.providers import Provider
+from nanoevolve_jax.codegen.mutators.prompts import complaint
+from nanoevolve_jax.codegen.mutators.providers import Provider
 
 PROVIDER = Provider(
     name="a",

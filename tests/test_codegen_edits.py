@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nanoevolve_jax.codegen
-from nanoevolve_jax.codegen.edits import MAX_BYTES, EditError, apply
+from nanoevolve_jax.codegen.mutators.edits import MAX_BYTES, EditError, apply
 
 SEEDS = Path(nanoevolve_jax.codegen.__file__).parent / "seeds"
 SOURCE = """\

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoevolve_jax.codegen.books import CANDIDATE, FAILED, REFUSED, Entry
+from nanoevolve_jax.codegen.campaign.books import CANDIDATE, FAILED, REFUSED, Entry
 from nanoevolve_jax.codegen.ensemble import (
     DOLLARS_A_TOKEN,
     FIRST_REST,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import nanoevolve_jax.codegen
-from nanoevolve_jax.codegen import describe, edits, language
-from nanoevolve_jax.codegen.prompts import (
+from nanoevolve_jax.codegen.mutators import describe, edits
+from nanoevolve_jax.codegen.mutators.prompts import (
     Evidence,
     Failure,
     Parent,
@@ -18,6 +18,7 @@ from nanoevolve_jax.codegen.prompts import (
     prompt,
     quoted,
 )
+from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 PAIRS = [(slot, scope) for scope, slots in SCOPES.items() for slot in slots]

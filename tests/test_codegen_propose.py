@@ -12,14 +12,15 @@ import scripted_mutator
 from openai_server import Reply, Server
 
 import nanoevolve_jax.codegen
-from nanoevolve_jax.codegen import edits, language
 from nanoevolve_jax.codegen import propose as command
-from nanoevolve_jax.codegen.answers import answers_of
-from nanoevolve_jax.codegen.ask import NotPermitted, ask
-from nanoevolve_jax.codegen.budget import Limits, books, permitted, spent_by
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.refusals import Refused
-from nanoevolve_jax.codegen.tries import propose
+from nanoevolve_jax.codegen.mutators import edits
+from nanoevolve_jax.codegen.mutators.answers import answers_of
+from nanoevolve_jax.codegen.mutators.ask import NotPermitted, ask
+from nanoevolve_jax.codegen.mutators.budget import Limits, books, permitted, spent_by
+from nanoevolve_jax.codegen.mutators.tries import propose
+from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.refusals import Refused
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEED = language.normalised(
@@ -158,7 +159,7 @@ def test_the_script_does_what_it_says_before_anything_runs(tmp_path, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(scripted_answers.EXPECTED))
 def test_the_script_does_what_it_says_in_the_jails_checks(kind):
-    from nanoevolve_jax.codegen import checks
+    from nanoevolve_jax.codegen.validation import checks
 
     expected = scripted_answers.EXPECTED[kind]
     if expected in ("edit", "second", "failed"):

@@ -5,8 +5,8 @@ import tomllib
 import pytest
 from scripted_mutator import profile, provider
 
-from nanoevolve_jax.codegen import providers
-from nanoevolve_jax.codegen.providers import FILE, ProviderError, from_json, load, to_json
+from nanoevolve_jax.codegen.mutators import providers
+from nanoevolve_jax.codegen.mutators.providers import FILE, ProviderError, from_json, load, to_json
 
 API = {
     "kind": '"api"',

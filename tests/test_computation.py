@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from nanoevolve_jax.codegen.computation import computation_hash, graph
+from nanoevolve_jax.codegen.validation.computation import computation_hash, graph
 
 X = jax.ShapeDtypeStruct((3, 3), jnp.float32)
 BINARY = {
@@ -176,7 +176,8 @@ def test_a_function_is_all_of_its_shapes():
 
 def test_the_hash_is_the_same_in_every_process(repository):
     program = (
-        "import jax, jax.numpy as jnp; from nanoevolve_jax.codegen.computation import graph;"
+        "import jax, jax.numpy as jnp;"
+        "from nanoevolve_jax.codegen.validation.computation import graph;"
         "f = lambda x: jax.lax.scan(lambda c, _: (jax.nn.silu(c).at[0].add(1.0), c), x, None, 3);"
         "print(graph(jax.make_jaxpr(f)(jax.ShapeDtypeStruct((3, 3), jnp.float32))))"
     )

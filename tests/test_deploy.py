@@ -22,9 +22,9 @@ from test_search import SETTINGS, make_config, write_corpus
 
 from data.errors import CorpusError
 from nanoevolve_jax import compare, site
-from nanoevolve_jax.codegen import book, folder, intact, paired, reply
-from nanoevolve_jax.codegen.folder import Order, make_folder, portable, read_folder
-from nanoevolve_jax.codegen.intact import FolderError
+from nanoevolve_jax.codegen.deployment import book, folder, intact, paired, reply
+from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable, read_folder
+from nanoevolve_jax.codegen.deployment.intact import FolderError
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.exploration import shared_seeds
@@ -133,7 +133,7 @@ def test_nothing_of_the_environment_and_no_path_of_this_machine_is_in_it(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     place = sent(config, Arm("x", TRUST_RATIO, {}), tmp_path)
-    root = Path(folder.__file__).resolve().parents[2]
+    root = Path(folder.__file__).resolve().parents[3]
     for path in filter(Path.is_file, place.rglob("*")):
         content = path.read_bytes()
         assert SECRET.encode() not in content
@@ -290,7 +290,7 @@ def test_the_book_keeps_entries_and_results(tmp_path):
 
 def test_the_environment_of_a_local_ray_has_no_keys():
     pytest.importorskip("ray")
-    from nanoevolve_jax.codegen import head
+    from nanoevolve_jax.codegen.deployment import head
 
     given = {"OPENAI_API_KEY": SECRET, "PATH": "/bin", "HOME": "/home/me", "HF_TOKEN": SECRET}
     found = head.environment(given)
@@ -303,7 +303,7 @@ def test_the_environment_of_a_local_ray_has_no_keys():
 
 def run(command, *arguments, cwd, **changes):
     """A command line; its process."""
-    root = Path(folder.__file__).resolve().parents[2]
+    root = Path(folder.__file__).resolve().parents[3]
     return subprocess.Popen(
         [sys.executable, "-m", f"nanoevolve_jax.codegen.{command}", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -378,7 +378,7 @@ def test_a_candidate_of_a_run_folder_is_sent_as_its_search_trained_it(config, tm
 @pytest.mark.parametrize("address", ["here", "http://127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_that_cannot_be_used_is_one_line(address):
     pytest.importorskip("ray")
-    from nanoevolve_jax.codegen.server import connected
+    from nanoevolve_jax.codegen.deployment.server import connected
 
     with (
         pytest.raises(ClusterError, match=f"^address is '{address}'.*; allowed: local.*$"),
@@ -388,7 +388,7 @@ def test_an_address_that_cannot_be_used_is_one_line(address):
 
 
 def test_without_ray_the_way_to_get_it_is_named(monkeypatch):
-    from nanoevolve_jax.codegen.server import connected
+    from nanoevolve_jax.codegen.deployment.server import connected
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"deployment needs Ray.*pip install"), connected("local"):
@@ -507,7 +507,7 @@ def test_deployed_candidates_give_the_bits_of_a_local_run_whoever_is_killed_mean
 
 def local_comparison(place, settings):
     """The same candidates trained by `compare`, here."""
-    root = Path(folder.__file__).resolve().parents[2]
+    root = Path(folder.__file__).resolve().parents[3]
     flags = fields(settings | {"workdir": "local"})
     return subprocess.Popen(
         [sys.executable, "-m", "nanoevolve_jax.compare", "nanochat", "trust_ratio", "annealing"]
@@ -544,7 +544,7 @@ def test_a_folder_that_is_tampered_with_on_its_way_is_refused_there_and_tried_ag
 ):
     from ray.job_submission import JobSubmissionClient
 
-    from nanoevolve_jax.codegen import cluster as jobs
+    from nanoevolve_jax.codegen.deployment import cluster as jobs
 
     config = make_config(TINY, tmp_path / "run")
     whole = sent(config, Arm("x", TRUST_RATIO, {}), tmp_path / "whole")
@@ -554,7 +554,7 @@ def test_a_folder_that_is_tampered_with_on_its_way_is_refused_there_and_tried_ag
     with pytest.raises(FolderError):
         jobs.submit(bad, cluster)
     JobSubmissionClient(cluster).submit_job(
-        entrypoint=f"python -B -m nanoevolve_jax.codegen.remote {whole.name}",
+        entrypoint=f"python -B -m nanoevolve_jax.codegen.deployment.remote {whole.name}",
         submission_id=whole.name,
         runtime_env={"working_dir": str(bad)},
         entrypoint_num_cpus=1,
@@ -585,7 +585,7 @@ def ended(jobs, job, cluster):
 
 @pytest.mark.slow
 def test_a_job_that_no_node_has_room_for_and_a_job_that_is_stopped(cluster, place, tmp_path):
-    from nanoevolve_jax.codegen import cluster as jobs
+    from nanoevolve_jax.codegen.deployment import cluster as jobs
 
     wide = fields(TINY | {"threads": 2})
     errors = finish(run("deploy", "nanochat", f"--address={cluster}", *wide, cwd=place), code=2)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from jax import export
 
-from nanoevolve_jax.codegen import jail, sandbox
-from nanoevolve_jax.codegen.sandbox import Limits
+from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail.sandbox import Limits
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.sensors import gate_value
 from nanoevolve_jax.policy.slots import SLOTS, control_of
 from nanoevolve_jax.policy.spec import ANNEALING, Sensors, set_field
 
-SEEDS = Path(jail.__file__).parent / "seeds"
+SEEDS = Path(certify.__file__).parents[1] / "seeds"
 GATE = (SEEDS / "gate.py").read_text()
 MATRICES = [(16, 32), (32, 16)]
 LIMITS = Limits(seconds=40.0, memory=2 << 30)
@@ -31,7 +31,7 @@ def walls():
 
 
 def validate(source, walls, slot="gate", limits=LIMITS):
-    return jail.validate(slot, source, MATRICES, "float32", limits, walls)
+    return certify.validate(slot, source, MATRICES, "float32", limits, walls)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_child_that_lies_is_not_believed(lie, walls, tmp_path, monkeypatch):
     reason, program = LIES[lie]
     script = tmp_path / "inmate.py"
     script.write_text(REPLY + program)
-    monkeypatch.setattr(jail, "_INMATE", script)
+    monkeypatch.setattr(certify, "_INMATE", script)
     seconds = 3.0 if reason == "timeout" else LIMITS.seconds
     verdict = validate(GATE, walls, limits=TIGHT._replace(seconds=seconds))
     assert verdict.certified is None
@@ -189,7 +189,7 @@ def test_a_message_of_the_child_is_one_line_without_paths(walls, tmp_path, monke
     script = tmp_path / "inmate.py"
     message = "line 1\n/root/.ssh/id_rsa\x1b[31m" + "x" * 10_000
     script.write_text(REPLY + f"reply({{'refusal': {dict(reason='trace', message=message)!r}}})")
-    monkeypatch.setattr(jail, "_INMATE", script)
+    monkeypatch.setattr(certify, "_INMATE", script)
     message = validate(GATE, walls).refusal.message
     assert "ssh" not in message and "\n" not in message and "\x1b" not in message
     assert len(message) <= 500
@@ -216,7 +216,7 @@ def test_a_program_with_foreign_parts_gets_no_certificate(what, walls, tmp_path,
     program = foreign(FOREIGN[what], SLOTS["gate"].arguments(None))
     script = tmp_path / "inmate.py"
     script.write_text(REPLY + f"reply({GOOD!r}, scalar={program!r})")
-    monkeypatch.setattr(jail, "_INMATE", script)
+    monkeypatch.setattr(certify, "_INMATE", script)
     assert validate(GATE, walls).refusal.reason == "certificate"
 
 

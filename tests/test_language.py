@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanoevolve_jax.codegen import contract, language, vocabulary
-from nanoevolve_jax.codegen.refusals import LONGEST_MESSAGE, REASONS, Refused, one_line
+from nanoevolve_jax.codegen.validation import contract, language, vocabulary
+from nanoevolve_jax.codegen.validation.refusals import LONGEST_MESSAGE, REASONS, Refused, one_line
 
-SEEDS = Path(language.__file__).parent / "seeds"
+SEEDS = Path(language.__file__).parents[1] / "seeds"
 
 
 def seed(slot):

@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from nanoevolve_jax.codegen import jail, sandbox
-from nanoevolve_jax.codegen.jail import _INMATE
+from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail.certify import _INMATE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified
 
@@ -22,7 +22,7 @@ def gate(sensors, features, control):
 def certified(scale):
     walls = sandbox.isolation("available")
     source = SOURCE.format(scale=scale)
-    verdict = jail.validate("gate", source, [], "float32", sandbox.Limits(), walls)
+    verdict = certify.validate("gate", source, [], "float32", sandbox.Limits(), walls)
     assert verdict.refusal is None, verdict.refusal
     return verdict.certified
 

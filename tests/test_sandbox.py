@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hostile import ENDLESS, ENVIRONMENT, PROLOGUE, QUIET, SIGHT
 
-from nanoevolve_jax.codegen import sandbox
-from nanoevolve_jax.codegen.sandbox import (
+from nanoevolve_jax.codegen.jail import sandbox
+from nanoevolve_jax.codegen.jail.sandbox import (
     AVAILABLE,
     BUBBLEWRAP,
     LIMITS,

@@ -19,14 +19,16 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen import ask, asking, books, budget, jail, prompts, providers, sandbox
-from nanoevolve_jax.codegen.controller import Controller, Plan, rules_of
+from nanoevolve_jax.codegen.campaign import asking, books
+from nanoevolve_jax.codegen.campaign.controller import Controller, Plan, rules_of
+from nanoevolve_jax.codegen.campaign.pipeline import Steps
+from nanoevolve_jax.codegen.campaign.screening import Screening
+from nanoevolve_jax.codegen.campaign.state import State
+from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.pipeline import Steps
-from nanoevolve_jax.codegen.providers import Provider
-from nanoevolve_jax.codegen.screening import Screening
-from nanoevolve_jax.codegen.state import State
-from nanoevolve_jax.codegen.words import entry_line, status_line
+from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.mutators import ask, budget, prompts, providers
+from nanoevolve_jax.codegen.mutators.providers import Provider
 from nanoevolve_jax.evidence import transfer
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
@@ -199,9 +201,9 @@ def validator(config: ConfigDict, walls: sandbox.Isolation):
     # Beside them the machine also trains.
     turns = threading.Semaphore(max(1, visible_cores() // 2))
 
-    def validate(slot: str, source: str) -> jail.Verdict:
+    def validate(slot: str, source: str) -> certify.Verdict:
         with turns:
-            return jail.validate(
+            return certify.validate(
                 slot,
                 source,
                 shapes,
@@ -221,7 +223,7 @@ def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
       CodegenError: if one of them is refused here.
     """
     for slot in rules_of(config).slots:
-        verdict = validate(slot, asking.seed_source(slot))
+        verdict = validate(slot, asking.kept_seed(slot))
         if verdict.refusal is not None:
             raise CodegenError(
                 f"the built-in function of slot {slot} is refused on this machine "

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from nanoevolve_jax.codegen.books import FAILED, Entry
+from nanoevolve_jax.codegen.campaign.books import FAILED, Entry
 
 DISCOUNT = 0.98
 """What an outcome counts after each further one."""
@@ -157,8 +157,8 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     from nanoevolve_jax import command
-    from nanoevolve_jax.codegen import ensemble_page
-    from nanoevolve_jax.codegen.providers import FILE, load
+    from nanoevolve_jax.codegen.mutators import ensemble_page
+    from nanoevolve_jax.codegen.mutators.providers import FILE, load
 
     flags.DEFINE_string("providers", FILE, "TOML file of profiles")
     command.run_on_arguments(main)

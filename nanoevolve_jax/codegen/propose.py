@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen import budget, language, prompts, providers
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.refusals import Refused
-from nanoevolve_jax.codegen.tries import Proposal, propose
+from nanoevolve_jax.codegen.mutators import budget, prompts, providers
+from nanoevolve_jax.codegen.mutators.tries import Proposal, propose
+from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.codegen.validation.seeds import FOLDER
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 _PROVIDER = flags.DEFINE_string("provider", "", "name of a profile")
@@ -32,7 +34,6 @@ _SCOPE = flags.DEFINE_string("scope", "", "what the change is about; default: th
 _MAX_DOLLARS = flags.DEFINE_float("max_dollars", 1.0, "a call that might cost more is not made", 0)
 _MAX_TOKENS = flags.DEFINE_float("max_tokens", math.inf, "likewise, of the whole folder", 0)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the prompt, and ask nobody")
-_SEEDS = Path(__file__).parent / "seeds"
 
 
 def starting_source(slot: str, file: str | None) -> str:
@@ -41,7 +42,7 @@ def starting_source(slot: str, file: str | None) -> str:
     Raises:
       CodegenError: if it cannot be read or is outside the language.
     """
-    path = Path(file) if file else _SEEDS / f"{slot}.py"
+    path = Path(file) if file else FOLDER / f"{slot}.py"
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

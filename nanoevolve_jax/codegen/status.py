@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen import book, cluster, reply, server
-from nanoevolve_jax.codegen.book import Entry
-from nanoevolve_jax.codegen.cluster import State
+from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
+from nanoevolve_jax.codegen.deployment.book import Entry
+from nanoevolve_jax.codegen.deployment.cluster import State
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.reporting.tables import render
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen import book, cluster, reply, server
+from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 
 FAILED = 1
 _ADDRESS = flags.DEFINE_string("address", "", "of a job that was not deployed from here")

@@ -18,8 +18,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen import jail, language, sandbox
-from nanoevolve_jax.codegen.matrices import matrices_of_evaluation
+from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail.matrices import matrices_of_evaluation
+from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.certified import Certified
@@ -82,7 +83,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
         raise ConfigError(f"--out is {given.out!r}; allowed: a folder, new or not")
     walls = sandbox.isolation(given.isolation)
     print(f"isolation: {walls.in_words()}", flush=True)
-    verdict = jail.validate(
+    verdict = certify.validate(
         slot,
         source,
         matrices_of_evaluation(config),

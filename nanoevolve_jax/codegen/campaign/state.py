@@ -1,0 +1,79 @@
+"""What is settled of a campaign of code."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.codegen.campaign.books import Entry
+from nanoevolve_jax.codegen.mutators.budget import Spent, total
+from nanoevolve_jax.evolution import tournament
+from nanoevolve_jax.evolution.archive import Record
+
+MUTANT = "m"  # stands between a candidate's id and the number of a mutant of its spec
+
+
+def origin(name: str) -> str:
+    """The id of the candidate whose lanes a candidate shared; its own, if it is no mutant."""
+    return name.partition(MUTANT)[0]
+
+
+class State(NamedTuple):
+    """What is settled."""
+
+    entries: tuple[Entry, ...]
+    records: tuple[Record, ...]  # founders first
+
+    def record(self, name: str) -> Record:
+        """The record of an id."""
+        return next(record for record in self.records if record.id == name)
+
+    @property
+    def founders(self) -> list[Record]:
+        """The candidates that no proposal made."""
+        return [record for record in self.records if record.generation == 0]
+
+    def before(self, count: int) -> "State":
+        """What was settled when so many proposals were."""
+        entries = self.entries[:count]
+        names = {entry.candidate for entry in entries if entry.outcome == books.CANDIDATE}
+        kept = [r for r in self.records if r.generation == 0 or origin(r.id) in names]
+        return State(entries, tuple(kept))
+
+
+class Status(NamedTuple):
+    """Where the campaign is, for its one line."""
+
+    settled: int
+    proposals: int  # at most
+    asking: int  # with a provider or in the jail
+    ready: int  # certified and not yet settled
+    best: Record
+    baseline: Record
+    spent: Spent
+    refused: int
+
+
+def status_of(state: State, proposals: int, asking: int, ready: int) -> Status:
+    """The status of a campaign; arguments as the fields of `Status`."""
+    return Status(
+        settled=len(state.entries),
+        proposals=proposals,
+        asking=asking,
+        ready=ready,
+        best=best_of(state),
+        baseline=state.records[0],
+        spent=spent_on(state.entries),
+        refused=sum(entry.outcome == books.REFUSED for entry in state.entries),
+    )
+
+
+def best_of(state: State) -> Record:
+    """The best policy that is settled."""
+    return tournament.survivors(state.records, 1)[0]
+
+
+def spent_on(entries: Sequence[Entry]) -> Spent:
+    """What settled proposals cost."""
+    return total(
+        Spent(e.calls, e.input_tokens + e.output_tokens, e.dollars, e.seconds) for e in entries
+    )

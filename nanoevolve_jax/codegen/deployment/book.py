@@ -1,0 +1,74 @@
+"""The local book of deployments: one JSON a job, by which it is found whoever asks for it later."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nanoevolve_jax.codegen.deployment.intact import FolderError
+from nanoevolve_jax.codegen.deployment.reply import KIND
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
+from nanoevolve_jax.execution.json_files import write_json
+
+FOLDER = "deployments"  # in the cache
+RESULT = "result.json"
+
+
+class Entry(NamedTuple):
+    """A job that was sent from here."""
+
+    job: str
+    candidate: str  # what it was called, such as runs/mine:g002c06
+    address: str
+    place: str  # the folder of its result, absolute; empty: it was sent from elsewhere
+    sent: float  # seconds since 1970
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Its result, if that was fetched; one that was damaged since counts as not fetched."""
+        try:
+            return read_sealed(Path(self.place) / RESULT, KIND) if self.place else None
+        except EvidenceError:
+            return None
+
+    def keep(self, result: dict[str, Any]) -> Path:
+        """Writes its result; returns where."""
+        path = Path(self.place) / RESULT
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sealed(path, KIND, result)
+        return path
+
+
+def enter(cache: Path, entry: Entry) -> None:
+    """Writes an entry, or replaces that of the same job."""
+    (cache / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_json(cache / FOLDER / f"{entry.job}.json", entry._asdict())
+
+
+def find(cache: Path, job: str) -> Entry:
+    """The entry of a job.
+
+    Raises:
+      FolderError: if there is none.
+    """
+    known = {entry.job: entry for entry in entries(cache)}
+    if job not in known:
+        near = difflib.get_close_matches(job, known, n=3) or list(known)[-3:]
+        raise FolderError(
+            f"job is {job!r}; allowed: one that was deployed from here, such as {', '.join(near)}"
+            if near
+            else f"job is {job!r}; allowed: one that was deployed, and {cache / FOLDER} knows none"
+        )
+    return known[job]
+
+
+def entries(cache: Path) -> list[Entry]:
+    """All entries, the oldest first; damaged ones are left out."""
+    found = []
+    for path in sorted((cache / FOLDER).glob("*.json")):
+        try:
+            found.append(Entry(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError):
+            continue
+    return sorted(found, key=lambda entry: (entry.sent, entry.job))

@@ -1,0 +1,1 @@
+"""Who writes code: providers, the calls to them and what those cost, prompts, edits."""
