@@ -248,7 +248,7 @@ def test_a_message_is_one_short_line_without_paths():
 
 def test_a_text_is_judged_before_jax_is_imported(tmp_path, repository):
     program = (
-        "import sys; from pathlib import Path; from nanoevolve_jax.codegen import inmate;"
+        "import sys; from nanoevolve_jax.codegen.validation import inmate;"
         "code = inmate.main([sys.argv[1]], sys.stdin.buffer.read());"
         "sys.exit(code or int('jax' in sys.modules or 'numpy' in sys.modules))"
     )

@@ -101,7 +101,8 @@ def test_what_is_tried_fails(attack, any_walls, what):
     limits = TIGHT._replace(memory=128 << 20) if "threads" in what else TIGHT
     outcome = attack(QUIET[what], any_walls, limits)
     assert "escaped" not in outcome.files, (outcome.files["escaped"], outcome.errors)
-    assert not outcome.stopped
+    # Threads that are not counted are slow to end; they are ended.
+    assert outcome.stopped in (("", "time") if "threads" in what else ("",))
     assert "SyntaxError" not in outcome.errors and "NameError" not in outcome.errors
 
 

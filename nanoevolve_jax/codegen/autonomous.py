@@ -27,6 +27,7 @@ from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.codegen.mutators import ask, budget, prompts, providers
 from nanoevolve_jax.codegen.mutators.providers import Provider
 from nanoevolve_jax.evidence import transfer
@@ -42,9 +43,8 @@ from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.promote import as_screened, promote, register
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.compilations import compilations, start_counting
-from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.execution.settings import ConfigError, make_task
+from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
@@ -124,7 +124,7 @@ def autonomous(config: ConfigDict) -> None:
                 asking.request_of,
                 config=config,
                 folder=folder,
-                shapes=matrix_shapes(engine.task.model),
+                shapes=matrices(config),
             ),
             worst=lambda request: budget.worst_proposal(asked[request.provider], request.prompt),
             steps=Steps(
@@ -193,8 +193,6 @@ def require_own(folder: Path) -> None:
 
 def validator(config: ConfigDict, walls: sandbox.Isolation):
     """Validates (slot, source) for this model and for the wider one of a confirmation."""
-    tasks = make_task(config), make_task(transfer.wider(config))
-    shapes = sorted({shape for task in tasks for shape in matrix_shapes(task.model)})
     limits = sandbox.Limits(
         seconds=float(config.codegen.jail_seconds), cpu_seconds=2 * config.codegen.jail_seconds
     )
@@ -206,11 +204,12 @@ def validator(config: ConfigDict, walls: sandbox.Isolation):
             return certify.validate(
                 slot,
                 source,
-                shapes,
+                matrices(config),
                 config.model.dtype,
                 limits,
                 walls,
                 config.codegen.max_cost,
+                also=matrices(transfer.wider(config)),
             )
 
     return validate

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.jail import certify, sandbox
-from nanoevolve_jax.codegen.jail.matrices import matrices_of_evaluation
+from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.evidence.transfer import wider
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.certified import Certified
@@ -86,10 +87,11 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
     verdict = certify.validate(
         slot,
         source,
-        matrices_of_evaluation(config),
+        matrices(config),
         config.model.dtype,
         sandbox.Limits(seconds=given.seconds, cpu_seconds=math.ceil(2 * given.seconds)),
         walls,
+        also=matrices(wider(config)),
     )
     if verdict.certified is None:
         print(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")

@@ -32,7 +32,7 @@ MAX_COST = 4.0
 _INMATE = Path(__file__).resolve().parents[1] / "validation" / "inmate.py"
 _RESULT, _PROGRAM = "result.json", ".stablehlo"
 _RESULT_BYTES = 1 << 20
-_FACTS = ("flops", "bytes", "memory", "baseline_flops")
+_FACTS = ("flops", "bytes", "memory", "baseline_flops", "tried")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 _OUT_OF_MEMORY = ("memoryerror", "bad_alloc", "resource_exhausted", "out of memory")
 
@@ -53,6 +53,7 @@ def validate(
     limits: Limits,
     isolation: Isolation,
     max_cost: float = MAX_COST,
+    also: Sequence[tuple[int, int]] = (),
 ) -> Verdict:
     """Validates one source; safe to call from threads, and nothing of it stays on disk.
 
@@ -64,28 +65,30 @@ def validate(
       limits: of the child.
       isolation: walls around the child; incomplete ones that were not accepted refuse every source.
       max_cost: times the built-in function's arithmetic that it may cost.
+      also: further matrices, for which it is checked and exported, but not run.
 
     Returns:
       The same for the same source on the same machine, but for its seconds.
     """
     started = time.monotonic()
     try:
-        certified = _certified(slot, source, matrices, dtype, limits, isolation, max_cost)
+        certified = _certified(slot, source, matrices, dtype, limits, isolation, max_cost, also)
         refusal = None
     except Refused as refused:
         certified, refusal = None, refused.refusal
     return Verdict(certified, refusal, time.monotonic() - started)
 
 
-def _certified(slot, source, matrices, dtype, limits, isolation, max_cost) -> Certified:
+def _certified(slot, source, matrices, dtype, limits, isolation, max_cost, also) -> Certified:
     if isolation.refusal:
         raise Refused("isolation", isolation.refusal)
     _require_readable(source)
-    shapes = shapes_of(slot, matrices)
+    shapes = shapes_of(slot, [*matrices, *also])
     request = {
         "slot": slot,
         "source": source,
         "shapes": shapes,
+        "tried": shapes_of(slot, matrices),
         "dtype": dtype,
         "max_cost": max_cost,
         "max_source_bytes": language.MAX_SOURCE_BYTES,

@@ -17,8 +17,7 @@ from nanoevolve_jax.policy.slots import (
 )
 from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, FIELDS, Actuators, Sensors
 
-_MOST_ELEMENTS = 2**22  # of one argument over all lanes: larger matrices meet fewer inputs
-_FEWEST_LANES = 4
+_FEWEST_LANES = 3
 
 
 class Battery(NamedTuple):
@@ -28,21 +27,21 @@ class Battery(NamedTuple):
     arguments: tuple[np.ndarray, ...]  # flat, each [lanes, ...]
 
 
-def battery(slot: str, shape: Shape) -> Battery:
+def battery(slot: str, shape: Shape, most: int = 100) -> Battery:
     """The inputs of a slot; the same every time.
 
     Args:
       slot: one of `SLOTS`.
       shape: (inputs, outputs) of a matrix, or None.
+      most: inputs of a matrix at most, but three at least.
 
     Returns:
-      The most telling inputs first; for `direction` about 35 lanes, or as many as fit in memory.
+      The most telling inputs first; for `direction` about 35.
     """
     makers = {"direction": _directions, "gate": _gates, "actuate": _actuates, "features": _sensors}
     cases = makers[slot](shape)
     if shape is not None:
-        lanes = max(_FEWEST_LANES, _MOST_ELEMENTS // (shape[0] * shape[1]))
-        cases = itertools.islice(cases, lanes)
+        cases = itertools.islice(cases, max(_FEWEST_LANES, most))
     names, arguments = zip(*cases, strict=True)
     flat = zip(*map(jax.tree.leaves, arguments), strict=True)
     return Battery(names, tuple(np.stack([_typed(x) for x in column]) for column in flat))

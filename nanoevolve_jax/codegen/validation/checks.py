@@ -1,5 +1,6 @@
 """All that is asked of a source after it was parsed; here JAX is at work."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,8 @@ from nanoevolve_jax.policy.slots import Shape, shape_key
 # Half the time of a compile; what is allocated and whether results are finite stay the same.
 _HASTE = {"xla_backend_optimization_level": 0}
 MEMORY_MULTIPLE = 4.0  # of the built-in function's temporary memory
+_MOST_FLOPS = 2e9  # of the built-in function at a shape that code is run at
+_BATTERY_FLOPS = 6e9  # of the built-in function over a battery
 MEMORY_FLOOR = 64 * 1024  # bytes a matrix that any function may use
 PASSED = (
     *("language", "trace", "contract", "operations", "cost", "export", "memory", "finite"),
@@ -37,6 +40,7 @@ class Program(NamedTuple):
     bytes: float
     memory: int
     baseline_flops: float
+    tried: int  # inputs it was run on; 0: traced, counted and exported only
 
     def facts(self) -> dict[str, Any]:
         """Everything but the content, for JSON."""
@@ -51,7 +55,14 @@ class Checked(NamedTuple):
     programs: dict[str, Program]  # by `shape_key`
 
 
-def check(source: str, slot: str, shapes: list[Shape], dtype: str, max_cost: float) -> Checked:
+def check(
+    source: str,
+    slot: str,
+    shapes: list[Shape],
+    dtype: str,
+    max_cost: float,
+    tried: list[Shape] | None = None,
+) -> Checked:
     """Traces, checks, exports and tries a source that `language.check` has passed.
 
     Args:
@@ -60,6 +71,8 @@ def check(source: str, slot: str, shapes: list[Shape], dtype: str, max_cost: flo
       shapes: the matrices' shapes, or (None,).
       dtype: 'float32' or 'bfloat16', of the iteration.
       max_cost: bound on FLOPs and bytes, as a multiple of the built-in function's.
+      tried: those of the shapes at which it is run; one too large to be run here is halved until
+        it is not. By default all.
 
     Raises:
       Refused: with the reason of the first check that fails.
@@ -69,10 +82,24 @@ def check(source: str, slot: str, shapes: list[Shape], dtype: str, max_cost: flo
     # All shapes are traced before anything is compiled: most mistakes are found here.
     found = {shape: _traced(source, slot, shape, dtype) for shape in shapes}
     seeds = {shape: traced(seed, slot, shape, dtype) for shape in shapes}
-    programs = {
-        shape_key(shape): _program(slot, shape, found[shape], seeds[shape], max_cost)
-        for shape in shapes
-    }
+    costs = {shape: (cost_of(found[shape]), cost_of(seeds[shape])) for shape in shapes}
+    for shape in shapes:
+        require_affordable(*costs[shape], max_cost)
+    contents = {shape: exported(found[shape]) for shape in shapes}
+    trials: dict[Shape, tuple[int, int]] = {}
+    for shape in shapes if tried is None else tried:
+        size, flops = shape, costs[shape][1].flops
+        while flops > _MOST_FLOPS:
+            size = (size[0] // 2, size[1] // 2)
+            flops = cost_of(traced(seed, slot, size, dtype)).flops
+        if size not in trials:
+            pair = [traced(text, slot, size, dtype) for text in (source, seed)]
+            trials[size] = _tried(slot, size, *pair, flops)
+    programs = {}
+    for shape in shapes:
+        (cost, baseline), (memory, lanes) = costs[shape], _memory_at(shape, trials)
+        content = bytes(contents[shape].serialize())
+        programs[shape_key(shape)] = Program(content, *cost, memory, baseline.flops, lanes)
     return Checked(_computation(found), _computation(seeds), programs)
 
 
@@ -86,20 +113,26 @@ def _traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
     return closed
 
 
-def _program(
-    slot: str, shape: Shape, found: ClosedJaxpr, seed: ClosedJaxpr, max_cost: float
-) -> Program:
-    cost, baseline = cost_of(found), cost_of(seed)
-    require_affordable(cost, baseline, max_cost)
-    program = exported(found)
-    inputs = battery(slot, shape)
-    call, memory = _compiled(program.call, inputs)
+def _tried(
+    slot: str, shape: Shape, found: ClosedJaxpr, seed: ClosedJaxpr, flops: float
+) -> tuple[int, int]:
+    """Runs a function on the battery; gives its temporary bytes a matrix, and how many inputs."""
+    inputs = battery(slot, shape, int(_BATTERY_FLOPS / max(1.0, flops)))
+    call, memory = _compiled(exported(found).call, inputs)
     seed_call, seed_memory = _compiled(jax.vmap(jaxpr_as_fun(seed)), inputs)
     allowed = MEMORY_MULTIPLE * max(seed_memory, MEMORY_FLOOR)
     if memory > allowed:
         raise Refused("memory", f"{memory} temporary bytes a matrix; allowed: {allowed:.0f}")
     require_sound(call, seed_call, inputs, RESULTS[slot])
-    return Program(bytes(program.serialize()), *cost, memory, baseline.flops)
+    return memory, len(inputs.names)
+
+
+def _memory_at(shape: Shape, trials: dict[Shape, tuple[int, int]]) -> tuple[int, int]:
+    """What a trial found at a shape; without one, what the largest one leads to expect."""
+    if shape in trials:
+        return trials[shape]
+    largest = max(trials, key=math.prod)
+    return trials[largest][0] * math.prod(shape) // math.prod(largest), 0
 
 
 def _compiled(function: Any, inputs: Battery) -> tuple[Any, int]:

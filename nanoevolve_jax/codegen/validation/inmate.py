@@ -2,10 +2,10 @@
 
     python -I -B inmate.py FOLDER < request.json
 
-The request is JSON: `slot`, `source`, `shapes` ([[64, 256], ...] or [null]), `dtype`, `max_cost`,
-`max_source_bytes`. FOLDER gets one `<shape key>.stablehlo` a shape, then `result.json`: `refusal`
-(null, or `reason` and `message`), `computation`, `seed_computation`, `programs` and `checks`.
-Nothing is printed. What is wrong with the text is found before JAX is imported.
+The request is JSON: `slot`, `source`, `shapes` ([[64, 256], ...] or [null]), `tried` (those of them
+at which it is run), `dtype`, `max_cost`, `max_source_bytes`. FOLDER gets one
+`<shape key>.stablehlo` a shape, then `result.json`: `refusal` (null, or `reason` and `message`),
+`computation`, `seed_computation`, `programs` and `checks`. Nothing is printed. What is wrong with the text is found before JAX is imported.
 """
 
 import json
@@ -40,8 +40,11 @@ def _judged(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
     _prepare_jax()
     from nanoevolve_jax.codegen.validation import checks
 
-    shapes = [None if shape is None else tuple(shape) for shape in request["shapes"]]
-    found = checks.check(source, slot, shapes, request["dtype"], request["max_cost"])
+    shapes, tried = (
+        [None if shape is None else tuple(shape) for shape in request[name]]
+        for name in ("shapes", "tried")
+    )
+    found = checks.check(source, slot, shapes, request["dtype"], request["max_cost"], tried)
     result = {
         "refusal": None,
         "computation": found.computation,
