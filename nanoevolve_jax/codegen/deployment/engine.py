@@ -67,8 +67,11 @@ class DeployedEngine(NamedTuple):
         return 0
 
     def _folder(self, job: Job) -> Path:
+        bench = Bench(self.config, None)
         arm = Arm("candidate", job.candidate.spec, {}, code=job.candidate.code)
-        described = Bench(self.config, None).job(arm, job.seed, job.fold, job.steps)
+        usual = bench.candidate(arm, job.steps).recipe
+        arm = arm._replace(lr_factor=job.candidate.recipe.matrix_lr / usual.matrix_lr)
+        described = bench.job(arm, job.seed, job.fold, job.steps)
         if job_key(described) != job_key(job):
             raise ConfigError(
                 "config.codegen.address asks for runs as jobs, and one has a recipe, a gate or a "

@@ -47,8 +47,9 @@ def train(
       on_progress: hears of running jobs.
 
     Returns:
-      JSON: `candidate` and `baseline`, if there is one, each a list of runs by seed; `seeds`, `fold`, `steps`,
-      `versions`, `device`, `lanes`, `text` (fingerprints) and `code` (that of this program).
+      JSON: `candidate` and `baseline`, if there is one, each a list of runs by seed; `seeds`,
+      `fold`, `steps`, `versions`, `device`, `lanes`, `text` (fingerprints) and `code` (that of
+      this program).
 
     Raises:
       FolderError: if the text here is not the order's, or its code cannot be called.
