@@ -1,12 +1,10 @@
 """Lets language models rewrite parts of the optimizer, and keeps what the evidence keeps.
 
-  python -m nanoevolve_jax.codegen.autonomous --config=configs/codegen.py
-      --config.codegen.ensemble=ollama --config.workdir=runs/codegen
+  python -m nanoevolve_jax.codegen.autonomous --config.codegen.ensemble=ollama
 
-It proposes, validates, trains, selects, and again, until its budget, its patience or its proposals
-are at an end, or Ctrl-C. The same command goes on where it was stopped or killed: no call is paid
-twice and none is lost. Code runs in a jail first (docs/CODE_MUTATION.md) and is trained only as
-what comes out of it certified.
+It proposes, validates in a jail, trains, selects, and again, until its budget, its patience or its
+proposals are at an end, or Ctrl-C. The same command goes on where it was stopped or killed; no call
+is paid twice, and none is lost.
 """
 
 import contextlib
@@ -56,6 +54,7 @@ from nanoevolve_jax.terminal.display import Display, results_table, where_things
 from nanoevolve_jax.tracking.log import opened_log, require_installed
 
 _FOUNDERS = 3
+_OFTEN = ("ensemble", "proposals", "dollars", "isolation")
 HERE = "none"  # config.codegen.address
 
 
@@ -253,4 +252,5 @@ def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
 
 
 if __name__ == "__main__":
-    command.run(autonomous, config_file="configs/codegen.py")
+    often = ("workdir", "calibration", *(f"codegen.{name}" for name in _OFTEN))
+    command.run(autonomous, config_file="configs/codegen.py", often=often)
