@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import training
 from benches import FormulaRuns
-from certifying import certified
 
 from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books, pipeline
@@ -27,6 +26,7 @@ from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, Campaign, identity
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.checkpoint import Interrupted
+from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 
 PROPOSALS = 9
 PRICE = 0.25  # dollars a call
@@ -104,9 +104,7 @@ class World:
         entries = books.load(self.folder / books.FILE)
         records = archive.load(self.folder / ARCHIVE, [3, 1])
         state = State(tuple(entries), tuple(resumed(records, entries, self.folder / ARCHIVE)))
-        controller = Controller(
-            Screening(campaign, self.runs), plan, stopping=stopping, hear=hear
-        )
+        controller = Controller(Screening(campaign, self.runs), plan, stopping=stopping, hear=hear)
         return controller.run(state)
 
     def lines(self):
@@ -117,11 +115,17 @@ class World:
 
 
 def validate(slot, source):
+    """A verdict on the text alone: these programs are never run."""
     try:
         language.check(source, slot)
     except Refused as refused:
         return Verdict(None, refused.refusal, 0.0)
-    return Verdict(certified(slot, source, ()), None, 0.0)
+    kept = language.normalised(source)
+    facts = {"sha256": digest(b"not run"), "flops": 2.0, "baseline_flops": 1.0}
+    certificate = {"format": FORMAT, "slot": slot, "source_sha256": digest(kept.encode())}
+    certificate |= {"computation": digest(kept.encode()), "seed_computation": "built in"}
+    certificate |= {"programs": {"scalar": facts}}
+    return Verdict(Certified(kept, certificate, {"scalar": b"not run"}), None, 0.0)
 
 
 def bpb_of(job):
@@ -164,7 +168,7 @@ def test_every_proposal_ends_as_its_answer_deserves(whole):
 
 
 def test_no_computation_is_trained_twice(whole):
-    entries, records = whole.lines()
+    _, records = whole.lines()
     trained = [job for job, stage in whole.runs.jobs if stage == SCREENING]
     assert len(trained) == len(records)
     forms = [identity(record.spec, record.recipe, record.code) for record in records]
@@ -214,6 +218,9 @@ def test_a_campaign_that_dies_again_and_again_has_the_same_books(
         try:
             world.run()
         except Killed:
+            for thread in threading.enumerate():  # which a kill would have ended
+                if thread.daemon and thread is not threading.current_thread():
+                    thread.join(timeout=5.0)
             continue
         break
     assert calls > 9, "nothing died"

@@ -21,7 +21,7 @@ from nanoevolve_jax.codegen.campaign import asking, books
 from nanoevolve_jax.codegen.campaign.controller import Controller, Plan, rules_of
 from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
-from nanoevolve_jax.codegen.campaign.state import State
+from nanoevolve_jax.codegen.campaign.state import State, resumed
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
@@ -107,6 +107,7 @@ def autonomous(config: ConfigDict) -> None:
         display.already_done(runs.known_steps())
         records = archive.load(folder / ARCHIVE, [_FOUNDERS, 1], display.say)
         entries = books.load(folder / books.FILE)
+        records = resumed(records, entries, folder / ARCHIVE)
         state = State(tuple(entries), tuple(as_screened(records, campaign)))
         validate = validator(config, walls)
         library = Library(folder / CODE)
