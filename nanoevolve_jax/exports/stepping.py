@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.sensors import Signals
+from nanoevolve_jax.policy.slots import BUILT_IN
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.transform import evolved_muon
 
@@ -64,8 +66,9 @@ def no_memory(spec: OptimizerSpec, params: Matrices) -> Memory:
 
 
 @functools.lru_cache(maxsize=2)  # one policy is compared with each of its exports
-def own_optimizer(spec: OptimizerSpec, total_steps: int) -> Optimizer:
-    """The policy as a search trains it."""
+def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = None) -> Optimizer:
+    """The policy as a search trains it; code, where there is any, by its certified programs."""
+    slots = code.slots() if code else BUILT_IN
 
     @jax.jit
     def run(step: Step):
@@ -75,6 +78,7 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int) -> Optimizer:
             total_steps=total_steps,
             momentum=lambda count: step.momentum,
             weight_decay=lambda count: step.weight_decay,
+            slots=slots,
         )
         updates, state = transform.update(
             step.grads,
