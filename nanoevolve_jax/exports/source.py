@@ -16,7 +16,6 @@ from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, OptimizerSpec
 from nanoevolve_jax.policy.spec_json import SpecError
 
 FRAMEWORKS = ("optax", "torch")
-NO_CODE = Code(())
 _WIDTH = 88  # of a line, which is what linters take without being told
 
 
@@ -31,7 +30,7 @@ def source_of(
     framework: str,
     name: str,
     about: Sequence[str] = (),
-    code: Code = NO_CODE,
+    code: Code | None = None,
 ) -> str:
     """The file for a framework, with only what the policy uses in it.
 
@@ -45,6 +44,7 @@ def source_of(
     Raises:
       SpecError: if there is code, which is written in JAX, and the framework is another.
     """
+    code = code or Code(())
     features = features_of(spec, [f.slot for f in code.functions])
     if features.rewritten and framework != "optax":
         slots = " and ".join(features.rewritten)

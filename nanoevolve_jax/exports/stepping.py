@@ -70,8 +70,7 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = Non
     """The policy as a search trains it; code, where there is any, by its certified programs."""
     slots = code.slots() if code else BUILT_IN
 
-    @jax.jit
-    def run(step: Step):
+    def run(spec: OptimizerSpec, step: Step):
         transform = evolved_muon(
             spec,
             step.learning_rate,
@@ -89,7 +88,13 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = Non
         )
         return optax.apply_updates(step.params, updates), _memory_of(state)
 
-    return lambda step: _as_numpy(run(step))
+    # Programs get numbers as a search hands them over, which are no constants of its program: JAX
+    # would fold constants into programs whose leading axis has no size yet, and fail.
+    if code:
+        known = functools.partial(jax.jit(run), jax.tree.map(jnp.asarray, spec))
+    else:
+        known = jax.jit(functools.partial(run, spec))
+    return lambda step: _as_numpy(known(step))
 
 
 def _memory_of(state: Any) -> Memory:

@@ -100,5 +100,14 @@ def difference(before: Arm, after: Arm) -> dict[str, Any]:
 
 
 def same_policy(a: Arm, b: Arm) -> bool:
-    """Whether two arms would train the same run."""
-    return (canonical(a.spec), a.recipe) == (canonical(b.spec), b.recipe)
+    """Whether two arms would train the same run.
+
+    Rewritten functions may read what built-in ones do not, so there a spec is as it is.
+    """
+    return _identity(a) == _identity(b)
+
+
+def _identity(arm: Arm) -> tuple[Any, ...]:
+    functions = arm.code.functions if arm.code else ()
+    called = [(f.slot, f.computation) for f in functions if is_read(f.slot, arm.spec)]
+    return arm.spec if called else canonical(arm.spec), arm.recipe, called
