@@ -53,7 +53,7 @@ BLEND = edited("direction", ("ahead = x + knobs.momentum", "ahead = x + 0.8"))
 """A Nesterov blend of its own."""
 
 # Names of the exported file's own, and of one another; what is told is used in odd ways.
-DIRECTION = '''
+DIRECTION = """
 State = 0.9
 LONG, SHORT = 0.98, 1e-6
 def optimizer(x):
@@ -73,26 +73,26 @@ def direction(gradient, momentum, second_moment, parameter, knobs):
         u = jnp.where(i < knobs.ns_steps, u * 1.01, u)
     u = jnp.where(knobs.nesterov & knobs.orthogonalize, u, jnp.tanh(u))
     return jnp.where(knobs.momentum_placement == 1, 0.5 * u, u), buffer, moment
-'''
-GATE = '''
+"""
+GATE = """
 def optimizer(x):
     return jnp.tanh(x)
 def gate(sensors, features, control):
     drive = control.bias + sum(w * x for w, x in zip(control.coefficients, sensors))
     return 0.5 + control.sharpness * optimizer(drive + 0.3 * features[1]) + sensors.loss_ema
-'''
-ACTUATE = '''
+"""
+ACTUATE = """
 POLES = 0.7
 def actuate(gate, poles):
     low, high = poles
     pairs = zip(low, high)
     a, b, c, d, e = [x + (y - x) * gate ** POLES for x, y in pairs]
     return 5.0 * a, b - 0.2, c, d, e
-'''
-FEATURES = '''
+"""
+FEATURES = """
 def features(sensors):
     swing = 3.0 * sensors.grad_norm_ema * sensors.update_ratio_ema
     return swing, sensors.grad_alignment_ema ** 2, 0.0, 2.0 * sensors.loss_improvement_ema
-'''
+"""
 SOURCES = {"direction": DIRECTION, "gate": GATE, "actuate": ACTUATE, "features": FEATURES}
 """One source a slot that is far from the built-in function."""

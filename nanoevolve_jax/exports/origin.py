@@ -58,9 +58,7 @@ def in_sentences(origin: Origin) -> list[str]:
     return [*found, f"Evidence: {origin.claim}{level}."]
 
 
-def to_document(
-    spec: OptimizerSpec, origin: Origin, code: Code | None = None
-) -> dict[str, Any]:
+def to_document(spec: OptimizerSpec, origin: Origin, code: Code | None = None) -> dict[str, Any]:
     """The JSON form: `load_spec` and `optimizer` read it, unless it has code in it."""
     reference = origin.reference
     functions = code.functions if code else ()
