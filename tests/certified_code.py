@@ -1,10 +1,16 @@
 """Certified code made in this process, of sources that tests wrote and trust."""
 
+from histories import write_folder
+from records import make_record
+
+from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.computation import computation_hash
 from nanoevolve_jax.codegen.validation.programs import exported
 from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.codegen.validation.tracing import traced
+from nanoevolve_jax.evolution.archive import CODE
+from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.policy.certified import FORMAT, Certified, Code, digest
 from nanoevolve_jax.policy.slots import shape_key, shapes_of
 
@@ -79,7 +85,7 @@ def optimizer(x):
     return jnp.tanh(x)
 def gate(sensors, features, control):
     drive = control.bias + sum(w * x for w, x in zip(control.coefficients, sensors))
-    return 0.5 + control.sharpness * optimizer(drive + 0.3 * features[1]) + sensors.loss_ema
+    return 0.5 + 0.2 * control.sharpness * optimizer(0.5 * drive + 0.6 * features[1]) + sensors.loss_ema
 """
 ACTUATE = """
 POLES = 0.7
@@ -92,7 +98,55 @@ def actuate(gate, poles):
 FEATURES = """
 def features(sensors):
     swing = 3.0 * sensors.grad_norm_ema * sensors.update_ratio_ema
-    return swing, sensors.grad_alignment_ema ** 2, 0.0, 2.0 * sensors.loss_improvement_ema
+    return swing, 0.8 + sensors.grad_alignment_ema, 0.0, 2.0 * sensors.loss_improvement_ema
 """
 SOURCES = {"direction": DIRECTION, "gate": GATE, "actuate": ACTUATE, "features": FEATURES}
 """One source a slot that is far from the built-in function."""
+
+
+# Run folders of campaigns that never ran ----------------------------------------------------
+
+
+def code_record(function, *, diff, proposal, provider="scripted", dollars=0.25):
+    """A record's `code` where one slot was rewritten in it."""
+    spent = {"calls": 2, "input_tokens": 1200, "output_tokens": 34, "seconds": 1.0}
+    return {
+        "certificates": {function.slot: function.id},
+        "slot": function.slot,
+        "source": function.source,
+        "diff": diff,
+        "certificate": dict(function.certificate),
+        "computation": {function.slot: function.computation},
+        "proposal": proposal,
+        "cost": {"provider": provider, "dollars": dollars} | spent,
+    }
+
+
+def entry(number, **fields):
+    """A line of the books: a trained proposal, unless told otherwise."""
+    values = {"number": number, "island": 0, "slot": "direction", "parent": "nanochat"}
+    values |= {"outcome": books.CANDIDATE, "candidate": f"p{number:04d}", "gain": 0.0}
+    values |= {"provider": "scripted", "reason": None, "message": None, "dollars": 0.25}
+    spent = {"calls": 2, "input_tokens": 1200, "output_tokens": 34, "seconds": 1.0}
+    return books.Entry(**values | spent | fields)
+
+
+def write_campaign(folder, function, *, message="line 1: imports are not allowed", **fields):
+    """The baseline, a candidate with this function, its mutant; and a refused proposal."""
+    diff = "--- parent\n+++ child\n@@ -1,2 +1,2 @@\n same\n-old <b>\n+new <script>"
+    code = code_record(function, diff=diff, proposal=0)
+    kept = {"certificates": code["certificates"], "computation": code["computation"]}
+    inherited = dict.fromkeys(CODE) | kept
+    change = f"code of {function.slot} rewritten by scripted"
+    child = {"operator": f"code:{function.slot}", "change": change, "code": code}
+    records = [
+        make_record(status="baseline"),
+        make_record("p0000", bpb=1.99, score=0.01, generation=1, **child | fields),
+        make_record("p0000m1", parent_id="p0000", generation=1, code=inherited, **fields),
+    ]
+    write_folder(folder, records)
+    Library(folder / "code").put(function)
+    refused = {"outcome": books.REFUSED, "candidate": None, "reason": "import"}
+    for one in (entry(0), entry(1, provider="other", message=message, dollars=0.5, **refused)):
+        books.append(folder / books.FILE, one)
+    return folder

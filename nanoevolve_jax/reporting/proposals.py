@@ -39,7 +39,7 @@ def best(history: History) -> list[tuple[Entry, float]]:
     for entry in history.proposals or ():
         record = by_id.get(entry.candidate) if entry.outcome == books.CANDIDATE else None
         parent = by_id.get(entry.parent)
-        if record is not None and parent is not None and record.failure is None:
+        if record and parent and record.failure is None and parent.failure is None:
             found.append((entry, parent.merit.val_bpb - record.merit.val_bpb))
     return sorted(found, key=lambda pair: -pair[1])
 
