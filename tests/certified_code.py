@@ -85,7 +85,8 @@ def optimizer(x):
     return jnp.tanh(x)
 def gate(sensors, features, control):
     drive = control.bias + sum(w * x for w, x in zip(control.coefficients, sensors))
-    return 0.5 + 0.2 * control.sharpness * optimizer(0.5 * drive + 0.6 * features[1]) + sensors.loss_ema
+    swing = optimizer(0.5 * drive + 0.6 * features[1])
+    return 0.5 + 0.2 * control.sharpness * swing + sensors.loss_ema
 """
 ACTUATE = """
 POLES = 0.7

@@ -1,20 +1,30 @@
 """What show, report, comparison, card and replay say of rewritten functions."""
 
 import html
+import io
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 from certified_code import BLEND, SOURCES, certify, code_of, write_campaign
 from histories import family, make_columns, save, write_folder
 from rich.console import Console
+from test_search import SETTINGS, make_config, write_corpus
 
-from nanoevolve_jax import compare
+from configs import screen
+from nanoevolve_jax import compare, replay, site
 from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.evidence import page as card_page
+from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.comparison import Arm
+from nanoevolve_jax.evidence.runs import read_runs
+from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
+from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 from nanoevolve_jax.reporting import page, proposals, rewritten
 from nanoevolve_jax.reporting.candidate import difference, fields, same_policy
@@ -231,20 +241,81 @@ def test_what_strangers_wrote_is_text_in_the_report(folder):
 
 
 def test_a_card_shows_the_sources_in_fences_they_cannot_end():
-    lines = card_page._sources({"gate": "def gate(x):\n    return '```'\n"})
+    source = "def gate(x):\n    return '```'"
+    lines = card_page._sources({"gate": f"{source}\n"})
     assert lines[0] == "Its function `gate`, rewritten:"
-    assert lines[2:] == ["````python", "def gate(x):", "    return '```'", "````", ""] or (
-        lines[2] == "````python" and lines[-2] == "````"
-    )
+    assert lines[2:] == ["````python", source, "````", ""]
     assert card_page._sources({}) == []
 
 
-def test_a_comparison_takes_code_by_dir_and_id(folder):
-    from configs import screen
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A campaign's folder, its model's config, and a comparison that trained with its code."""
+    place = tmp_path_factory.mktemp("compared")
+    write_corpus(place / "corpus")
+    places = {"data.corpus": f"parquet:{place / 'corpus'}", "data.cache_dir": str(place / "cache")}
+    config = make_config(SETTINGS | places, place / "work", compare__seeds=2)
+    function = certify(BLEND, "direction", matrices(config))
+    folder = write_campaign(place / "run", function)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
+        compare.compare(config, ["nanochat", f"{folder}:p0000", f"{folder}:p0000m1"])
+    found = read_sealed(place / "work" / "compare" / "comparison.json", compare.KIND)
+    return folder, config, found, function
 
-    arms, same = compare.distinct(
-        screen.get_config(), ["nanochat", f"{folder}:p0000", f"{folder}:p0000m1"]
-    )
-    assert [arm.id for arm in arms] == ["nanochat", f"{folder}:p0000"]
-    assert arms[1].code.of("direction") is not None
-    assert same == [{"id": f"{folder}:p0000m1", "same_as": f"{folder}:p0000"}]
+
+def runs_of(config):
+    return read_runs(Path(config.workdir) / "compare")
+
+
+@pytest.mark.slow
+def test_a_comparison_trains_with_the_code(compared):
+    folder, config, found, function = compared
+    assert [one["id"] for one in found["specs"]] == ["nanochat", f"{folder}:p0000"]
+    assert found["same"] == [{"id": f"{folder}:p0000m1", "same_as": f"{folder}:p0000"}]
+    assert all(a != b for a, b in zip(*found["bpb"], strict=True))
+    codes = [run.job["candidate"].get("code") for run in runs_of(config)]
+    assert sorted(codes, key=bool) == [None] * 2 + [{"direction": function.id}] * 2
+
+
+def test_code_for_other_matrices_is_a_mistake_before_anything_is_read(folder, tmp_path):
+    with pytest.raises(
+        CertificateError, match=r"has programs for 8x8 and none for \d+x\d+"
+    ) as error:
+        compare.distinct(screen.get_config(), ["nanochat", f"{folder}:p0000"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_card_with_code_is_replayed_from_its_run_folder(compared, tmp_path):
+    """The runs of the comparison stand for those of a confirmation."""
+    folder, config, found, function = compared
+    runs = {
+        bool(r.job["candidate"].get("code")): r for r in read_runs(Path(config.workdir) / "compare")
+    }
+    values = config.to_dict() | {"calibration": "none"}
+    values["confirm"] |= {"steps": config.train.steps}
+    card = {name: found[name] for name in ("versions", "device", "fingerprints")}
+    card |= {
+        "confirmation": {
+            "pairs": 1,
+            "baseline_bpb": [runs[False].val_bpb],
+            "winner_bpb": [runs[True].val_bpb],
+        },
+        "seeds": [runs[True].job["seed"]],
+        "fold": runs[True].job["fold"],
+        "arms": {"baseline": runs[False].job["candidate"], "winner": runs[True].job["candidate"]},
+        "config": values,
+        "calibration": {"seal": "none", "paired_sigma": 0.01},
+    }
+    path = folder / "evidence" / "p0000.json"
+    path.parent.mkdir()
+    write_sealed(path, KIND, card)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site, "use_devices", lambda config: config.devices)
+        assert replay.replay(path, 1, Console(file=said)), said.getvalue()
+        assert "agrees exactly" in said.getvalue()
+        shutil.move(path, tmp_path / "p0000.json")  # away from its code
+        with pytest.raises(CertificateError, match=f"holds no certificate {function.id}"):
+            replay.replay(tmp_path / "p0000.json", 1, Console(file=said))

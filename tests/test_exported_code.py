@@ -79,22 +79,19 @@ def test_an_iteration_in_bfloat16_is_that_of_the_certificate():
 
 
 @pytest.mark.parametrize(
-    "mistake",
+    ("slots", "mistake"),
     [
-        ("0.9 * momentum", "0.9001 * momentum"),
-        ("clip_threshold=jnp.float32(", "clip_threshold=2.0 * jnp.float32("),
-        ("jnp.clip(jnp.float32(gate), 0.0, 1.0)", "jnp.float32(gate)"),
-        ("jnp.clip(jnp.float32(x), *limits)", "jnp.float32(x)"),
-        ("jnp.clip(jnp.float32(x), -1.0, 1.0)", "jnp.float32(x)"),
+        (("direction",), ("    State = 0.9\n", "    State = 0.9001\n")),
+        (("direction",), ("clip_threshold=jnp.float32(", "clip_threshold=2.0 * jnp.float32(")),
+        (("gate",), ("jnp.clip(jnp.float32(gate), 0.0, 1.0)", "jnp.float32(gate)")),
+        (("actuate",), ("jnp.clip(jnp.float32(x), *limits)", "jnp.float32(x)")),
+        (("features",), ("jnp.clip(jnp.float32(x), -1.0, 1.0)", "jnp.float32(x)")),
     ],
     ids=["the source", "what it is told", "the gate's bounds", "actuators' bounds", "features'"],
 )
-def test_a_mistake_in_a_file_with_sources_is_caught(functions, mistake):
+def test_a_mistake_in_a_file_with_sources_is_caught(functions, slots, mistake):
     """Bounds are what `certified.py` puts around a function, which the file must do itself."""
-    changed = dict(functions)
-    direction = SOURCES["direction"].replace("beta * momentum", "0.9 * momentum")
-    changed["direction"] = certify(direction, "direction")
-    code = code_with(changed, (*GATING, "direction"))
+    code = code_with(functions, slots)
     source = source_of(EVERYTHING, "optax", "policy", code=code)
     assert source.count(mistake[0]) == 1
     assert not check_optax(EVERYTHING, source.replace(*mistake), code, steps=STEPS).passes
