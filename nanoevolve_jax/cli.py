@@ -19,6 +19,13 @@ COMMANDS = {
     "show": "the best, the front, a candidate's lineage and spec",
     "compare": "train given specs side by side on the same seeds",
     "export": "a spec as code for optax or torch, or as JSON",
+    "codegen.autonomous": "let language models rewrite parts of the optimizer",
+    "codegen.propose": "ask one model for one rewriting",
+    "codegen.validate": "prove a rewritten function harmless, in a jail",
+    "codegen.ensemble": "the models that can be asked, and what each was worth",
+    "codegen.deploy": "train candidates as jobs of a Ray cluster",
+    "codegen.trace": "follow such a job, and fetch its result",
+    "codegen.status": "list such jobs",
 }
 _HELP = ("-h", "--help", "--helpshort", "--helpfull")
 _BAD_INPUT = 2

@@ -116,7 +116,9 @@ BROKEN = {
         "for i in range(60):", "    gradient = (gradient @ gradient.T) @ gradient * 0.01"
     ),
     "constant": _body("gradient = gradient + jnp.sum(jnp.ones((20000, 20000))) * 0.0"),
-    "ascent": _body("gradient = jnp.clip(gradient * -1e20, -1e20, 1e20)"),
+    "runaway": _body(
+        "second_moment = second_moment * 1e6 + 1.0", "gradient = gradient * jnp.max(second_moment)"
+    ),
     "inert": (
         "```python\ndef norm(values):\n    squares = jnp.square(values)\n"
         "    return jnp.sqrt(jnp.sum(squares))\n```"
@@ -127,8 +129,8 @@ PLAN = (
     *("nesterov", "mixed", "prose", "scaled", "variance", "import"),
     *("searched", "nesterov", "endless", "mixed", "scaled", "shape"),
     *("variance", "searched", "non_finite", "nesterov", "mixed", "syntax"),
-    *("scaled", "variance", "ascent", "searched", "nesterov", "not_found"),
-    *("mixed", "scaled", "callback", "variance", "nesterov", "fails"),
+    *("scaled", "variance", "runaway", "searched", "nesterov", "not_found"),
+    *("inert", "scaled", "callback", "variance", "nesterov", "fails"),
 )
 """Thirty proposals, numbered from 0."""
 REASONS = {
@@ -148,7 +150,7 @@ EXPECTED = (
     dict.fromkeys(GOOD, "good")
     | dict.fromkeys(REASONS, "refused")
     | dict.fromkeys(_SECOND, "second")
-    | {"unclosed": "edit", "syntax": "edit", "ascent": "dead", "inert": "inert", "fails": "failed"}
+    | {"unclosed": "edit", "syntax": "edit", "runaway": "dead", "inert": "inert", "fails": "failed"}
 )
 
 

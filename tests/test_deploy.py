@@ -616,3 +616,25 @@ def test_a_local_ray_outlives_its_client_is_found_again_and_ends_when_told(place
     assert not Path(f"/proc/{head['process']}").exists()
     assert "no local Ray runs" in finish(run("deploy", "--stop", cwd=place))
     assert "nano-" in finish(run("status", cwd=place))
+
+
+@pytest.mark.slow
+def test_a_campaign_of_code_screened_by_jobs_has_the_records_of_one_screened_here(cluster, place):
+    from autonomous_run import providers
+    from autonomous_run import run as campaign
+
+    from nanoevolve_jax.evolution import archive
+
+    profiles = providers(place, "http://127.0.0.1:1")
+    own = {"devices": 1, "threads": 1, "codegen__proposals": 2, "codegen__ensemble": "scripted"}
+    found = []
+    for name, address in (("jobs", cluster), ("here", "none")):
+        output = campaign(place, place / name, profiles, codegen__address=address, **own)
+        assert "all 2 proposals are made" in output
+        found.append(archive.load_all(place / name / "archive.jsonl"))
+    jobs, here = found
+    assert [r.id for r in jobs] == [r.id for r in here]
+    assert {"p0000", "p0001"} <= {r.id for r in jobs}
+    for one, other in zip(jobs, here, strict=True):
+        assert (one.val_bpb, one.instability) == (other.val_bpb, other.instability)
+    assert len(list((place / "jobs" / "deployed" / "sent").iterdir())) == len(jobs)

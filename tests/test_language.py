@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,3 +263,14 @@ def test_a_text_is_judged_before_jax_is_imported(tmp_path, repository):
         timeout=60,
     )
     assert json.loads((tmp_path / "result.json").read_text())["refusal"]["reason"] == "import"
+
+
+def test_threads_may_parse_at_the_same_time():
+    source = (SEEDS / "direction.py").read_text()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = set(pool.map(lambda _: language.normalised(source), range(200)))
+    finally:
+        sys.setswitchinterval(0.005)
+    assert len(found) == 1

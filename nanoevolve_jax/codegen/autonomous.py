@@ -1,12 +1,10 @@
 """Lets language models rewrite parts of the optimizer, and keeps what the evidence keeps.
 
-  python -m nanoevolve_jax.codegen.autonomous --config=configs/codegen.py
-      --config.codegen.ensemble=ollama --config.workdir=runs/codegen
+  python -m nanoevolve_jax.codegen.autonomous --config.codegen.ensemble=ollama
 
-It proposes, validates, trains, selects, and again, until its budget, its patience or its proposals
-are at an end, or Ctrl-C. The same command goes on where it was stopped or killed: no call is paid
-twice and none is lost. Code runs in a jail first (docs/CODE_MUTATION.md) and is trained only as
-what comes out of it certified.
+It proposes, validates in a jail, trains, selects, and again, until its budget, its patience or its
+proposals are at an end, or Ctrl-C. The same command goes on where it was stopped or killed; no call
+is paid twice, and none is lost.
 """
 
 import contextlib
@@ -23,8 +21,9 @@ from nanoevolve_jax.codegen.campaign import asking, books
 from nanoevolve_jax.codegen.campaign.controller import Controller, Plan, rules_of
 from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
-from nanoevolve_jax.codegen.campaign.state import State
+from nanoevolve_jax.codegen.campaign.state import State, resumed
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
+from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.codegen.jail.matrices import matrices
@@ -42,17 +41,21 @@ from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.promote import as_screened, promote, register
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.compilations import compilations, start_counting
+from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
-from nanoevolve_jax.site import open_site
+from nanoevolve_jax.site import Site, open_site
 from nanoevolve_jax.terminal.display import Display, results_table, where_things_lie
 from nanoevolve_jax.tracking.log import opened_log, require_installed
 
 _FOUNDERS = 3
+_OFTEN = ("ensemble", "proposals", "dollars", "isolation")
+HERE = "none"  # config.codegen.address
 
 
 def autonomous(config: ConfigDict) -> None:
@@ -78,7 +81,7 @@ def autonomous(config: ConfigDict) -> None:
         description = describe_run(config, site.facts, seal)
         checkpoints = stack.enter_context(opened(config, description, say))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
-        engine = site.engine(config, MAIN, checkpoints)
+        engine = screening_engine(site, config, checkpoints)
         scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
         campaign = Campaign(engine, config, folder, scale)
         if calibration:
@@ -104,6 +107,7 @@ def autonomous(config: ConfigDict) -> None:
         display.already_done(runs.known_steps())
         records = archive.load(folder / ARCHIVE, [_FOUNDERS, 1], display.say)
         entries = books.load(folder / books.FILE)
+        records = resumed(records, entries, folder / ARCHIVE)
         state = State(tuple(entries), tuple(as_screened(records, campaign)))
         validate = validator(config, walls)
         library = Library(folder / CODE)
@@ -178,6 +182,21 @@ def ensemble_of(config: ConfigDict) -> dict[str, Provider]:
     return {name: providers.chosen(known, name, field) for name in names}
 
 
+def screening_engine(site: Site, config: ConfigDict, checkpoints: Checkpoints) -> Engine:
+    """Where candidates are screened: the site's own engine, or jobs of a cluster."""
+    engine = site.engine(config, MAIN, checkpoints)
+    if config.codegen.address == HERE:
+        return engine
+    return DeployedEngine(
+        engine.task,
+        config,
+        config.codegen.address,
+        Path(config.workdir) / "deployed" / "sent",
+        {"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer},
+        checkpoints.stopping,
+    )
+
+
 def require_own(folder: Path) -> None:
     """Refuses the folder of a search, whose archive is of another kind.
 
@@ -234,4 +253,5 @@ def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
 
 
 if __name__ == "__main__":
-    command.run(autonomous, config_file="configs/codegen.py")
+    often = ("workdir", "calibration", *(f"codegen.{name}" for name in _OFTEN))
+    command.run(autonomous, config_file="configs/codegen.py", often=often)

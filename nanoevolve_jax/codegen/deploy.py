@@ -4,11 +4,10 @@
   python -m nanoevolve_jax.codegen.deploy trust_ratio mine.json --address=http://10.0.0.7:8265
   python -m nanoevolve_jax.codegen.deploy --stop
 
-A candidate is DIR:ID, a preset or a JSON file with a spec. One of a run folder is trained as its
-search was, whatever `--config` says, but for `compare.seeds`, the number of seeds. What is sent is
-a folder that needs nothing of this machine; the same candidate is sent once, a job that failed is
-tried again. Without an address a Ray of one's own is started; it goes on when this command has
-ended, until `--stop`. `trace` follows a job, `status` lists all.
+A candidate is DIR:ID, a preset or a JSON file with a spec; one of a run folder is trained as its
+search was, on `compare.seeds` seeds. What is sent needs nothing of this machine, and the same
+candidate is sent once. Without an address a Ray of one's own is started, which goes on until
+`--stop`. `trace` follows a job, `status` lists all.
 """
 
 import functools

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from configs.base import Setting
@@ -104,7 +104,8 @@ def _field_row(path: str, setting: Setting, full: bool) -> tuple[str, str, str]:
 
 
 def _table(rows: Iterable[tuple[str, str, str]]) -> str:
-    table = Table.grid(padding=(0, 2, 0, 0))
+    name, default = Column(no_wrap=True), Column(no_wrap=True)
+    table = Table.grid(Column(), name, default, Column(), padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row("", *map(Text, row))
     console = Console(width=WIDTH, file=io.StringIO())

@@ -216,10 +216,10 @@ class Controller:
         if proposed.certified is not None:
             candidate = self._candidate(number, state)
             equal = equal_of(candidate, state)
-            if equal not in (None, candidate.id):  # its own record, if a kill came in between
+            if equal is not None:
                 entry = entry._replace(outcome=books.SAME, candidate=equal)
             else:
-                state = self._screening.kept(state, self._trained.pop(number, []))
+                state = self._screening.kept(state, self._trained.pop(number))
                 gain = state.record(candidate.id).score - state.record(aim.parent).score
                 gain = max(0.0, gain) if math.isfinite(gain) else 0.0
                 entry = entry._replace(candidate=candidate.id, gain=gain)

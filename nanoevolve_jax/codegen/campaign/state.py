@@ -1,12 +1,13 @@
 """What is settled of a campaign of code."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.mutators.budget import Spent, total
-from nanoevolve_jax.evolution import tournament
+from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 
 MUTANT = "m"  # stands between a candidate's id and the number of a mutant of its spec
@@ -38,6 +39,24 @@ class State(NamedTuple):
         names = {entry.candidate for entry in entries if entry.outcome == books.CANDIDATE}
         kept = [r for r in self.records if r.generation == 0 or origin(r.id) in names]
         return State(entries, tuple(kept))
+
+
+def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> list[Record]:
+    """The records without those of proposals that are not in the books yet.
+
+    A kill between archive and books leaves such, perhaps not all of them; they are cut off, and
+    made again from runs that are known.
+
+    Args:
+      records: of the archive, founders first.
+      entries: of the books.
+      path: of the archive, which is rewritten if any are cut off.
+    """
+    names = {entry.candidate for entry in entries}
+    kept = [r for r in records if r.generation == 0 or origin(r.id) in {*names, ""}]
+    if len(kept) < len(records):
+        archive.rewrite(path, kept)
+    return kept
 
 
 class Status(NamedTuple):

@@ -51,15 +51,20 @@ _TRAINING_GROUPS = ("data", "model", "train", "recipe")
 
 
 class Order(NamedTuple):
-    """What a job trains: both arms on the same seeds, text and horizon."""
+    """What a job trains: its arms on the same seeds, text and horizon."""
 
     config: ConfigDict  # as `portable` makes it
     candidate: Arm
-    baseline: Arm
+    baseline: Arm | None  # None: the candidate alone
     seeds: tuple[int, ...]
     fold: int  # of the validation text
     steps: int  # horizon
     text: dict[str, str] | None  # fingerprints that `corpus` and `tokenizer` must have, if known
+
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """Those that there are, by name."""
+        return {name: arm for name in ARMS if (arm := getattr(self, name)) is not None}
 
 
 def portable(config: ConfigDict) -> ConfigDict:
@@ -95,9 +100,8 @@ def make_folder(order: Order, parent: Path, corpus: str) -> Path:
         made = scratch / "folder"
         _copy(_program(), made)
         _copy(_text(corpus, order.config.data.shards), made)
-        for name in ARMS:
-            code = getattr(order, name).code
-            for function in code.functions if code else ():
+        for arm in order.arms.values():
+            for function in arm.code.functions if arm.code else ():
                 Library(made / CODE).put(function)
         content = to_text(_document(order, digests(made))).encode()
         (made / JOB).write_bytes(content)
@@ -128,7 +132,7 @@ def read_folder(folder: Path, job: str) -> Order:
 def _document(order: Order, files: dict[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "arms": {name: _arm_to_json(getattr(order, name)) for name in ARMS},
+        "arms": {name: _arm_to_json(arm) for name, arm in order.arms.items()},
         "seeds": list(order.seeds),
         "fold": order.fold,
         "steps": order.steps,
@@ -141,10 +145,10 @@ def _document(order: Order, files: dict[str, str]) -> dict[str, Any]:
 def _order(document: dict[str, Any], folder: Path) -> Order:
     config = ConfigDict(document["config"])
     validate(config)
-    arms = {name: _arm_from_json(name, document["arms"][name], folder) for name in ARMS}
+    arms = {name: _arm_from_json(name, arm, folder) for name, arm in document["arms"].items()}
     return Order(
         config=config,
-        **arms,
+        **{"baseline": None} | arms,
         seeds=tuple(document["seeds"]),
         fold=document["fold"],
         steps=document["steps"],

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from nanoevolve_jax.codegen.deployment import reply
-from nanoevolve_jax.codegen.deployment.folder import ARMS, Order, read_folder
+from nanoevolve_jax.codegen.deployment.folder import Order, read_folder
 from nanoevolve_jax.codegen.deployment.intact import FolderError
 from nanoevolve_jax.evidence.comparison import Bench
 from nanoevolve_jax.evidence.runs import Run, Runs
@@ -20,6 +21,7 @@ from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.slots import SCALAR, shape_key
 from nanoevolve_jax.site import local_site
@@ -45,33 +47,36 @@ def train(
       on_progress: hears of running jobs.
 
     Returns:
-      JSON: `candidate` and `baseline`, each a list of runs by seed; `seeds`, `fold`, `steps`,
-      `versions`, `device`, `lanes`, `text` (fingerprints) and `code` (that of this program).
+      JSON: `candidate` and `baseline`, if there is one, each a list of runs by seed; `seeds`,
+      `fold`, `steps`, `versions`, `device`, `lanes`, `text` (fingerprints) and `code` (that of
+      this program).
 
     Raises:
       FolderError: if the text here is not the order's, or its code cannot be called.
     """
-    site = local_site(order.config, console, steps=order.steps, most=len(ARMS) * len(order.seeds))
+    site = local_site(
+        order.config, console, steps=order.steps, most=len(order.arms) * len(order.seeds)
+    )
     text = {"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer}
     if order.text not in (None, text):
         raise FolderError(
             f"config.data.corpus is {order.config.data.corpus!r}, whose text here has fingerprints "
             f"{text}; allowed: the text of the search, {order.text}"
         )
-    for code in (order.candidate.code, order.baseline.code):
-        _require_callable(code)
+    for arm in order.arms.values():
+        _require_callable(arm.code)
     with tempfile.TemporaryDirectory(prefix="nanoevolve-") as place:
         (Path(place) / "telemetry").mkdir()
         runs = Runs(Path(place), {MAIN: lambda: site.engine(site.config, MAIN)}, on_progress)
         bench = Bench(site.config, runs)
         jobs = [
-            bench.job(getattr(order, arm), seed, order.fold, order.steps)
-            for arm in ARMS
+            bench.job(arm, seed, order.fold, order.steps)
+            for arm in order.arms.values()
             for seed in order.seeds
         ]
-        made = runs.run(jobs, STAGE)
+        made = [_as_json(run, runs.telemetry(run)) for run in runs.run(jobs, STAGE)]
     count = len(order.seeds)
-    arms = {name: made[i * count : (i + 1) * count] for i, name in enumerate(ARMS)}
+    arms = {name: made[i * count : (i + 1) * count] for i, name in enumerate(order.arms)}
     return _result(order, site.facts, arms, text)
 
 
@@ -90,14 +95,16 @@ def _require_callable(code: Code | None) -> None:
                 raise FolderError(str(error)) from None
 
 
+def _as_json(run: Run, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A run, its telemetry packed: float32[steps, 14]."""
+    telemetry = np.stack([columns[name] for name in TELEMETRY], axis=1)
+    return {field: getattr(run, field) for field in _FIELDS} | {"telemetry": reply.pack(telemetry)}
+
+
 def _result(
-    order: Order, facts: Facts, arms: dict[str, list[Run]], text: dict[str, str]
+    order: Order, facts: Facts, arms: dict[str, list[dict[str, Any]]], text: dict[str, str]
 ) -> dict[str, Any]:
-    found = {
-        name: [{field: getattr(run, field) for field in _FIELDS} for run in runs]
-        for name, runs in arms.items()
-    }
-    return finite_or_null(found) | {
+    return finite_or_null(arms) | {
         "seeds": list(order.seeds),
         "fold": order.fold,
         "steps": order.steps,

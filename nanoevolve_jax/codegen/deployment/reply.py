@@ -5,6 +5,8 @@ import json
 import zlib
 from typing import Any
 
+import numpy as np
+
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import FORMAT, seal_of
 
@@ -48,13 +50,28 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
     return document
 
 
+def pack(array: np.ndarray) -> dict[str, Any]:
+    """An array of float32 as JSON; every bit survives."""
+    content = np.ascontiguousarray(array, np.float32).tobytes()
+    return {"shape": list(array.shape), "float32": base64.b64encode(content).decode()}
+
+
+def unpack(document: dict[str, Any]) -> np.ndarray:
+    """The array of what `pack` made."""
+    content = base64.b64decode(document["float32"])
+    return np.frombuffer(content, np.float32).reshape(document["shape"]).copy()
+
+
 def in_words(document: dict[str, Any]) -> str:
     """A result in a few words: what the candidate gains over its baseline on the same seeds."""
-    pairs = zip(document["candidate"], document["baseline"], strict=True)
-    pairs = [(run["val_bpb"], base["val_bpb"]) for run, base in pairs]
-    failed = [run["failure"] for run in document["candidate"] if run["failure"]]
+    runs = document["candidate"]
+    failed = [run["failure"] for run in runs if run["failure"]]
     if failed:
-        return f"failed on {len(failed)} of {len(pairs)} seeds: {failed[0]}"
+        return f"failed on {len(failed)} of {len(runs)} seeds: {failed[0]}"
+    if "baseline" not in document:
+        return f"{sum(run['val_bpb'] for run in runs) / len(runs):.4f} bpb"
+    pairs = zip(runs, document["baseline"], strict=True)
+    pairs = [(run["val_bpb"], base["val_bpb"]) for run, base in pairs]
     gains = [base - own for own, base in pairs if base is not None]
     if not gains:
         return "its baseline failed on every seed"

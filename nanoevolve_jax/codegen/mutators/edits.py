@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from nanoevolve_jax.codegen.validation.parsing import parse
+
 MAX_BYTES = 100_000
 """Of an answer; nothing that a slot needs is nearly as long."""
 
@@ -166,7 +168,7 @@ def _with(source: str, known: dict[str, ast.stmt], given: dict[str, str], slot: 
 
 def _parsed(code: str, what: str) -> ast.Module:
     try:
-        return ast.parse(code)
+        return parse(code)
     except SyntaxError as error:
         raise EditError(f"{what} has a syntax error in line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError):  # zero bytes; too deep

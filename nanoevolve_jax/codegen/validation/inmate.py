@@ -5,7 +5,9 @@
 The request is JSON: `slot`, `source`, `shapes` ([[64, 256], ...] or [null]), `tried` (those of them
 at which it is run), `dtype`, `max_cost`, `max_source_bytes`. FOLDER gets one
 `<shape key>.stablehlo` a shape, then `result.json`: `refusal` (null, or `reason` and `message`),
-`computation`, `seed_computation`, `programs` and `checks`. Nothing is printed. What is wrong with the text is found before JAX is imported.
+`computation`, `seed_computation`, `programs` and `checks`.
+
+Nothing is printed. What is wrong with the text is found before JAX is imported.
 """
 
 import json

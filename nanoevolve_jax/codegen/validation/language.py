@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from nanoevolve_jax.codegen.validation.contract import PARAMETERS
 from nanoevolve_jax.codegen.validation.names import require_known_names
+from nanoevolve_jax.codegen.validation.parsing import parse
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.syntax import refused, require_allowed
 
@@ -68,7 +69,7 @@ def _parsed(source: str, max_bytes: int) -> ast.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a child process says nothing but its result
-            return ast.parse(source)
+            return parse(source)
     except SyntaxError as error:
         raise Refused("syntax", f"line {error.lineno or 1}: {error.msg}") from None
     except ValueError:

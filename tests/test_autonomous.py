@@ -1,0 +1,224 @@
+"""Campaigns of code from end to end: thirty proposals, and one that is killed ten times."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from autonomous_run import KNOWN_GOOD, SECRET, providers, run, script, start
+from openai_server import Server
+from scripted_answers import EXPECTED, PLAN, REASONS
+from scripted_mutator import tokens
+
+from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution.library import Library
+
+pytestmark = pytest.mark.slow
+KILLED_AFTER = 12  # proposals of the campaign that is killed
+
+
+class Campaign:
+    """A finished campaign and the server that half of it asked."""
+
+    def __init__(self, folder, server, output):
+        self.folder, self.server, self.output = folder, server, output
+        self.entries = books.read(folder / books.FILE)
+        self.records = {r.id: r for r in archive.load_all(folder / "archive.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("autonomous")
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """Thirty proposals that nothing interrupts."""
+    with Server(script) as server:
+        profiles = providers(place, server.url)
+        output = run(place, place / "whole", profiles)
+        yield Campaign(place / "whole", server, output)
+
+
+def test_every_proposal_is_accounted_for(whole):
+    assert [entry.number for entry in whole.entries] == list(range(len(PLAN)))
+    for entry in whole.entries:
+        kind = PLAN[entry.number]
+        wanted = EXPECTED[kind]
+        found = (entry.outcome, entry.reason)
+        record = whole.records.get(entry.candidate)
+        if wanted == "refused":
+            assert found == (books.REFUSED, REASONS[kind]), (kind, entry)
+        elif wanted == "edit":
+            assert found == (books.REFUSED, "answer"), (kind, entry)
+        elif wanted == "failed":
+            assert found == (books.FAILED, None)
+        elif wanted == "inert":
+            assert (entry.outcome, entry.candidate) == (books.SAME, entry.parent)
+        elif wanted == "dead":
+            assert entry.outcome == books.CANDIDATE
+            assert record.status == "dead"
+            assert record.failure["reason"].startswith("non-finite")
+        elif entry.outcome == books.REFUSED:  # what it quotes was rewritten in its parent
+            assert (kind, entry.reason) == ("searched", "answer")
+        else:
+            assert entry.outcome == books.CANDIDATE
+            assert record.failure is None and np.isfinite(record.val_bpb[0])
+        tries = 2 if entry.outcome == books.REFUSED or wanted == "second" else 1
+        assert entry.calls == tries, entry
+    trained = {e.candidate for e in whole.entries if e.outcome == books.CANDIDATE}
+    assert trained <= set(whole.records)
+    assert {e.provider for e in whole.entries} == {"scripted", "local"}
+
+
+def test_costs_are_exact(whole):
+    local = [entry for entry in whole.entries if entry.provider == "local"]
+    assert sum(e.calls for e in local) == whole.server.paid.total() + _failed(local)
+    assert sum(e.input_tokens for e in local) == whole.server.usage["prompt_tokens"]
+    assert sum(e.output_tokens for e in local) == whole.server.usage["completion_tokens"]
+    for entry in whole.entries:
+        tries = sorted(books.folder_of(whole.folder, entry.number).glob("try-*"))
+        answers = [json.loads((place / "answer.json").read_text()) for place in tries]
+        requests = [json.loads((place / "request.json").read_text()) for place in tries]
+        if entry.outcome != books.FAILED:
+            assert entry.input_tokens == sum(tokens(r["prompt"]) for r in requests)
+            assert entry.output_tokens == sum(tokens(a["text"]) for a in answers)
+        dollars = (entry.input_tokens + 4 * entry.output_tokens) / 1e6
+        assert entry.dollars == pytest.approx(dollars, abs=1e-12)
+        record = whole.records.get(entry.candidate)
+        if entry.outcome == books.CANDIDATE:
+            cost = record.code["cost"]
+            assert (cost["calls"], cost["dollars"]) == (entry.calls, entry.dollars)
+    summary = json.loads((whole.folder / "summary.json").read_text())
+    assert summary["code"]["calls"] == sum(entry.calls for entry in whole.entries)
+    assert summary["code"]["proposals"] == len(PLAN)
+
+
+def _failed(entries):
+    """Calls of these that the server has refused, which it does not count as paid."""
+    return sum(entry.calls for entry in entries if entry.outcome == books.FAILED)
+
+
+def test_the_known_good_edit_is_adopted_by_evidence(whole):
+    good = [entry for entry in whole.entries if entry.number in KNOWN_GOOD]
+    assert all(entry.gain > 0 for entry in good)
+    names = {entry.candidate for entry in good}
+
+    def descends(record):
+        while record.parent_id is not None:
+            if record.id in names:
+                return True
+            record = whole.records[record.parent_id]
+        return False
+
+    best = max(whole.records.values(), key=lambda record: record.score)
+    assert best.code is not None and descends(best)
+    later = [entry for entry in whole.entries if entry.number > max(KNOWN_GOOD) + 3]
+    parents = [whole.records[entry.parent] for entry in later]
+    assert sum(map(descends, parents)) > len(parents) / 2
+    dead = {r.id for r in whole.records.values() if r.failure is not None}
+    assert dead and not dead & {entry.parent for entry in whole.entries}
+
+
+def test_candidates_of_code_are_records_like_any_other(whole):
+    library = Library(whole.folder / "code")
+    for record in whole.records.values():
+        assert (whole.folder / "telemetry" / f"{record.id}.npz").exists()
+        if record.code is None:
+            assert record.generation == 0
+            continue
+        code = library.code(record.code["certificates"])
+        assert {f.slot: f.computation for f in code.functions} == record.code["computation"]
+        if re.fullmatch(r"p\d{4}", record.id):
+            assert record.operator == "code:direction"
+            assert record.code["source"] == code.of("direction").source
+            assert record.code["certificate"] == code.of("direction").certificate
+            assert "+" in record.code["diff"]
+        else:
+            assert "m" in record.id and record.operator in _operators()
+
+
+def _operators():
+    from nanoevolve_jax.policy.mutations import OPERATORS
+
+    return OPERATORS
+
+
+def test_nothing_is_left_behind_or_given_away(whole):
+    for path in whole.folder.rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+    assert SECRET not in whole.output
+    assert not Path("/tmp/nanoevolve_was_here").exists()
+    listed = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True).stdout
+    assert str(whole.folder) not in listed
+
+
+def test_a_finished_campaign_asks_nobody_again(whole, place):
+    before = whole.server.requests.total()
+    lines = (whole.folder / books.FILE).read_bytes(), (whole.folder / "archive.jsonl").read_bytes()
+    assert f"all {len(PLAN)} proposals" in run(place, whole.folder, place / "providers.toml")
+    assert whole.server.requests.total() == before
+    assert lines[0] == (whole.folder / books.FILE).read_bytes()
+    assert lines[1] == (whole.folder / "archive.jsonl").read_bytes()
+
+
+def test_a_campaign_killed_at_ten_random_moments_has_the_same_books(whole, place):
+    rng = random.Random(0)
+    folder, kills = place / "killed", 0
+    with Server(script) as server:
+        profiles = providers(place, server.url)
+        while True:
+            process = start(place, folder, profiles, codegen__proposals=KILLED_AFTER)
+            seconds = rng.uniform(2.5, 12.0)
+            try:
+                out, err = process.communicate(timeout=seconds if kills < 10 else 1200)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                kills += 1
+                continue
+            break
+        assert process.returncode == 0, err + out
+        assert kills == 10 or server.paid.total() == 0, "it was done before it was killed"
+        paid = dict(server.paid)
+    assert set(paid.values()) <= {1}, "a proposal was paid twice"
+    found = Campaign(folder, None, out)
+    assert timeless(found.entries) == timeless(whole.entries[:KILLED_AFTER])
+    names = {entry.candidate for entry in found.entries}
+    kept = [r for r in whole.records.values() if r.generation == 0 or r.id.split("m")[0] in names]
+    assert [known(r) for r in found.records.values()] == [known(r) for r in kept]
+
+
+def timeless(entries):
+    """Everything in the books but how long providers took."""
+    return [entry._replace(seconds=0.0) for entry in entries]
+
+
+def known(record):
+    """What a record says that does not depend on time or on who came after it."""
+    code = record.code and {name: x for name, x in record.code.items() if name != "cost"}
+    return record._replace(code=code, status="", pareto=False)
+
+
+def test_asked_to_stop_it_stops_and_goes_on(place):
+    with Server(script) as server:
+        profiles = providers(place, server.url)
+        folder = place / "stopped"
+        process = start(place, folder, profiles, codegen__proposals=3)
+        deadline = time.monotonic() + 120
+        while not (folder / books.FOLDER).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 130
+        assert "the same command goes on" in err
+        run(place, folder, profiles, codegen__proposals=3)
+        assert set(server.paid.values()) <= {1}
+    assert len(books.read(folder / books.FILE)) == 3

@@ -1,0 +1,304 @@
+"""The loop of a campaign of code, on runs that cost nothing and answers that are written down."""
+
+import random
+import re
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import training
+from benches import FormulaRuns
+
+from configs import codegen as codegen_config
+from nanoevolve_jax.codegen.campaign import asking, books, pipeline
+from nanoevolve_jax.codegen.campaign.controller import Controller, Plan
+from nanoevolve_jax.codegen.campaign.pipeline import Request, Steps
+from nanoevolve_jax.codegen.campaign.screening import Screening
+from nanoevolve_jax.codegen.campaign.state import State, resumed
+from nanoevolve_jax.codegen.jail.certify import Verdict
+from nanoevolve_jax.codegen.mutators.answers import Answer
+from nanoevolve_jax.codegen.mutators.budget import Limits, Spent
+from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, Campaign, identity
+from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.execution.checkpoint import Interrupted
+from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
+
+PROPOSALS = 9
+PRICE = 0.25  # dollars a call
+FUNCTIONS = {
+    "gate": "def gate(sensors, features, control):\n    return jax.nn.sigmoid({x} * control.bias)",
+    "actuate": "def actuate(gate, poles):\n    return (1.0, gate, 1.0, 0.9, {x})",
+    "features": "def features(sensors):\n    return ({x} * sensors.loss_ema, 0.0, 0.0, 0.0)",
+}
+
+
+def text_of(number, slot, try_):
+    """Answers: every fourth is prose at first, every fifth imports, the seventh is the first."""
+    if number % 4 == 3 and try_ == 1:
+        return "no code at all"
+    x = 0.5 + 0.05 * (1 if number == 7 else number)
+    body = FUNCTIONS[slot].format(x=round(x, 3))
+    return f"```python\n{'import os' if number % 5 == 4 else body}\n```"
+
+
+class World:
+    """Providers and runs of one campaign; counts what is asked and trained."""
+
+    def __init__(self, folder, delay=lambda number: 0.0, width=1, **changes):
+        self.folder, self.delay, self.width = folder, delay, width
+        self.asked, self.lock = [], threading.Lock()
+        self.config = codegen_config.get_config()
+        self.config.update_from_flattened_dict(
+            {
+                "workdir": str(folder),
+                "codegen.scope": "gating",
+                "codegen.proposals": PROPOSALS,
+                "codegen.window": 3,
+                "codegen.islands": 2,
+                "codegen.fill": 0,
+                "codegen.ensemble": "one",
+            }
+            | {name.replace("__", "."): value for name, value in changes.items()}
+        )
+        self.runs = FormulaRuns(bpb_of)
+        (folder / "telemetry").mkdir(parents=True, exist_ok=True)
+
+    def ask(self, provider, prompt, place):
+        """An answer; one that was given is given again, and not paid again."""
+        number, slot, try_ = re.fullmatch(r"(\d+) (\w+) (\d)", prompt).groups()
+        marker = place / "answered"
+        if not marker.exists():
+            time.sleep(self.delay(int(number)))
+            place.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+            with self.lock:
+                self.asked.append((int(number), int(try_)))
+        text = text_of(int(number), slot, int(try_))
+        return Answer(text, 100, 10, PRICE, 0.0, 1, 0, None, provider, "model")
+
+    def request(self, aim, known):
+        """A request whose prompt is what `ask` needs to know."""
+        source = asking.source_of(self.folder, known.record(aim.parent), aim.slot)
+        return Request(aim.slot, source, "one", f"{aim.number} {aim.slot} 1")
+
+    def run(self, hear=lambda *args: None, stopping=lambda: False, limits=None):
+        """Runs the campaign from what is on disk; (state, why it ended)."""
+        engine = SimpleNamespace(task=training.TASK, width=self.width)
+        campaign = Campaign(engine, self.config, self.folder, Scale(0.01, 0.0, 0.0))
+        plan = Plan(
+            request=self.request,
+            worst=lambda request: Spent(2, 300, 2 * PRICE, 1.0),
+            steps=Steps(
+                self.ask,
+                lambda prompt, answer, wrong: f"{prompt[:-1]}2",
+                validate,
+                Library(self.folder / "code"),
+            ),
+            limits=limits or Limits(),
+        )
+        entries = books.load(self.folder / books.FILE)
+        records = archive.load(self.folder / ARCHIVE, [3, 1])
+        state = State(tuple(entries), tuple(resumed(records, entries, self.folder / ARCHIVE)))
+        controller = Controller(Screening(campaign, self.runs), plan, stopping=stopping, hear=hear)
+        return controller.run(state)
+
+    def lines(self):
+        """Everything that does not depend on time."""
+        records = archive.load_all(self.folder / ARCHIVE)
+        entries = books.read(self.folder / books.FILE)
+        return [entry._replace(seconds=0.0) for entry in entries], records
+
+
+def validate(slot, source):
+    """A verdict on the text alone: these programs are never run."""
+    try:
+        language.check(source, slot)
+    except Refused as refused:
+        return Verdict(None, refused.refusal, 0.0)
+    kept = language.normalised(source)
+    facts = {"sha256": digest(b"not run"), "flops": 2.0, "baseline_flops": 1.0}
+    certificate = {"format": FORMAT, "slot": slot, "source_sha256": digest(kept.encode())}
+    certificate |= {"computation": digest(kept.encode()), "seed_computation": "built in"}
+    certificate |= {"programs": {"scalar": facts}}
+    return Verdict(Certified(kept, certificate, {"scalar": b"not run"}), None, 0.0)
+
+
+def bpb_of(job):
+    """Later answers are better; code that nobody reads changes nothing."""
+    code = job.candidate.code
+    best = 0.0
+    for function in code.functions if code else ():
+        numbers = [float(x) for x in re.findall(r"0\.\d+|1\.\d+", function.source)]
+        best += max(x for x in numbers if x != 0.9)
+    return 3.0 - 0.1 * best + 1e-3 * job.candidate.spec.update_multiplier
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A campaign that nothing slows or interrupts."""
+    world = World(tmp_path_factory.mktemp("whole"))
+    world.state, world.ended = world.run()
+    return world
+
+
+def test_every_proposal_ends_as_its_answer_deserves(whole):
+    entries, records = whole.lines()
+    assert whole.ended == f"all {PROPOSALS} proposals are made"
+    assert [entry.number for entry in entries] == list(range(PROPOSALS))
+    known = {record.id: record for record in records}
+    for entry in entries:
+        if entry.number % 5 == 4:
+            assert (entry.outcome, entry.reason, entry.calls) == (books.REFUSED, "answer", 2)
+            continue
+        assert entry.outcome in (books.CANDIDATE, books.SAME)
+        assert entry.calls == (2 if entry.number % 4 == 3 else 1)
+        assert entry.dollars == PRICE * entry.calls
+        if entry.outcome == books.CANDIDATE:
+            record, parent = known[f"p{entry.number:04d}"], known[entry.parent]
+            assert record.parent_id == entry.parent and record.spec == parent.spec
+            assert entry.gain == max(0.0, record.score - parent.score)
+    assert sorted(whole.asked) == sorted(
+        (entry.number, try_ + 1) for entry in entries for try_ in range(entry.calls)
+    )
+
+
+def test_no_computation_is_trained_twice(whole):
+    _, records = whole.lines()
+    trained = [job for job, stage in whole.runs.jobs if stage == SCREENING]
+    assert len(trained) == len(records)
+    forms = [identity(record.spec, record.recipe, record.code) for record in records]
+    assert len(set(forms)) == len(forms)
+
+
+def test_what_is_known_of_is_at_least_a_window_old(whole):
+    entries, _ = whole.lines()
+    window = whole.config.codegen.window
+    for entry in entries:
+        born = re.fullmatch(r"p(\d{4})(m\d+)?", entry.parent)
+        assert born is None or int(born[1]) <= entry.number - window
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_answers_first_changes_nothing(whole, tmp_path, seed):
+    rng = random.Random(seed)
+    delays = [rng.choice([0.0, 0.05, 0.3]) for _ in range(PROPOSALS)]
+    world = World(tmp_path, delay=delays.__getitem__)
+    world.run()
+    assert world.lines() == whole.lines()
+
+
+class Killed(Exception):
+    """A kill, as far as this process can play one."""
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 7])
+def test_a_campaign_that_dies_again_and_again_has_the_same_books(
+    whole, tmp_path, monkeypatch, step
+):
+    world, calls = World(tmp_path), 0
+
+    def dying(function):
+        def wrapped(*args):
+            nonlocal calls
+            calls += 1
+            if calls % 9 == step:
+                raise Killed
+            return function(*args)
+
+        return wrapped
+
+    for module, name in ((books, "append"), (archive, "append"), (pipeline, "write_request")):
+        monkeypatch.setattr(module, name, dying(getattr(module, name)))
+    for _ in range(50):
+        try:
+            world.run()
+        except Killed:
+            for thread in threading.enumerate():  # which a kill would have ended
+                if thread.daemon and thread is not threading.current_thread():
+                    thread.join(timeout=5.0)
+            continue
+        break
+    assert calls > 9, "nothing died"
+    assert world.lines() == whole.lines()
+    assert sorted(world.asked) == sorted(whole.asked), "a call was paid twice, or never"
+
+
+def test_records_of_a_proposal_that_is_not_in_the_books_are_made_again(whole, tmp_path):
+    world = World(tmp_path, width=2)
+    world.run()
+    reference = world.lines()
+    path = tmp_path / books.FILE
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    lines = (tmp_path / ARCHIVE).read_bytes().splitlines(keepends=True)
+    (tmp_path / ARCHIVE).write_bytes(b"".join(lines[:-1]))  # torn between candidate and mutant
+    world.run()
+    assert world.lines() == reference
+
+
+def test_lanes_that_are_left_over_train_mutants_under_the_same_code(tmp_path):
+    world = World(tmp_path, width=3)
+    world.run()
+    _, records = world.lines()
+    known = {record.id: record for record in records}
+    mutants = [record for record in records if re.fullmatch(r"p\d{4}m\d", record.id)]
+    assert mutants
+    for record in mutants:
+        parent = known[record.parent_id]
+        assert record.code["computation"] == parent.code["computation"]
+        assert record.spec != parent.spec and record.code["source"] is None
+
+
+def test_the_budget_is_never_broken_and_holds_over_restarts(tmp_path):
+    world = World(tmp_path)
+    state, ended = world.run(limits=Limits(dollars=5 * PRICE))
+    assert ended.startswith("limit of dollars: 1.25")
+    assert sum(entry.dollars for entry in state.entries) <= 5 * PRICE
+    assert len(state.entries) >= 3
+    asked = list(world.asked)
+    again, ended = world.run(limits=Limits(dollars=5 * PRICE))
+    assert again.entries == state.entries and world.asked == asked
+    assert ended.startswith("limit of dollars")
+
+
+def test_a_campaign_without_progress_ends(tmp_path, monkeypatch):
+    world = World(tmp_path, codegen__plateau=2, codegen__proposals=50)
+    world.runs = FormulaRuns(lambda job: 3.0 + (job.candidate.code is not None))
+    state, ended = world.run()
+    assert ended == "no better candidate in 2 proposals"
+    assert 2 <= len(state.entries) < 8
+
+
+def test_waiting_is_filled_with_mutants_of_specs_and_no_more_than_allowed(tmp_path):
+    world = World(tmp_path, delay=lambda number: 0.4, codegen__proposals=1, codegen__fill=3)
+    state, _ = world.run()
+    mutants = [record for record in state.records if re.fullmatch(r"m\d{4}", record.id)]
+    assert len(mutants) == 3
+    assert len({identity(r.spec, None, r.code) for r in mutants}) == 3
+
+
+def test_someone_who_asks_to_stop_is_heard(tmp_path):
+    world = World(tmp_path, delay=lambda number: 0.2)
+    settled = []
+    with pytest.raises(Interrupted):
+        world.run(
+            hear=lambda status, entry, records: settled.append(entry),
+            stopping=lambda: any(settled),
+        )
+    assert len(books.read(tmp_path / books.FILE)) >= 1
+
+
+def test_books_with_a_torn_line_lose_that_line_alone(whole, tmp_path):
+    content = (whole.folder / books.FILE).read_bytes()
+    path = tmp_path / books.FILE
+    path.write_bytes(content[:-20])
+    assert books.load(path) == books.read(whole.folder / books.FILE)[:-1]
+    assert path.read_bytes().endswith(b"\n")
+    lines = content.splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[2])
+    with pytest.raises(archive.ArchiveError, match="line 2 is damaged"):
+        books.read(path)
