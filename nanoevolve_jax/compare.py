@@ -23,8 +23,9 @@ from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.json_files import finite_or_null
-from nanoevolve_jax.execution.settings import ConfigError, make_baseline
+from nanoevolve_jax.execution.settings import ConfigError, make_baseline, make_task
 from nanoevolve_jax.policy.spec_json import SpecError
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.candidate import same_policy
@@ -80,12 +81,15 @@ def distinct(config: ConfigDict, names: Sequence[str]) -> tuple[list[Arm], list[
 
     Raises:
       SpecError: if a name cannot be used, or there are not two different policies.
+      CertificateError: if the code of one is not for the matrices of the config's model.
     """
-    baseline = make_baseline(config)
+    baseline, matrices = make_baseline(config), matrix_shapes(make_task(config).model)
     arms: list[Arm] = []
     same: list[dict[str, str]] = []
     for name in names:
         arm = named_arm(name, baseline)
+        if arm.code:
+            arm.code.require(matrices)
         twin = next((known for known in arms if same_policy(known, arm)), None)
         if twin is None:
             arms.append(arm)

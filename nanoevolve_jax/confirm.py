@@ -16,6 +16,7 @@ from rich.console import Console
 from configs import screen
 from configs.base import CONFIRM_SETTINGS, get_config
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -110,6 +111,7 @@ def confirm(settings: ConfigDict) -> None:
             )
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
+                require_vetted(candidate.code)  # level 5 runs its sources
                 require_constraints(bench, promote.arm_of(records[0], folder), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 display.say(

@@ -4,9 +4,11 @@
   python -m nanoevolve_jax.export annealing --to torch --out annealing.py
 
 The first argument is an id of the run folder, a preset, or a JSON file with a spec or a record.
+Rewritten functions go with it as sources, to optax and JSON.
 """
 
 import difflib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,62 +16,91 @@ from typing import NamedTuple
 from absl import flags
 
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.execution.json_files import to_text
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.exports import agreement
 from nanoevolve_jax.exports.agreement import Agreement
 from nanoevolve_jax.exports.origin import Origin, in_sentences, origin_from_file, to_document
 from nanoevolve_jax.exports.source import module_name, source_of
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
-from nanoevolve_jax.policy.spec_json import load_spec
+from nanoevolve_jax.policy.spec_json import load_spec, spec_from_json
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.origins import origin_of
 
 DISAGREES = 1
 
 
+class Policy(NamedTuple):
+    """What is exported."""
+
+    spec: OptimizerSpec
+    origin: Origin
+    where: str  # it was found
+    code: Code | None = None
+
+
 class Form(NamedTuple):
     """One form of export."""
 
     ending: str  # of the file's name, behind the id
-    write: Callable[[OptimizerSpec, Origin], str]
-    check: Callable[[OptimizerSpec, str], Agreement] | None
+    write: Callable[[Policy], str]
+    check: Callable[[Policy, str], Agreement] | None
 
 
-def _code(framework: str) -> Callable[[OptimizerSpec, Origin], str]:
-    return lambda spec, origin: source_of(spec, framework, origin.id, in_sentences(origin))
+def _file(framework: str) -> Callable[[Policy], str]:
+    return lambda policy: source_of(
+        policy.spec, framework, policy.origin.id, in_sentences(policy.origin), policy.code
+    )
 
 
 FORMS = {
-    "optax": Form("_optax.py", _code("optax"), agreement.check_optax),
-    "torch": Form("_torch.py", _code("torch"), agreement.check_torch),
-    "json": Form(".json", lambda spec, origin: to_text(to_document(spec, origin)), None),
+    "optax": Form(
+        "_optax.py",
+        _file("optax"),
+        lambda policy, text: agreement.check_optax(policy.spec, text, policy.code),
+    ),
+    "torch": Form(
+        "_torch.py",
+        _file("torch"),
+        lambda policy, text: agreement.check_torch(policy.spec, text),
+    ),
+    "json": Form(
+        ".json",
+        lambda policy: to_text(to_document(policy.spec, policy.origin, policy.code)),
+        None,
+    ),
 }
 
 
-def find(name: str, folder: Path) -> tuple[OptimizerSpec, Origin, str]:
-    """The policy of a name, and where it was found: a JSON file, the folder's archive, a preset.
+def find(name: str, folder: Path) -> Policy:
+    """The policy of a name: of a JSON file, of the folder's archive, or a preset.
 
     Raises:
       SpecError: if the file holds no valid spec.
       ArchiveError: if nothing has that name.
+      CertificateError: if its code is missing or was changed.
     """
     path = Path(name)
     if path.is_file() or path.suffix == ".json":
-        return load_spec(path), origin_from_file(path), name
+        return Policy(load_spec(path), origin_from_file(path), name)
     try:
         history = read_history(folder)
     except ArchiveError:
         if name not in PRESETS:
             raise
-        return *_preset(name), "a preset"
+        return _preset(name)
     found = next((record for record in history.records if record.id == name), None)
     if found is not None:
-        return found.spec, origin_of(history, found), str(folder)
+        code = code_of(history.folder, found.code)
+        require_vetted(code)
+        return Policy(found.spec, origin_of(history, found), str(folder), code)
     if name in PRESETS:
-        return *_preset(name), "a preset"
+        return _preset(name)
     ids = [record.id for record in history.records]
     near = difflib.get_close_matches(name, [*ids, *PRESETS]) or [history.best.id, *PRESETS]
     raise ArchiveError(
@@ -78,17 +109,32 @@ def find(name: str, folder: Path) -> tuple[OptimizerSpec, Origin, str]:
     )
 
 
-def _preset(name: str) -> tuple[OptimizerSpec, Origin]:
-    return PRESETS[name], Origin(name, f"the preset {name}")
+def _preset(name: str) -> Policy:
+    return Policy(PRESETS[name], Origin(name, f"the preset {name}"), "a preset")
 
 
-def _check(form: Form, spec: OptimizerSpec, out: Path) -> tuple[bool, str]:
+def _read_back(policy: Policy, out: Path) -> tuple[bool, str]:
+    """Whether a JSON file says what it was written from."""
+    document = json.loads(out.read_text(encoding="utf-8"))
+    same = spec_from_json(document["spec"]) == policy.spec
+    if policy.code is None:
+        return same, "it reads back as the same spec" if same else "it READS BACK AS ANOTHER SPEC"
+    sources = {slot: one["source"] for slot, one in document["code"].items()}
+    same = same and sources == {f.slot: f.source for f in policy.code.functions}
+    words = " and ".join(sources)
+    return same, (
+        f"it reads back as the same spec and source of {words}, which only a file for optax runs"
+        if same
+        else "it READS BACK AS ANOTHER POLICY"
+    )
+
+
+def _check(form: Form, policy: Policy, out: Path) -> tuple[bool, str]:
     """Whether what was written agrees with our own optimizer, and by how much."""
     if form.check is None:
-        same = load_spec(out) == spec
-        return same, "it reads back as the same spec" if same else "it READS BACK AS ANOTHER SPEC"
+        return _read_back(policy, out)
     try:
-        found = form.check(spec, out.read_text(encoding="utf-8"))
+        found = form.check(policy, out.read_text(encoding="utf-8"))
     except ImportError as error:
         return True, f"not checked, for {error.name} is not installed"
     rounding = {
@@ -112,19 +158,20 @@ def export(name: str, to: str, folder: Path, out: Path | None, force: bool) -> b
       ConfigError: if the file is there already, or cannot be written.
     """
     form = FORMS[to]
-    spec, origin, where = find(name, folder)
+    policy = find(name, folder)
+    origin = policy.origin
     out = out or Path(module_name(origin.id) + form.ending)
     if out.exists() and not force:
         raise ConfigError(f"--out is {str(out)!r}, which exists; allowed: a new file, or --force")
-    text = form.write(spec, origin)
+    text = form.write(policy)
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"--out is {str(out)!r}; allowed: a file that can be written ({error.strerror})"
         ) from None
-    agrees, how = _check(form, spec, out)
-    print(f"{out}: {origin.id} ({where}) for {to}; {how}")
+    agrees, how = _check(form, policy, out)
+    print(f"{out}: {origin.id} ({policy.where}) for {to}; {how}")
     return agrees
 
 

@@ -15,6 +15,7 @@ from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.job import job_from_json
 from nanoevolve_jax.site import local_site
@@ -31,6 +32,7 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
 
     Raises:
       EvidenceError: if the card cannot be used, or the text is not the one it was made with.
+      CertificateError: if the code of an arm is not in its run folder, or was changed.
     """
     card = read_sealed(path, KIND)
     if card["confirmation"] is None:
@@ -56,8 +58,9 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
     pairs = min(pairs, recorded["pairs"])
     common = {"steps": config.confirm.steps, "fold": card["fold"], "attempt": 0}
     common |= {"gate": None, "disturbance": None}
+    code = Library(path.resolve().parent.parent / FOLDER)  # of the run folder with the card
     jobs = [
-        job_from_json({"candidate": card["arms"][arm], "seed": seed} | common)
+        job_from_json({"candidate": card["arms"][arm], "seed": seed} | common, code.get)
         for arm in ("baseline", "winner")
         for seed in card["seeds"][:pairs]
     ]

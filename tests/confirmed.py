@@ -90,7 +90,7 @@ def write(folder, repository):
     promoted = {}
     for record in (baseline, winner):
         jobs = [
-            bench.job(promote.arm_of(record), stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100)
+            bench.job(promote.arm_of(record, folder), stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100)
             for i in range(SEEDS)
         ]
         promoted[record.id] = promote.with_runs(record, bench.runs.run(jobs, promote.STAGE))
@@ -100,7 +100,7 @@ def write(folder, repository):
         promote.KIND,
         {"candidate": WINNER, "comparator": baseline.id, "first_round": [WINNER, "g001c00"]},
     )
-    arms = [promote.arm_of(record) for record in (winner, baseline)]
+    arms = [promote.arm_of(record, folder) for record in (winner, baseline)]
     found, _ = make_trial(bench, *arms, until="transfer")
     (folder / "evidence").mkdir()
     write_sealed(folder / "evidence" / f"{WINNER}.json", CARD, card_of(found, bench, *arms))

@@ -362,7 +362,7 @@ def test_the_command_writes_checks_and_says_what_it_measured(folder, tmp_path, c
 
 def test_a_file_that_does_not_agree_fails_the_command(folder, tmp_path, capsys, monkeypatch):
     wrong = command.FORMS["optax"]._replace(
-        write=lambda spec, origin: source_of(spec, "optax", "x").replace("* 1.01 +", "* 1.02 +")
+        write=lambda policy: source_of(policy.spec, "optax", "x").replace("* 1.01 +", "* 1.02 +")
     )
     monkeypatch.setitem(command.FORMS, "optax", wrong)
     assert not command.export("nanochat", "optax", folder, tmp_path / "x.py", force=False)

@@ -1,6 +1,7 @@
 """The evidence card in words: its verdict in one sentence, and one page of Markdown."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         + ".",
         "",
         f"Change: {card['change']}.",
+        *_sources(card.get("sources") or {}),
         f"Compared with: {card['baseline']['id']}, tuned, at its own best learning rate.",
         f"Searches started under this evaluation so far: {card['campaigns']}; confirmations of "
         f"this one that count: {card['confirmations']}.",
@@ -71,6 +73,17 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     prints = ", ".join(f"{name} {value}" for name, value in card["fingerprints"].items())
     lines += [f"Fingerprints: {prints}.", ""]
     return "\n".join(lines)
+
+
+def _sources(sources: Mapping[str, str]) -> list[str]:
+    """Rewritten functions by slot, in fences that their text cannot end."""
+    lines = []
+    for slot, source in sources.items():
+        ticks = max(map(len, re.findall("`+", source)), default=0)
+        fence = "`" * max(3, ticks + 1)
+        lines += [f"Its function `{slot}`, rewritten:", "", f"{fence}python"]
+        lines += [source.rstrip("\n"), fence, ""]
+    return lines
 
 
 def _confirmation(card: Mapping[str, Any]) -> list[str]:

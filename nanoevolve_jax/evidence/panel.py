@@ -21,7 +21,7 @@ def _memory(beta: float, factor: float) -> float:
 
 def good_and_bad(baseline: Candidate) -> tuple[dict[str, Candidate], dict[str, Candidate]]:
     """Small changes that should hardly matter, and changes the field knows to hurt."""
-    spec, recipe = baseline
+    spec, recipe = baseline.spec, baseline.recipe
 
     def changed(**fields):
         return Candidate(spec._replace(**fields), recipe)

@@ -283,8 +283,8 @@ def transfer_tests(
 
 def export_test(winner: Arm) -> dict[str, Any]:
     """Level 5: whether the policy, written as a file for optax, does what was trained."""
-    source = source_of(winner.spec, "optax", winner.id)
-    return check_optax(winner.spec, source).to_json()
+    source = source_of(winner.spec, "optax", winner.id, code=winner.code)
+    return check_optax(winner.spec, source, winner.code).to_json()
 
 
 class Trial(NamedTuple):

@@ -20,7 +20,8 @@ if the two are within `GATE`; such steps are counted too. Whatever else differs 
 """
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from nanoevolve_jax.exports.stepping import (
     own_optimizer,
     torch_optimizer,
 )
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
 
 STEPS = 50
@@ -44,7 +46,8 @@ ROUNDING = 3e-5  # of an update's entry, in RMS of the update
 GATE = 1e-4  # between the two gates
 HELD = 0.2  # share of steps: more of them are no rounding
 FLIPS = 1e-3  # share of entries: more of them are no rounding
-SHAPES = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))  # (inputs, outputs)
+Shape = tuple[int, int]  # (inputs, outputs)
+SHAPES: tuple[Shape, ...] = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))
 _WEIGHT_DECAY = 0.1
 _MOVE = 0.05  # of its norm, by which a step moves the matrix that moves most
 _SPIKE = 20  # the step whose gradient is 30 times as large
@@ -79,13 +82,19 @@ class Agreement(NamedTuple):
         }
 
 
-def compare(spec: OptimizerSpec, own: Optimizer, exported: Optimizer, steps: int) -> Agreement:
+def compare(
+    spec: OptimizerSpec,
+    own: Optimizer,
+    exported: Optimizer,
+    steps: int,
+    shapes: Sequence[Shape] = SHAPES,
+) -> Agreement:
     """Runs two optimizers over random gradients; every step starts from the state of `own`."""
     rng = np.random.default_rng(0)
-    params = [np.float32(rng.normal(size=s) / np.sqrt(max(s))) for s in SHAPES]
+    params = [np.float32(rng.normal(size=s) / np.sqrt(max(s))) for s in shapes]
     memory = no_memory(spec, params)
-    found = Agreement(0.0, 0.0, 0, 0, steps * sum(a * b for a, b in SHAPES), steps)
-    for step in _steps(rng, spec.momentum, steps):
+    found = Agreement(0.0, 0.0, 0, 0, steps * sum(a * b for a, b in shapes), steps)
+    for step in _steps(rng, spec.momentum, steps, shapes):
         step = step._replace(params=params, memory=memory)
         still, _ = own(step._replace(weight_decay=np.float32(0.0)))
         moved = max(map(_relative_l2, still, params))
@@ -127,10 +136,28 @@ def _compare_step(own: Optimizer, exported: Optimizer, step: Step) -> tuple[floa
 
 
 @functools.lru_cache(maxsize=8)
-def check_optax(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agreement:
-    """Compares a file exported for optax with the policy it was made from."""
+def check_optax(
+    spec: OptimizerSpec, source: str, code: Code | None = None, *, steps: int = STEPS
+) -> Agreement:
+    """Compares a file exported for optax with the policy it was made from.
+
+    The file is run, and with it the sources of rewritten functions. A direction can be compared
+    only on matrices for which it was certified: the smallest of each form is taken, twice.
+    """
     exported = optax_optimizer(load_module(source), steps)
-    return compare(spec, own_optimizer(spec, steps), exported, steps)
+    return compare(spec, own_optimizer(spec, steps, code), exported, steps, shapes_for(code))
+
+
+def shapes_for(code: Code | None) -> Sequence[Shape]:
+    """Matrices for a comparison: square, wide and tall ones, as far as there are programs."""
+    function = code and code.of("direction")
+    if not function:
+        return SHAPES
+    known = [tuple(map(int, key.split("x"))) for key in function.certificate["programs"]]
+    smallest = {}
+    for shape in sorted(known, key=math.prod):
+        smallest.setdefault(np.sign(shape[1] - shape[0]), shape)
+    return sorted(2 * [*smallest.values()])
 
 
 def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agreement:
@@ -150,13 +177,15 @@ def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agre
         torch.set_num_threads(threads)
 
 
-def _steps(rng: np.random.Generator, momentum: float, steps: int) -> Iterator[Step]:
+def _steps(
+    rng: np.random.Generator, momentum: float, steps: int, shapes: Sequence[Shape]
+) -> Iterator[Step]:
     """Gradients that resemble the last ones, one of them 30 times as large; falling losses.
 
     One output of the last matrix never has a gradient. Settings change at every step, as they do
     under a schedule.
     """
-    grads = [np.zeros(shape) for shape in SHAPES]
+    grads = [np.zeros(shape) for shape in shapes]
     for count in range(steps):
         grads = [0.6 * g + 0.8 * rng.normal(size=g.shape) for g in grads]
         grads[-1][:, 0] = 0.0

@@ -1,12 +1,14 @@
 """What a policy uses, and nothing of what it does not: what the exported files are made from."""
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.gate import blended_actuators, static_actuators
 from nanoevolve_jax.policy.muon import POLAR_EXPRESS
 from nanoevolve_jax.policy.sensors import Signals
+from nanoevolve_jax.policy.slots import Knobs, is_read
 from nanoevolve_jax.policy.spec import (
     CLIP_GLOBAL_NORM,
     CLIPS,
@@ -26,6 +28,8 @@ _AVERAGED = {
     "grad_alignment_ema": ("alignment",),
     "step_fraction": (),
 }
+_IN_ORDER = ("features", "gate", "actuate", "direction")
+SWITCHES = tuple(x for x in Knobs._fields if x not in (*Actuators._fields, "momentum"))
 _DIGITS = 9  # of a product of two numbers of a spec: beyond what float32 holds
 
 
@@ -38,6 +42,9 @@ class Dial(NamedTuple):
     @property
     def moves(self) -> bool:
         return self.aggressive != self.conservative
+
+
+_ANYWHERE = Dial(0.0, 1.0)  # an actuator that `actuate` puts where it likes
 
 
 class Features(NamedTuple):
@@ -55,14 +62,20 @@ class Features(NamedTuple):
     dials: Actuators  # of Dial
     sharpness: float
     bias: float
-    weights: dict[str, float]  # of the sensors that the gate reads; empty: there is no gate
+    weights: dict[str, float]  # of the sensors that the built-in gate reads
+    sensed: tuple[str, ...]  # the sensors that anything reads
     normalisers: dict[str, float]  # of the same, but for the step fraction
     signals: tuple[str, ...]  # whose averages are kept
     ema_beta: float
+    rewritten: tuple[str, ...]  # slots with code that is called; its functions are in the file
+    control: dict[str, float]  # every weight, for a gate that is rewritten
+    poles: tuple[Actuators, Actuators]  # aggressive and conservative, for `actuate`
+    multiplier: float  # of the spec, on what `actuate` says
+    switches: dict[str, int]  # what the spec tells `direction`
 
     @property
     def gate(self) -> bool:
-        return bool(self.weights)
+        return bool(self.sensed) or "actuate" in self.rewritten
 
     @property
     def reads_loss(self) -> bool:
@@ -71,7 +84,7 @@ class Features(NamedTuple):
     @property
     def counts_steps(self) -> bool:
         """Whether anything depends on which step it is."""
-        return bool(self.weights or self.signals)
+        return bool(self.sensed or self.signals)
 
 
 def _product(value: float) -> float:
@@ -93,24 +106,34 @@ def _dials(spec: OptimizerSpec, moving: list[str], senses: bool) -> Actuators:
     return Actuators(**dials)
 
 
-def features_of(spec: OptimizerSpec) -> Features:
+def features_of(spec: OptimizerSpec, code: Collection[str] = ()) -> Features:
     """What a spec of concrete numbers comes down to.
 
     Stages that are switched off, actuators that never act, sensors without a weight and a gate
     that moves nothing are gone; an actuator that both poles put to one place is a constant.
+    Rewritten functions may read whatever they are given, and nobody knows what they do not read.
+
+    Args:
+      spec: the policy.
+      code: the slots that are rewritten.
     """
-    spec = canonical(spec)
+    rewritten = called(spec, code)
+    spec = spec if rewritten else canonical(spec)
     control = spec.control
-    moving = moving_actuators(spec) if control.enabled else []
+    moving = _moving(spec, rewritten)
     weights = {
         name: float(weight) for name, weight in control.coefficients._asdict().items() if weight
     }
-    if not moving:
+    if not moving or "gate" in rewritten:
         weights = {}
-    dials = _dials(spec, moving, bool(weights))
-    normalisers = {name: float(getattr(control.normalisers, name)) for name in weights}
+    all_sensed = "gate" in rewritten or "features" in rewritten
+    sensed = tuple(name for name in Sensors._fields if all_sensed or name in weights)
+    dials = _dials(spec, moving, bool(sensed))
+    if "actuate" in rewritten:
+        dials = Actuators(*[_ANYWHERE] * len(dials))
+    normalisers = {name: float(getattr(control.normalisers, name)) for name in sensed}
     normalisers.pop("step_fraction", None)
-    used = {signal for name in weights for signal in _AVERAGED[name]}
+    used = {signal for name in sensed for signal in _AVERAGED[name]}
     if spec.clip == CLIP_GLOBAL_NORM:
         used.add("log_grad_norm")
     return Features(
@@ -127,10 +150,37 @@ def features_of(spec: OptimizerSpec) -> Features:
         sharpness=float(control.sharpness),
         bias=float(control.bias),
         weights={name: weights[name] for name in Sensors._fields if name in weights},
+        sensed=sensed,
         normalisers=normalisers,
         signals=tuple(name for name in Signals._fields if name in used),
         ema_beta=float(control.ema_beta),
+        rewritten=rewritten,
+        control={name: float(x) for name, x in control.coefficients._asdict().items()},
+        poles=tuple(Actuators(*map(float, x)) for x in (control.aggressive, control.conservative)),
+        multiplier=float(spec.update_multiplier),
+        switches={name: int(getattr(spec, name)) for name in SWITCHES},
     )
+
+
+def called(spec: OptimizerSpec, code: Collection[str]) -> tuple[str, ...]:
+    """The rewritten slots whose functions a policy calls and whose results act; in call order."""
+    read = {slot for slot in code if is_read(slot, spec)}
+    if not _moving(spec, read):
+        read -= {"gate", "features"}
+    return tuple(slot for slot in _IN_ORDER if slot in read)
+
+
+def _moving(spec: OptimizerSpec, code: Collection[str]) -> list[str]:
+    """Actuators that the gate moves, as far as is known."""
+    control = spec.control
+    if not control.enabled:
+        return []
+    if "actuate" in code:
+        return list(Actuators._fields)
+    if "direction" in code:  # it is told all of them
+        poles = zip(Actuators._fields, control.aggressive, control.conservative, strict=True)
+        return [name for name, low, high in poles if low != high]
+    return moving_actuators(canonical(spec))
 
 
 def _orthogonal(spec: OptimizerSpec, mix: Dial) -> str:

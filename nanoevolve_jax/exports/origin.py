@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
@@ -57,10 +58,12 @@ def in_sentences(origin: Origin) -> list[str]:
     return [*found, f"Evidence: {origin.claim}{level}."]
 
 
-def to_document(spec: OptimizerSpec, origin: Origin) -> dict[str, Any]:
-    """The JSON form: `load_spec` and `optimizer` read it."""
+def to_document(spec: OptimizerSpec, origin: Origin, code: Code | None = None) -> dict[str, Any]:
+    """The JSON form: `load_spec` and `optimizer` read it, unless it has code in it."""
     reference = origin.reference
-    return {
+    functions = code.functions if code else ()
+    sources = {f.slot: {"certificate": f.id, "source": f.source} for f in functions}
+    return ({"code": sources} if sources else {}) | {
         "id": origin.id,
         "lineage": origin.lineage,
         "spec": spec_to_json(spec),

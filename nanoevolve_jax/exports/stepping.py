@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.sensors import Signals
+from nanoevolve_jax.policy.slots import BUILT_IN
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.transform import evolved_muon
 
@@ -64,17 +66,18 @@ def no_memory(spec: OptimizerSpec, params: Matrices) -> Memory:
 
 
 @functools.lru_cache(maxsize=2)  # one policy is compared with each of its exports
-def own_optimizer(spec: OptimizerSpec, total_steps: int) -> Optimizer:
-    """The policy as a search trains it."""
+def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = None) -> Optimizer:
+    """The policy as a search trains it; code, where there is any, by its certified programs."""
+    slots = code.slots() if code else BUILT_IN
 
-    @jax.jit
-    def run(step: Step):
+    def run(spec: OptimizerSpec, step: Step):
         transform = evolved_muon(
             spec,
             step.learning_rate,
             total_steps=total_steps,
             momentum=lambda count: step.momentum,
             weight_decay=lambda count: step.weight_decay,
+            slots=slots,
         )
         updates, state = transform.update(
             step.grads,
@@ -85,7 +88,13 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int) -> Optimizer:
         )
         return optax.apply_updates(step.params, updates), _memory_of(state)
 
-    return lambda step: _as_numpy(run(step))
+    # Programs get numbers as a search hands them over, which are no constants of its program: JAX
+    # would fold constants into programs whose leading axis has no size yet, and fail.
+    if code:
+        known = functools.partial(jax.jit(run), jax.tree.map(jnp.asarray, spec))
+    else:
+        known = jax.jit(functools.partial(run, spec))
+    return lambda step: _as_numpy(known(step))
 
 
 def _memory_of(state: Any) -> Memory:

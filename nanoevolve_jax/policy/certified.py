@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.custom_batching import custom_vmap
 
-from nanoevolve_jax.policy.slots import SCALAR, SLOTS, Shape, Slots, shape_key
+from nanoevolve_jax.policy.slots import SCALAR, SLOTS, Shape, Slots, shape_key, shapes_of
 from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, Actuators
 from nanoevolve_jax.policy.stablehlo import require_plain
 
@@ -173,6 +173,17 @@ class Code:
         """The code with one slot rewritten."""
         others = {f.slot: f for f in self.functions} | {function.slot: function}
         return Code(tuple(others[name] for name in sorted(others)))
+
+    def require(self, matrices: Iterable[tuple[int, int]]) -> None:
+        """Checks that there is a program for every matrix of a model, (inputs, outputs) each.
+
+        Raises:
+          CertificateError: naming the first one without, or the first damaged program.
+        """
+        matrices = list(matrices)
+        for function in self.functions:
+            for shape in shapes_of(function.slot, matrices):
+                function.load(shape)
 
     def slots(self) -> Slots:
         """Functions for `evolved_muon`."""

@@ -35,6 +35,13 @@ def resolve_spec(policy: OptimizerSpec | str | Path) -> OptimizerSpec:
     if policy in PRESETS:
         return PRESETS[policy]
     if not Path(policy).exists():
+        folder, _, candidate = str(policy).rpartition(":")
+        if folder and Path(folder).is_dir():
+            raise SpecError(
+                f"policy is {str(policy)!r}, a candidate of a run folder, whose code may be of the "
+                "matrices of its search alone; allowed: what `nanoevolve export "
+                f"{candidate} --to optax --workdir={folder}` writes, or --to json"
+            )
         raise SpecError(
             f"policy is {str(policy)!r}; allowed: a JSON file, or one of {', '.join(PRESETS)}"
         )
@@ -96,7 +103,8 @@ def optimizer(
     None stands for no parameter, as everywhere in optax.
 
     Args:
-      policy: a spec, a preset's name, or a JSON file with a spec, a record or an export.
+      policy: a spec, a preset's name, or a JSON file with a spec, a record or an export. One
+        with rewritten functions is used by its file for optax.
       total_steps: horizon in steps: what the sensors' windows and `step_fraction` refer to.
       learning_rate: of the matrices; a number or a schedule from the step count. There is no
         default: the best one depends on the model, the batch and the horizon, and the one that

@@ -91,7 +91,7 @@ def load_spec(path: str | Path) -> OptimizerSpec:
     """Reads a spec from a JSON file; a record of an archive is read by its `spec`.
 
     Raises:
-      SpecError: if the file is missing, is not JSON, or holds an invalid spec.
+      SpecError: if the file is missing, is not JSON, holds an invalid spec, or code besides it.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -99,6 +99,12 @@ def load_spec(path: str | Path) -> OptimizerSpec:
         reason = str(error).splitlines()[0]
         raise SpecError(f"spec file is {str(path)!r}; allowed: a JSON file ({reason})") from None
     if isinstance(document, Mapping) and isinstance(document.get("spec"), Mapping):
+        if document.get("code"):
+            raise SpecError(
+                f"spec file is {str(path)!r}, whose functions are rewritten, which its spec alone "
+                f"cannot say; allowed: DIR:ID, or its file of `export {document.get('id')} --to "
+                "optax`"
+            )
         document = document["spec"]
     try:
         return spec_from_json(document)

@@ -8,11 +8,13 @@ from nanoevolve_jax.evidence.page import sentence
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.canonical import canonical, unread_fields
+from nanoevolve_jax.policy.slots import is_read
 from nanoevolve_jax.policy.spec import FIELDS, NANOCHAT, OptimizerSpec, get_field
 from nanoevolve_jax.policy.spec_json import field_to_json, spec_to_json
 from nanoevolve_jax.reporting.explain import explain
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.overview import row
+from nanoevolve_jax.reporting.rewritten import rewritten, source_differences
 from nanoevolve_jax.reporting.words import origin
 
 
@@ -25,10 +27,11 @@ def candidate(history: History, record: Record) -> dict[str, Any]:
         "level": card and card["level"],
         "lineage": [{"id": ancestor.id, "origin": origin(ancestor)} for ancestor in chain],
         "explanation": explain(history, record),
+        "code": rewritten(history.records, record),
         "runs": runs(history, record),
         "failure": record.failure,
         "recipe": record.recipe,
-        "fields": fields(record.spec),
+        "fields": fields(record.spec, told=bool(record.code and record.code["certificates"])),
         "spec": spec_to_json(record.spec),
     }
 
@@ -60,9 +63,14 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def fields(spec: OptimizerSpec) -> list[dict[str, Any]]:
-    """Every field of a spec beside NanoChat's, and whether anything reads it."""
-    unread = unread_fields(spec)
+def fields(spec: OptimizerSpec, *, told: bool = False) -> list[dict[str, Any]]:
+    """Every field of a spec beside NanoChat's, and whether anything reads it.
+
+    Args:
+      spec: of a candidate.
+      told: whether functions are rewritten, which are told the fields and may read any.
+    """
+    unread = set() if told else unread_fields(spec)
     return [
         {
             "field": path,
@@ -75,8 +83,10 @@ def fields(spec: OptimizerSpec) -> list[dict[str, Any]]:
 
 
 def difference(before: Arm, after: Arm) -> dict[str, Any]:
-    """Two specs side by side, and the recipe fields by which controls differ."""
+    """Two specs side by side, the recipe fields by which controls differ, and rewritten code."""
     unread = unread_fields(before.spec) & unread_fields(after.spec)
+    if before.code or after.code:  # which may read any field
+        unread = set()
     changed = [
         {
             "field": path,
@@ -96,9 +106,19 @@ def difference(before: Arm, after: Arm) -> dict[str, Any]:
         "after": after.id,
         "same_policy": same_policy(before, after),
         "fields": changed,
+        "code": source_differences(before.code, after.code),
     }
 
 
 def same_policy(a: Arm, b: Arm) -> bool:
-    """Whether two arms would train the same run."""
-    return (canonical(a.spec), a.recipe) == (canonical(b.spec), b.recipe)
+    """Whether two arms would train the same run.
+
+    Rewritten functions may read what built-in ones do not, so there a spec is as it is.
+    """
+    return _identity(a) == _identity(b)
+
+
+def _identity(arm: Arm) -> tuple[Any, ...]:
+    functions = arm.code.functions if arm.code else ()
+    called = [(f.slot, f.computation) for f in functions if is_read(f.slot, arm.spec)]
+    return arm.spec if called else canonical(arm.spec), arm.recipe, called

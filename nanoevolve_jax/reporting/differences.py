@@ -1,5 +1,7 @@
 """What is switched differently in a policy, in words; its gate is told from its runs instead."""
 
+from collections.abc import Collection
+
 from nanoevolve_jax.policy.canonical import canonical, unread_fields
 from nanoevolve_jax.policy.spec import (
     CLIP_GLOBAL_NORM,
@@ -15,6 +17,7 @@ from nanoevolve_jax.policy.spec import (
     OptimizerSpec,
     get_field,
 )
+from nanoevolve_jax.policy.spec_json import field_to_json
 
 # What a switch does, by its position, as the rest of a sentence that begins with "It".
 _SWITCHES = {
@@ -37,6 +40,10 @@ _NUMBERS = {
     "second_moment_beta": "the second-moment decay",
     "update_multiplier": "the update multiplier",
 }
+_TOLD = (  # what the function `direction` alone decides on, in the order it is named
+    *("momentum", "nesterov", "momentum_placement", "orthogonalize", "ns_steps"),
+    *("second_moment", "second_moment_beta"),
+)
 _ALIKE = {  # what a policy shares with NanoChat's where all of these fields are equal
     "Nesterov momentum": ("nesterov",),
     "momentum before the direction": ("momentum_placement",),
@@ -48,37 +55,62 @@ _ALIKE = {  # what a policy shares with NanoChat's where all of these fields are
 }
 
 
-def fixed_differences(spec: OptimizerSpec, baseline: OptimizerSpec) -> list[str]:
+def fixed_differences(
+    spec: OptimizerSpec, baseline: OptimizerSpec, code: Collection[str] = ()
+) -> list[str]:
     """What a policy does differently from its first step to its last, a sentence each.
 
     Args:
       spec: the policy.
       baseline: what it is compared with; its gate is off.
+      code: slots with rewritten functions; what `direction` is only told is called so.
 
     Returns:
       Sentences such as 'It decays weights everywhere instead of only where update and weight
       agree.'; fields that nothing reads are left out.
     """
     form, read = canonical(spec), set(FIELDS) - unread_fields(canonical(spec))
-    found = []
+    if code:
+        form, read = spec, set(FIELDS)
+    found = _told(form, baseline) if "direction" in code else []
     for path, phrases in _SWITCHES.items():
+        if "direction" in code and path in _TOLD:
+            continue
         now, before = get_field(form, path), get_field(baseline, path)
         if now != before:
             found.append(f"It {phrases[now]}; the baseline {phrases[before]}.")
     for path, name in _NUMBERS.items():
+        if "direction" in code and path in _TOLD:
+            continue
         now, before = get_field(form, path), get_field(baseline, path)
         if now != before and path in read and not _told_by_gate(form, path):
             found.append(f"It sets {name} to {now:.4g} instead of {before:.4g}.")
     return found + _trust_ratio(form, baseline, read) + _clipping(spec, form, baseline, read)
 
 
-def as_in_nanochat(spec: OptimizerSpec) -> str:
-    """What a policy shares with NanoChat's optimizer, in one sentence."""
+def _told(spec: OptimizerSpec, baseline: OptimizerSpec) -> list[str]:
+    """What a rewritten direction is told, which is no promise that it does so."""
+    changed = [
+        f"{name} {field_to_json(name, getattr(spec, name))}"
+        for name in _TOLD
+        if getattr(spec, name) != getattr(baseline, name)
+    ]
+    return [f"Its direction is told {', '.join(changed)}."] if changed else []
+
+
+def as_in_nanochat(spec: OptimizerSpec, code: Collection[str] = ()) -> str:
+    """What a policy shares with NanoChat's optimizer, in one sentence.
+
+    Args:
+      spec: the policy.
+      code: slots with rewritten functions, of which nothing is said.
+    """
     form = canonical(spec)
     alike = [
         words
         for words, paths in _ALIKE.items()
-        if all(get_field(form, path) == get_field(NANOCHAT, path) for path in paths)
+        if not ("direction" in code and set(paths) <= set(_TOLD))
+        and all(get_field(form, path) == get_field(NANOCHAT, path) for path in paths)
     ]
     alike.append("AdamW for all that is no matrix")
     return f"As in NanoChat: {', '.join(alike)}."

@@ -4,19 +4,19 @@ Sentences are made from trajectories and not from coefficients alone: a weight o
 never moves does nothing, and only a run shows that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from nanoevolve_jax.evidence.attribution import drive_shares
-from nanoevolve_jax.evidence.retuned import is_static
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.gate import static_actuators
-from nanoevolve_jax.policy.spec import OptimizerSpec, Sensors
+from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.reporting.differences import as_in_nanochat, fixed_differences
 from nanoevolve_jax.reporting.history import History
+from nanoevolve_jax.reporting.rewritten import called
 from nanoevolve_jax.reporting.words import short_name
 
 Columns = Mapping[str, np.ndarray]  # float[steps] by column of a run's telemetry
@@ -63,12 +63,14 @@ def explain(history: History, record: Record) -> list[str]:
             no_gate(),
         ]
     source, columns = recorded(history, record)
+    code = called(record)
     return [
         *_failure(record),
-        *_behaviour(source, columns, record.spec),
-        *_held(record.spec, baseline.spec),
-        *fixed_differences(record.spec, baseline.spec),
-        as_in_nanochat(record.spec),
+        *_rewritten(code),
+        *_behaviour(source, columns, record.spec, code),
+        *([] if code else _held(record.spec, baseline.spec)),
+        *fixed_differences(record.spec, baseline.spec, code),
+        as_in_nanochat(record.spec, code),
     ]
 
 
@@ -112,24 +114,54 @@ def _failure(record: Record) -> list[str]:
     return [f"It failed in {stage} at step {record.failure['step']}: {record.failure['reason']}."]
 
 
-def _behaviour(source: str, columns: Sequence[Columns], spec: OptimizerSpec) -> list[str]:
+def _rewritten(code: Collection[str]) -> list[str]:
+    """That functions are other ones; what they do, only their sources say."""
+    if not code:
+        return []
+    slots = _listed(sorted(code))
+    return [f"Its {slots} {'is' if len(code) == 1 else 'are'} rewritten: see the source."]
+
+
+def _behaviour(
+    source: str, columns: Sequence[Columns], spec: OptimizerSpec, code: frozenset[str]
+) -> list[str]:
     if not spec.control.enabled:
         return [no_gate()]
-    if not moving_actuators(canonical(spec)):
+    if not code <= {"direction"}:
+        return _course_alone(source, columns)
+    moving = moving_actuators(canonical(spec))
+    if code:  # it is told every actuator
+        poles = zip(
+            Actuators._fields, spec.control.aggressive, spec.control.conservative, strict=True
+        )
+        moving = [name for name, low, high in poles if low != high]
+    if not moving:
         return ["Its gate moves nothing that acts, so that it is the same from first to last step."]
     if not columns:
         return ["No trajectory of a whole run was kept, so how its gate moves is not known."]
     start = f"In {source}: its gate (0 is aggressive, 1 conservative) "
     gates = np.stack([run["gate"] for run in columns]).astype(np.float64)
-    if is_static(spec):
+    if not any(spec.control.coefficients):
         return [f"{start}senses nothing and stands still at {gates.mean():.2f}."] + actuators(
-            columns, spec
+            columns, moving
         )
-    found = [f"{start}{gate_course(gates.mean(0))}.", *actuators(columns, spec)]
+    found = [f"{start}{gate_course(gates.mean(0))}.", *actuators(columns, moving)]
     if np.ptp(gates, axis=1).max() < STILL:
         return [*found, "What it senses hardly moves it."]
     found += [crossings(gates.mean(0)), *drivers(columns, spec)]
     return found + ([] if only_calendar(spec) else agreement(gates))
+
+
+def _course_alone(source: str, columns: Sequence[Columns]) -> list[str]:
+    """How a gate goes whose reasons, or whose effect, a rewritten function alone knows."""
+    if not columns:
+        return ["No trajectory of a whole run was kept, so how its gate moves is not known."]
+    gates = np.stack([run["gate"] for run in columns]).astype(np.float64)
+    return [
+        f"In {source}: its gate (0 is aggressive, 1 conservative) {gate_course(gates.mean(0))}.",
+        *actuators(columns, Actuators._fields),
+        *agreement(gates),
+    ]
 
 
 def no_gate() -> str:
@@ -181,10 +213,10 @@ def gate_course(gate: np.ndarray) -> str:
     return f"{words}; it moves by {high - low:.2f}, between {low:.2f} and {high:.2f}"
 
 
-def actuators(columns: Sequence[Columns], spec: OptimizerSpec) -> list[str]:
-    """How the actuators that act go, as means over runs."""
+def actuators(columns: Sequence[Columns], names: Sequence[str]) -> list[str]:
+    """How actuators go, as means over runs."""
     words = []
-    for name in moving_actuators(canonical(spec)):
+    for name in names:
         trajectory = np.mean([run[name] for run in columns], axis=0, dtype=np.float64)
         form = ".3f" if name.endswith("beta") else ".2f"
         words.append(f"{_NAMES[name]} {course(trajectory, _still(trajectory), form)}")

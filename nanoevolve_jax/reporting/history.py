@@ -9,6 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.base import get_config
+from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -35,6 +37,7 @@ class History(NamedTuple):
     promotion: dict[str, Any] | None  # None: not ended, or without a calibration
     cards: dict[str, dict[str, Any]]  # evidence by candidate
     calibration: dict[str, Any] | None  # the document; None: without one, or it is elsewhere now
+    proposals: list[Entry] | None = None  # of code, by number; None: it is no campaign of code
 
     @property
     def baseline(self) -> Record:
@@ -129,6 +132,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
         _sealed_if_there(folder / promote.FILE, promote.KIND),
         {p.stem: read_sealed(p, CARD) for p in sorted((folder / "evidence").glob("*.json"))},
         _calibration(folder, config),
+        books.read(folder / books.FILE) if (folder / books.FILE).exists() else None,
     )
 
 

@@ -10,6 +10,7 @@ from nanoevolve_jax.evidence.score import pareto_front
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import STATUSES, Record
 from nanoevolve_jax.evolution.campaign import SCREENING, screening_spent
+from nanoevolve_jax.reporting import proposals
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.words import against, gains, origin, shorten, telling_card, verdict
 
@@ -40,6 +41,7 @@ def overview(history: History, best: int) -> dict[str, Any]:
         "best": rows(history, tournament.survivors(records, best)),
         "front": rows(history, front(records)),
         "spent": spent(history),
+        "code": proposals.of(history),
     }
 
 

@@ -14,6 +14,7 @@ class Table(NamedTuple):
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     folded: bool = False  # opened by whoever wants the numbers of a figure
+    summary: str = "Numbers"  # what a folded one is called
 
 
 class Group(NamedTuple):
@@ -22,6 +23,14 @@ class Group(NamedTuple):
     title: str | None
     charts: Sequence[Chart]
     small: bool = False  # many small ones beside each other
+
+
+class Diff(NamedTuple):
+    """How a source differs from the one before it."""
+
+    title: str
+    sentences: Sequence[str]
+    lines: Sequence[tuple[str, str]]  # kind and text, see `rewritten.diff_lines`
 
 
 class Section(NamedTuple):
@@ -33,6 +42,7 @@ class Section(NamedTuple):
     groups: Sequence[Group] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()  # below figures and tables
+    diffs: Sequence[Diff] = ()
 
 
 class Fact(NamedTuple):

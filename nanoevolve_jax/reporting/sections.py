@@ -4,6 +4,7 @@ A section whose data a search does not have says so in a sentence.
 """
 
 from nanoevolve_jax.reporting import training
+from nanoevolve_jax.reporting.code_section import code
 from nanoevolve_jax.reporting.evidence_sections import noise, placebos
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.overview import spent
@@ -51,12 +52,13 @@ def facts(history: History) -> list[Fact]:
 
 
 def sections(history: History) -> dict[str, Section]:
-    """Every section but that of the candidates, by name."""
+    """Every section but that of the candidates, by name; of code only where there is any."""
     made = (
         curves(history),
         policy(history),
         drivers(history),
         front(history),
+        *([rewritten] if (rewritten := code(history)) else []),
         operator_section(history),
         noise(history),
         placebos(history),

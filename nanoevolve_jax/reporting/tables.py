@@ -9,10 +9,14 @@ from rich.console import Console, ConsoleRenderable, Group
 from rich.table import Table
 from rich.text import Text
 
+from nanoevolve_jax.reporting import rewritten
+from nanoevolve_jax.reporting.proposals import in_words
+
 WIDTH = 80
 FEW = 8  # rows of a front that a page shows
 _SPECS_A_TABLE = 7  # as columns
 Page = list[ConsoleRenderable]
+_STYLES = {"added": "green", "removed": "red", "place": "cyan", "same": ""}  # of a diff
 
 _GAIN = (
     "val bpb: of the screening run; gain: bpb below the baseline's, a mean over the seeds that "
@@ -50,6 +54,7 @@ def overview_page(found: Mapping[str, Any]) -> Page:
         Text(),
         _front(found["front"][:FEW], len(found["front"])),
         _spent(found["spent"]),
+        *([Text(" ".join(in_words(found["code"]))), Text()] if found["code"] else []),
         Text(f"One candidate: python -m nanoevolve_jax.show {found['folder']} ID"),
     ]
     return page
@@ -75,6 +80,7 @@ def candidate_page(found: Mapping[str, Any], *, whole_spec: bool) -> Page:
         page += [Text(), Text(found["evidence"]), Text(f"Win level {level['level']}{missing}.")]
     page += [Text(), Text("What it does", style="bold")]
     page += [_grid([("-", said) for said in found["explanation"]])]
+    page += _code(found["code"])
     page += [Text(), Text("Where it comes from", style="bold")]
     page += [_grid([(one["id"], one["origin"]) for one in found["lineage"]]), Text()]
     page += [_runs(found["runs"]), _fields(found["fields"], whole_spec)]
@@ -110,13 +116,37 @@ def comparison_page(found: Mapping[str, Any]) -> Page:
 
 def difference_page(found: Mapping[str, Any]) -> Page:
     """Two specs, where they differ."""
+    code = [x for one in found["code"] for x in (Text(), *_source_difference(one))]
     if not found["fields"]:
-        return [Text(f"{found['before']} and {found['after']} are equal in every field.")]
+        equal = f"{found['before']} and {found['after']} are equal in every field."
+        return [Text(equal), *code]
     table = _table("field", found["before"], found["after"], "")
     for one in found["fields"]:
         table.add_row(one["field"], _word(one["before"]), _word(one["after"]), _unread(one))
     same = "They are the same policy: nothing reads what differs."
-    return [table, *([Text(same)] if found["same_policy"] else [])]
+    return [table, *([Text(same)] if found["same_policy"] else []), *code]
+
+
+def _code(functions: Sequence[Mapping[str, Any]]) -> Page:
+    """Rewritten functions: by whom, what vouches for them, and how they differ."""
+    page: Page = [Text(), Text("What is rewritten in it", style="bold")] if functions else []
+    for one in functions:
+        page += [Text(rewritten.in_words(one)), Text(rewritten.checked_in_words(one))]
+        page += [_diff(one["diff"])] if one["diff"] else []
+    return page
+
+
+def _source_difference(one: Mapping[str, Any]) -> Page:
+    ends = [one[side] or "built in" for side in ("before", "after")]
+    same = " They compute the same." if one["same_computation"] else ""
+    title = f"{one['slot']}: {ends[0]} -> {ends[1]}.{same}"
+    return [Text(title, style="bold"), _diff(one["diff"])]
+
+
+def _diff(diff: str) -> Text:
+    """A unified diff in colours, where there are any."""
+    lines = [Text(line, style=_STYLES[kind]) for kind, line in rewritten.diff_lines(diff)]
+    return Text("\n").join(lines)
 
 
 def _grid(rows: Sequence[tuple[str, str]]) -> Table:

@@ -10,6 +10,7 @@ from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.reporting import charts, training
 from nanoevolve_jax.reporting.explain import explain, recorded
 from nanoevolve_jax.reporting.history import History
+from nanoevolve_jax.reporting.rewritten import called
 from nanoevolve_jax.reporting.section import Group, Section, Table, with_interval
 
 _NO_TELEMETRY = "No telemetry of it is in this folder, so there is nothing to draw."
@@ -70,7 +71,11 @@ def policy(history: History) -> Section:
         height=240,
     )
     usual = static_actuators(history.baseline.spec)._asdict()
+    code = called(record) if enabled else frozenset()
     acting = moving_actuators(canonical(record.spec)) if enabled else []
+    if "actuate" in code or "direction" in code:
+        acting = list(Actuators._fields)
+    all_read = "gate" in code or "features" in code
     actuators = [
         charts.trajectory(
             name,
@@ -90,9 +95,11 @@ def policy(history: History) -> Section:
             columns,
             title=name,
             unit="normalised",
-            note=f"Weight in the gate: {weights[name]:g}"
+            note="Told to rewritten functions."
+            if all_read
+            else f"Weight in the gate: {weights[name]:g}"
             + (", so it is not read." if weights[name] == 0 or not enabled else "."),
-            read=enabled and weights[name] != 0,
+            read=enabled and (all_read or weights[name] != 0),
         )
         for name in Sensors._fields
     ]
@@ -119,6 +126,10 @@ def drivers(history: History) -> Section:
     record, title = training.subject(history), "What drives the gate"
     if not record.spec.control.enabled:
         return Section("drivers", title, [f"{record.id} uses no gate, so nothing drives it."])
+    if code := called(record) & {"gate", "features"}:
+        slots = " and ".join(sorted(code))
+        said = f"With its {slots} rewritten, no weights say what drives the gate of {record.id}."
+        return Section("drivers", title, [said])
     _, columns = recorded(history, record)
     if not columns:
         return Section("drivers", title, [_NO_TELEMETRY])

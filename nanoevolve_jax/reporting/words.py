@@ -148,8 +148,15 @@ def origin(record: Record) -> str:
     changes = shorten(record.change or "nothing")
     if record.operator == "preset":
         return f"{start}, preset {record.id}: {changes}"
+    if record.code and record.code["slot"]:
+        return f"{start}, {record.operator}: {changes}{_paid(record.code['cost'])}"
     suffix = " (a control: only the recipe)" if record.operator == control.OPERATOR else ""
     return f"{start}, {record.operator}: {changes}{suffix}"
+
+
+def _paid(cost: dict[str, Any] | None) -> str:
+    """What asking for code cost."""
+    return f" (${cost['dollars']:.4f})" if cost else ""
 
 
 def shorten(change: str) -> str:

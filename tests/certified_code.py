@@ -1,0 +1,153 @@
+"""Certified code made in this process, of sources that tests wrote and trust."""
+
+from histories import write_folder
+from records import make_record
+
+from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.computation import computation_hash
+from nanoevolve_jax.codegen.validation.programs import exported
+from nanoevolve_jax.codegen.validation.seeds import seed_source
+from nanoevolve_jax.codegen.validation.tracing import traced
+from nanoevolve_jax.evolution.archive import CODE
+from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.policy.certified import FORMAT, Certified, Code, digest
+from nanoevolve_jax.policy.slots import shape_key, shapes_of
+
+SMALL = ((8, 8), (8, 12), (12, 8))  # (inputs, outputs)
+
+
+def certify(source, slot, matrices=SMALL, dtype="float32"):
+    """A source with its programs; nothing is tried and no cost is counted."""
+    language.check(source, slot)
+    shapes = shapes_of(slot, matrices)
+    closed = {shape_key(shape): traced(source, slot, shape, dtype) for shape in shapes}
+    seeds = {shape_key(s): traced(seed_source(slot), slot, s, dtype) for s in shapes}
+    programs = {key: bytes(exported(x).serialize()) for key, x in closed.items()}
+    kept = language.normalised(source)
+    facts = {"flops": 20.0, "bytes": 30.0, "memory": 40, "baseline_flops": 10.0}
+    certificate = {
+        "format": FORMAT,
+        "slot": slot,
+        "dtype": dtype,
+        "source_sha256": digest(kept.encode()),
+        "computation": computation_hash(closed),
+        "seed_computation": computation_hash(seeds),
+        "programs": {key: {"sha256": digest(x)} | facts for key, x in programs.items()},
+        "checks": ["language", "trace", "export"],
+        "versions": {},
+        "isolation": "none: a test",
+    }
+    return Certified(kept, certificate, programs)
+
+
+def code_of(*functions):
+    """The functions as the code of one policy."""
+    return Code(tuple(sorted(functions, key=lambda f: f.slot)))
+
+
+def edited(slot, *changes):
+    """The built-in function's source with (old, new) replaced, each of which it must have once."""
+    source = seed_source(slot)
+    for old, new in changes:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    return source
+
+
+BLEND = edited("direction", ("ahead = x + knobs.momentum", "ahead = x + 0.8"))
+"""A Nesterov blend of its own."""
+
+# Names of the exported file's own, and of one another; what is told is used in odd ways.
+DIRECTION = """
+State = 0.9
+LONG, SHORT = 0.98, 1e-6
+def optimizer(x):
+    return LONG * x / jnp.maximum(jnp.sqrt(jnp.sum(x * x)), SHORT)
+def Knobs(x, y):
+    return lax.select(x.shape[0] > 8, x, y) if False else x + 0.1 * y
+def direction(gradient, momentum, second_moment, parameter, knobs):
+    beta, mix = knobs.momentum * State, knobs.trust_ratio_mix
+    buffer = Knobs(beta * momentum, gradient)
+    axis = 0 if gradient.shape[1] >= gradient.shape[0] else 1
+    square = jnp.mean(jnp.square(buffer), axis=axis, keepdims=True)
+    keep = knobs.second_moment_beta * math.sqrt(0.9)
+    moment = keep * second_moment + (1.0 - keep) * square
+    u = buffer / jnp.sqrt(moment + 1e-12) + mix * parameter + 0.1 * optimizer(buffer)
+    u = u * (knobs.update_multiplier + knobs.clip_threshold + knobs.orthogonal_mix)
+    for i in range(3):
+        u = jnp.where(i < knobs.ns_steps, u * 1.01, u)
+    u = jnp.where(knobs.nesterov & knobs.orthogonalize, u, jnp.tanh(u))
+    return jnp.where(knobs.momentum_placement == 1, 0.5 * u, u), buffer, moment
+"""
+GATE = """
+def optimizer(x):
+    return jnp.tanh(x)
+def gate(sensors, features, control):
+    drive = control.bias + sum(w * x for w, x in zip(control.coefficients, sensors))
+    swing = optimizer(0.5 * drive + 0.6 * features[1])
+    return 0.5 + 0.2 * control.sharpness * swing + sensors.loss_ema
+"""
+ACTUATE = """
+POLES = 0.7
+def actuate(gate, poles):
+    low, high = poles
+    pairs = zip(low, high)
+    a, b, c, d, e = [x + (y - x) * gate ** POLES for x, y in pairs]
+    return 5.0 * a, b - 0.2, c, d, e
+"""
+FEATURES = """
+def features(sensors):
+    swing = 3.0 * sensors.grad_norm_ema * sensors.update_ratio_ema
+    return swing, 0.8 + sensors.grad_alignment_ema, 0.0, 2.0 * sensors.loss_improvement_ema
+"""
+SOURCES = {"direction": DIRECTION, "gate": GATE, "actuate": ACTUATE, "features": FEATURES}
+"""One source a slot that is far from the built-in function."""
+
+
+# Run folders of campaigns that never ran ----------------------------------------------------
+
+
+def code_record(function, *, diff, proposal, provider="scripted", dollars=0.25):
+    """A record's `code` where one slot was rewritten in it."""
+    spent = {"calls": 2, "input_tokens": 1200, "output_tokens": 34, "seconds": 1.0}
+    return {
+        "certificates": {function.slot: function.id},
+        "slot": function.slot,
+        "source": function.source,
+        "diff": diff,
+        "certificate": dict(function.certificate),
+        "computation": {function.slot: function.computation},
+        "proposal": proposal,
+        "cost": {"provider": provider, "dollars": dollars} | spent,
+    }
+
+
+def entry(number, **fields):
+    """A line of the books: a trained proposal, unless told otherwise."""
+    values = {"number": number, "island": 0, "slot": "direction", "parent": "nanochat"}
+    values |= {"outcome": books.CANDIDATE, "candidate": f"p{number:04d}", "gain": 0.0}
+    values |= {"provider": "scripted", "reason": None, "message": None, "dollars": 0.25}
+    spent = {"calls": 2, "input_tokens": 1200, "output_tokens": 34, "seconds": 1.0}
+    return books.Entry(**values | spent | fields)
+
+
+def write_campaign(folder, function, *, message="line 1: imports are not allowed", **fields):
+    """The baseline, a candidate with this function, its mutant; and a refused proposal."""
+    diff = "--- parent\n+++ child\n@@ -1,2 +1,2 @@\n same\n-old <b>\n+new <script>"
+    code = code_record(function, diff=diff, proposal=0)
+    kept = {"certificates": code["certificates"], "computation": code["computation"]}
+    inherited = dict.fromkeys(CODE) | kept
+    change = f"code of {function.slot} rewritten by scripted"
+    child = {"operator": f"code:{function.slot}", "change": change, "code": code}
+    records = [
+        make_record(status="baseline"),
+        make_record("p0000", bpb=1.99, score=0.01, generation=1, **child | fields),
+        make_record("p0000m1", parent_id="p0000", generation=1, code=inherited, **fields),
+    ]
+    write_folder(folder, records)
+    Library(folder / "code").put(function)
+    refused = {"outcome": books.REFUSED, "candidate": None, "reason": "import"}
+    for one in (entry(0), entry(1, provider="other", message=message, dollars=0.5, **refused)):
+        books.append(folder / books.FILE, one)
+    return folder
