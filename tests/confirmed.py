@@ -90,7 +90,9 @@ def write(folder, repository):
     promoted = {}
     for record in (baseline, winner):
         jobs = [
-            bench.job(promote.arm_of(record, folder), stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100)
+            bench.job(
+                promote.arm_of(record, folder), stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100
+            )
             for i in range(SEEDS)
         ]
         promoted[record.id] = promote.with_runs(record, bench.runs.run(jobs, promote.STAGE))

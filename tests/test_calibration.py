@@ -119,7 +119,7 @@ def bowl(best):
     bench = make_bench(noisy, **INNER)
 
     def bpb_of(job):
-        spec, recipe = job.candidate
+        recipe = job.candidate.recipe
         usual = bench.candidate(arm(), job.steps).recipe
         away = math.log2(lr_factor(bench, job) / best) ** 2
         away += math.log2(recipe.weight_decay / usual.weight_decay) ** 2
