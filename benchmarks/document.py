@@ -67,6 +67,21 @@ def optimizer(results: dict[str, Any]) -> Rows:
     ]
 
 
+def code(results: dict[str, Any]) -> Rows:
+    """A row a spec."""
+    return [
+        [
+            f"`:{variant}`, {name}",
+            f"{row['training_times']:.3f}",
+            " to ".join(f"{x:.3f}" for x in row["quartiles"]),
+            f"{row['alone_times']:.3f}",
+            f"{row['difference']:.1e}",
+        ]
+        for variant, found in results.items()
+        for name, row in found["specs"].items()
+    ]
+
+
 def goals(results: dict[str, Any]) -> Rows:
     """A row a goal of the optimizer."""
     return [
@@ -133,6 +148,7 @@ def scaling(results: dict[str, Any]) -> Rows:
 _POPULATION = ("", "tokens/s", "to one lane", "of matmul peak", "memory, MB", "compile, s")
 _OPTIMIZER = ("", "alone, ms", "ratio", "training, ms", "ratio", "state, MB", "MFLOP an update")
 _GOALS = ("", "goal, at most", "found", "quartiles", "alone")
+_CODE = ("", "training step, times", "quartiles", "optimizer alone, times", "difference")
 _SEARCH = ("", "first run, s", "second run, s")
 _SCALING = ("", "tokens/s", "candidates an hour", "to one worker")
 _REPEAT = ("", "one process", "two processes", "ms a step", "to default")
@@ -141,6 +157,7 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[dict[str, Any]], Rows]]] = {
     "population": (_POPULATION, population),
     "optimizer": (_OPTIMIZER, optimizer),
     "goals": (_GOALS, goals),
+    "code": (_CODE, code),
     "search": (_SEARCH, search),
     "scaling": (_SCALING, scaling),
     "repeat": (_REPEAT, repeat),

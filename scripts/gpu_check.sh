@@ -92,6 +92,7 @@ run population_d12 $((75 * scale)) benchmarks.population "${large[@]}" --max_lan
 run optimizer $((85 * scale)) benchmarks.optimizer "${size[@]}" --seconds=120
 run search $((130 * scale)) benchmarks.search "${search[@]}" --prepared --cache="$cache"
 run repeat $((110 * scale)) benchmarks.repeat "${repeat[@]}"
+run code $((60 * scale)) benchmarks.code "${size[@]}" --rounds=10
 
 # What was run, on what, with which versions, and how each part ended.
 "$python" - "$out" "$python" "$smoke" <<'PYTHON'

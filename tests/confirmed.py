@@ -89,11 +89,9 @@ def write(folder, repository):
             save(folder, record.id, columns_of(number, 100) | curve)
     promoted = {}
     for record in (baseline, winner):
+        arm = promote.arm_of(record, folder)
         jobs = [
-            bench.job(
-                promote.arm_of(record, folder), stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100
-            )
-            for i in range(SEEDS)
+            bench.job(arm, stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100) for i in range(SEEDS)
         ]
         promoted[record.id] = promote.with_runs(record, bench.runs.run(jobs, promote.STAGE))
     archive.append(folder / "archive.jsonl", [promoted.get(r.id, r) for r in records])

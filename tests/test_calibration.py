@@ -119,12 +119,12 @@ def bowl(best):
     bench = make_bench(noisy, **INNER)
 
     def bpb_of(job):
-        recipe = job.candidate.recipe
+        spec, recipe = job.candidate.spec, job.candidate.recipe
         usual = bench.candidate(arm(), job.steps).recipe
         away = math.log2(lr_factor(bench, job) / best) ** 2
         away += math.log2(recipe.weight_decay / usual.weight_decay) ** 2
         away += 10 * (recipe.warmdown_fraction - usual.warmdown_fraction) ** 2
-        away += 10 * (job.candidate.spec.momentum - 0.95) ** 2
+        away += 10 * (spec.momentum - 0.95) ** 2
         return noisy(job) + 0.1 * away
 
     return bpb_of
