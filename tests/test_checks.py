@@ -339,7 +339,8 @@ def test_a_battery_of_directions_turns_every_knob():
 
 
 def test_large_matrices_meet_fewer_inputs():
-    assert len(battery("direction", (512, 4096)).names) == 4
+    assert len(battery("direction", (512, 4096), 4).names) == 4
+    assert len(battery("direction", (8, 8), 0).names) == 3
 
 
 CALLS = (
@@ -404,7 +405,9 @@ def test_no_way_leads_from_allowed_names_to_others():
 
 
 def request_of(source, slot, **others):
-    request = {"slot": slot, "source": source, "shapes": shapes_for(slot), "dtype": "float32"}
+    shapes = shapes_for(slot)
+    request = {"slot": slot, "source": source, "shapes": shapes, "tried": shapes}
+    request |= {"dtype": "float32"}
     return json.dumps(request | {"max_cost": 4.0, "max_source_bytes": 20_000} | others).encode()
 
 

@@ -292,7 +292,7 @@ def _caller(provider: Provider, folder: Path) -> subprocess.Popen:
     request.mkdir()
     write_request(request, Request(provider, PROMPT))
     code = (
-        "import sys, pathlib; from nanoevolve_jax.codegen import ask, requests;"
+        "import sys, pathlib; from nanoevolve_jax.codegen.mutators import ask, requests;"
         "wanted = requests.read_request(pathlib.Path(sys.argv[1]));"
         "ask.ask(*wanted, pathlib.Path(sys.argv[2]))"
     )

@@ -12,7 +12,7 @@ from benches import FormulaRuns
 
 from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books, pipeline
-from nanoevolve_jax.codegen.campaign.controller import Controller, Plan
+from nanoevolve_jax.codegen.campaign.controller import THREAD, Controller, Plan
 from nanoevolve_jax.codegen.campaign.pipeline import Request, Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, resumed
@@ -219,7 +219,7 @@ def test_a_campaign_that_dies_again_and_again_has_the_same_books(
             world.run()
         except Killed:
             for thread in threading.enumerate():  # which a kill would have ended
-                if thread.daemon and thread is not threading.current_thread():
+                if thread.name == THREAD:
                     thread.join(timeout=5.0)
             continue
         break

@@ -97,7 +97,7 @@ GOOD = {
     "refusal": None,
     "computation": "0" * 64,
     "seed_computation": "1" * 64,
-    "programs": {"scalar": {"flops": 1, "bytes": 1, "memory": 1, "baseline_flops": 1}},
+    "programs": {"scalar": {"flops": 1, "bytes": 1, "memory": 1, "baseline_flops": 1, "tried": 1}},
     "checks": ["language"],
 }
 FACTS = GOOD["programs"]["scalar"]

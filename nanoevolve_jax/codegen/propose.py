@@ -28,7 +28,9 @@ from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 _PROVIDER = flags.DEFINE_string("provider", "", "name of a profile")
 _PROVIDERS = flags.DEFINE_string("providers", providers.FILE, "TOML file of profiles")
-_OUT = flags.DEFINE_string("out", "runs/propose", "folder for prompt, answer and source")
+_OUT = flags.DEFINE_string(
+    "out", "runs/propose", "folder for prompt, answer and source", allow_override=True
+)
 _NUMBER = flags.DEFINE_integer("number", 0, "of the proposal, in the folder", 0, 10**6)
 _SCOPE = flags.DEFINE_string("scope", "", "what the change is about; default: the slot's first")
 _MAX_DOLLARS = flags.DEFINE_float("max_dollars", 1.0, "a call that might cost more is not made", 0)

@@ -32,6 +32,7 @@ from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 _POLL_SECONDS = 0.1
+THREAD = "proposal"  # name of those that pursue one
 
 
 class Plan(NamedTuple):
@@ -252,5 +253,5 @@ def in_thread(function: Callable[..., Any], *args: Any) -> Future:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
+    threading.Thread(target=call, daemon=True, name=THREAD).start()
     return future
