@@ -169,10 +169,15 @@ def generation_sizes(config: ConfigDict) -> list[int]:
 def identity(
     spec: OptimizerSpec, recipe: dict[str, float] | None, code: dict[str, Any] | None
 ) -> tuple[Any, ...]:
-    """What candidates share that would be trained alike."""
+    """What candidates share that would be trained alike.
+
+    Rewritten functions may read fields of a spec that nothing else reads, so under them equal specs
+    alone count as equal.
+    """
     computation = code["computation"] if code else {}
     used = tuple(sorted((slot, x) for slot, x in computation.items() if is_read(slot, spec)))
-    return canonical(spec), tuple((recipe or {}).items()), used
+    form = spec if used else canonical(spec)
+    return form, tuple((recipe or {}).items()), used
 
 
 def planned_calls(config: ConfigDict) -> list[Call]:
