@@ -70,7 +70,9 @@ def _refusal(error: BaseException) -> dict[str, Any]:
 
 
 def _prepare_jax() -> None:
-    """A CPU, few threads, no word: set before JAX is imported."""
+    """A CPU, few threads, no word: set before JAX is imported, and no longer after."""
+    if "jax" in sys.modules:
+        return
     os.environ.update(
         JAX_PLATFORMS="cpu",
         NPROC=str(THREADS),  # threads of XLA's pools
