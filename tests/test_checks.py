@@ -405,7 +405,7 @@ def test_no_way_leads_from_allowed_names_to_others():
 
 
 def request_of(source, slot, **others):
-    shapes = shapes_for(slot)
+    shapes = others.get("shapes", shapes_for(slot))
     request = {"slot": slot, "source": source, "shapes": shapes, "tried": shapes}
     request |= {"dtype": "float32"}
     return json.dumps(request | {"max_cost": 4.0, "max_source_bytes": 20_000} | others).encode()

@@ -334,7 +334,7 @@ BAD = [
     ("trace", [], "arguments are ''; allowed: the id of one job"),
     ("trace", ["nano-1"], "job is 'nano-1'; allowed: one that was deployed"),
     ("status", ["x"], "arguments are 'x'; allowed: none"),
-    ("remote", ["nano-1"], "job.json of job nano-1 cannot be read"),
+    ("deployment.remote", ["nano-1"], "job.json of job nano-1 cannot be read"),
 ]
 
 

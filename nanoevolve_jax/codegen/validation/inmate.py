@@ -62,6 +62,8 @@ def _refusal(error: BaseException) -> dict[str, Any]:
 
     if isinstance(error, Refused):
         refusal = error.refusal
+    elif isinstance(error, MemoryError):
+        refusal = Refusal("memory", "it needs more memory than the child has")
     else:
         first = (str(error).strip().splitlines() or [""])[0]
         refusal = Refusal("trace", one_line(f"{type(error).__name__}: {first}"))

@@ -79,6 +79,9 @@ def _described() -> Iterator[None]:
     except Refused as error:
         reason, message = error.refusal
         raise Refused(reason, _located(error, message)) from None
+    except MemoryError as error:
+        message = "it needs more memory than the child has"
+        raise Refused("memory", _located(error, message)) from None
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise Refused("trace", _located(error, f"{type(error).__name__}: {first}")) from None
