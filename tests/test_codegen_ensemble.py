@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoevolve_jax.codegen.campaign.books import CANDIDATE, FAILED, REFUSED, Entry
-from nanoevolve_jax.codegen.ensemble import (
+from nanoevolve_jax.codegen.mutators.bandit import (
     DOLLARS_A_TOKEN,
     FIRST_REST,
     LONGEST_REST,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -197,12 +198,12 @@ def test_a_bad_answer_is_told_what_was_wrong_and_tried_once_more(tmp_path, kind)
             fields = {"kind": "api", "base_url": server.url, "command": ()}
             provider = scripted_mutator.provider(**fields)
         folder = tmp_path / "proposals" / "0001"
-        found = propose(provider, prompt, SEED, "direction", folder, judge=judged)
+        found = propose(partial(ask, provider), prompt, SEED, "direction", folder, judged)
         assert "is not in the source" in found.tries[0].wrong
         assert found.source and found.wrong is None and len(found.tries) == 2
         told = json.loads((folder / "try-2" / "request.json").read_text())["prompt"]
         assert found.tries[0].wrong in told and "newton_schulz" in told
-        again = propose(provider, prompt, SEED, "direction", folder, judge=judged)
+        again = propose(partial(ask, provider), prompt, SEED, "direction", folder, judged)
         assert again == found
         if kind == "api":
             assert dict(server.paid) == {(number, 1): 1, (number, 2): 1}
@@ -214,7 +215,7 @@ def test_a_bad_answer_is_told_what_was_wrong_and_tried_once_more(tmp_path, kind)
 def test_a_provider_that_fails_is_not_asked_again(tmp_path):
     prompt = f"Proposal {number_of('fails')}, try 1: rewrite."
     provider = scripted_mutator.provider()
-    found = propose(provider, prompt, SEED, "direction", tmp_path / "0001")
+    found = propose(partial(ask, provider), prompt, SEED, "direction", tmp_path / "0001", judged)
     assert len(found.tries) == 1 and found.source is None
     assert "code 3: scripted failure" in found.wrong
 
@@ -228,10 +229,13 @@ def test_a_call_that_might_break_a_limit_is_not_made(tmp_path):
     def permit(*call):
         return permitted(limits, tmp_path, *call)
 
-    found = propose(provider, prompt, SEED, "direction", folder, permit=permit)
+    def carefully(asked, place):
+        return ask(provider, asked, place, permit)
+
+    found = propose(carefully, prompt, SEED, "direction", folder, judged)
     assert found.source is None and found.stopped.startswith("limit of calls: 1; 1 spent")
     assert books(tmp_path)[0].calls == 1
-    again = propose(provider, prompt, SEED, "direction", folder, permit=permit)
+    again = propose(carefully, prompt, SEED, "direction", folder, judged)
     assert again == found
     with pytest.raises(NotPermitted):
         ask(provider, "anything", tmp_path / "proposals" / "0003" / "try-1", permit)

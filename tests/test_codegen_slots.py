@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 import training
-from certifying import certified, code_of_seeds
+from certified_code import checked, code_of_seeds
 from specs import EVERYTHING
 
 from nanoevolve_jax.codegen.validation.seeds import seed_source
@@ -95,7 +95,7 @@ def test_every_slot_is_really_called():
     for slot, (before, after) in changed.items():
         source = seed_source(slot)
         assert before in source
-        code = Code((certified(slot, source.replace(before, after), MATRICES),))
+        code = Code((checked(source.replace(before, after), slot, MATRICES),))
         theirs, _ = trained(code.slots())(traced(EVERYTHING), start)
         assert not np.allclose(theirs["c"], ours["c"], rtol=1e-4), slot
 
@@ -106,7 +106,7 @@ def test_results_are_held_to_their_bounds():
         "actuate": "def actuate(gate, poles):\n    return (99.0, -9.0, gate - 50.0, 2.0, 5.0)\n",
         "features": "def features(sensors):\n    return (9.0, -9.0, 0.5, sensors.loss_ema)\n",
     }
-    slots = Code(tuple(certified(s, x, MATRICES) for s, x in sorted(wild.items()))).slots()
+    slots = Code(tuple(checked(x, s, MATRICES) for s, x in sorted(wild.items()))).slots()
     spec = jax.tree.map(jnp.float32, EVERYTHING)
     assert slots.gate(spec.control.coefficients, (0.0,) * 4, control_of(spec)) == 1.0
     moved = slots.actuate(jnp.float32(0.5), poles_of(spec))
@@ -116,7 +116,7 @@ def test_results_are_held_to_their_bounds():
 
 
 def test_maps_over_anything_are_folded_into_the_lanes():
-    function = certified("direction", seed_source("direction"), MATRICES)
+    function = checked(seed_source("direction"), "direction", MATRICES)
     direction = Code((function,)).slots().direction
     rng = np.random.default_rng(0)
     g, m, p = (jnp.asarray(rng.normal(size=(3, 2, 8, 16)), jnp.float32) for _ in range(3))
@@ -157,9 +157,9 @@ def shapes():
 @pytest.mark.slow  # compiles three training programs
 def test_an_engine_trains_code_in_lanes_beside_built_in_functions(programs, shapes):
     engine = training.make_engine(programs)
-    seeds = Code((certified("direction", seed_source("direction"), shapes),))
+    seeds = Code((checked(seed_source("direction"), "direction", shapes),))
     slower = seed_source("direction").replace("beta) * (square", "0.5 * beta) * (square")
-    other = Code((certified("direction", slower, shapes),))
+    other = Code((checked(slower, "direction", shapes),))
     jobs = [
         Job(training.candidate()._replace(code=code), seed, 8)
         for code in (None, seeds, other)
@@ -174,7 +174,7 @@ def test_an_engine_trains_code_in_lanes_beside_built_in_functions(programs, shap
 
 
 def test_jobs_with_code_have_keys_of_their_own_and_come_back_from_json(shapes):
-    code = Code((certified("direction", seed_source("direction"), shapes),))
+    code = Code((checked(seed_source("direction"), "direction", shapes),))
     plain = Job(training.candidate(), 1, 8)
     coded = Job(training.candidate()._replace(code=code), 1, 8)
     assert "code" not in job_to_json(plain)["candidate"]
@@ -188,26 +188,26 @@ def test_jobs_with_code_have_keys_of_their_own_and_come_back_from_json(shapes):
 
 
 def test_code_costs_what_its_certificate_says_beyond_the_built_in_functions(shapes):
-    seeds = Code((certified("direction", seed_source("direction"), shapes),))
+    seeds = Code((checked(seed_source("direction"), "direction", shapes),))
     assert step_flops(training.TASK, NANOCHAT, seeds) == step_flops(training.TASK, NANOCHAT)
     before = "    update = orthogonal_or_raw("
     more = seed_source("direction").replace(before, before.replace("= ", "= 0.5 * ", 1))
     twice = "    update = update + orthogonal_or_raw(0.5 * gradient, knobs)\n    smoothed"
     more = more.replace("    smoothed", twice, 1)
-    dearer = Code((certified("direction", more, shapes),))
+    dearer = Code((checked(more, "direction", shapes),))
     assert step_flops(training.TASK, NANOCHAT, dearer) > step_flops(training.TASK, NANOCHAT)
 
 
 def test_code_for_other_matrices_is_refused_by_name(programs):
-    code = Code((certified("direction", seed_source("direction"), MATRICES),))
+    code = Code((checked(seed_source("direction"), "direction", MATRICES),))
     engine = training.make_engine(programs)
     with pytest.raises(CertificateError, match="8x8, 8x16, 16x8 and none for"):
         list(engine.run([Job(training.candidate()._replace(code=code), 1, 8)]))
 
 
 def test_an_exchanged_program_is_not_called():
-    function = certified("gate", seed_source("gate"), ())
-    other = certified("features", seed_source("features"), ())
+    function = checked(seed_source("gate"), "gate", ())
+    other = checked(seed_source("features"), "features", ())
     swapped = Certified(function.source, function.certificate, other.programs)
     assert swapped.id == function.id
     with pytest.raises(CertificateError, match="not the one it names"):

@@ -13,7 +13,7 @@ from benches import FormulaRuns
 from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books, pipeline
 from nanoevolve_jax.codegen.campaign.controller import THREAD, Controller, Plan
-from nanoevolve_jax.codegen.campaign.pipeline import Request, Steps
+from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, resumed
 from nanoevolve_jax.codegen.jail.certify import Verdict
@@ -29,6 +29,7 @@ from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 
 PROPOSALS = 9
+FIRST_LINE = re.compile(r"Proposal (\d+), try (\d): (\w+)")
 PRICE = 0.25  # dollars a call
 FUNCTIONS = {
     "gate": "def gate(sensors, features, control):\n    return jax.nn.sigmoid({x} * control.bias)",
@@ -70,7 +71,7 @@ class World:
 
     def ask(self, provider, prompt, place):
         """An answer; one that was given is given again, and not paid again."""
-        number, slot, try_ = re.fullmatch(r"(\d+) (\w+) (\d)", prompt).groups()
+        number, try_, slot = FIRST_LINE.match(prompt).groups()
         marker = place / "answered"
         if not marker.exists():
             time.sleep(self.delay(int(number)))
@@ -81,21 +82,20 @@ class World:
         text = text_of(int(number), slot, int(try_))
         return Answer(text, 100, 10, PRICE, 0.0, 1, 0, None, provider, "model")
 
-    def request(self, aim, known):
-        """A request whose prompt is what `ask` needs to know."""
+    def brief(self, aim, known):
+        """A brief whose prompt is what `ask` needs to know."""
         source = asking.source_of(self.folder, known.record(aim.parent), aim.slot)
-        return Request(aim.slot, source, "one", f"{aim.number} {aim.slot} 1")
+        return Brief(aim.slot, source, "one", f"Proposal {aim.number}, try 1: {aim.slot}")
 
     def run(self, hear=lambda *args: None, stopping=lambda: False, limits=None):
         """Runs the campaign from what is on disk; (state, why it ended)."""
         engine = SimpleNamespace(task=training.TASK, width=self.width)
         campaign = Campaign(engine, self.config, self.folder, Scale(0.01, 0.0, 0.0))
         plan = Plan(
-            request=self.request,
-            worst=lambda request: Spent(2, 300, 2 * PRICE, 1.0),
+            brief=self.brief,
+            worst=lambda brief: Spent(2, 300, 2 * PRICE, 1.0),
             steps=Steps(
                 self.ask,
-                lambda prompt, answer, wrong: f"{prompt[:-1]}2",
                 validate,
                 Library(self.folder / "code"),
             ),
@@ -212,7 +212,7 @@ def test_a_campaign_that_dies_again_and_again_has_the_same_books(
 
         return wrapped
 
-    for module, name in ((books, "append"), (archive, "append"), (pipeline, "write_request")):
+    for module, name in ((books, "append"), (archive, "append"), (pipeline, "write_brief")):
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
     for _ in range(50):
         try:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import training
-from certifying import certified
+from certified_code import checked
 from jax import export
 
 from nanoevolve_jax.codegen.jail import certify, sandbox
@@ -64,7 +64,7 @@ def test_the_child_of_the_jail_sees_no_text_and_no_run_folder(tmp_path):
 
 
 def test_no_source_is_run_by_whoever_loads_or_calls_its_program(tmp_path):
-    function = certified("features", seed_source("features"), ())
+    function = checked(seed_source("features"), "features", ())
     mark = tmp_path / "it ran"
     source = f"open({str(mark)!r}, 'w')\n" + function.source
     facts = dict(function.certificate) | {"source_sha256": digest(source.encode())}
@@ -88,7 +88,7 @@ def test_a_program_that_evaluates_or_calls_out_is_not_loaded():
     checks = [export.DisabledSafetyCheck.custom_call("steal")]
     program = export.export(jax.jit(spying), disabled_checks=checks)(*[one for _ in leaves])
     content = bytes(program.serialize())
-    function = certified("features", seed_source("features"), ())
+    function = checked(seed_source("features"), "features", ())
     forged = dict(function.certificate)
     forged["programs"] = {"scalar": forged["programs"]["scalar"] | {"sha256": digest(content)}}
     with pytest.raises(CertificateError, match="custom_call steal"):
@@ -101,7 +101,7 @@ def test_a_lane_of_code_is_blind_to_its_neighbours_state():
     engine = training.make_engine(programs)
     shapes = tuple(sorted(set(matrix_shapes(training.TASK.model))))
     slower = seed_source("direction").replace("beta) * (square", "0.5 * beta) * (square")
-    code = Code((certified("direction", slower, shapes),))
+    code = Code((checked(slower, "direction", shapes),))
     me = training.candidate()._replace(code=code)
     poisoned = training.candidate(matrix_lr=1e30)._replace(code=code)
     alone = next(iter(engine.run([Job(me, 1, 8)])))
@@ -117,7 +117,7 @@ def test_the_evaluator_knows_nothing_of_code():
     plain = make_programs(training.TASK, devices=1, lanes=1)
     from nanoevolve_jax.execution.population import with_code
 
-    function = certified("features", seed_source("features"), ())
+    function = checked(seed_source("features"), "features", ())
     coded = with_code(plain, training.TASK, Code((function,)))
     assert coded.evaluate_population is plain.evaluate_population
     assert coded.init_population is plain.init_population

@@ -27,7 +27,7 @@ from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.codegen.jail.matrices import matrices
-from nanoevolve_jax.codegen.mutators import ask, budget, prompts, providers
+from nanoevolve_jax.codegen.mutators import ask, budget, providers
 from nanoevolve_jax.codegen.mutators.providers import Provider
 from nanoevolve_jax.evidence import transfer
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -36,7 +36,7 @@ from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, summarise
+from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes, summarise
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.promote import as_screened, promote, register
@@ -53,7 +53,6 @@ from nanoevolve_jax.site import Site, open_site
 from nanoevolve_jax.terminal.display import Display, results_table, where_things_lie
 from nanoevolve_jax.tracking.log import opened_log, require_installed
 
-_FOUNDERS = 3
 _OFTEN = ("ensemble", "proposals", "dollars", "isolation")
 HERE = "none"  # config.codegen.address
 
@@ -87,7 +86,8 @@ def autonomous(config: ConfigDict) -> None:
         if calibration:
             register(campaign, calibration)
         steps = config.train.steps
-        runs_at_most = _FOUNDERS + engine.width * config.codegen.proposals
+        founders, _ = generation_sizes(config)
+        runs_at_most = founders + engine.width * config.codegen.proposals
         require_room(folder, engine, config, runs_at_most)
         display = stack.enter_context(
             Display(
@@ -105,7 +105,7 @@ def autonomous(config: ConfigDict) -> None:
             hear=(display.on_run, log.run),
         )
         display.already_done(runs.known_steps())
-        records = archive.load(folder / ARCHIVE, [_FOUNDERS, 1], display.say)
+        records = archive.load(folder / ARCHIVE, [founders, 1], display.say)
         entries = books.load(folder / books.FILE)
         records = resumed(records, entries, folder / ARCHIVE)
         state = State(tuple(entries), tuple(as_screened(records, campaign)))
@@ -124,16 +124,15 @@ def autonomous(config: ConfigDict) -> None:
                 log.records(list(records))
 
         plan = Plan(
-            request=functools.partial(
-                asking.request_of,
+            brief=functools.partial(
+                asking.brief_of,
                 config=config,
                 folder=folder,
                 shapes=matrices(config),
             ),
-            worst=lambda request: budget.worst_proposal(asked[request.provider], request.prompt),
+            worst=lambda brief: budget.worst_proposal(asked[brief.provider], brief.prompt),
             steps=Steps(
                 lambda name, prompt, place: ask.ask(asked[name], prompt, place),
-                prompts.complaint,
                 validate,
                 library,
             ),

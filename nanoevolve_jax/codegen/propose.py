@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.campaign.books import folder_of
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, prompts, providers
+from nanoevolve_jax.codegen.mutators.ask import ask
 from nanoevolve_jax.codegen.mutators.tries import Proposal, propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
@@ -106,14 +108,14 @@ def main(arguments: list[str]) -> int:
     provider = providers.chosen(providers.load(_PROVIDERS.value), _PROVIDER.value, "--provider")
     directory = Path(_OUT.value)
     limits = budget.Limits(dollars=_MAX_DOLLARS.value, tokens=_MAX_TOKENS.value)
+    permit = functools.partial(budget.permitted, limits, directory)
     proposal = propose(
-        provider,
+        lambda asked, place: ask(provider, asked, place, permit),
         prompt,
         source,
         slot,
-        directory / "proposals" / f"{_NUMBER.value:04}",
-        judge=functools.partial(judged, slot),
-        permit=functools.partial(budget.permitted, limits, directory),
+        folder_of(directory, _NUMBER.value),
+        functools.partial(judged, slot),
     )
     _print(proposal, source)
     return 0 if proposal.source else 1

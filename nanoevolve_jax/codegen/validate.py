@@ -96,7 +96,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
     if verdict.certified is None:
         print(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")
         return REFUSED
-    print(describe(verdict.certified))
+    print(f"{describe(verdict.certified)}; {verdict.seconds:.1f} s")
     if given.out is not None:
         print(Library(Path(given.out)).put(verdict.certified))
     return 0

@@ -1,7 +1,7 @@
 """A whole search: generations proposed, trained, scored and kept."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,9 @@ class Campaign(NamedTuple):
             results = self.engine.run(jobs, named(on_progress, names))
             fresh: list[Record] = []
             for proposal, result in zip(proposals, results, strict=True):
-                save_telemetry(self.folder, proposal.id, telemetry_columns(result))
+                columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
+                kept = telemetry_columns(columns, result.curve)
+                save_telemetry(self.folder, proposal.id, kept)
                 baseline = (records + fresh)[0] if records or fresh else None
                 losses = result.telemetry[:, TELEMETRY.index("loss")]
                 shake = instability(losses) if result.failure is None else float("nan")
@@ -150,14 +152,22 @@ def require_baseline(records: list[Record]) -> None:
         )
 
 
-def telemetry_columns(result: RunResult) -> dict[str, np.ndarray]:
-    """Per step: sensors, gate, actuators, loss, gradient norm; and the validation curve."""
-    columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
-    log_norm = columns.pop("log_grad_norm")
-    return columns | {
-        "grad_norm": np.exp(log_norm),
-        "validation_step": result.curve[:, 0].astype(np.int64),
-        "validation_bpb": result.curve[:, 1],
+def telemetry_columns(columns: Mapping[str, np.ndarray], curve: Any) -> dict[str, np.ndarray]:
+    """A candidate's telemetry as it is kept.
+
+    Args:
+      columns: [steps] each, named as in `TELEMETRY`.
+      curve: [points, 2]: step, validation bpb.
+
+    Returns:
+      Sensors, gate, actuators, loss and gradient norm by step; and the validation curve.
+    """
+    points = np.asarray(curve, np.float64).reshape(-1, 2)
+    others = {name: column for name, column in columns.items() if name != "log_grad_norm"}
+    return others | {
+        "grad_norm": np.exp(columns["log_grad_norm"]),
+        "validation_step": points[:, 0].astype(np.int64),
+        "validation_bpb": points[:, 1],
     }
 
 

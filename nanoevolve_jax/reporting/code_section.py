@@ -7,7 +7,7 @@ escapes everything, and labels of figures are ids.
 from typing import Any
 
 from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.reporting import charts, proposals, rewritten
+from nanoevolve_jax.reporting import code_charts, proposals, rewritten
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.section import Diff, Group, Section, Table
 
@@ -31,7 +31,7 @@ def code(history: History) -> Section | None:
         "code",
         "Rewritten code",
         said,
-        [Group(None, [charts.gain_and_cost(paid)])] if paid else [],
+        [Group(None, [code_charts.gain_and_cost(paid)])] if paid else [],
         _tables(history, found),
         diffs=[_diff(history, entry, gain) for entry, gain in best[:_SHOWN]],
     )

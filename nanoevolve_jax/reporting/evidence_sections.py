@@ -9,7 +9,7 @@ import numpy as np
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.page import sentence
 from nanoevolve_jax.evidence.verdict import STEP_SHARE
-from nanoevolve_jax.reporting import charts, training
+from nanoevolve_jax.reporting import evidence_charts, training
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.section import Group, Section, Table
 from nanoevolve_jax.reporting.words import telling_card
@@ -29,7 +29,7 @@ def noise(history: History) -> Section:
             else "The calibration is not where the search found it, so its noise is not shown."
         )
         return Section("noise", title, [reason])
-    groups = [Group(None, [charts.gains_and_noise(found, limit)])] if found else []
+    groups = [Group(None, [evidence_charts.gains_and_noise(found, limit)])] if found else []
     document = history.calibration
     measured, panel = document["noise"], document["panel"]
     table = Table(
@@ -87,10 +87,10 @@ def placebos(history: History) -> Section:
         return Section("placebos", title, said)
     gains = training.placebo_gains(found)
     failed = {name: int(np.sum(~np.isfinite(x))) for name, x in gains.items()}
-    groups = [Group(None, [charts.placebos(gains)])]
+    groups = [Group(None, [evidence_charts.placebos(gains)])]
     panel = found["panel"]
     if panel is not None:
-        groups[0].charts.append(charts.perturbations(training.panel_gains(panel)))
+        groups[0].charts.append(evidence_charts.perturbations(training.panel_gains(panel)))
     said = [
         f"{sentence(card)}",
         "Placebos get everything the policy has but its senses, in the same compiled program: "

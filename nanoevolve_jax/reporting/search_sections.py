@@ -7,7 +7,7 @@ from nanoevolve_jax.evidence import transfer
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.page import sentence
 from nanoevolve_jax.execution.settings import make_task
-from nanoevolve_jax.reporting import charts
+from nanoevolve_jax.reporting import search_charts
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.operators import operators
 from nanoevolve_jax.reporting.overview import front as pareto
@@ -38,7 +38,7 @@ def front(history: History) -> Section:
             "one is at least as good in validation loss, cost and instability, and better in one. "
             "One screening run each, on one shared seed."
         ],
-        [Group(None, charts.front(merits, on_front, baseline.id))],
+        [Group(None, search_charts.front(merits, on_front, baseline.id))],
         [
             Table(
                 "The front",
@@ -81,7 +81,7 @@ def operator_section(history: History) -> Section:
     if entrants is None:
         said.append(_no_promotion(history))
     usable = any(row.gain is not None for row in rows)
-    groups = [Group(None, [charts.operator_gains(rows)])] if usable else []
+    groups = [Group(None, [search_charts.operator_gains(rows)])] if usable else []
     return Section("operators", title, said, groups, [table])
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nanoevolve_jax.evidence.statistics import Interval
-from nanoevolve_jax.reporting.charts import Chart
+from nanoevolve_jax.reporting.chart import Chart
 
 
 class Table(NamedTuple):

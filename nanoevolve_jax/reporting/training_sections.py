@@ -7,7 +7,8 @@ from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.gate import static_actuators
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
-from nanoevolve_jax.reporting import charts, training
+from nanoevolve_jax.reporting import training, training_charts
+from nanoevolve_jax.reporting.candidates import spaced
 from nanoevolve_jax.reporting.explain import explain, recorded
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.rewritten import called
@@ -39,10 +40,10 @@ def curves(history: History) -> Section:
         [f"{step:,}", *(_spread(arm[:, i], several) for arm in found.arms.values())]
         for i, step in enumerate(found.steps)
     ]
-    shown = charts.spaced(len(rows), 12)
+    shown = spaced(len(rows), 12)
     caption = "Bits per byte, mean and 95 % interval" if several else "Bits per byte, one seed"
     table = Table(caption, head, [rows[i] for i in shown], folded=True)
-    return Section("curves", title, said, [Group(None, charts.validation(found))], [table])
+    return Section("curves", title, said, [Group(None, training_charts.validation(found))], [table])
 
 
 def _spread(values: np.ndarray, several: bool) -> str:
@@ -59,7 +60,7 @@ def policy(history: History) -> Section:
     if not columns:
         return Section("policy", title, [*said, _NO_TELEMETRY])
     enabled = bool(record.spec.control.enabled)
-    gate = charts.trajectory(
+    gate = training_charts.trajectory(
         "gate",
         columns,
         title="Gate",
@@ -77,7 +78,7 @@ def policy(history: History) -> Section:
         acting = list(Actuators._fields)
     all_read = "gate" in code or "features" in code
     actuators = [
-        charts.trajectory(
+        training_charts.trajectory(
             name,
             columns,
             title=name,
@@ -90,7 +91,7 @@ def policy(history: History) -> Section:
     ]
     weights = record.spec.control.coefficients._asdict()
     sensors = [
-        charts.trajectory(
+        training_charts.trajectory(
             name,
             columns,
             title=name,
@@ -147,8 +148,8 @@ def drivers(history: History) -> Section:
             Group(
                 None,
                 [
-                    charts.drivers(found, len(columns)),
-                    charts.drive(training.drive_terms(columns, record.spec)),
+                    training_charts.drivers(found, len(columns)),
+                    training_charts.drive(training.drive_terms(columns, record.spec)),
                 ],
             )
         ],

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.codegen import ensemble
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.islands import Aim
-from nanoevolve_jax.codegen.campaign.pipeline import Request
+from nanoevolve_jax.codegen.campaign.pipeline import Brief
 from nanoevolve_jax.codegen.campaign.state import State
-from nanoevolve_jax.codegen.mutators import prompts
+from nanoevolve_jax.codegen.mutators import bandit, prompts
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evidence.telemetry import read_telemetry
@@ -38,10 +37,10 @@ def source_of(folder: Path, record: Record, slot: str) -> str:
     return function.source if function else kept_seed(slot)
 
 
-def request_of(
+def brief_of(
     aim: Aim, known: State, *, config: ConfigDict, folder: Path, shapes: Sequence[tuple[int, int]]
-) -> Request:
-    """The request of a proposal.
+) -> Brief:
+    """The brief of a proposal.
 
     Args:
       aim: what it is about.
@@ -69,7 +68,7 @@ def request_of(
         tried=tried_of(aim.slot, known)[-_TRIED:],
         shapes=sorted(set(shapes)) if aim.slot == "direction" else (),
     )
-    return Request(aim.slot, parent.source, provider_of(aim.number, known.entries, config), text)
+    return Brief(aim.slot, parent.source, provider_of(aim.number, known.entries, config), text)
 
 
 def scope_of(slot: str, asked: str) -> str:
@@ -79,8 +78,8 @@ def scope_of(slot: str, asked: str) -> str:
 
 def provider_of(number: int, entries: Sequence[Entry], config: ConfigDict) -> str:
     """Whom a proposal asks."""
-    return ensemble.choose(
-        names_of(config), ensemble.history_of(entries), [config.seed, _STREAM, number]
+    return bandit.choose(
+        names_of(config), bandit.history_of(entries), [config.seed, _STREAM, number]
     )
 
 

@@ -20,7 +20,7 @@ from nanoevolve_jax.codegen.campaign import books, pipeline
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.islands import Aim, Rules
 from nanoevolve_jax.codegen.campaign.islands import aim as aim_of
-from nanoevolve_jax.codegen.campaign.pipeline import Proposed, Request, Steps
+from nanoevolve_jax.codegen.campaign.pipeline import Brief, Proposed, Steps
 from nanoevolve_jax.codegen.campaign.records import entry_of
 from nanoevolve_jax.codegen.campaign.screening import Screening, Trained, equal_of
 from nanoevolve_jax.codegen.campaign.state import State, Status, best_of, spent_on, status_of
@@ -38,8 +38,8 @@ THREAD = "proposal"  # name of those that pursue one
 class Plan(NamedTuple):
     """What the controller needs of the world of providers."""
 
-    request: Callable[[Aim, State], Request]
-    worst: Callable[[Request], Spent]  # of a whole proposal, both its tries
+    brief: Callable[[Aim, State], Brief]
+    worst: Callable[[Brief], Spent]  # of a whole proposal, both its tries
     steps: Steps
     limits: Limits
 
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 class UnderWay(NamedTuple):
     """A proposal that was started and is not settled."""
 
-    request: Request
+    brief: Brief
     aim: Aim
     future: Future[Proposed]
 
@@ -76,7 +76,7 @@ class Controller:
         self._config: ConfigDict = screening.campaign.config
         self._rules = self._config.codegen
         self._folder: Path = screening.campaign.folder
-        self._drafts: dict[int, tuple[Request, Aim]] = {}
+        self._drafts: dict[int, tuple[Brief, Aim]] = {}
         self._under_way: dict[int, UnderWay] = {}
         self._trained: dict[int, Trained] = {}
         self._filled: dict[int, int] = {}  # mutants, by the proposal that was waited for
@@ -113,16 +113,16 @@ class Controller:
             if self._is_plateau(known):
                 self._ended = f"no better candidate in {self._rules.plateau} proposals"
                 return
-            request, aim = self._draft(number, known)
-            if (words := self._forbids(number, request, known, state)) is not None:
+            brief, aim = self._draft(number, known)
+            if (words := self._forbids(number, brief, known, state)) is not None:
                 if not self._under_way:
                     self._ended = words
                 return
             folder = books.folder_of(self._folder, number)
-            if pipeline.read_request(folder) is None:
-                pipeline.write_request(folder, request, {"aim": aim._asdict()})
-            future = in_thread(pipeline.pursue, folder, request, self._plan.steps)
-            self._under_way[number] = UnderWay(request, aim, future)
+            if pipeline.read_brief(folder) is None:
+                pipeline.write_brief(folder, brief, {"aim": aim._asdict()})
+            future = in_thread(pipeline.pursue, folder, brief, self._plan.steps)
+            self._under_way[number] = UnderWay(brief, aim, future)
 
     def _known(self, number: int, state: State) -> State:
         """What a proposal may know of, whatever else is settled by now."""
@@ -136,26 +136,26 @@ class Controller:
         before = known.before(len(known.entries) - patience)
         return best_of(known).score <= best_of(before).score
 
-    def _draft(self, number: int, known: State) -> tuple[Request, Aim]:
+    def _draft(self, number: int, known: State) -> tuple[Brief, Aim]:
         """What a proposal asks; the first answer to that question stands for ever."""
         if number not in self._drafts:
-            kept = pipeline.read_request(books.folder_of(self._folder, number))
+            kept = pipeline.read_brief(books.folder_of(self._folder, number))
             if kept is None:
                 aim = aim_of(number, known, rules_of(self._config))
-                self._drafts[number] = self._plan.request(aim, known), aim
+                self._drafts[number] = self._plan.brief(aim, known), aim
             else:
-                request, more = kept
+                brief, more = kept
                 aim = Aim(**more["aim"] | {"shown": tuple(more["aim"]["shown"])})
-                self._drafts[number] = request, aim
+                self._drafts[number] = brief, aim
         return self._drafts[number]
 
-    def _forbids(self, number: int, request: Request, known: State, state: State) -> str | None:
+    def _forbids(self, number: int, brief: Brief, known: State, state: State) -> str | None:
         """What the budget says against a proposal.
 
         With others under way it reckons with the worst of all that the proposal knows nothing of;
         alone with what everything did cost. So the answer does not depend on who is faster.
         """
-        spent, worst = spent_on(known.entries), self._plan.worst(request)
+        spent, worst = spent_on(known.entries), self._plan.worst(brief)
         reserved = total(self._worst_of(n) for n in range(len(known.entries), number))
         words = allows(self._plan.limits, spent, reserved, worst)
         if words is not None and not self._under_way:
@@ -164,8 +164,8 @@ class Controller:
 
     def _worst_of(self, number: int) -> Spent:
         """The most that a proposal that was started may cost, settled or not."""
-        request, _ = pipeline.read_request(books.folder_of(self._folder, number))
-        return self._plan.worst(request)
+        brief, _ = pipeline.read_brief(books.folder_of(self._folder, number))
+        return self._plan.worst(brief)
 
     # One step
 
@@ -197,8 +197,8 @@ class Controller:
 
     def _candidate(self, number: int, state: State) -> Proposal:
         """The candidate of a certified proposal."""
-        request, aim, future = self._under_way[number]
-        return self._screening.candidate(aim, request.provider, future.result(), state)
+        brief, aim, future = self._under_way[number]
+        return self._screening.candidate(aim, brief.provider, future.result(), state)
 
     def _train(self, number: int, state: State) -> Trained:
         """The runs of a candidate; that of a later one is its own, if that computes the same."""
@@ -211,9 +211,9 @@ class Controller:
 
     def _settle(self, number: int, state: State) -> State:
         """Enters the next proposal into archive and books."""
-        request, aim, future = self._under_way[number]
+        brief, aim, future = self._under_way[number]
         proposed = future.result()
-        entry = entry_of(aim, request.provider, proposed)
+        entry = entry_of(aim, brief.provider, proposed)
         if proposed.certified is not None:
             candidate = self._candidate(number, state)
             equal = equal_of(candidate, state)

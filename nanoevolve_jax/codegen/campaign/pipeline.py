@@ -5,10 +5,11 @@ there is not done again. So a proposal that a kill has interrupted is simply pur
 
   inputs.json prompt.txt                 what is asked, of whom
   try-1/request.json answer.json ...     a call, see `ask.py`
-  try-1/verdict.json                     what became of its answer
+  try-1/source.py verdict.json           what came of its answer, and what the jail says of that
 """
 
 import difflib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +17,17 @@ from typing import Any, NamedTuple
 
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail.certify import Verdict
-from nanoevolve_jax.codegen.mutators import edits
 from nanoevolve_jax.codegen.mutators.answers import Answer
+from nanoevolve_jax.codegen.mutators.tries import propose
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.json_files import write_json, write_whole
 from nanoevolve_jax.policy.certified import Certified
 
-TRIES = 2
 INPUTS, PROMPT, VERDICT = "inputs.json", "prompt.txt", "verdict.json"
 NO_ANSWER = "answer"  # beside the jail's reasons: the answer is no edit of the source
 
 
-class Request(NamedTuple):
+class Brief(NamedTuple):
     """What a proposal is made of, fixed before anything is asked."""
 
     slot: str
@@ -40,7 +40,6 @@ class Steps(NamedTuple):
     """What a pipeline does to the world; safe to be called from threads."""
 
     ask: Callable[[str, str, Path], Answer]  # provider, prompt, folder of the call
-    complain: Callable[[str, str, str], str]  # prompt, answer, what was wrong
     validate: Callable[[str, str], Verdict]  # slot, source
     library: Library
 
@@ -55,74 +54,64 @@ class Proposed(NamedTuple):
     answers: tuple[Answer, ...]
 
 
-def pursue(folder: Path, request: Request, steps: Steps) -> Proposed:
+def pursue(folder: Path, brief: Brief, steps: Steps) -> Proposed:
     """Runs what is left of a proposal.
 
     Args:
       folder: of the proposal alone.
-      request: the same one every time.
+      brief: the same one every time.
       steps: see there.
     """
-    prompt, answers = request.prompt, []
-    proposed = None
-    for number in range(1, TRIES + 1):
-        place = folder / f"try-{number}"
-        answer = steps.ask(request.provider, prompt, place)
-        answers.append(answer)
-        if answer.failure is not None:
-            # Not an answer: nothing is known against the code, if there was any before.
-            ended = proposed or Proposed(None, None, None, answer.failure, ())
-            return ended._replace(answers=tuple(answers))
-        proposed = _judged(place, answer, request, steps)._replace(answers=tuple(answers))
-        if proposed.certified is not None:
-            return proposed
-        prompt = steps.complain(request.prompt, answer.text, proposed.message)
-    return proposed
+    verdicts: list[dict[str, Any]] = []
 
+    def judge(source: str, place: Path) -> str | None:
+        verdicts.append(_verdict(place / VERDICT, source, brief, steps))
+        return verdicts[-1]["message"]
 
-def _judged(place: Path, answer: Answer, request: Request, steps: Steps) -> Proposed:
-    """What becomes of one answer."""
-    path = place / VERDICT
-    if not path.exists():
-        write_json(path, _verdict(place, answer, request, steps))
-    verdict = json.loads(path.read_text(encoding="utf-8"))
+    ask = functools.partial(steps.ask, brief.provider)
+    tries = propose(ask, brief.prompt, brief.source, brief.slot, folder, judge).tries
+    answers = tuple(each.answer for each in tries)
+    answered = [each for each in tries if each.answer.failure is None]
+    if not answered:
+        return Proposed(None, None, None, answers[-1].failure, answers)
+    # No answer to the second try says nothing against the code of the first.
+    if answered[-1].source is None:
+        return Proposed(None, None, NO_ANSWER, answered[-1].wrong, answers)
+    verdict = verdicts[-1]
     name = verdict["certificate"]
-    return Proposed(
-        certified=steps.library.get(name) if name else None,
-        diff=verdict["diff"],
-        reason=verdict["reason"],
-        message=verdict["message"],
-        answers=(),
-    )
+    certified = steps.library.get(name) if name else None
+    return Proposed(certified, verdict["diff"], verdict["reason"], verdict["message"], answers)
 
 
-def _verdict(place: Path, answer: Answer, request: Request, steps: Steps) -> dict[str, Any]:
+def _verdict(path: Path, source: str, brief: Brief, steps: Steps) -> dict[str, Any]:
+    """What validation says of a source; asked once, and kept."""
+    if not path.exists():
+        write_json(path, _validated(source, brief, steps))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _validated(source: str, brief: Brief, steps: Steps) -> dict[str, Any]:
     verdict = dict.fromkeys(("certificate", "diff", "reason", "message"))
-    try:
-        source = edits.apply(answer.text, request.source, request.slot)
-    except edits.EditError as error:
-        return verdict | {"reason": NO_ANSWER, "message": str(error)}
-    write_whole(place / "source.py", source)
-    found = steps.validate(request.slot, source)
+    found = steps.validate(brief.slot, source)
     if found.refusal is not None:
         return verdict | {"reason": found.refusal.reason, "message": found.refusal.message}
     steps.library.put(found.certified)
-    lines = (text.splitlines() for text in (request.source, found.certified.source))
+    lines = (text.splitlines() for text in (brief.source, found.certified.source))
     diff = "\n".join(difflib.unified_diff(*lines, "parent", "child", lineterm=""))
     return verdict | {"certificate": found.certified.id, "diff": diff}
 
 
-def write_request(folder: Path, request: Request, more: dict[str, Any]) -> None:
-    """Fixes a request; the same one is read ever after."""
+def write_brief(folder: Path, brief: Brief, more: dict[str, Any]) -> None:
+    """Fixes a brief; the same one is read ever after."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / PROMPT, request.prompt)
-    document = request._asdict() | more
+    write_whole(folder / PROMPT, brief.prompt)
+    document = brief._asdict() | more
     del document["prompt"]
     write_json(folder / INPUTS, document)
 
 
-def read_request(folder: Path) -> tuple[Request, dict[str, Any]] | None:
-    """The request of a folder and what was kept with it; None if it has none yet.
+def read_brief(folder: Path) -> tuple[Brief, dict[str, Any]] | None:
+    """The brief of a folder and what was kept with it; None if it has none yet.
 
     Raises:
       CodegenError: if it is damaged.
@@ -136,4 +125,4 @@ def read_request(folder: Path) -> tuple[Request, dict[str, Any]] | None:
         own = {name: document.pop(name) for name in ("slot", "source", "provider")}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CodegenError(f"{path} is damaged: {error!r}") from None
-    return Request(**own, prompt=prompt), document
+    return Brief(**own, prompt=prompt), document

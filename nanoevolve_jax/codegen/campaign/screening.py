@@ -22,6 +22,7 @@ from nanoevolve_jax.evolution.campaign import (
     Campaign,
     identity,
     require_baseline,
+    telemetry_columns,
 )
 from nanoevolve_jax.evolution.tournament import Proposal
 from nanoevolve_jax.execution.settings import make_baseline
@@ -102,7 +103,9 @@ class Screening(NamedTuple):
         fresh: list[Record] = []
         for candidate, run in made:
             if candidate.id not in known:
-                save_telemetry(folder, candidate.id, with_curve(self.runs.telemetry(run), run))
+                save_telemetry(
+                    folder, candidate.id, telemetry_columns(self.runs.telemetry(run), run.curve)
+                )
                 everyone = [*state.records, *fresh]
                 baseline = everyone[0] if everyone else None
                 fresh.append(self.campaign.judge(candidate, run, run.instability, baseline))
@@ -152,14 +155,3 @@ def equal_of(candidate: Proposal, state: State) -> str | None:
         if record.recipe is None and identity(record.spec, None, record.code) == own:
             return record.id
     return None
-
-
-def with_curve(columns: dict[str, np.ndarray], run: Run) -> dict[str, np.ndarray]:
-    """A run's telemetry as a candidate's is kept: gradient norm and validation curve with it."""
-    curve = np.asarray(run.curve, np.float64).reshape(-1, 2)
-    others = {name: column for name, column in columns.items() if name != "log_grad_norm"}
-    return others | {
-        "grad_norm": np.exp(columns["log_grad_norm"]),
-        "validation_step": curve[:, 0].astype(np.int64),
-        "validation_bpb": curve[:, 1],
-    }

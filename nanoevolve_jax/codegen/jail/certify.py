@@ -12,7 +12,7 @@ import platform
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +95,36 @@ def _certified(slot, source, matrices, dtype, limits, isolation, max_cost, also)
     }
     outcome = sandbox.run(_INMATE, json.dumps(request).encode(), limits, isolation)
     result, programs = _found(outcome, shapes, limits)
-    # What stays of the source is code alone: its comments are no text for later readers.
+    held_to = limits._asdict() | {"max_cost": max_cost}
+    certified = compose(slot, source, dtype, result, programs, isolation.in_words(), held_to)
+    try:
+        for shape in shapes:
+            certified.load(shape)
+    except CertificateError as error:
+        raise Refused("certificate", error) from None
+    return certified
+
+
+def compose(
+    slot: str,
+    source: str,
+    dtype: str,
+    result: Mapping[str, Any],
+    programs: Mapping[str, bytes],
+    walls: str,
+    limits: Mapping[str, float],
+) -> Certified:
+    """Source and programs with their certificate.
+
+    Args:
+      slot: one of `SLOTS`.
+      source: as it was given; what is kept of it is code alone, for comments could talk to readers.
+      dtype: of the iteration.
+      result: of the child: `computation`, `seed_computation`, `checks`, and facts by program.
+      programs: by `shape_key`.
+      walls: in words.
+      limits: what the child and its source were held to.
+    """
     kept = language.normalised(source)
     certificate = {
         "format": FORMAT,
@@ -108,22 +137,16 @@ def _certified(slot, source, matrices, dtype, limits, isolation, max_cost, also)
             key: {"sha256": digest(program)} | result["programs"][key]
             for key, program in programs.items()
         },
-        "checks": result["checks"],
+        "checks": list(result["checks"]),
         "versions": {
             "jax": jax.__version__,
             "jaxlib": jaxlib.__version__,
             "python": platform.python_version(),
         },
-        "isolation": isolation.in_words(),
-        "limits": limits._asdict() | {"max_cost": max_cost},
+        "isolation": walls,
+        "limits": dict(limits),
     }
-    certified = Certified(kept, certificate, programs)
-    try:
-        for shape in shapes:
-            certified.load(shape)
-    except CertificateError as error:
-        raise Refused("certificate", error) from None
-    return certified
+    return Certified(kept, certificate, programs)
 
 
 def _require_readable(source: str) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nanoevolve_jax.codegen.campaign import books as campaign_books
-from nanoevolve_jax.codegen.ensemble import chances, cost, history_of, set_aside
 from nanoevolve_jax.codegen.mutators.answers import answers_of
+from nanoevolve_jax.codegen.mutators.bandit import chances, cost, history_of, set_aside
 from nanoevolve_jax.codegen.mutators.budget import Spent, books, in_words, spent_by
 from nanoevolve_jax.codegen.mutators.providers import Provider, missing
 from nanoevolve_jax.reporting import tables

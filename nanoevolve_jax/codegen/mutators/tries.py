@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from nanoevolve_jax.codegen.mutators import edits
 from nanoevolve_jax.codegen.mutators.answers import Answer
-from nanoevolve_jax.codegen.mutators.ask import NotPermitted, ask, permit_all
+from nanoevolve_jax.codegen.mutators.ask import NotPermitted
 from nanoevolve_jax.codegen.mutators.prompts import complaint
-from nanoevolve_jax.codegen.mutators.providers import Provider
 from nanoevolve_jax.execution.json_files import write_whole
 
 TRIES = 2
@@ -42,32 +41,29 @@ class Proposal(NamedTuple):
 
 
 def propose(
-    provider: Provider,
+    ask: Callable[[str, Path], Answer],
     prompt: str,
     source: str,
     slot: str,
     folder: Path,
-    *,
-    judge: Callable[[str, Path], str | None] = lambda source, folder: None,
-    permit: Callable[[Provider, str], str | None] = permit_all,
+    judge: Callable[[str, Path], str | None],
 ) -> Proposal:
     """Asks, edits, and asks again if that fails; what the folder already has is not done again.
 
     Args:
-      provider: whom to ask.
+      ask: from a prompt and the folder of a call to its answer; may raise `NotPermitted`.
       prompt: of the first try.
       source: what the answer edits, as the prompt shows it.
       slot: the function's name.
       folder: of the proposal; `try-1` and `try-2` are made in it.
       judge: what is wrong with a new source, given the folder of its try; None: nothing.
-      permit: why a call must not be made, asked before each; None: it may.
     """
     tries: list[Try] = []
     asked = prompt
     for count in range(1, TRIES + 1):
         place = folder / f"try-{count}"
         try:
-            answer = ask(provider, asked, place, permit)
+            answer = ask(asked, place)
         except NotPermitted as error:
             return Proposal(tuple(tries), str(error))
         tries.append(_judged(answer, source, slot, place, judge))
