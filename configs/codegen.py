@@ -3,8 +3,7 @@
   python -m nanoevolve_jax.codegen.autonomous --config=configs/codegen.py
       --config.codegen.ensemble=ollama --config.workdir=runs/codegen
 
-What it may cost is limited by `codegen.calls`, `tokens`, `dollars` and `seconds`. At the `:cpu`
-size a proposal takes ten seconds of validation and about twenty of training on 2 cores.
+What it may cost is limited by `codegen.calls`, `tokens`, `dollars` and `seconds`.
 """
 
 from configs import screen

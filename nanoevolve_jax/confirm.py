@@ -16,6 +16,7 @@ from rich.console import Console
 from configs import screen
 from configs.base import CONFIRM_SETTINGS, get_config
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.jail import agreement, sandbox
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
@@ -36,6 +37,8 @@ from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
+from nanoevolve_jax.exports.agreement import check_optax
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import engines, open_site
@@ -67,6 +70,19 @@ def search_config(workdir: str) -> ConfigDict:
             "against an untuned baseline; allowed: one started with --config.calibration"
         )
     return config
+
+
+def check_of(code: Code | None, config: ConfigDict) -> trial.Check:
+    """How level 5 compares a policy with its file; settled before anything is spent on it.
+
+    Raises:
+      CertificateError: if a source is outside the language.
+      ConfigError: if there is code, and this machine lacks walls to run its file behind.
+    """
+    if code is None:
+        return check_optax
+    require_vetted(code)
+    return functools.partial(agreement.check, walls=sandbox.isolation(config.codegen.isolation))
 
 
 def confirm(settings: ConfigDict) -> None:
@@ -111,7 +127,7 @@ def confirm(settings: ConfigDict) -> None:
             )
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
-                require_vetted(candidate.code)  # level 5 runs its sources
+                check = check_of(candidate.code, config)
                 require_constraints(bench, promote.arm_of(records[0], folder), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 display.say(
@@ -133,6 +149,7 @@ def confirm(settings: ConfigDict) -> None:
                     finish=functools.partial(ledger.finish, consumed.number),
                     expect=display.expect,
                     say=display.say,
+                    check=check,
                 )
         spent = {SCREENING: screening_spent(records, batch_tokens)} | runs.spent()
         card = make_card(

@@ -16,6 +16,8 @@ from typing import NamedTuple
 from absl import flags
 
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.jail import agreement as jailed
+from nanoevolve_jax.codegen.jail import sandbox
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
@@ -42,6 +44,7 @@ class Policy(NamedTuple):
     origin: Origin
     where: str  # it was found
     code: Code | None = None
+    isolation: str = sandbox.REQUIRED  # of the jail in which a file with code is tried
 
 
 class Form(NamedTuple):
@@ -62,7 +65,11 @@ FORMS = {
     "optax": Form(
         "_optax.py",
         _file("optax"),
-        lambda policy, text: agreement.check_optax(policy.spec, text, policy.code),
+        lambda policy, text: (
+            jailed.check(policy.spec, text, policy.code, sandbox.isolation(policy.isolation))
+            if policy.code
+            else agreement.check_optax(policy.spec, text)
+        ),
     ),
     "torch": Form(
         "_torch.py",
@@ -97,8 +104,9 @@ def find(name: str, folder: Path) -> Policy:
     found = next((record for record in history.records if record.id == name), None)
     if found is not None:
         code = code_of(history.folder, found.code)
-        require_vetted(code)
-        return Policy(found.spec, origin_of(history, found), str(folder), code)
+        require_vetted(code)  # whoever takes the file home runs it
+        isolation = history.config.codegen.isolation
+        return Policy(found.spec, origin_of(history, found), str(folder), code, isolation)
     if name in PRESETS:
         return _preset(name)
     ids = [record.id for record in history.records]

@@ -13,7 +13,9 @@ from specs import EVERYTHING, wandered_spec
 
 import nanoevolve_jax as ne
 from nanoevolve_jax import export as command
+from nanoevolve_jax.codegen.jail import agreement, sandbox
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
+from nanoevolve_jax.confirm import check_of
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.trial import export_test
 from nanoevolve_jax.exports.agreement import check_optax, shapes_for
@@ -167,6 +169,33 @@ def test_level_5_of_an_arm_with_code():
     code = code_of(certify(BLEND, "direction", [(8, 8)]))
     found = export_test(Arm("p0000", NANOCHAT, {}, code=code))
     assert found["passes"] and 0 <= found["max_relative_l2"] < 1e-6
+
+
+@pytest.fixture(scope="module")
+def walls():
+    try:
+        return sandbox.isolation()
+    except sandbox.IsolationError as error:
+        pytest.skip(str(error))
+
+
+def test_the_jail_finds_what_the_same_comparison_finds_outside_of_it(walls):
+    code = code_of(certify(BLEND, "direction", [(8, 8)]))
+    file = source_of(NANOCHAT, "optax", "p0000", code=code)
+    found = agreement.check(NANOCHAT, file, code, walls)
+    assert found == check_optax(NANOCHAT, file, code)
+    wrong = file.replace("0.8 * (", "0.81 * (")
+    assert wrong != file and not agreement.check(NANOCHAT, wrong, code, walls).passes
+
+
+def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
+    code = code_of(certify(BLEND, "direction", [(8, 8)]))
+    mark = tmp_path / "it ran here"
+    file = source_of(NANOCHAT, "optax", "p0000", code=code)
+    with pytest.raises(CertificateError, match=r"could not be compared .*in the jail"):
+        agreement.check(NANOCHAT, f"open({str(mark)!r}, 'w')\n{file}", code, walls)
+    assert not mark.exists()
+    assert check_of(None, None) is check_optax
 
 
 # The command.

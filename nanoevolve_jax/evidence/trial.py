@@ -37,10 +37,13 @@ from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants,
 from nanoevolve_jax.evidence.work import Call, call, total_steps
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.json_files import finite_or_null
-from nanoevolve_jax.exports.agreement import check_optax
+from nanoevolve_jax.exports.agreement import Agreement, check_optax
 from nanoevolve_jax.exports.source import source_of
+from nanoevolve_jax.policy.certified import Code
+from nanoevolve_jax.policy.spec import OptimizerSpec
 
 Say = Callable[[str], None]
+Check = Callable[[OptimizerSpec, str, Code | None], Agreement]
 _TEST = "confirm: test"  # stage of `runs.jsonl`
 
 
@@ -281,10 +284,15 @@ def transfer_tests(
     }
 
 
-def export_test(winner: Arm) -> dict[str, Any]:
-    """Level 5: whether the policy, written as a file for optax, does what was trained."""
+def export_test(winner: Arm, check: Check = check_optax) -> dict[str, Any]:
+    """Level 5: whether the policy, written as a file for optax, does what was trained.
+
+    Args:
+      winner: the policy.
+      check: compares a spec with the text of a file, given the policy's code.
+    """
     source = source_of(winner.spec, "optax", winner.id, code=winner.code)
-    return check_optax(winner.spec, source, winner.code).to_json()
+    return check(winner.spec, source, winner.code).to_json()
 
 
 class Trial(NamedTuple):
@@ -308,6 +316,7 @@ def run(
     finish: Callable[[str], None],
     expect: Callable[[int], None],
     say: Say,
+    check: Check = check_optax,
 ) -> Trial:
     """Confirms a candidate and, after a win, attributes its gain and tries it elsewhere.
 
@@ -322,6 +331,7 @@ def run(
       finish: told the outcome as soon as it is known.
       expect: told how many candidate-steps there will be, once there are more.
       say: hears what happens.
+      check: see `export_test`.
     """
     rules = rules_of(bench.config, consumed.confirmations)
     loose = loosened(rules)
@@ -356,7 +366,7 @@ def run(
     if won and until == "transfer":
         say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
-        parts["export"] = export_test(winner)
+        parts["export"] = export_test(winner, check)
     if winner.spec.control.enabled:
         parts["phases"] = finite_or_null(attribution.phases(bench, winner_runs, winner.spec))
     return Trial(parts, verdict, attribution.gates(bench, winner_runs))

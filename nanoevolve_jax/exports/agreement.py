@@ -110,7 +110,7 @@ def _with_step(found: Agreement, own: Optimizer, exported: Optimizer, step: Step
     gate = exported(step)[1].get("gate", own_gate)
     off, memory, flips = _compare_step(own, exported, step)
     held = off > PARAMETERS or memory > MEMORY
-    held = held and 0.0 < np.abs(gate - own_gate) <= GATE
+    held = bool(held and 0.0 < np.abs(gate - own_gate) <= GATE)
     if held:
         off, memory, flips = _compare_step(own, exported, step._replace(gate=np.float32(gate)))
     return found._replace(

@@ -1,7 +1,7 @@
-"""Certified sources read once more before any of them is run as Python.
+"""Certified sources read once more before they go into a file that people run.
 
-A search runs their programs alone. An exported file has the sources in it, and whoever checks it
-runs it; a certificate that somebody forged says nothing of them.
+A search runs their programs alone, and the file is tried in the jail; whoever takes it home runs it
+without one. A certificate that somebody forged says nothing of the sources.
 """
 
 from nanoevolve_jax.codegen.validation import language
