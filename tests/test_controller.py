@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books, pipeline
 from nanoevolve_jax.codegen.campaign.controller import THREAD, Controller, Plan
 from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps
+from nanoevolve_jax.codegen.campaign.records import inherited_code
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, resumed
 from nanoevolve_jax.codegen.jail.certify import Verdict
@@ -25,6 +27,7 @@ from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, Campaign, identity
 from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.evolution.tournament import Proposal
 from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 
@@ -190,6 +193,44 @@ def test_who_answers_first_changes_nothing(whole, tmp_path, seed):
     world = World(tmp_path, delay=delays.__getitem__)
     world.run()
     assert world.lines() == whole.lines()
+
+
+def test_of_two_that_compute_the_same_the_first_has_all_its_records_whoever_answers_first(
+    tmp_path, monkeypatch
+):
+    usual, found = text_of, []
+    monkeypatch.setitem(globals(), "text_of", lambda n, *more: usual(2 if n == 1 else n, *more))
+    for late in (1, 2):
+        changes = {"codegen__proposals": 3, "codegen__islands": 1}
+        world = World(
+            tmp_path / str(late), lambda n, late=late: 0.4 * (n == late), width=3, **changes
+        )
+        world.run()
+        found.append(world.lines())
+    entries, records = found[0]
+    assert (entries[2].outcome, entries[2].candidate) == (books.SAME, "p0001")
+    assert "p0001m1" in [record.id for record in records]
+    assert found[1] == found[0]
+
+
+def test_mutants_that_filled_a_wait_change_no_books(whole, tmp_path, monkeypatch):
+    """Although one of them is what a later proposal will give, on the same parent."""
+    entries, records = whole.lines()
+    later = next(r for r in records if r.generation > 1 and r.code["source"])
+    shutil.copytree(whole.folder / "code", tmp_path / "code")
+
+    def fill(self, state, most):
+        spec, code = later.spec, inherited_code(later.code)
+        filler = Proposal("m0001", "annealing", 1, "adjust", "a field", spec, code=code)
+        return self.kept(state, self.run([filler]))
+
+    monkeypatch.setattr(Screening, "fill", fill)
+    world = World(tmp_path, delay=lambda number: 0.4 * (number == 0), codegen__fill=1)
+    state, _ = world.run()
+    assert "m0001" in [record.id for record in state.records]
+    assert world.lines()[0] == entries
+    for count in range(PROPOSALS + 1):
+        assert all(asking.tried_of(slot, state.before(count)) is not None for slot in FUNCTIONS)
 
 
 class Killed(Exception):

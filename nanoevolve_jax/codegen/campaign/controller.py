@@ -193,7 +193,7 @@ class Controller:
         """Whether a proposal that has ended lacks a run."""
         if self._under_way[number].future.result().certified is None or number in self._trained:
             return False
-        return equal_of(self._candidate(number, state), state) is None
+        return equal_of(self._candidate(number, state), state.lasting) is None
 
     def _candidate(self, number: int, state: State) -> Proposal:
         """The candidate of a certified proposal."""
@@ -201,13 +201,18 @@ class Controller:
         return self._screening.candidate(aim, brief.provider, future.result(), state)
 
     def _train(self, number: int, state: State) -> Trained:
-        """The runs of a candidate; that of a later one is its own, if that computes the same."""
-        candidate = self._candidate(number, state)
+        """The runs of a candidate; that of whatever computes the same is its own."""
+        candidate, run = self._candidate(number, state), None
         own = identity(candidate.spec, None, candidate.code)
-        for (other, run), *_ in self._trained.values():
-            if identity(other.spec, None, other.code) == own:
-                return [(candidate, run)]
-        return self._screening.train(candidate, number, self._known(number, state))
+        if (filler := equal_of(candidate, state.fillers)) is not None:
+            ((_, run),) = self._screening.run([filler])  # known, so nothing is trained
+        for other, trained in self._trained.items():
+            (twin, found), *_ = trained
+            if identity(twin.spec, None, twin.code) == own:
+                if other < number:  # which will be settled first, and this one as the same
+                    return [(candidate, found)]
+                run = found
+        return self._screening.train(candidate, number, self._known(number, state), run)
 
     def _settle(self, number: int, state: State) -> State:
         """Enters the next proposal into archive and books."""
@@ -216,9 +221,9 @@ class Controller:
         entry = entry_of(aim, brief.provider, proposed)
         if proposed.certified is not None:
             candidate = self._candidate(number, state)
-            equal = equal_of(candidate, state)
+            equal = equal_of(candidate, state.lasting)
             if equal is not None:
-                entry = entry._replace(outcome=books.SAME, candidate=equal)
+                entry = entry._replace(outcome=books.SAME, candidate=equal.id)
             else:
                 state = self._screening.kept(state, self._trained.pop(number))
                 gain = state.record(candidate.id).score - state.record(aim.parent).score

@@ -3,7 +3,7 @@
 The lanes that a candidate's program leaves over train mutants of its spec under the same code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,18 +64,23 @@ class Screening(NamedTuple):
             code=code_of_child(parent, proposed, aim.number, provider),
         )
 
-    def train(self, candidate: Proposal, number: int, known: State) -> Trained:
+    def train(
+        self, candidate: Proposal, number: int, known: State, run: Run | None = None
+    ) -> Trained:
         """Trains a candidate, and mutants of its spec in the lanes that are left over.
 
         Args:
           candidate: see `candidate`.
           number: of its proposal.
           known: what the proposal may know of, so that mutants depend on nothing else.
+          run: of whatever computes the same, if that was trained.
         """
         rng = np.random.default_rng([self.campaign.config.seed, _MUTANTS, number])
         lanes = self.campaign.engine.width - 1
         mutants = mutants_of(candidate, lanes, rng, known, f"{candidate.id}{MUTANT}{{}}".format)
-        return self.run([candidate, *mutants])
+        if run is None:
+            return self.run([candidate, *mutants])
+        return [(candidate, run), *self.run(mutants)]
 
     def fill(self, state: State, most: int) -> State:
         """Trains at most so many mutants of the best candidates, in one batch."""
@@ -92,7 +97,7 @@ class Screening(NamedTuple):
         mutants = mutants_of(parent, width, rng, state, name)
         return self.kept(state, self.run(mutants)) if mutants else state
 
-    def run(self, candidates: Sequence[Proposal]) -> Trained:
+    def run(self, candidates: Sequence[Proposal | Record]) -> Trained:
         """Trains candidates of one code; what is known is not trained again."""
         jobs = [self.campaign.job(candidate) for candidate in candidates]
         return list(zip(candidates, self.runs.run(jobs, SCREENING), strict=True))
@@ -148,10 +153,8 @@ def mutants_of(
     return found
 
 
-def equal_of(candidate: Proposal, state: State) -> str | None:
-    """The id of a settled candidate that would be trained alike."""
+def equal_of(candidate: Proposal, records: Iterable[Record]) -> Record | None:
+    """The first of some records that would be trained as a candidate is."""
     own = identity(candidate.spec, None, candidate.code)
-    for record in state.records:
-        if record.recipe is None and identity(record.spec, None, record.code) == own:
-            return record.id
-    return None
+    alike = (r for r in records if r.recipe is None and identity(r.spec, None, r.code) == own)
+    return next(alike, None)

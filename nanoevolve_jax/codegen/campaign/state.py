@@ -33,6 +33,17 @@ class State(NamedTuple):
         """The candidates that no proposal made."""
         return [record for record in self.records if record.generation == 0]
 
+    @property
+    def fillers(self) -> list[Record]:
+        """Mutants that filled a wait. Who waited how long decides which there are: in the books and
+        for proposals it is as if there were none."""
+        return [record for record in self.records if not origin(record.id)]
+
+    @property
+    def lasting(self) -> list[Record]:
+        """All other candidates, which are the same however long anybody waited."""
+        return [record for record in self.records if origin(record.id)]
+
     def before(self, count: int) -> "State":
         """What was settled when so many proposals were."""
         entries = self.entries[:count]
