@@ -218,7 +218,7 @@ def test_asked_to_stop_it_stops_and_goes_on(place):
         folder = place / "stopped"
         process = start(place, folder, profiles, codegen__proposals=3)
         deadline = time.monotonic() + 120
-        while not (folder / books.FOLDER).exists() and time.monotonic() < deadline:
+        while not books.folder_of(folder, 0).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=300)

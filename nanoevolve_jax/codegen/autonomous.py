@@ -11,6 +11,7 @@ import contextlib
 import functools
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -18,10 +19,11 @@ from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.campaign import asking, books
+from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.controller import Controller, Plan, rules_of
 from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
-from nanoevolve_jax.codegen.campaign.state import State, resumed
+from nanoevolve_jax.codegen.campaign.state import State, Status, resumed
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
@@ -35,7 +37,7 @@ from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution import archive
-from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes, summarise
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
@@ -51,7 +53,7 @@ from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import Site, open_site
 from nanoevolve_jax.terminal.display import Display, results_table, where_things_lie
-from nanoevolve_jax.tracking.log import opened_log, require_installed
+from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
 
 _OFTEN = ("ensemble", "proposals", "dollars", "isolation")
 HERE = "none"  # config.codegen.address
@@ -63,7 +65,7 @@ def autonomous(config: ConfigDict) -> None:
     console = Console()
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     require_installed(config)
-    asked = ensemble_of(config)
+    profile = ensemble_of(config)
     walls = sandbox.isolation(config.codegen.isolation)
     say(f"jail: {walls.in_words()}")
     start_counting()
@@ -79,20 +81,20 @@ def autonomous(config: ConfigDict) -> None:
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
         checkpoints = stack.enter_context(opened(config, description, say))
+        claim(folder)
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = screening_engine(site, config, checkpoints)
         scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
         campaign = Campaign(engine, config, folder, scale)
         if calibration:
             register(campaign, calibration)
-        steps = config.train.steps
         founders, _ = generation_sizes(config)
-        runs_at_most = founders + engine.width * config.codegen.proposals
-        require_room(folder, engine, config, runs_at_most)
+        each = engine.width + config.codegen.fill
+        require_room(folder, engine, config, founders + each * config.codegen.proposals)
         display = stack.enter_context(
             Display(
                 console,
-                total_steps=runs_at_most * steps,
+                total_steps=founders * config.train.steps,  # until `teller` knows of more
                 batch_tokens=engine.task.batch_tokens,
                 task="code",
             )
@@ -116,13 +118,6 @@ def autonomous(config: ConfigDict) -> None:
         if records:
             display.say(f"resuming: {len(entries)} proposals settled, {len(records)} candidates")
 
-        def hear(status, entry, records):
-            display.note(status_line(status))
-            if entry is not None:
-                display.say(entry_line(entry, records))
-                display.standing(records)
-                log.records(list(records))
-
         plan = Plan(
             brief=functools.partial(
                 asking.brief_of,
@@ -130,14 +125,15 @@ def autonomous(config: ConfigDict) -> None:
                 folder=folder,
                 shapes=matrices(config),
             ),
-            worst=lambda brief: budget.worst_proposal(asked[brief.provider], brief.prompt),
+            worst=lambda brief: budget.worst_proposal(profile(brief.provider), brief.prompt),
             steps=Steps(
-                lambda name, prompt, place: ask.ask(asked[name], prompt, place),
+                lambda name, prompt, place: ask.ask(profile(name), prompt, place),
                 validate,
                 library,
             ),
             limits=budget.Limits(**{name: config.codegen[name] for name in budget.Limits._fields}),
         )
+        hear = teller(display, log, config.train.steps, engine.width)
         controller = Controller(
             Screening(campaign, runs), plan, stopping=checkpoints.stopping, hear=hear
         )
@@ -164,11 +160,32 @@ def autonomous(config: ConfigDict) -> None:
         say(line)
 
 
-def ensemble_of(config: ConfigDict) -> dict[str, Provider]:
-    """The providers that are asked, each of them usable.
+def teller(display: Display, log: Log, steps: int, width: int) -> Callable[..., None]:
+    """Tells of a campaign while it runs: where it is, and a line for every settled proposal.
+
+    Args:
+      display: for a reader.
+      log: for trackers.
+      steps: of a run.
+      width: lanes, all of which a proposal may take.
+    """
+
+    def hear(status: Status, entry: Entry | None, records: Sequence[Record]) -> None:
+        display.expect(steps * (len(records) + width * (status.proposals - status.settled)))
+        if entry is not None:
+            display.say(entry_line(entry, records))
+            display.standing(records)
+            log.records(list(records))
+        display.note(status_line(status))  # in the place of what `standing` notes
+
+    return hear
+
+
+def ensemble_of(config: ConfigDict) -> Callable[[str], Provider]:
+    """Profiles by name, of the ensemble or of a proposal that an earlier ensemble has under way.
 
     Raises:
-      CodegenError: if there is none, or one is unknown or lacks something.
+      CodegenError: if there is no ensemble, or a profile is unknown or lacks something.
     """
     known = providers.load(config.codegen.providers)
     names = asking.names_of(config)
@@ -178,7 +195,10 @@ def ensemble_of(config: ConfigDict) -> dict[str, Provider]:
             f"{', '.join(known)}"
         )
     field = "config.codegen.ensemble"
-    return {name: providers.chosen(known, name, field) for name in names}
+    for name in names:
+        providers.chosen(known, name, field)
+    under_way = "the provider of a proposal under way"
+    return functools.cache(lambda name: providers.chosen(known, name, under_way))
 
 
 def screening_engine(site: Site, config: ConfigDict, checkpoints: Checkpoints) -> Engine:
@@ -207,6 +227,11 @@ def require_own(folder: Path) -> None:
             f"config.workdir is {str(folder)!r}, the folder of a search; allowed: a new one, or "
             "that of a campaign of code"
         )
+
+
+def claim(folder: Path) -> None:
+    """Marks the folder as that of a campaign of code, before it has any candidate."""
+    (folder / books.FOLDER).mkdir(exist_ok=True)
 
 
 def validator(config: ConfigDict, walls: sandbox.Isolation):

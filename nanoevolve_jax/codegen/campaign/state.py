@@ -76,7 +76,7 @@ class Status(NamedTuple):
     settled: int
     proposals: int  # at most
     asking: int  # with a provider or in the jail
-    ready: int  # certified and not yet settled
+    ready: int  # answered and judged, and not yet settled
     best: Record
     baseline: Record
     spent: Spent

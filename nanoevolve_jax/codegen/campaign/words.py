@@ -13,9 +13,9 @@ def status_line(status: Status) -> str:
     best, baseline = status.best, status.baseline
     gain = best.merit.val_bpb - baseline.merit.val_bpb
     return (
-        f"{status.settled}/{status.proposals} proposals, {status.asking} under way, "
-        f"{status.ready} to be settled, {status.refused} refused | "
-        f"best {best.id} {best.merit.val_bpb:.4f} ({gain:+.4f}) | ${status.spent.dollars:.4f}"
+        f"{status.settled} of {status.proposals} proposals done, {status.refused} of them refused, "
+        f"{status.asking} asked for, {status.ready} answered | best {best.id} "
+        f"{best.merit.val_bpb:.4f} bpb, {gain:+.4f} | ${status.spent.dollars:.4f} spent"
     )
 
 
