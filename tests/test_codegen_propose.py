@@ -132,6 +132,12 @@ def test_the_ensemble_is_a_table_of_what_each_did(tmp_path):
     row = next(line for line in found.stdout.splitlines() if "scripted" in line).split()
     assert row[1:5] == ["ready", "2", "1", f"{spent.tokens:,}"]
     assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in found.stdout
+    config = {"codegen": {"providers": "mine.toml", "ensemble": "other"}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"config": config}))
+    found = run("run", folder=tmp_path, module="ensemble")  # the profiles are the campaign's own
+    rows = {line.split()[0]: line.split() for line in found.stdout.splitlines() if "ready" in line}
+    assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], found.stderr
+    assert rows["scripted"][2:4] == ["2", "1"]
     bad = run("nowhere", folder=tmp_path, module="ensemble")
     assert bad.returncode == 2 and "DIR is 'nowhere'; allowed: a run folder" in bad.stderr
 

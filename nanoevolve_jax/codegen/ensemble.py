@@ -2,16 +2,36 @@
 
 python -m nanoevolve_jax.codegen.ensemble             the profiles, and what they lack
 python -m nanoevolve_jax.codegen.ensemble runs/mine   and what each did in a run
+
+The profiles are those of the run's own file, if it has one.
 """
 
+import json
 from pathlib import Path
 
 from absl import flags
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.campaign.books import FOLDER
+from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import ensemble_page
 from nanoevolve_jax.codegen.mutators.providers import FILE, load
+
+
+def settings_of(directory: Path | None) -> tuple[str, list[str] | None]:
+    """The file of the profiles that a campaign asks, and their names; None: it is no campaign's.
+
+    Raises:
+      CodegenError: if its `config.json` is damaged.
+    """
+    path = directory and directory / "config.json"
+    if path is None or not path.exists():
+        return FILE, None
+    try:
+        own = json.loads(path.read_text(encoding="utf-8"))["config"]["codegen"]
+        return own["providers"], [name.strip() for name in own["ensemble"].split(",")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CodegenError(f"{path} is damaged: {error!r}") from None
 
 
 def main(arguments: list[str]) -> None:
@@ -21,9 +41,11 @@ def main(arguments: list[str]) -> None:
     directory = Path(arguments[0]) if arguments else None
     if directory is not None and not (directory / FOLDER).is_dir():
         command.fail(f"DIR is {str(directory)!r}; allowed: a run folder with proposals")
-    print(ensemble_page.render(load(flags.FLAGS.providers), directory), end="")
+    file, asked = settings_of(directory)
+    profiles = load(flags.FLAGS.providers or file)
+    print(ensemble_page.render(profiles, directory, asked), end="")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("providers", FILE, "TOML file of profiles")
+    flags.DEFINE_string("providers", None, f"TOML file of profiles; the run's own, or else {FILE}")
     command.run_on_arguments(main)

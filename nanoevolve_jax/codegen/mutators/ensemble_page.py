@@ -1,6 +1,6 @@
 """The providers of an ensemble on a page: what they lack, did, cost and gained."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +31,17 @@ class Row(NamedTuple):
     aside: bool
 
 
-def rows(providers: Mapping[str, Provider], directory: Path | None) -> list[Row]:
+def rows(
+    providers: Mapping[str, Provider],
+    directory: Path | None,
+    asked: Collection[str] | None = None,
+) -> list[Row]:
     """What is known of each provider, in the order of their file.
 
     Args:
       providers: the profiles.
       directory: a run folder, if any.
+      asked: names of those that can be chosen; None: of all.
 
     Raises:
       CodegenError, ArchiveError: if one of its files is damaged.
@@ -45,7 +50,7 @@ def rows(providers: Mapping[str, Provider], directory: Path | None) -> list[Row]
     entries = campaign_books.read(directory / campaign_books.FILE) if directory else []
     history = history_of(entries)
     lacks = {name: missing(provider) for name, provider in providers.items()}
-    able = [name for name, lack in lacks.items() if lack is None]
+    able = [n for n, lack in lacks.items() if lack is None and (asked is None or n in asked)]
     chance = chances(able, history) if able else {}
     aside = set_aside(history)
     found = []
@@ -69,14 +74,18 @@ def rows(providers: Mapping[str, Provider], directory: Path | None) -> list[Row]
     return found
 
 
-def render(providers: Mapping[str, Provider], directory: Path | None) -> str:
-    """The page as text."""
+def render(
+    providers: Mapping[str, Provider],
+    directory: Path | None,
+    asked: Collection[str] | None = None,
+) -> str:
+    """The page as text; arguments as those of `rows`."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for heading in ("provider", "state"):
         table.add_column(heading)
     for heading in ("answers", "failed", "tokens", "dollars", "gain/$", "chance"):
         table.add_column(heading, justify="right")
-    found = rows(providers, directory)
+    found = rows(providers, directory, asked)
     for row in found:
         rate = "" if row.gain_per_dollar is None else f"{row.gain_per_dollar:.4f}"
         table.add_row(
