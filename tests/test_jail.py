@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from jax import export
 
+from configs import screen
+from nanoevolve_jax.codegen import validate as command
 from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.codegen.jail.sandbox import Limits
 from nanoevolve_jax.policy.certified import Code
@@ -226,3 +229,17 @@ def test_a_certified_seed_computes_what_the_built_in_function_does(seed):
         sensors = Sensors(*map(np.float32, draw.uniform(-1, 1, len(Sensors._fields))))
         found = gate(sensors, (0.0,) * 4, control_of(spec))
         np.testing.assert_allclose(found, gate_value(spec.control, sensors), rtol=1e-6)
+
+
+def test_the_command_holds_a_source_to_what_the_config_says_it_may_cost(tmp_path, monkeypatch):
+    given = SimpleNamespace(out=None, isolation=sandbox.AVAILABLE, seconds=60.0)
+    monkeypatch.setattr(command, "flags", SimpleNamespace(FLAGS=given))
+    (tmp_path / "mine.py").write_text(
+        "def gate(sensors, features, control):\n"
+        "    return sensors.loss_ema + jnp.mean(jnp.arange(6000.0) * control.bias)\n"
+    )
+    config = screen.get_config()
+    arguments = ["gate", str(tmp_path / "mine.py")]
+    assert command.validate(config, arguments) == command.REFUSED
+    config.codegen.max_cost = 500.0
+    assert command.validate(config, arguments) == 0

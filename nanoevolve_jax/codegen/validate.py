@@ -4,8 +4,9 @@
   python -m nanoevolve_jax.codegen.validate direction mine.py --out=runs/mine/code
 
 A slot is direction, gate, actuate or features. The source is validated for the matrices of the
-config's model, and of the wider one that a confirmation trains. Exit code 0: certified; 1: refused,
-with the reason; 2: nothing was validated.
+config's model, and of the wider one that a confirmation trains. It may cost `codegen.max_cost`
+times what the built-in function does. Exit code 0: certified; 1: refused, with the reason; 2:
+nothing was validated.
 """
 
 import math
@@ -28,6 +29,7 @@ from nanoevolve_jax.policy.certified import Certified
 from nanoevolve_jax.policy.slots import SLOTS
 
 REFUSED = 1
+_OFTEN = ("model.n_embd", "model.n_layer", "model.dtype", "codegen.max_cost")
 
 
 def read_source(path: Path) -> str:
@@ -91,6 +93,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
         config.model.dtype,
         sandbox.Limits(seconds=given.seconds, cpu_seconds=math.ceil(2 * given.seconds)),
         walls,
+        config.codegen.max_cost,
         also=matrices(wider(config)),
     )
     if verdict.certified is None:
@@ -108,4 +111,4 @@ if __name__ == "__main__":
         "isolation", sandbox.REQUIRED, "required: all walls; available: those that are there"
     )
     flags.DEFINE_float("seconds", 300.0, "wall clock that validation may take", lower_bound=1.0)
-    command.run(validate, arguments=True, often=("model.n_embd", "model.n_layer", "model.dtype"))
+    command.run(validate, arguments=True, often=_OFTEN)
