@@ -61,10 +61,11 @@ def test_a_proposal_is_made_once_and_printed(tmp_path):
     assert "-    ahead = x + knobs.momentum * (buffer - x)" in first.stdout
     assert "+    ahead = x + 0.995 * (buffer - x)" in first.stdout
     (answer,) = answers_of(tmp_path / "run")
+    assert "run/proposals/0000/try-1/source.py: the new source, to be validated" in first.stdout
     spent = f"paid requests: 1; tokens: {answer.input_tokens + answer.output_tokens:,}; "
     assert spent + f"dollars: {answer.dollars:.6f}; seconds: " in first.stdout
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    again = run(*asked, "--number=0", folder=tmp_path)
+    again = run(*asked, "--number=0", folder=tmp_path, COLUMNS="40")  # nothing is cut off
     assert again.stdout == first.stdout and answers_of(tmp_path / "run") == [answer]
     assert [p for p in before if p.name != "source.py" and p.stat().st_mtime_ns != before[p]] == []
 

@@ -22,7 +22,7 @@ from nanoevolve_jax.codegen.campaign.books import folder_of
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, prompts, providers
 from nanoevolve_jax.codegen.mutators.ask import ask
-from nanoevolve_jax.codegen.mutators.tries import Proposal, propose
+from nanoevolve_jax.codegen.mutators.tries import SOURCE, Proposal, propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.seeds import FOLDER
@@ -109,32 +109,34 @@ def main(arguments: list[str]) -> int:
     directory = Path(_OUT.value)
     limits = budget.Limits(dollars=_MAX_DOLLARS.value, tokens=_MAX_TOKENS.value)
     permit = functools.partial(budget.permitted, limits, directory)
+    folder = folder_of(directory, _NUMBER.value)
     proposal = propose(
         lambda asked, place: ask(provider, asked, place, permit),
         prompt,
         source,
         slot,
-        folder_of(directory, _NUMBER.value),
+        folder,
         functools.partial(judged, slot),
     )
-    _print(proposal, source)
+    _print(proposal, source, folder)
     return 0 if proposal.source else 1
 
 
-def _print(proposal: Proposal, before: str) -> None:
-    console = Console()
+def _print(proposal: Proposal, before: str, folder: Path) -> None:
+    say = functools.partial(Console().print, highlight=False, markup=False, soft_wrap=True)
     for count, one in enumerate(proposal.tries, 1):
         if one.wrong:
-            console.print(f"try {count}: {one.wrong}", highlight=False, markup=False)
+            say(f"try {count}: {one.wrong}")
     if proposal.stopped:
-        console.print(f"not asked: {proposal.stopped}", highlight=False, markup=False)
+        say(f"not asked: {proposal.stopped}")
     if proposal.source:
         text = difference(before, proposal.source)
-        console.print(Syntax(text, "diff", theme="ansi_dark", background_color="default"))
+        say(Syntax(text, "diff", theme="ansi_dark", background_color="default"))
+        say(f"{folder / f'try-{len(proposal.tries)}' / SOURCE}: the new source, to be validated")
     spent = budget.spent_by(one.answer for one in proposal.tries)
     estimated = sum(one.answer.estimated for one in proposal.tries)
     note = f" (requests whose tokens are estimated: {estimated})" if estimated else ""
-    console.print(budget.in_words(spent) + note, highlight=False)
+    say(budget.in_words(spent) + note)
 
 
 if __name__ == "__main__":
