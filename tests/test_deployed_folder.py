@@ -18,6 +18,7 @@ from test_search import SETTINGS, make_config, write_corpus
 
 from data.errors import CorpusError
 from nanoevolve_jax import compare, site
+from nanoevolve_jax.codegen import trace
 from nanoevolve_jax.codegen.deployment import book, folder, intact, paired, reply
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable, read_folder
 from nanoevolve_jax.codegen.deployment.intact import FolderError
@@ -281,6 +282,23 @@ def test_the_book_keeps_entries_and_results(tmp_path):
     assert entry.result["candidate"] == [RUN]
     path.write_text(path.read_text().replace("0.5", "0.6"))
     assert entry.result is None
+
+
+def test_whoever_follows_a_job_hears_at_once_whether_it_waits_or_runs(monkeypatch, capsys):
+    entry = book.Entry("nano-1", "mine", "local", "", 1.0)
+    seen = iter(["pending", "pending", "running", "running", "failed"])
+    logs = iter(["", "", "one\n", "one\ntwo\n", "one\ntwo\nthree"])
+
+    def poll(job, address):
+        return trace.cluster.State(job, next(seen), "no reason")
+
+    monkeypatch.setattr(trace.cluster, "poll", poll)
+    monkeypatch.setattr(trace.cluster, "log", lambda job, address: next(logs))
+    monkeypatch.setattr(trace, "_TICK", 0.0)
+    assert trace.trace(entry, follow=True) == trace.FAILED
+    states = [f"nano-1, mine: {state}" for state in ("pending", "running", "failed")]
+    told = [states[0], states[1], "one", "two", "three", states[2], "no reason"]
+    assert capsys.readouterr().out.splitlines() == told
 
 
 def test_the_environment_of_a_local_ray_has_no_keys():

@@ -16,9 +16,6 @@ from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 
 FAILED = 1
-_ADDRESS = flags.DEFINE_string("address", "", "of a job that was not deployed from here")
-_CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the book of deployments")
-_FOLLOW = flags.DEFINE_bool("follow", True, "wait for the end; otherwise only what is there")
 _TICK = 1.0  # seconds between two looks
 
 
@@ -36,10 +33,13 @@ def entry_of(job: str, cache: Path, address: str) -> book.Entry:
 
 def trace(entry: book.Entry, *, follow: bool) -> int:
     """Prints what there is, and what comes; returns the exit code."""
-    shown = 0
+    shown, told = 0, ""
     while True:
         state = cluster.poll(entry.job, entry.address)  # before the log, which is whole at the end
         ended = state.status in cluster.ENDED
+        if follow and not ended and state.status != told:  # a job may wait long for its turn
+            told = state.status
+            print(f"{entry.job}, {entry.candidate}: {told}", flush=True)
         log = cluster.log(entry.job, entry.address)
         until = len(log) if ended else log.rfind("\n") + 1
         for line in log[shown:until].splitlines():
@@ -69,13 +69,17 @@ def main(arguments: list[str]) -> int:
     """The command."""
     if len(arguments) != 1:
         command.fail(f"arguments are {' '.join(arguments)!r}; allowed: the id of one job")
-    entry = entry_of(arguments[0], Path(_CACHE.value), _ADDRESS.value)
+    given = flags.FLAGS
+    entry = entry_of(arguments[0], Path(given.cache_dir), given.address)
     known = entry.result
     if known is None:
-        return trace(entry, follow=_FOLLOW.value)
+        return trace(entry, follow=given.follow)
     print(f"{entry.job}, {entry.candidate}: {cluster.SUCCEEDED}, fetched before")
     return _keep(entry, known)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags of such common names would clash in who only imports this
+    flags.DEFINE_string("address", "", "of a job that was not deployed from here")
+    flags.DEFINE_string("cache_dir", "cache", "folder with the book of deployments")
+    flags.DEFINE_bool("follow", True, "wait for the end; otherwise only what is there")
     command.run_on_arguments(main)
