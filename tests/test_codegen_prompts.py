@@ -92,7 +92,7 @@ def test_a_prompt_holds_all_that_it_is_given():
         shapes=SHAPES,
     )
     for part in (
-        "score +0.0123, validation 1.5000 bpb (+0.1000 on the baseline), cost 1.250x, stage prom",
+        "score +0.0123, validation 1.5000 bpb (0.1000 better than the baseline), cost 1.25",
         *("- The gate rises late.", "candidate k0001", "candidate: k0002", "return 2", "return 3"),
         *("validation 1.5500 bpb.", "unbounded_loop: use lax.fori_loop", "dead: the loss was not"),
         *("k0009: momentum of 0.9: rejected", "[64, 256], [256, 64].", "2.5 times", "999 bytes"),

@@ -156,7 +156,10 @@ def measured(evidence: Evidence) -> str:
         parts.append(f"score {evidence.score:+.4f}")
     if evidence.bpb is not None:
         against = evidence.baseline_bpb
-        known = "" if against is None else f" ({against - evidence.bpb:+.4f} on the baseline)"
+        gain = 0.0 if against is None else against - evidence.bpb
+        # In words, for less is more here.
+        than = f"{abs(gain):.4f} {'better' if gain > 0 else 'worse'} than" if gain else "equal to"
+        known = "" if against is None else f" ({than} the baseline)"
         parts.append(f"validation {evidence.bpb:.4f} bpb{known}")
     if evidence.cost is not None:
         parts.append(f"cost {evidence.cost:.3f}x")
