@@ -4,12 +4,15 @@ import math
 
 import numpy as np
 from benches import arm, lr_factor, make_bench
+from certified_code import SOURCES, certify, code_record
 from records import make_record
 
 from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.campaign import Campaign
+from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.promote import planned_runs, promote
-from nanoevolve_jax.policy.spec import NANOCHAT
+from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 CONTROL = "g001c07"  # the baseline's spec, told from it by its weight decay
 MULTIPLIERS = {"nanochat": 1.0, CONTROL: 1.0, "a": 1.01, "b": 1.02, "c": 1.03, "d": 1.04}
@@ -118,3 +121,27 @@ def test_a_finalist_with_one_failed_run_of_many_is_dead(tmp_path):
     )
     assert len(records["b"].seeds) == 10 and records["b"].status == "dead"
     assert document["candidate"] == "c"
+
+
+def test_a_candidate_with_rewritten_code_is_promoted_like_any_and_trains_with_it(tmp_path):
+    function = certify(SOURCES["gate"], "gate")
+    Library(tmp_path / "code").put(function)
+    code = code_record(function, diff="+new", proposal=0)
+
+    def bpb_of(job):
+        noise = np.random.default_rng(job.seed).normal(0, 0.0005)
+        return 2.0 + noise - (0.03 if job.candidate.code else 0.01 * job.candidate.spec.ns_steps)
+
+    bench = make_bench(bpb_of)
+    fields = {"spec": ANNEALING, "generation": 1}
+    records = [
+        make_record(),
+        make_record("annealing", score=1.0, spec=ANNEALING._replace(ns_steps=1)),
+        make_record("p0000", score=3.0, bpb=1.97, operator="code:gate", code=code, **fields),
+    ]
+    campaign = Campaign(None, bench.config, tmp_path, Scale(0.01, 0.25, 0.0))
+    settled, document = promote(campaign, records, bench.runs, lambda line: None)
+    assert document["candidate"] == "p0000" and settled[-1].status == "promoted"
+    trained = [job.candidate.code for job in bench.runs.of("promote") if job.candidate.code]
+    assert len(trained) == 3 + 6 + 1 and {each.of("gate").id for each in trained} == {function.id}
+    assert archive.load_all(tmp_path / "archive.jsonl")[-1].code == code
