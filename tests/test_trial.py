@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 from benches import arm, card_of, lr_factor, make_bench, make_consumed, make_trial
+from certified_code import BLEND, certify, code_of
 
 from nanoevolve_jax.evidence.card import is_win
 from nanoevolve_jax.evidence.confirmation import ConfirmationRules, loosened
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.levels import no_win
 from nanoevolve_jax.evidence.page import sentence, to_markdown
-from nanoevolve_jax.evidence.verdict import CONSTANTS, NOT_ASKED, SENSING
+from nanoevolve_jax.evidence.verdict import CONSTANTS, NOT_ASKED, REWRITTEN, SENSING
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
@@ -210,3 +211,25 @@ def test_what_ties_with_a_placebo_is_asked_in_the_panel():
     bench = world(held=0.05, gate_of=lambda job: np.random.default_rng(job.seed).random(job.steps))
     found, _ = make_trial(bench, POLICY, BASELINE, until="attribute")
     assert found.parts["attribution"]["panel"] is not None
+
+
+# Rewritten functions
+
+
+def test_a_gain_of_rewritten_functions_is_confirmed_with_them_and_named_after_them():
+    code = code_of(certify(BLEND, "direction", [(8, 8)]))
+
+    def bpb_of(job):
+        rewritten = job.candidate.code is not None
+        shared, own = (np.random.default_rng([job.seed, *key]) for key in ((), (rewritten,)))
+        loss = 2.0 + shared.normal(0, 0.01) + own.normal(0, 0.002)
+        return loss + 0.1 * math.log2(lr_factor(bench, job)) ** 2 - 0.05 * rewritten
+
+    bench = make_bench(bpb_of)
+    winner = POLICY._replace(code=code)
+    found, outcomes = make_trial(bench, winner, BASELINE, until="attribute")
+    assert outcomes == ["win"] and found.verdict.label == REWRITTEN
+    tested = bench.runs.of("confirm: test")
+    assert sum(job.candidate.code == code for job in tested) == len(tested) / 2
+    card = card_of(found, bench, winner, BASELINE)
+    assert "ahead = x + 0.8 * (buffer - x)" in to_markdown(card)

@@ -10,6 +10,7 @@ from nanoevolve_jax.evidence.verdict import (
     NOT_ASKED,
     NOT_CONFIRMED,
     RETUNED,
+    REWRITTEN,
     SCHEDULE,
     SENSING,
     UNRESOLVED,
@@ -27,7 +28,7 @@ def arm(mean, seed):
     return mean + shared + np.random.default_rng(seed).normal(0, 0.003, N)
 
 
-def label(winner, schedule, constant, yoked=None, panel=None):
+def label(winner, schedule, constant, yoked=None, panel=None, built_in=None):
     """The verdict over a baseline at 2.0 bpb."""
     return judge(
         confirmed=True,
@@ -37,6 +38,7 @@ def label(winner, schedule, constant, yoked=None, panel=None):
         constants={"gate 0.5": arm(constant, 4), "gate 0": arm(constant + 0.05, 5)},
         yoked=arm(schedule if yoked is None else yoked, 6),
         panel=panel,
+        built_in=None if built_in is None else arm(built_in, 7),
     ).label
 
 
@@ -50,6 +52,12 @@ def test_what_its_own_schedule_matches_is_a_schedule():
 
 def test_what_a_constant_matches_is_constants():
     assert label(winner=1.90, schedule=1.90, constant=1.90) == CONSTANTS
+
+
+def test_what_only_its_built_in_functions_do_not_match_is_its_rewritten_ones():
+    assert label(winner=1.90, schedule=1.90, constant=1.90, built_in=2.0) == REWRITTEN
+    assert label(winner=1.90, schedule=1.90, constant=1.90, built_in=1.90) == CONSTANTS
+    assert label(winner=1.90, schedule=1.95, constant=1.96, built_in=2.0) == SENSING
 
 
 def test_a_constant_that_only_ties_with_the_baseline_leaves_a_schedule():
