@@ -13,6 +13,7 @@ from configs import codegen as codegen_config
 from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.state import State, status_of
+from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.mutators.providers import ProviderError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
@@ -60,3 +61,13 @@ def test_one_line_says_where_a_campaign_is_and_stays_after_a_proposal_is_told():
     assert told.startswith("p0000 direction of nanochat by scripted: 2.5000 bpb, -0.5000")
     assert line.startswith("10/80 steps | val bpb 2.5000 | 2 of 5 proposals done, 1 of them ")
     assert ", 2 asked for, 1 answered | best p0000 2.5000 bpb, -0.5000 | $0.5000 spent | " in line
+
+
+@pytest.mark.parametrize("address", ["local", "http://10.0.0.7:8265"])
+def test_candidates_go_to_the_cluster_that_the_other_commands_look_at(tmp_path, address):
+    config = codegen_config.get_config()
+    config.data.cache_dir, config.codegen.address = str(tmp_path), address
+    facts = SimpleNamespace(corpus="corpus", tokenizer="tokenizer")
+    site = SimpleNamespace(facts=facts, engine=lambda *_: SimpleNamespace(task=None))
+    engine = autonomous.screening_engine(site, config, SimpleNamespace(stopping=None))
+    assert engine.address == server.absolute(address, tmp_path)

@@ -25,6 +25,7 @@ from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, Status, resumed
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
+from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail import certify, sandbox
@@ -209,7 +210,7 @@ def screening_engine(site: Site, config: ConfigDict, checkpoints: Checkpoints) -
     return DeployedEngine(
         engine.task,
         config,
-        config.codegen.address,
+        server.absolute(config.codegen.address, Path(config.data.cache_dir)),
         Path(config.workdir) / "deployed" / "sent",
         {"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer},
         checkpoints.stopping,
