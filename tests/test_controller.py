@@ -117,6 +117,15 @@ class World:
         return [entry._replace(seconds=0.0) for entry in entries], records
 
 
+def until(condition):
+    """Waits for something, half a minute at most; 0 seconds are left to wait."""
+    for _ in range(600):
+        if condition():
+            break
+        time.sleep(0.05)
+    return 0.0
+
+
 def validate(slot, source):
     """A verdict on the text alone: these programs are never run."""
     try:
@@ -225,7 +234,11 @@ def test_mutants_that_filled_a_wait_change_no_books(whole, tmp_path, monkeypatch
         return self.kept(state, self.run([filler]))
 
     monkeypatch.setattr(Screening, "fill", fill)
-    world = World(tmp_path, delay=lambda number: 0.4 * (number == 0), codegen__fill=1)
+
+    def slow(number):
+        return number == 0 and until(lambda: len(world.runs.jobs) > 3)  # founders
+
+    world = World(tmp_path, delay=slow, codegen__fill=1)
     state, _ = world.run()
     assert "m0001" in [record.id for record in state.records]
     assert world.lines()[0] == entries
@@ -315,7 +328,10 @@ def test_a_campaign_without_progress_ends(tmp_path, monkeypatch):
 
 
 def test_waiting_is_filled_with_mutants_of_specs_and_no_more_than_allowed(tmp_path):
-    world = World(tmp_path, delay=lambda number: 0.4, codegen__proposals=1, codegen__fill=3)
+    def slow(number):
+        return until(lambda: len(world.runs.jobs) >= 3 + 3) + 0.3  # founders, mutants
+
+    world = World(tmp_path, delay=slow, codegen__proposals=1, codegen__fill=3)
     state, _ = world.run()
     mutants = [record for record in state.records if re.fullmatch(r"m\d{4}", record.id)]
     assert len(mutants) == 3

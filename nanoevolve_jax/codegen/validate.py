@@ -4,9 +4,8 @@
   python -m nanoevolve_jax.codegen.validate direction mine.py --out=runs/mine/code
 
 A slot is direction, gate, actuate or features. The source is validated for the matrices of the
-config's model, and of the wider one that a confirmation trains. It may cost `codegen.max_cost`
-times what the built-in function does. Exit code 0: certified; 1: refused, with the reason; 2:
-nothing was validated.
+config's model and of a confirmation's wider one, and for its `codegen.max_cost`. Exit code 0:
+certified; 1: refused, with the reason; 2: nothing was validated.
 """
 
 import math
@@ -29,7 +28,6 @@ from nanoevolve_jax.policy.certified import Certified
 from nanoevolve_jax.policy.slots import SLOTS
 
 REFUSED = 1
-_OFTEN = ("model.n_embd", "model.n_layer", "model.dtype", "codegen.max_cost")
 
 
 def read_source(path: Path) -> str:
@@ -111,4 +109,4 @@ if __name__ == "__main__":
         "isolation", sandbox.REQUIRED, "required: all walls; available: those that are there"
     )
     flags.DEFINE_float("seconds", 300.0, "wall clock that validation may take", lower_bound=1.0)
-    command.run(validate, arguments=True, often=_OFTEN)
+    command.run(validate, arguments=True, often=("model.n_embd", "model.n_layer", "model.dtype"))
