@@ -9,9 +9,10 @@ of its own, so that the gain of a pair has the standard deviation `paired`; 1.4 
 which share nothing. In a campaign with an effect each child of a parent without it acquires it
 with probability 1/8, and keeps it for its descendants. Nothing else differs between candidates.
 
-Both arms of a confirmation choose their learning rate from noisy runs, by the code that does it in
-earnest. All candidates are best at the rate they have; at f times that rate a run is worse by
-`curvature * log2(f)^2`. A flat curve's optimum is missed by far, and forgives it.
+The candidate has to beat the baseline, and the best control where that scored better. All arms of a
+confirmation choose their learning rate from noisy runs, by the code that does it in earnest. All
+are best at the rate they have; at f times that rate a run is worse by `curvature * log2(f)^2`. A
+flat curve's optimum is missed by far, and forgives it.
 """
 
 import math
@@ -26,7 +27,7 @@ from rich.table import Table
 from benchmarks import options
 from configs.base import SETTINGS
 from nanoevolve_jax.evidence.comparison import search_lr
-from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide
+from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide, standing
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.score import Scale, score
 from nanoevolve_jax.evolution.tournament import best_control, draw_parent, survivors
@@ -142,11 +143,12 @@ def run_campaign(
     finalists = second_round(scores(entrants), promotion)
     train(finalists, promotion.final_seeds)
     picked = by_id[pick(scores(finalists))]
-    assert control is not None  # the comparator is it or the baseline: both have no effect
-    lost = world.misset(2)
-    bpb = world.run([-lost[0], picked.effect - lost[1]], rules.seeds)
+    references = 1 + (control is not None and control.score > 0.0)  # without an effect, all of them
+    *lost, own = world.misset(references + 1)
+    bpb = world.run([*np.negative(lost), picked.effect - own], rules.seeds)
     for count in (rules.first_seeds, rules.seeds):
-        decision = decide(bpb[0, :count], bpb[1, :count], 1.0, rules)
+        *others, mine = bpb[:, :count]
+        decision = min((decide(other, mine, 1.0, rules) for other in others), key=standing)
         if decision.outcome != CONTINUE:
             break
     return decision.outcome == WIN, picked.effect > 0

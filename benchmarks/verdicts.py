@@ -226,10 +226,10 @@ def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) 
     return trial.run(
         bench,
         winner,
-        baseline,
+        [baseline],
         consumed=Confirmation(0, "", winner.id, FOLD, seeds, False, 1, None),
         calibration=calibration,
-        cost_ratio=1.0,
+        costs={winner.id: 1.0, baseline.id: 1.0},
         until="attribute",
         finish=lambda outcome: None,
         expect=lambda steps: None,

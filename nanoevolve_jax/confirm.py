@@ -105,16 +105,18 @@ def confirm(settings: ConfigDict) -> None:
         config.train.evaluations = config.confirm.evaluations
         records, chosen = read_search(folder, settings.candidate)
         by_id = {record.id: record for record in records}
-        record, reference = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
+        record, comparator = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
+        references = list({r.id: r for r in (records[0], comparator)}.values())
         batch_tokens = config.train.batch_size * config.model.sequence_len
         ledger = promote.ledger_of(config, calibration)
         retuned = is_retuned_baseline(
-            record.spec, reference.spec, promote.arm_of(record, folder).code
+            record.spec, comparator.spec, promote.arm_of(record, folder).code
         )
-        found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=retuned), None)
+        verdict = judge(confirmed=False, retuned=retuned)
+        found = trial.Trial({"confirmation": None}, verdict, None, comparator.id)
         with Display(
             console,
-            total_steps=total_steps(trial.planned_calls(config)),
+            total_steps=total_steps(trial.planned_calls(config, len(references))),
             batch_tokens=batch_tokens,
             task="confirm",
         ) as display:
@@ -130,8 +132,9 @@ def confirm(settings: ConfigDict) -> None:
                 check = check_of(candidate.code, config)
                 require_constraints(bench, promote.arm_of(records[0], folder), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
+                names = " and ".join(one.id for one in references)
                 display.say(
-                    f"{record.id} against {reference.id} on validation fold {consumed.fold}"
+                    f"{record.id} against {names} on validation fold {consumed.fold}"
                     + (
                         "; exploratory, for this search has had its confirmations that count"
                         if consumed.exploratory
@@ -141,10 +144,10 @@ def confirm(settings: ConfigDict) -> None:
                 found = trial.run(
                     bench,
                     candidate,
-                    promote.arm_of(reference, folder),
+                    [promote.arm_of(one, folder) for one in references],
                     consumed=consumed,
                     calibration=calibration,
-                    cost_ratio=record.cost / reference.cost,
+                    costs={one.id: one.cost for one in (record, *references)},
                     until=settings.until,
                     finish=functools.partial(ledger.finish, consumed.number),
                     expect=display.expect,
@@ -155,7 +158,7 @@ def confirm(settings: ConfigDict) -> None:
         card = make_card(
             found,
             promote.arm_of(record, folder),
-            promote.arm_of(reference, folder),
+            promote.arm_of(by_id[found.against], folder),
             calibration,
             config=config.to_dict(),
             campaigns=ledger.campaigns(),

@@ -58,7 +58,8 @@ def print_plan(config: ConfigDict, console: Console) -> None:
     for line in (
         f"{pace.step:.3g} s a candidate-step, {pace.evaluation:.3g} s a validation of a candidate, "
         f"{source}; candidates at once on a machine: {pace.width}",
-        "compilation, data, checkpoints and extended ranges of learning rates come on top",
+        "compilation, data, checkpoints, wider ranges of learning rates and a second baseline "
+        "come on top",
         "tuning asks for one machine's candidates at a time, so more machines do not help it",
     ):
         console.print(line, highlight=False, soft_wrap=True)

@@ -109,19 +109,19 @@ def make_consumed(candidate="candidate", number=0, campaign=0, **changes):
     return first._replace(**changes)
 
 
-def make_trial(bench, winner, baseline, until="confirm", consumed=None, **changes):
+def make_trial(bench, winner, *references, until="confirm", consumed=None, **changes):
     """Runs a trial; returns it with the outcomes the ledger heard."""
     outcomes = []
     arguments = {
         "consumed": consumed or make_consumed(winner.id),
         "calibration": make_calibration(),
-        "cost_ratio": 1.0,
+        "costs": dict.fromkeys((winner.id, *(arm.id for arm in references)), 1.0),
         "until": until,
         "finish": outcomes.append,
         "expect": lambda steps: None,
         "say": lambda line: None,
     }
-    return trial.run(bench, winner, baseline, **arguments | changes), outcomes
+    return trial.run(bench, winner, references, **arguments | changes), outcomes
 
 
 def card_of(found, bench, winner, baseline):

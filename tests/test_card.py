@@ -107,7 +107,9 @@ def test_a_retuned_baseline_keeps_the_rungs_below_a_win():
     """There is nothing to confirm, but the evaluator separates all the same."""
     bench = make_bench(gains_05)
     retuned = arm("retuned", NANOCHAT._replace(update_multiplier=1.3))
-    found = trial.Trial({"confirmation": None}, judge(confirmed=False, retuned=True), None)
+    found = trial.Trial(
+        {"confirmation": None}, judge(confirmed=False, retuned=True), None, "nanochat"
+    )
     card = card_of(found, bench, retuned, BASELINE)
     assert card["level"] == {"level": 1, "missing": "it is a retuned baseline", "static": True}
     assert "is a retuned baseline" in sentence(card)

@@ -125,7 +125,22 @@ def test_a_minimum_beyond_the_range_is_an_edge_though_no_end_is_best(order, edge
 
 def test_a_best_point_at_an_end_is_an_edge_though_the_parabola_ends_earlier():
     fit = fit_lr(FACTORS, np.array([[4.0], [1.0], [0.9], [1.0], [0.8]]))
-    assert fit.edge == "high" and fit.factor < 2.0
+    assert fit.edge == "high" and fit.factor == 2.0
+
+
+def test_the_hill_between_two_valleys_is_not_taken_for_a_minimum():
+    losses = np.array([1.00, 1.20, 1.40, 1.38, 1.15, 0.90, 1.10])
+    factors = [0.5 * 2.0 ** (i / 2) for i in range(7)]
+    fit = fit_lr(factors, losses[:, None])
+    assert factors[4] < fit.factor < factors[6]
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=5, max_size=9))
+def test_what_is_chosen_lies_next_to_the_best_point_tried(losses):
+    factors = [0.5 * 2.0 ** (i / 2) for i in range(len(losses))]
+    fit = fit_lr(factors, np.array(losses)[:, None])
+    off = abs(math.log2(fit.factor / factors[int(np.argmin(losses))]))
+    assert off <= 0.5 + 1e-9
 
 
 def test_a_learning_rate_that_diverges_is_left_out():

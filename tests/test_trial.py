@@ -8,11 +8,15 @@ from benches import arm, card_of, lr_factor, make_bench, make_consumed, make_tri
 from certified_code import BLEND, certify, code_of
 
 from nanoevolve_jax.evidence.card import is_win
+from nanoevolve_jax.evidence.comparison import LR_STAGE
 from nanoevolve_jax.evidence.confirmation import ConfirmationRules, loosened
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.levels import no_win
 from nanoevolve_jax.evidence.page import sentence, to_markdown
+from nanoevolve_jax.evidence.trial import planned_calls
 from nanoevolve_jax.evidence.verdict import CONSTANTS, NOT_ASKED, REWRITTEN, SENSING
+from nanoevolve_jax.evidence.work import total_runs
+from nanoevolve_jax.execution.job import job_key
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
@@ -166,6 +170,83 @@ def test_the_second_confirmation_of_a_search_is_exploratory():
     bench = world()
     found, _ = make_trial(bench, POLICY, BASELINE, consumed=make_consumed(exploratory=True))
     assert no_win(card_of(found, bench, POLICY, BASELINE)) == "its confirmation was exploratory"
+
+
+# What a candidate has to beat
+
+
+def valleys(size):
+    """A loss over step sizes with two valleys, the better one at five times the calibrated size."""
+    octaves = math.log2(size)
+    return 2.0 - 0.02 * math.exp(-((octaves + 1.0) ** 2)) - 0.08 * math.exp(-((octaves - 2.3) ** 2))
+
+
+def two_valleys(gain):
+    """A bench where only the step size counts, and what the policy gains besides."""
+
+    def bpb_of(job):
+        policy = is_policy(job)
+        shared, own = (np.random.default_rng([job.seed, *key]) for key in ((), (policy,)))
+        noise = shared.normal(0, 0.01) + own.normal(0, 0.002)
+        size = lr_factor(bench, job) * job.candidate.spec.update_multiplier
+        return valleys(size) + noise - policy * gain
+
+    bench = make_bench(bpb_of)
+    return bench
+
+
+LARGE = arm("candidate", ANNEALING._replace(update_multiplier=4.0))
+
+
+@pytest.mark.parametrize(("gain", "outcome"), [(0.0, "null"), (0.05, "win")])
+def test_a_multiplier_in_a_better_valley_is_no_gain_for_the_baseline_is_taken_there(gain, outcome):
+    bench = two_valleys(gain)
+    found, outcomes = make_trial(bench, LARGE, BASELINE)
+    assert outcomes == [outcome]
+    rates = found.parts["confirmation"]["learning_rates"]
+    sizes = rates["baseline"]["chosen"], 4.0 * rates["winner"]["chosen"]
+    assert sizes == (pytest.approx(2.0**2.3, rel=0.05), pytest.approx(2.0**2.3, rel=0.05))
+    alone, _ = bench.pick_lr(BASELINE)  # as it would be found without the candidate
+    assert alone.lr_factor == pytest.approx(0.5, rel=0.05)
+
+
+CONTROL = arm("g001c00", NANOCHAT._replace(update_multiplier=0.9))
+
+
+def test_the_tuned_baseline_itself_has_to_be_beaten():
+    """The control, which scored better in promotion, is worse than that."""
+    bench = world(gain=0.0)
+    usual = bench.runs.bpb_of
+    bench.runs.bpb_of = lambda job: usual(job) + 0.1 * (job.candidate.spec == CONTROL.spec)
+    assert make_trial(bench, POLICY, CONTROL)[1] == ["win"]
+    found, outcomes = make_trial(bench, POLICY, BASELINE, CONTROL)
+    confirmation = found.parts["confirmation"]
+    assert outcomes == ["null"] and found.against == BASELINE.id
+    assert confirmation["test"]["p"] > 0.04
+    (other,) = confirmation["others"]
+    assert (other["id"], other["outcome"]) == (CONTROL.id, "win")
+    page = to_markdown(card_of(found, bench, POLICY, BASELINE))
+    assert "| candidate over g001c00 |" in page and "g001c00 x" in page
+
+
+def test_a_win_over_two_is_told_of_the_closer_one_in_any_order():
+    bench = world()
+    usual = bench.runs.bpb_of
+    bench.runs.bpb_of = lambda job: usual(job) - 0.01 * (job.candidate.spec == CONTROL.spec)
+    orders = [(BASELINE, CONTROL), (CONTROL, BASELINE)]
+    (found, outcomes), (other, _) = (make_trial(bench, POLICY, *order) for order in orders)
+    assert outcomes == ["win"] and found.against == CONTROL.id
+    assert found.parts["confirmation"] == other.parts["confirmation"]
+    gains = [one["test"]["mean"] for one in found.parts["confirmation"]["others"]]
+    assert min(gains) > found.parts["confirmation"]["test"]["mean"]
+
+
+@pytest.mark.parametrize("references", [1, 2])
+def test_what_is_planned_is_what_runs_if_no_range_is_widened(references):
+    bench = world(gain=0.001)  # both looks
+    make_trial(bench, POLICY, *(BASELINE, CONTROL)[:references])
+    made = {job_key(job) for stage in (LR_STAGE, "confirm: test") for job in bench.runs.of(stage)}
+    assert len(made) == total_runs(planned_calls(bench.config, references))
 
 
 # Power and scatter

@@ -14,10 +14,13 @@ from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.certified import Code
+from nanoevolve_jax.policy.gate import blended_actuators, static_actuators
 from nanoevolve_jax.policy.spec import OptimizerSpec
 
 LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
 LR_STAGE = "confirm: learning rate"  # of `runs.jsonl`
+_RATIO = 2.0**0.5  # of one factor to the next
+_CLOSE = 1.0 + 1e-6  # of two factors that are the same
 _EXTENSIONS = 3  # factors added to a range before its edge is taken as it is
 
 
@@ -29,6 +32,13 @@ class Arm(NamedTuple):
     recipe: dict[str, float]  # recipe fields that differ from the calibrated ones
     lr_factor: float = 1.0  # on the matrix learning rate
     code: Code | None = None  # in the place of built-in functions
+
+
+class StepSizes(NamedTuple):
+    """The ends of a range of step sizes: peak matrix learning rate times update multiplier."""
+
+    least: float
+    most: float
 
 
 class Bench(NamedTuple):
@@ -61,10 +71,14 @@ class Bench(NamedTuple):
         count = self.config.confirm.lr_seeds
         return [stage_seed(Stage.PROMOTE, self.config.seed, i) for i in range(count)]
 
-    def pick_lr(self, arm: Arm) -> tuple[Arm, dict]:
+    def pick_lr(self, arm: Arm, reach: StepSizes | None = None) -> tuple[Arm, dict]:
         """The arm at its own best learning rate, and how it was found: see `search_lr`.
 
         An arm that fails at every factor stays as it is, and `chosen` is None.
+
+        Args:
+          arm: whose.
+          reach: step sizes that the range has to reach, another arm's; those of the arm by default.
         """
 
         def losses_of(factors: Sequence[float]) -> np.ndarray:
@@ -72,7 +86,9 @@ class Bench(NamedTuple):
             jobs = [self.job(a, seed, PROMOTE_FOLD) for a in tried for seed in self.lr_seeds()]
             return bpb(self.runs.run(jobs, LR_STAGE)).reshape(len(factors), -1)
 
-        fit, factors, losses = search_lr(losses_of)
+        own = self.step_sizes(arm)
+        reach = reach or own
+        fit, factors, losses = search_lr(losses_of, reach.least / own.least, reach.most / own.most)
         found = {
             "factors": factors,
             "bpb": finite_or_null(losses),
@@ -81,32 +97,47 @@ class Bench(NamedTuple):
         }
         return arm._replace(lr_factor=arm.lr_factor * (fit.factor if fit else 1.0)), found
 
+    def step_sizes(self, arm: Arm) -> StepSizes:
+        """How far an arm's numbers let it move matrices; rewritten functions are not asked."""
+        rate = self.candidate(arm, self.config.confirm.steps).recipe.matrix_lr
+        reached = [static_actuators(arm.spec)]
+        if arm.spec.control.enabled:
+            reached = [blended_actuators(arm.spec, gate) for gate in (0.0, 1.0)]
+        sizes = [rate * actuators.update_multiplier for actuators in reached]
+        return StepSizes(min(sizes), max(sizes))
+
 
 def search_lr(
-    losses_of: Callable[[Sequence[float]], np.ndarray],
+    losses_of: Callable[[Sequence[float]], np.ndarray], low: float = 1.0, high: float = 1.0
 ) -> tuple[LrFit | None, list[float], np.ndarray]:
     """The best factor on a learning rate.
 
-    A quadratic through the mean losses over log2(lr); where its minimum, or the best point, is at
+    A parabola through the mean losses over log2(lr); where its minimum, or the best point, is at
     an end of the range, the range is extended there.
 
     Args:
       losses_of: from ascending factors to float[factors, seeds]; asked again for those it knows.
+      low: a factor that the range has to include.
+      high: another one.
 
     Returns:
       (the fit, None if every factor fails; the factors; their losses).
     """
     factors = list(LR_FACTORS)
+    while factors[0] > low * _CLOSE:
+        factors.insert(0, factors[0] / _RATIO)
+    while factors[-1] * _CLOSE < high:
+        factors.append(factors[-1] * _RATIO)
+    allowed = len(factors) + _EXTENSIONS
     while True:
         losses = losses_of(factors)
         fit = fit_lr(factors, losses)
-        extended = len(factors) - len(LR_FACTORS)
-        if fit is None or fit.edge is None or extended == _EXTENSIONS:
+        if fit is None or fit.edge is None or len(factors) == allowed:
             return fit, factors, losses
         if fit.edge == "low":
-            factors = [factors[0] * 0.5**0.5, *factors]
+            factors = [factors[0] / _RATIO, *factors]
         else:
-            factors = [*factors, factors[-1] * 2.0**0.5]
+            factors = [*factors, factors[-1] * _RATIO]
 
 
 def mean_curve(runs: Sequence[Run]) -> np.ndarray:

@@ -46,6 +46,14 @@ class Decision(NamedTuple):
     test: PairedTest
 
 
+def standing(decision: Decision) -> tuple[int, float]:
+    """Orders decisions of one look from the worst for a candidate to the best.
+
+    A candidate that has to beat several baselines has done what the least of its decisions says.
+    """
+    return (NULL, CONTINUE, WIN).index(decision.outcome), decision.test.mean
+
+
 def decide(
     baseline: Sequence[float], candidate: Sequence[float], sigma: float, rules: ConfirmationRules
 ) -> Decision:

@@ -88,7 +88,9 @@ def _sources(sources: Mapping[str, str]) -> list[str]:
 
 def _confirmation(card: Mapping[str, Any]) -> list[str]:
     found = card["confirmation"]
+    others = found.get("others", [])  # not in the cards of older versions
     contrasts = {f"{card['id']} over baseline": found["test"]}
+    contrasts |= {f"{card['id']} over {other['id']}": other["test"] for other in others}
     if card["attribution"] is not None:
         contrasts |= card["attribution"]["contrasts"]
     rates = found["learning_rates"]
@@ -104,7 +106,9 @@ def _confirmation(card: Mapping[str, Any]) -> list[str]:
         f"Decision: {found['outcome']}; {found['reason']}.",
         "",
         "Learning rates, on promotion seeds: baseline "
-        f"{_factor(rates['baseline'])}, candidate {_factor(rates['winner'])}.",
+        f"{_factor(rates['baseline'])}, candidate {_factor(rates['winner'])}"
+        + "".join(f", {one['id']} {_factor(one['learning_rates'])}" for one in others)
+        + ".",
         "",
         "| seed | baseline bpb | candidate bpb |",
         "| ---: | ---: | ---: |",

@@ -120,6 +120,9 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
     return float(stats.kendalltau(*ranks).statistic)
 
 
+_ABOUT = 2  # points to either side of the best one
+
+
 class LrFit(NamedTuple):
     """The best learning rate of a sweep."""
 
@@ -128,34 +131,36 @@ class LrFit(NamedTuple):
 
 
 def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit | None:
-    """Fits a parabola to the mean loss over log2(factor).
+    """Fits a parabola to the mean loss over log2(factor), through the five points about the best.
 
-    The best point is at an edge if the parabola has its minimum there or beyond, or if none of
-    the points tried is better. Beyond a factor with a failed run there is nothing to look for.
+    The best learning rate is at an edge if the parabola has its minimum there or beyond, or if none
+    of the points tried is better. Beyond a factor with a failed run there is nothing to look for.
 
     Args:
       factors: float[points], ascending.
       losses: float[points, seeds]; a factor with a failed run is left out.
 
     Returns:
-      The vertex within the range tried, or the best point where there is no minimum; None if
-      every factor has a failed run.
+      The vertex if it lies between the neighbours of the best point tried, else that point: a loss
+      with two valleys has its parabola on the hill between them. None if every factor has a failed
+      run.
     """
     mean = np.asarray(losses, np.float64).mean(1)
     finite = np.flatnonzero(np.isfinite(mean))
     if not len(finite):
         return None
     x, y = np.log2(np.asarray(factors, np.float64)[finite]), mean[finite]
-    best = x[np.argmin(y)]
-    optimum = best
-    if len(finite) >= 3:
-        a, b, _ = np.polyfit(x, y, 2)
-        optimum = -b / (2 * a) if a > 0 else best
+    at = int(np.argmin(y))
+    about = slice(max(at - _ABOUT, 0), at + _ABOUT + 1)
+    vertex = x[at]
+    if len(x[about]) >= 3:
+        a, b, _ = np.polyfit(x[about], y[about], 2)
+        vertex = -b / (2 * a) if a > 0 else x[at]
 
     def edge(place: float) -> str | None:
         if place <= x[0] and finite[0] == 0:
             return "low"
         return "high" if place >= x[-1] and finite[-1] == len(factors) - 1 else None
 
-    factor = float(2.0 ** np.clip(optimum, x[0], x[-1]))
-    return LrFit(factor, edge(optimum) or edge(best))
+    between = x[max(at - 1, 0)] <= vertex <= x[min(at + 1, len(x) - 1)]
+    return LrFit(float(2.0 ** (vertex if between else x[at])), edge(vertex) or edge(x[at]))

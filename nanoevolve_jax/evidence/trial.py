@@ -14,6 +14,7 @@ from nanoevolve_jax.evidence.comparison import (
     LR_STAGE,
     Arm,
     Bench,
+    StepSizes,
     mean_curve,
     steps_to,
 )
@@ -27,6 +28,7 @@ from nanoevolve_jax.evidence.confirmation import (
     loosened,
     minimum_detectable_effect,
     power,
+    standing,
 )
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import Confirmation
@@ -90,15 +92,20 @@ def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> d
     return found
 
 
-def planned_calls(config: ConfigDict) -> list[Call]:
+def planned_calls(config: ConfigDict, references: int = 1) -> list[Call]:
     """What a confirmation asks of the engine, if both looks are needed.
 
-    A range of learning rates whose edge is best is extended, which asks for more.
+    A range of learning rates whose edge is best is extended, as is a reference's that does not
+    reach the candidate's, which asks for more.
+
+    Args:
+      config: whole.
+      references: that the candidate has to beat.
     """
-    confirm = config.confirm
+    confirm, arms = config.confirm, 1 + references
     rates = call(LR_STAGE, len(LR_FACTORS) * confirm.lr_seeds, confirm.steps)
     looks = (confirm.first_seeds, confirm.seeds - confirm.first_seeds)
-    return [rates, rates, *(call(_TEST, 2 * pairs, confirm.steps) for pairs in looks)]
+    return arms * [rates] + [call(_TEST, arms * pairs, confirm.steps) for pairs in looks]
 
 
 def planned_after_win(config: ConfigDict, cheaper_seeds: int) -> list[Call]:
@@ -119,62 +126,89 @@ def arms_to_json(bench: Bench, sides: Sides) -> dict[str, Any]:
     }
 
 
+class _Comparison(NamedTuple):
+    """The candidate against one reference."""
+
+    reference: Arm
+    learning_rates: dict[str, Any]
+    runs: list[Run]  # of the reference
+    decision: Decision
+
+
+def _hardest(comparisons: Sequence[_Comparison]) -> _Comparison:
+    """The comparison that the candidate does worst in."""
+    return min(comparisons, key=lambda one: standing(one.decision))
+
+
 def confirm(
     bench: Bench,
     winner: Arm,
-    baseline: Arm,
+    references: Sequence[Arm],
     consumed: Confirmation,
     sigma: float,
-    cost_ratio: float,
+    costs: Mapping[str, float],
     say: Say,
 ) -> tuple[Sides, dict[str, Any], dict[str, list[Run]]]:
-    """Chooses both learning rates, then tests at one or two looks.
+    """Chooses all learning rates, then tests at one or two looks.
 
-    A candidate that fails at every learning rate is not tested: it has failed.
+    The candidate has to beat every reference, each at the best of learning rates that reach the
+    candidate's own. All are tested at the same level, for to pass several tests is no easier than
+    to pass one. What is told is the comparison that the candidate does worst in. A candidate that
+    fails at every learning rate is not tested: it has failed.
 
     Returns:
       (the arms as they were tested, the part `confirmation` of the card, the runs of both arms).
 
     Raises:
-      EvidenceError: if the baseline fails at every learning rate, or on a pair.
+      EvidenceError: if a reference fails at every learning rate, or on a pair.
     """
-    found_lr = {}
-    arms = {"baseline": baseline, "winner": winner}
-    for name, arm in arms.items():
-        arms[name], found_lr[name] = bench.pick_lr(arm)
-        chosen = found_lr[name]["chosen"]
+
+    def at_best_lr(arm: Arm, reach: StepSizes | None = None) -> tuple[Arm, dict[str, Any]]:
+        arm, found = bench.pick_lr(arm, reach)
+        chosen = found["chosen"]
         say(f"learning rate of {arm.id}: " + (f"x{chosen:.3g}" if chosen else "fails at all"))
-    if found_lr["baseline"]["chosen"] is None:
-        raise EvidenceError(
-            f"the baseline {baseline.id} fails at every learning rate tried; "
-            "allowed: a baseline that trains, from a new calibration"
-        )
+        return arm, found
+
+    winner, winner_lr = at_best_lr(winner)
+    untried = Decision(NULL, "it fails at every learning rate tried", paired_test([]))
+    comparisons = []
+    for reference in references:
+        arm, found = at_best_lr(reference, bench.step_sizes(winner))
+        if found["chosen"] is None:
+            raise EvidenceError(
+                f"the baseline {arm.id} fails at every learning rate tried; "
+                "allowed: a baseline that trains, from a new calibration"
+            )
+        comparisons.append(_Comparison(arm, found, [], untried))
     rules = rules_of(bench.config, consumed.confirmations)
     looks = (rules.first_seeds, rules.seeds)
-    if found_lr["winner"]["chosen"] is None:  # nothing is left to test
+    if winner_lr["chosen"] is None:  # nothing is left to test
         looks = ()
-    count, runs = 0, {"baseline": [], "winner": []}
-    decision = Decision(NULL, "it fails at every learning rate tried", paired_test([]))
+    count, winner_runs = 0, []
     for count in looks:
         jobs = [
             bench.job(arm, seed, consumed.fold)
-            for arm in arms.values()
+            for arm in (winner, *(one.reference for one in comparisons))
             for seed in consumed.seeds[:count]
         ]
         made = bench.runs.run(jobs, _TEST)
-        runs = {"baseline": made[:count], "winner": made[count:]}
-        decision = decide(bpb(runs["baseline"]), bpb(runs["winner"]), sigma, rules)
-        test = decision.test
-        say(
-            f"look at {count} pairs: mean gain {test.mean:+.4f} bpb "
-            f"({test.mean / sigma:+.2f} sigma), p {test.p:.3g}: {decision.outcome}, "
-            f"{decision.reason}"
-        )
-        if decision.outcome != CONTINUE:
+        winner_runs, *others = (made[i : i + count] for i in range(0, len(made), count))
+        for i, (one, runs) in enumerate(zip(comparisons, others, strict=True)):
+            decision = decide(bpb(runs), bpb(winner_runs), sigma, rules)
+            comparisons[i] = one._replace(runs=runs, decision=decision)
+            test = decision.test
+            say(
+                f"look at {count} pairs with {one.reference.id}: mean gain {test.mean:+.4f} bpb "
+                f"({test.mean / sigma:+.2f} sigma), p {test.p:.3g}: {decision.outcome}, "
+                f"{decision.reason}"
+            )
+        if _hardest(comparisons).decision.outcome != CONTINUE:
             break
-    sides = Sides(arms["winner"], arms["baseline"], cost_ratio)
+    told = _hardest(comparisons)
+    decision, runs = told.decision, {"baseline": told.runs, "winner": winner_runs}
+    cost_ratio = costs[winner.id] / costs[told.reference.id]
     return (
-        sides,
+        Sides(winner, told.reference, cost_ratio),
         {
             "outcome": decision.outcome,
             "reason": decision.reason,
@@ -184,13 +218,26 @@ def confirm(
             "paired_sd_in_sigma": finite_or_null(decision.test.sd / sigma),
             "rules": rules._asdict(),
             "loosened": loosened(rules),
-            "learning_rates": found_lr,
-            "baseline_bpb": finite_or_null(bpb(runs["baseline"])),
-            "winner_bpb": finite_or_null(bpb(runs["winner"])),
+            "learning_rates": {"baseline": told.learning_rates, "winner": winner_lr},
+            "baseline_bpb": finite_or_null(bpb(told.runs)),
+            "winner_bpb": finite_or_null(bpb(winner_runs)),
+            "others": [_to_json(one) for one in comparisons if one is not told],
             "to_target": to_target(runs, cost_ratio),
         },
         runs,
     )
+
+
+def _to_json(comparison: _Comparison) -> dict[str, Any]:
+    """A comparison that is not the one told."""
+    return {
+        "id": comparison.reference.id,
+        "outcome": comparison.decision.outcome,
+        "reason": comparison.decision.reason,
+        "test": finite_or_null(comparison.decision.test),
+        "learning_rates": comparison.learning_rates,
+        "bpb": finite_or_null(bpb(comparison.runs)),
+    }
 
 
 def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str, Any] | None:
@@ -302,16 +349,17 @@ class Trial(NamedTuple):
     verdict: Verdict
     gates: np.ndarray | None  # float32[pairs, steps], the candidate's at its confirmation; NaN:
     # the run failed
+    against: str  # id of the reference that its parts tell of
 
 
 def run(
     bench: Bench,
     winner: Arm,
-    baseline: Arm,
+    references: Sequence[Arm],
     *,
     consumed: Confirmation,
     calibration: Calibration,
-    cost_ratio: float,
+    costs: Mapping[str, float],
     until: str,
     finish: Callable[[str], None],
     expect: Callable[[int], None],
@@ -323,10 +371,10 @@ def run(
     Args:
       bench: where.
       winner: the candidate.
-      baseline: the better of the tuned baseline and the best control.
+      references: what it has to beat: the tuned baseline, and the best control if it scored better.
       consumed: seeds and fold, already used up in the ledger.
       calibration: of the evaluation.
-      cost_ratio: FLOPs of the candidate's step over the baseline's.
+      costs: FLOPs of a step, of all arms by id.
       until: last stage after a win: confirm, attribute or transfer.
       finish: told the outcome as soon as it is known.
       expect: told how many candidate-steps there will be, once there are more.
@@ -339,7 +387,7 @@ def run(
         say(f"exploratory, for its rules are looser than the protocol's: {', '.join(loose)}")
     parts: dict[str, Any] = {"power": say_power(calibration, rules, say)}
     sides, confirmation, made = confirm(
-        bench, winner, baseline, consumed, calibration.sigma, cost_ratio, say
+        bench, winner, references, consumed, calibration.sigma, costs, say
     )
     finish(confirmation["outcome"])
     won = confirmation["outcome"] == WIN
@@ -358,7 +406,9 @@ def run(
     winner_runs = made["winner"]
     if won and until != "confirm":
         count = required_seeds(confirmation["test"]["mean"], calibration.paired_sigma)
-        calls = planned_calls(bench.config) + planned_after_win(bench.config, count)
+        calls = planned_calls(bench.config, len(references)) + planned_after_win(
+            bench.config, count
+        )
         expect(total_steps(calls))
         verdict, parts["attribution"], winner_runs = attribute(
             bench, sides, consumed, rules.seeds, say
@@ -369,4 +419,4 @@ def run(
         parts["export"] = export_test(winner, check)
     if winner.spec.control.enabled:
         parts["phases"] = finite_or_null(attribution.phases(bench, winner_runs, winner.spec))
-    return Trial(parts, verdict, attribution.gates(bench, winner_runs))
+    return Trial(parts, verdict, attribution.gates(bench, winner_runs), sides.baseline.id)
