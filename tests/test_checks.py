@@ -88,6 +88,7 @@ def test_what_passes_is_loaded_and_gives_the_built_in_optimizers_numbers():
     certificate = {
         "format": FORMAT,
         "slot": "direction",
+        "dtype": "float32",
         "source_sha256": digest(source.encode()),
         "programs": {key: {"sha256": digest(content)} for key, content in programs.items()},
     }

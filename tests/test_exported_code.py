@@ -267,6 +267,14 @@ def test_a_forged_certificate_does_not_get_its_source_run():
     require_vetted(None)
 
 
+def test_a_forged_certificate_writes_nothing_of_its_own_into_a_file():
+    good = certify(BLEND, "direction", [(8, 8)])
+    for dtype in ("float32), open('owned', 'w'", None, ["float32"]):
+        forged = Certified(good.source, dict(good.certificate) | {"dtype": dtype}, good.programs)
+        with pytest.raises(CertificateError, match=r"of dtype .*; allowed: float32, bfloat16"):
+            forged.require_intact()
+
+
 def test_a_source_that_clashes_with_everything_is_in_a_scope_of_its_own():
     names = ["MOMENTUM", "State", "Any", "optax", "init", "update", "Knobs", "trees", "beta"]
     extra = "".join(f"def {name}(x):\n    return 1.5 * x\n" for name in names)

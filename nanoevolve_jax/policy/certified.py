@@ -23,6 +23,8 @@ from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, Actuators
 from nanoevolve_jax.policy.stablehlo import require_plain
 
 FORMAT = 1
+DTYPES = ("float32", "bfloat16")
+"""Of the matrix iteration."""
 
 
 class CertificateError(ValueError):
@@ -74,6 +76,11 @@ class Certified:
             raise CertificateError(
                 f"certificate {self.id} is of slot {slot!r}, format "
                 f"{self.certificate.get('format')!r}; allowed: {', '.join(SLOTS)}, format {FORMAT}"
+            )
+        if self.certificate.get("dtype") not in DTYPES:  # it is written into exported files
+            raise CertificateError(
+                f"certificate {self.id} is of dtype {self.certificate.get('dtype')!r}; allowed: "
+                f"{', '.join(DTYPES)}"
             )
         if digest(self.source.encode()) != self.certificate["source_sha256"]:
             raise CertificateError(f"the source of certificate {self.id} is not the one it names")
