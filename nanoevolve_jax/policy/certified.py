@@ -113,9 +113,15 @@ class Certified:
 @functools.lru_cache(maxsize=256)
 def _loaded(program: bytes, slot: str, shape: Shape) -> export.Exported:
     try:
-        exported = export.deserialize(bytearray(program))
-    except Exception as error:
+        return _checked(program, slot, shape)
+    except CertificateError:
+        raise
+    except Exception as error:  # of readers of what anybody may have written
         raise CertificateError(f"a program of slot {slot} cannot be read: {error!r}") from None
+
+
+def _checked(program: bytes, slot: str, shape: Shape) -> export.Exported:
+    exported = export.deserialize(bytearray(program))
     contract = SLOTS[slot]
     wanted = jax.tree.leaves(contract.arguments(shape)), contract.results(shape)
     found = exported.in_avals, exported.out_avals
