@@ -198,6 +198,26 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
     assert check_of(None, None) is check_optax
 
 
+ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 100_000,
+        b"null",
+        json.dumps(ANSWER | {"flips": 10**400}).encode(),
+        json.dumps(ANSWER | {"memory": "0"}).encode(),
+        json.dumps(ANSWER | {"held": None}).encode(),
+    ],
+)
+def test_an_answer_of_the_jail_that_is_none_is_told_as_that(answer, monkeypatch):
+    outcome = sandbox.Outcome(0, {"agreement.json": answer}, "", "")
+    monkeypatch.setattr(sandbox, "run", lambda *args: outcome)
+    with pytest.raises(CertificateError, match="could not be compared"):
+        agreement.check(NANOCHAT, "", code_of(), sandbox.isolation("available"))
+
+
 # The command.
 
 
