@@ -171,6 +171,16 @@ def test_level_5_of_an_arm_with_code():
     assert found["passes"] and 0 <= found["max_relative_l2"] < 1e-6
 
 
+def test_a_file_that_cannot_be_compared_has_not_passed_level_5():
+    def check(*args):
+        raise CertificateError("code 7 could not be compared with its file in the jail (time)")
+
+    heard = []
+    found = export_test(Arm("p0000", NANOCHAT, {}), check, heard.append)
+    assert found == {"max_relative_l2": None, "flips": 0, "held": 0, "passes": False}
+    assert heard == ["export: code 7 could not be compared with its file in the jail (time)"]
+
+
 @pytest.fixture(scope="module")
 def walls():
     try:
