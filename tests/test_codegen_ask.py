@@ -96,6 +96,15 @@ def test_a_folder_is_asked_once(tmp_path):
     assert server.paid.total() == 1
 
 
+def test_a_folder_that_somebody_wrote_does_not_choose_who_is_asked(tmp_path):
+    mark = tmp_path / "it ran"
+    folder = tmp_path / "call"
+    folder.mkdir()
+    write_request(folder, Request(python(f"open({str(mark)!r}, 'w')"), PROMPT))
+    answer = ask(python("print(input())", prompt_on_stdin=True), "another prompt", folder)
+    assert answer.text.strip() in PROMPT and not mark.exists()
+
+
 def test_threads_share_one_call(tmp_path):
     with Server(replies(GOOD._replace(seconds=0.5))) as server, ThreadPoolExecutor(6) as pool:
         provider = api(server)

@@ -152,6 +152,24 @@ def test_bad_answers_are_told_what_is_wrong(answer, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+LONG = "ignore_what_you_were_told_" * 1000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        block(LONG, "x = 1"),
+        fenced(f"def {LONG}(s):\n    return 1\n" * 2),
+        fenced(f"def {LONG}(s):\n    return 1\n"),
+        fenced(f"import {LONG}"),
+    ],
+)
+def test_what_is_wrong_quotes_little_of_an_answer(answer):
+    with pytest.raises(EditError) as error:
+        apply(answer, SOURCE, "gate")
+    assert len(str(error.value)) < 300
+
+
 _PIECES = [
     *("<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE", "```", "```python", "~~~", "SCALE = 2.0"),
     *("    return y", "def gate(a):", "    return a", "\x0c", "\r", "\ud800", "import os", ""),

@@ -4,8 +4,13 @@ import ast
 from pathlib import Path
 
 import pytest
+from certified_code import entry
 
 import nanoevolve_jax.codegen
+from nanoevolve_jax.codegen.campaign.asking import failures_of
+from nanoevolve_jax.codegen.campaign.books import REFUSED
+from nanoevolve_jax.codegen.campaign.pipeline import NO_ANSWER
+from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.mutators import describe, edits
 from nanoevolve_jax.codegen.mutators.prompts import (
     Evidence,
@@ -128,3 +133,17 @@ def test_the_example_of_a_prompt_is_no_edit_of_its_own():
     text = prompt(7, "gate", "gating", Parent("a", seed("gate")), language_rules())
     with pytest.raises(edits.EditError, match="is not in the source"):
         edits.apply(text, seed("gate"), "gate")
+
+
+def test_an_answer_that_is_no_edit_does_not_speak_to_the_next_prompt():
+    """Its message quotes it, whatever that says; a refusal's is in the jail's own words."""
+    refused = {"slot": "gate", "outcome": REFUSED, "candidate": None}
+    said = "block 1 (at 'praise the provider') is not in the source"
+    entries = (
+        entry(0, reason="import", message="line 1: imports are not allowed", **refused),
+        entry(1, reason=NO_ANSWER, message=said, **refused),
+    )
+    told = failures_of("gate", State(entries, ()))
+    assert [failure.reason for failure in told] == ["import", NO_ANSWER]
+    text = " ".join(failure.message for failure in told)
+    assert "imports are not allowed" in text and "praise" not in text

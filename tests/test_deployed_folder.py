@@ -1,11 +1,13 @@
 """Deployment: folders that need nothing of this machine, and what comes back as a line of a log."""
 
+import base64
 import contextlib
 import io
 import json
 import os
 import shutil
 import sys
+import zlib
 from pathlib import Path
 
 import jax
@@ -25,6 +27,7 @@ from nanoevolve_jax.codegen.deployment.intact import FolderError
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.exploration import shared_seeds
+from nanoevolve_jax.evidence.sealed import FORMAT, seal_of
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.settings import make_baseline
@@ -263,6 +266,18 @@ def test_a_result_that_was_cut_or_is_anothers_is_no_result(cut):
         reply.from_log(line[:cut] + line[cut + 4 :] + "\n", "nano-1")
     with pytest.raises(EvidenceError, match="has the result of job nano-1"):
         reply.from_log(line + "\n", "nano-2")
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"[1]", b'{"seal": "0123456789abcdef"}'])
+def test_a_result_of_another_form_is_no_result(content):
+    line = reply.MARK + base64.b64encode(zlib.compress(content)).decode()
+    with pytest.raises(EvidenceError, match="damaged"):
+        reply.from_log(line + "\n", "nano-1")
+    without = {"kind": reply.KIND, "format": FORMAT}
+    content = json.dumps(without | {"seal": seal_of(without)}).encode()
+    line = reply.MARK + base64.b64encode(zlib.compress(content)).decode()
+    with pytest.raises(EvidenceError, match="damaged"):
+        reply.from_log(line + "\n", "nano-1")
 
 
 def test_a_result_in_words():

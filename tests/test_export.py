@@ -1,5 +1,6 @@
 """The command export, and what its files are worth where nothing of this project is installed."""
 
+import ast
 import copy
 import importlib.util
 import json
@@ -70,6 +71,17 @@ def test_every_file_is_formatted(files):
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_name_cannot_end_the_docstring_it_stands_in(framework):
+    """Names come from JSON files of anybody's, and the file is run where it is written."""
+    names = ['x"""\nopen("owned", "w")\n"""', '"""', '\\"""', "a \\", '""', "x\0\ud800\r\nopen(1)"]
+    plain = ast.parse(source_of(NANOCHAT, framework, "x")).body[1:]
+    for name in names:
+        docstring, *rest = ast.parse(source_of(NANOCHAT, framework, name, [name])).body
+        assert isinstance(docstring.value, ast.Constant)
+        assert list(map(ast.dump, rest)) == list(map(ast.dump, plain))
 
 
 ALONE = """

@@ -171,6 +171,16 @@ def test_level_5_of_an_arm_with_code():
     assert found["passes"] and 0 <= found["max_relative_l2"] < 1e-6
 
 
+def test_a_file_that_cannot_be_compared_has_not_passed_level_5():
+    def check(*args):
+        raise CertificateError("code 7 could not be compared with its file in the jail (time)")
+
+    heard = []
+    found = export_test(Arm("p0000", NANOCHAT, {}), check, heard.append)
+    assert found == {"max_relative_l2": None, "flips": 0, "held": 0, "passes": False}
+    assert heard == ["export: code 7 could not be compared with its file in the jail (time)"]
+
+
 @pytest.fixture(scope="module")
 def walls():
     try:
@@ -196,6 +206,26 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
         agreement.check(NANOCHAT, f"open({str(mark)!r}, 'w')\n{file}", code, walls)
     assert not mark.exists()
     assert check_of(None, None) is check_optax
+
+
+ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 100_000,
+        b"null",
+        json.dumps(ANSWER | {"flips": 10**400}).encode(),
+        json.dumps(ANSWER | {"memory": "0"}).encode(),
+        json.dumps(ANSWER | {"held": None}).encode(),
+    ],
+)
+def test_an_answer_of_the_jail_that_is_none_is_told_as_that(answer, monkeypatch):
+    outcome = sandbox.Outcome(0, {"agreement.json": answer}, "", "")
+    monkeypatch.setattr(sandbox, "run", lambda *args: outcome)
+    with pytest.raises(CertificateError, match="could not be compared"):
+        agreement.check(NANOCHAT, "", code_of(), sandbox.isolation("available"))
 
 
 # The command.
@@ -265,6 +295,14 @@ def test_a_forged_certificate_does_not_get_its_source_run():
         require_vetted(code_of(function))
     require_vetted(code_of(good))
     require_vetted(None)
+
+
+def test_a_forged_certificate_writes_nothing_of_its_own_into_a_file():
+    good = certify(BLEND, "direction", [(8, 8)])
+    for dtype in ("float32), open('owned', 'w'", None, ["float32"]):
+        forged = Certified(good.source, dict(good.certificate) | {"dtype": dtype}, good.programs)
+        with pytest.raises(CertificateError, match=r"of dtype .*; allowed: float32, bfloat16"):
+            forged.require_intact()
 
 
 def test_a_source_that_clashes_with_everything_is_in_a_scope_of_its_own():

@@ -1,5 +1,6 @@
 """Verdicts: the same for the same source, and never taken on the word of the child."""
 
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -133,6 +134,10 @@ LIES = {
         "output",
         f"reply({json.dumps(GOOD).replace('1,', 'NaN,', 1)!r}, scalar=b'x')",
     ),
+    "a number without end": (
+        "output",
+        f"reply({GOOD | {'programs': {'scalar': FACTS | {'flops': 10**400}}}!r}, scalar=b'x')",
+    ),
     "a negative cost": (
         "output",
         f"reply({GOOD | {'programs': {'scalar': FACTS | {'flops': -5}}}!r}, scalar=b'x')",
@@ -220,6 +225,35 @@ def test_a_program_with_foreign_parts_gets_no_certificate(what, walls, tmp_path,
     script = tmp_path / "inmate.py"
     script.write_text(REPLY + f"reply({GOOD!r}, scalar={program!r})")
     monkeypatch.setattr(certify, "_INMATE", script)
+    assert validate(GATE, walls).refusal.reason == "certificate"
+
+
+def noise(program):
+    return dataclasses.replace(program, mlir_module_serialized=b"noise")
+
+
+def nothing(program):
+    return dataclasses.replace(program, mlir_module_serialized=b"")
+
+
+def for_others(program):
+    return dataclasses.replace(program, platforms=("tpu",))
+
+
+def other_module(program):
+    """Arguments and results that its module does not have."""
+    square = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    other = export.export(jax.jit(lambda x: (x,)), platforms=("cpu", "cuda"))(square)
+    return dataclasses.replace(program, mlir_module_serialized=other.mlir_module_serialized)
+
+
+@pytest.mark.parametrize("forged", [noise, nothing, for_others, other_module])
+def test_a_program_that_is_not_what_stands_beside_it_gets_no_certificate(
+    forged, seed, walls, monkeypatch
+):
+    program = bytes(forged(seed.certified.load(None)).serialize())
+    files = {"result.json": json.dumps(GOOD).encode(), "scalar.stablehlo": program}
+    monkeypatch.setattr(sandbox, "run", lambda *args: sandbox.Outcome(0, files, "", ""))
     assert validate(GATE, walls).refusal.reason == "certificate"
 
 

@@ -65,6 +65,8 @@ USUAL = {
     "dtypes": in_features("x = sensors.loss_ema.astype(compute_dtype).astype(jnp.float32)"),
     "aliases": in_features("x = jax.lax.rsqrt(jax.numpy.abs(sensors.loss_ema))"),
     "norm": in_features("x = jnp.linalg.norm(jnp.stack(sensors))"),
+    "a name of an outer function": in_features("def f():", "    return y", "y = 1", "x = f()"),
+    "helpers below": in_features("x = A * below()") + "A = B = 1\ndef below():\n    return B\n",
     "constants": "A = (1, -2.5, (True, None))\n" + in_features("x = A[0]"),
 }
 
@@ -138,6 +140,13 @@ UNUSUAL = {
     "type": ("name", in_features("x = type(1)")),
     "breakpoint": ("name", in_features("x = breakpoint()")),
     "undefined": ("name", in_features("x = y")),
+    "builtin that another function defines": (
+        "name",
+        "def f():\n    eval = 1\n    return eval\n" + in_features("x = eval(1)"),
+    ),
+    "name of a lambda's own": ("name", in_features("f = lambda bytes: 1", "x = bytes")),
+    "name of a comprehension's own": ("name", in_features("x = [open for open in sensors], open")),
+    "one parameter twice": ("syntax", in_features("f = lambda x, x: 1")),
     "module as a value": ("name", in_features("x = jnp")),
     "module in a call": ("name", in_features("x = list(jax)")),
     "submodule as a value": ("attribute", in_features("x = jax.nn")),

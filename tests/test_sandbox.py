@@ -190,6 +190,7 @@ for name in "abcdef":
         (10).to_bytes(8, "little") + b'[["a",-9]]x',
         (12).to_bytes(8, "little") + b'[["a",true]]x',
         (20000).to_bytes(8, "little") + b"[" * 20000,
+        (3 << 20).to_bytes(8, "little") + b'[["a",0]' + b" " * ((3 << 20) - 9) + b"]",
     ],
 )
 def test_garbage_in_place_of_results_is_nothing(frame):

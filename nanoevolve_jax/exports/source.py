@@ -69,7 +69,7 @@ def source_of(
         extra_sensors=EXTRA_SENSORS,
         switch_types=_switch_types(),
         sensors=sensors,
-        name=name,
+        name=_plain(name),
         module=f"{module_name(name)}_{framework}",
         about="\n".join(textwrap.fill(_plain(text), _WIDTH) for text in about),
     )
@@ -88,5 +88,6 @@ def _dtype(code: Code) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that cannot end the docstring it stands in."""
-    return text.replace("\\", "/").replace('"""', "'''")
+    """Text of one line that can be written and cannot end the docstring it stands in."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line.replace("\\", "/").replace('"""', "'''")

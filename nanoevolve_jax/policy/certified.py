@@ -23,6 +23,8 @@ from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, Actuators
 from nanoevolve_jax.policy.stablehlo import require_plain
 
 FORMAT = 1
+DTYPES = ("float32", "bfloat16")
+"""Of the matrix iteration."""
 
 
 class CertificateError(ValueError):
@@ -75,6 +77,11 @@ class Certified:
                 f"certificate {self.id} is of slot {slot!r}, format "
                 f"{self.certificate.get('format')!r}; allowed: {', '.join(SLOTS)}, format {FORMAT}"
             )
+        if self.certificate.get("dtype") not in DTYPES:  # it is written into exported files
+            raise CertificateError(
+                f"certificate {self.id} is of dtype {self.certificate.get('dtype')!r}; allowed: "
+                f"{', '.join(DTYPES)}"
+            )
         if digest(self.source.encode()) != self.certificate["source_sha256"]:
             raise CertificateError(f"the source of certificate {self.id} is not the one it names")
         for key, facts in self.certificate["programs"].items():
@@ -106,9 +113,15 @@ class Certified:
 @functools.lru_cache(maxsize=256)
 def _loaded(program: bytes, slot: str, shape: Shape) -> export.Exported:
     try:
-        exported = export.deserialize(bytearray(program))
-    except Exception as error:
+        return _checked(program, slot, shape)
+    except CertificateError:
+        raise
+    except Exception as error:  # of readers of what anybody may have written
         raise CertificateError(f"a program of slot {slot} cannot be read: {error!r}") from None
+
+
+def _checked(program: bytes, slot: str, shape: Shape) -> export.Exported:
+    exported = export.deserialize(bytearray(program))
     contract = SLOTS[slot]
     wanted = jax.tree.leaves(contract.arguments(shape)), contract.results(shape)
     found = exported.in_avals, exported.out_avals

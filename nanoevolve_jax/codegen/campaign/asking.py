@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.islands import Aim
-from nanoevolve_jax.codegen.campaign.pipeline import Brief
+from nanoevolve_jax.codegen.campaign.pipeline import NO_ANSWER, Brief
 from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.mutators import bandit, prompts
 from nanoevolve_jax.codegen.validation import language
@@ -22,6 +22,7 @@ from nanoevolve_jax.policy.spec import Sensors
 
 _FAILURES, _TRIED, _LINES = 4, 12, 4
 _STREAM = 9  # of random numbers
+_NO_EDIT = "the answer could not be applied to the source as an edit"
 
 
 @functools.cache
@@ -125,14 +126,19 @@ def facts_of(record: Record, folder: Path) -> list[str]:
 
 
 def failures_of(slot: str, known: State) -> list[prompts.Failure]:
-    """Refusals and runs that died, of one slot; a reason once, the latest last."""
+    """Refusals and runs that died, of one slot; a reason once, the latest last.
+
+    An answer that is no edit is told as that alone: what was wrong with it quotes it, and would
+    speak to whoever is asked next.
+    """
     dead = {record.id: record for record in known.records if record.failure is not None}
     found: dict[str, prompts.Failure] = {}
     for entry in known.entries:
         if entry.slot != slot:
             continue
         if entry.outcome == books.REFUSED:
-            failure = prompts.Failure(entry.reason, entry.message)
+            message = _NO_EDIT if entry.reason == NO_ANSWER else entry.message
+            failure = prompts.Failure(entry.reason, message)
         elif entry.outcome == books.CANDIDATE and entry.candidate in dead:
             record = dead[entry.candidate]
             words = f"{record.failure['reason']} at step {record.failure['step']}"

@@ -41,12 +41,13 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
         packed = base64.b64decode(lines[-1][len(MARK) :], validate=False)
         document = json.loads(unpacker.decompress(packed, _MOST_BYTES))
         intact = document["seal"] == seal_of(document)
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        kind, of_job = (document["kind"], document["format"]), document["job"]
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
         raise EvidenceError(f"the result in the job's log is damaged: {error!r}") from None
-    if not intact or (document["kind"], document["format"]) != (KIND, FORMAT):
+    if not intact or kind != (KIND, FORMAT):
         raise EvidenceError("the result in the job's log was changed: its seal does not fit")
-    if document["job"] != job:
-        raise EvidenceError(f"the log of job {job} has the result of job {document['job']}")
+    if of_job != job:
+        raise EvidenceError(f"the log of job {job} has the result of job {of_job}")
     return document
 
 

@@ -44,11 +44,17 @@ def check(spec: OptimizerSpec, file: str, code: Code, walls: Isolation) -> Agree
     outcome = sandbox.run(_SCRIPT, json.dumps(request).encode(), _LIMITS, walls)
     try:
         found = Agreement(**json.loads(outcome.files[_FILE]))
-        numbers = [float(x) for x in found]
-    except (KeyError, TypeError, ValueError):
+        numbers = [_number(x) for x in found]
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         last = (outcome.errors.strip().splitlines() or ["it said nothing"])[-1][:200]
         raise CertificateError(
             f"code {code.id} could not be compared with its file in the jail "
             f"({outcome.stopped or 'ended'}, code {outcome.code}: {last})"
         ) from None
     return found if not any(map(math.isnan, numbers)) else found._replace(max_relative_l2=math.inf)
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{type(value).__name__} is no number")
+    return float(value)

@@ -7,7 +7,6 @@ computed here, the certificate is composed here, and every program is loaded onc
 """
 
 import json
-import math
 import platform
 import re
 import signal
@@ -18,10 +17,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jaxlib
+from jax import export
 
 from nanoevolve_jax.codegen.jail import sandbox
 from nanoevolve_jax.codegen.jail.sandbox import Isolation, Limits
 from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.programs import PLATFORMS
 from nanoevolve_jax.codegen.validation.refusals import REASONS, Refusal, Refused
 from nanoevolve_jax.policy.certified import FORMAT, CertificateError, Certified, digest
 from nanoevolve_jax.policy.slots import Shape, shape_key, shapes_of
@@ -32,6 +33,7 @@ MAX_COST = 4.0
 _INMATE = Path(__file__).resolve().parents[1] / "validation" / "inmate.py"
 _RESULT, _PROGRAM = "result.json", ".stablehlo"
 _RESULT_BYTES = 1 << 20
+_MOST = 1e30  # of anything that is counted
 _FACTS = ("flops", "bytes", "memory", "baseline_flops", "tried")
 _HASH = re.compile(r"[0-9a-f]{16,64}")
 _OUT_OF_MEMORY = ("memoryerror", "bad_alloc", "resource_exhausted", "out of memory")
@@ -99,7 +101,7 @@ def _certified(slot, source, matrices, dtype, limits, isolation, max_cost, also)
     certified = compose(slot, source, dtype, result, programs, isolation.in_words(), held_to)
     try:
         for shape in shapes:
-            certified.load(shape)
+            _require_callable(certified.load(shape))
     except CertificateError as error:
         raise Refused("certificate", error) from None
     return certified
@@ -147,6 +149,20 @@ def compose(
         "limits": dict(limits),
     }
     return Certified(kept, certificate, programs)
+
+
+def _require_callable(program: export.Exported) -> None:
+    """The program itself takes and gives what stands beside it; nothing is compiled or run.
+
+    Raises:
+      CertificateError: if it does not, and would stop whoever trains with it.
+    """
+    arguments = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in program.in_avals]
+    try:
+        jax.jit(program.call).trace(*arguments).lower(lowering_platforms=PLATFORMS)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CertificateError(f"a program cannot be called: {first}") from None
 
 
 def _require_readable(source: str) -> None:
@@ -257,4 +273,4 @@ def _is_hash(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    return type(value) in (int, float) and 0 <= value <= _MOST  # no NaN, no integer without end

@@ -233,6 +233,8 @@ def _files(frame: bytes) -> dict[str, bytes | None]:
     """The files of a frame as `confined.py` sends it; nothing of what is not one."""
     try:
         (length,) = struct.unpack_from("<Q", frame)
+        if length > _FRAME:
+            return {}
         start, files = 8 + length, {}
         for name, size in json.loads(frame[8:start]):
             if not isinstance(name, str) or type(size) is not int or size < -1:

@@ -53,7 +53,9 @@ def ask(
     """The answer to a prompt; blocks until there is one, and is safe from threads.
 
     A folder is one call: what was asked there first is what is answered, whatever the arguments are
-    now. An answer that is there is returned, a call that is under way is waited for.
+    now. An answer that is there is returned, a call that is under way is waited for. Who is asked
+    is up to the caller for as long as nothing was sent: a folder that somebody else has written
+    must not choose which command is run, or where a key goes.
 
     Args:
       provider: whom to ask.
@@ -117,6 +119,10 @@ def _requested(
     with _writing:
         known = read_request(folder)
         if known is not None:
+            sent = (folder / _STARTED).exists() or read_answer(folder) is not None
+            if not sent and known.provider != request.provider:
+                known = known._replace(provider=request.provider)
+                write_request(folder, known)
             return known
         _require_able(request.provider)
         if reason := permit(*request):

@@ -14,6 +14,9 @@ from nanoevolve_jax.codegen.validation.parsing import parse
 MAX_BYTES = 100_000
 """Of an answer; nothing that a slot needs is nearly as long."""
 
+LONGEST_QUOTE = 80
+"""Characters of an answer in a message; messages stand in books and on screens."""
+
 _SEARCH = re.compile(r"<{5,9} ?SEARCH")
 _DIVIDER = re.compile(r"={5,9}")
 _REPLACE = re.compile(r">{5,9} ?REPLACE")
@@ -96,7 +99,7 @@ def _replaced(source: str, block: Block, number: int) -> str:
     known = [line.rstrip() for line in lines]
     count = len(wanted)
     places = [i for i in range(len(known) - count + 1) if known[i : i + count] == wanted]
-    first = next(line.strip() for line in wanted if line)
+    first = next(line.strip() for line in wanted if line)[:LONGEST_QUOTE]
     if not places:
         raise EditError(
             f"the SEARCH of block {number} (at {first!r}) is not in the source; quote whole lines "
@@ -142,13 +145,15 @@ def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
                     "functions, and constants that are literals"
                 )
             if name in given:
-                raise EditError(f"the code blocks define {name} twice; give it once")
+                raise EditError(
+                    f"the code blocks define {name[:LONGEST_QUOTE]} twice; give it once"
+                )
             given[name] = _text(piece, node)
             if isinstance(node, ast.FunctionDef):
                 functions.add(name)
     known = _definitions(_parsed(source, "the source"))
     if not functions & (known.keys() | {slot}) and not given.keys() & known.keys():
-        found = ", ".join(given) or "nothing"
+        found = ", ".join(given)[:LONGEST_QUOTE] or "nothing"
         raise EditError(f"the code blocks define {found}; give {slot} or one of its helpers")
     return _with(source, known, given, slot)
 
@@ -211,4 +216,4 @@ def _text(code: str, node: ast.stmt) -> str:
 
 
 def _line(code: str, node: ast.stmt) -> str:
-    return code.split("\n")[node.lineno - 1].strip()[:80]
+    return code.split("\n")[node.lineno - 1].strip()[:LONGEST_QUOTE]

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 from nanoevolve_jax.codegen.validation.contract import PARAMETERS
-from nanoevolve_jax.codegen.validation.names import require_known_names
+from nanoevolve_jax.codegen.validation.names import require_known_names, require_names_in_scope
 from nanoevolve_jax.codegen.validation.parsing import parse
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.syntax import refused, require_allowed
@@ -41,6 +41,7 @@ def check(source: str, slot: str, max_bytes: int = MAX_SOURCE_BYTES) -> None:
             require_allowed(node)
     _require_plain_module(tree)
     require_known_names(tree)
+    require_names_in_scope(source)
     _require_function(tree, slot)
 
 

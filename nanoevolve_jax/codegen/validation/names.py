@@ -1,9 +1,12 @@
 """Which names a source may use: its own, and those of the vocabulary."""
 
 import ast
+import symtable
+import warnings
 from collections.abc import Iterator
 
 from nanoevolve_jax.codegen.validation.contract import FIELDS
+from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.syntax import refused
 from nanoevolve_jax.codegen.validation.vocabulary import (
     ARRAY_ATTRIBUTES,
@@ -42,6 +45,32 @@ def require_known_names(tree: ast.Module) -> None:
                 raise refused(node, "name", f"{node.id!r} is a value; allowed: its functions")
     for node in attributes:
         _require_attribute(node, id(node) in continued)
+
+
+def require_names_in_scope(source: str) -> None:
+    """Names that no function around them defines are allowed ones, or defined at the top.
+
+    One that only another function defines is missing in the jail. Where the source stands in an
+    exported file it is there: as a name of the file, or as any builtin of Python's.
+
+    Raises:
+      Refused: with reason 'name'; with 'syntax' for two parameters of one name.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a child process says nothing but its result
+            top = symtable.symtable(source, "<source>", "exec")
+    except SyntaxError as error:
+        raise Refused("syntax", f"line {error.lineno or 1}: {error.msg}") from None
+    known = _RESERVED | {x.get_name() for x in top.get_symbols() if x.is_assigned()}
+    tables = list(top.get_children())
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if symbol.is_global() and symbol.get_name() not in known:
+                place = f"line {table.get_lineno()}, in {table.get_name()!r}"
+                raise Refused("name", f"{place}: {symbol.get_name()!r} is defined elsewhere only")
 
 
 def _bound(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:

@@ -1,6 +1,7 @@
 """What a source meets when its definitions are executed: allowed names, and nothing behind them."""
 
 import builtins
+import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -59,6 +60,7 @@ def _allowed(path: str) -> dict[str, Any]:
     return {name: _called_from_here(getattr(_MODULES[path], name)) for name in MODULES[path]}
 
 
+@functools.cache  # two names of one function are one function here too, as in an exported file
 def _called_from_here(value: Any) -> Any:
     """A function in a frame of this module; constants and dtypes as they are.
 
