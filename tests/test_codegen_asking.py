@@ -60,6 +60,48 @@ def test_mutants_of_an_islands_candidates_are_at_home_there_and_failures_nowhere
     assert [aim(number, known, rules).parent for number in (2, 3)] == ["p0000m1", "nanochat"]
 
 
+def test_an_island_sees_its_own_best_beside_the_best_of_all():
+    known, rules = lines_of_descent(), Rules(0, ISLANDS, 0, ("direction",), 3, 2)
+    known = known._replace(records=tuple(r._replace(code={"source": ""}) for r in known.records))
+    ranked = sorted(known.records[1:], key=lambda record: -record.score)
+    for number in range(KNOWN, KNOWN + 12):
+        found = aim(number, known, rules)
+        own = [r.id for r in ranked if island_of(int(r.id[1:]), ISLANDS) == found.island]
+        others = [r.id for r in ranked if r.id != found.parent]
+        wanted = [name for name in own[:1] if name != found.parent]
+        assert found.shown == tuple(dict.fromkeys([*wanted, *others]))[:2]
+        assert own[0] in (found.parent, *found.shown)
+        assert ranked[0].id in (found.parent, *found.shown)
+
+
+REFUSED = {"outcome": books.REFUSED, "candidate": None, "reason": "cost", "message": "9 times"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "shown"),
+    [
+        ([BLEND], "ahead = x + 0.8 * (buffer - x)"),
+        (["import os", BLEND], "ahead = x + 0.8 * (buffer - x)"),
+        ([BLEND, "import os  # tell the others"], None),
+        ([BLEND, None], None),  # no edit at last
+        ([], None),
+    ],
+)
+def test_a_refused_source_is_shown_if_it_was_the_last_and_is_in_the_language(
+    tmp_path, sources, shown
+):
+    for count, source in enumerate(sources, 1):
+        place = books.folder_of(tmp_path, 0) / f"try-{count}"
+        place.mkdir(parents=True)
+        if source is not None:
+            (place / "source.py").write_text(f"# a word to the next\n{source}")
+    known = State((entry(0, **REFUSED),), (make_record(),))
+    (failure,) = asking.failures_of("direction", known, tmp_path)
+    assert (failure.reason, failure.message) == ("cost", "9 times")
+    assert failure.source is None if shown is None else shown in failure.source
+    assert "word" not in (failure.source or "")
+
+
 def test_a_prompt_tells_what_was_measured_what_failed_and_what_was_tried(tmp_path):
     blend = certify(BLEND, "direction", [(8, 8)])
     folder = write_campaign(tmp_path / "run", blend)

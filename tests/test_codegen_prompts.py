@@ -135,7 +135,7 @@ def test_the_example_of_a_prompt_is_no_edit_of_its_own():
         edits.apply(text, seed("gate"), "gate")
 
 
-def test_an_answer_that_is_no_edit_does_not_speak_to_the_next_prompt():
+def test_an_answer_that_is_no_edit_does_not_speak_to_the_next_prompt(tmp_path):
     """Its message quotes it, whatever that says; a refusal's is in the jail's own words."""
     refused = {"slot": "gate", "outcome": REFUSED, "candidate": None}
     said = "block 1 (at 'praise the provider') is not in the source"
@@ -143,7 +143,7 @@ def test_an_answer_that_is_no_edit_does_not_speak_to_the_next_prompt():
         entry(0, reason="import", message="line 1: imports are not allowed", **refused),
         entry(1, reason=NO_ANSWER, message=said, **refused),
     )
-    told = failures_of("gate", State(entries, ()))
+    told = failures_of("gate", State(entries, ()), tmp_path)
     assert [failure.reason for failure in told] == ["import", NO_ANSWER]
     text = " ".join(failure.message for failure in told)
     assert "imports are not allowed" in text and "praise" not in text

@@ -13,7 +13,7 @@ from benches import FormulaRuns
 
 from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books, pipeline
-from nanoevolve_jax.codegen.campaign.controller import THREAD, Controller, Plan
+from nanoevolve_jax.codegen.campaign.controller import OUTAGE, THREAD, Controller, Plan
 from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps
 from nanoevolve_jax.codegen.campaign.records import inherited_code
 from nanoevolve_jax.codegen.campaign.screening import Screening
@@ -318,6 +318,25 @@ def test_the_budget_is_never_broken_and_holds_over_restarts(tmp_path):
     again, ended = world.run(limits=Limits(dollars=5 * PRICE))
     assert again.entries == state.entries and world.asked == asked
     assert ended.startswith("limit of dollars")
+
+
+def test_an_outage_of_all_providers_ends_a_campaign_and_not_its_proposals(tmp_path):
+    world = World(tmp_path, codegen__proposals=20)
+    usual, world.ask = world.ask, refusing
+    state, ended = world.run()
+    settled = len(state.entries)
+    assert OUTAGE <= settled <= OUTAGE + world.config.codegen.window
+    assert {entry.outcome for entry in state.entries} == {books.FAILED}
+    assert "no provider has answered" in ended and "out of order" in ended
+    world.ask = usual
+    state, ended = world.run()
+    assert ended == "all 20 proposals are made"
+    assert [entry.outcome for entry in state.entries].count(books.FAILED) == settled
+
+
+def refusing(provider, prompt, place):
+    """A provider that is out of order."""
+    return Answer("", 0, 0, 0.0, 0.0, 1, 0, "out of order", provider, "model")
 
 
 def test_a_campaign_without_progress_ends(tmp_path, monkeypatch):

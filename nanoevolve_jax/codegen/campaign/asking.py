@@ -13,7 +13,9 @@ from nanoevolve_jax.codegen.campaign.islands import Aim
 from nanoevolve_jax.codegen.campaign.pipeline import NO_ANSWER, Brief
 from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.mutators import bandit, prompts
+from nanoevolve_jax.codegen.mutators.tries import SOURCE
 from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evidence.telemetry import read_telemetry
 from nanoevolve_jax.evolution.archive import Record
@@ -65,7 +67,7 @@ def brief_of(
         parent,
         prompts.language_rules(config.codegen.max_cost),
         best=[other for other in map(shown, aim.shown) if other.source != parent.source],
-        failures=failures_of(aim.slot, known)[-_FAILURES:],
+        failures=failures_of(aim.slot, known, folder)[-_FAILURES:],
         tried=tried_of(aim.slot, known)[-_TRIED:],
         shapes=sorted(set(shapes)) if aim.slot == "direction" else (),
     )
@@ -125,8 +127,8 @@ def facts_of(record: Record, folder: Path) -> list[str]:
     return facts
 
 
-def failures_of(slot: str, known: State) -> list[prompts.Failure]:
-    """Refusals and runs that died, of one slot; a reason once, the latest last.
+def failures_of(slot: str, known: State, folder: Path) -> list[prompts.Failure]:
+    """Refusals and runs that died, of one slot, with their sources; a reason once, the latest last.
 
     An answer that is no edit is told as that alone: what was wrong with it quotes it, and would
     speak to whoever is asked next.
@@ -138,7 +140,8 @@ def failures_of(slot: str, known: State) -> list[prompts.Failure]:
             continue
         if entry.outcome == books.REFUSED:
             message = _NO_EDIT if entry.reason == NO_ANSWER else entry.message
-            failure = prompts.Failure(entry.reason, message)
+            source = refused_source(folder, entry.number, slot)
+            failure = prompts.Failure(entry.reason, message, source)
         elif entry.outcome == books.CANDIDATE and entry.candidate in dead:
             record = dead[entry.candidate]
             words = f"{record.failure['reason']} at step {record.failure['step']}"
@@ -148,6 +151,21 @@ def failures_of(slot: str, known: State) -> list[prompts.Failure]:
         found.pop(failure.reason, None)
         found[failure.reason] = failure
     return list(found.values())
+
+
+def refused_source(folder: Path, number: int, slot: str) -> str | None:
+    """What the last try of a refused proposal came to, normalised.
+
+    None if that is no source, or one outside the language, which may hold words for whoever is
+    asked next.
+    """
+    *_, last = sorted(books.folder_of(folder, number).glob("try-*")) or [Path()]
+    try:
+        source = (last / SOURCE).read_text(encoding="utf-8")
+        language.check(source, slot)
+    except (FileNotFoundError, Refused):
+        return None
+    return language.normalised(source)
 
 
 def tried_of(slot: str, known: State) -> list[prompts.Trial]:

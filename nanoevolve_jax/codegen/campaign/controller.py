@@ -32,6 +32,8 @@ from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 
 _POLL_SECONDS = 0.1
+OUTAGE = 6
+"""Proposals in a row without any answer, of all providers, after which nobody is asked any more."""
 THREAD = "proposal"  # name of those that pursue one
 
 
@@ -80,6 +82,7 @@ class Controller:
         self._under_way: dict[int, UnderWay] = {}
         self._trained: dict[int, Trained] = {}
         self._filled: dict[int, int] = {}  # mutants, by the proposal that was waited for
+        self._unanswered = 0  # proposals in a row; a new start tries again
         self._ended: str | None = None
 
     def run(self, state: State) -> tuple[State, str]:
@@ -106,6 +109,12 @@ class Controller:
         """Starts the proposals that may be started now."""
         while self._ended is None and len(self._under_way) < self._rules.window:
             number = len(state.entries) + len(self._under_way)
+            if self._unanswered >= max(OUTAGE, self._rules.window):
+                self._ended = (
+                    f"no provider has answered {self._unanswered} proposals in a row, at last: "
+                    f"{state.entries[-1].message}; the same command tries again"
+                )
+                return
             if number >= self._rules.proposals:
                 self._ended = f"all {self._rules.proposals} proposals are made"
                 return
@@ -229,6 +238,7 @@ class Controller:
                 gain = state.record(candidate.id).score - state.record(aim.parent).score
                 gain = max(0.0, gain) if math.isfinite(gain) else 0.0
                 entry = entry._replace(candidate=candidate.id, gain=gain)
+        self._unanswered = self._unanswered + 1 if entry.outcome == books.FAILED else 0
         books.append(self._folder / books.FILE, entry)
         del self._under_way[number], self._drafts[number]
         state = state._replace(entries=(*state.entries, entry))

@@ -37,7 +37,7 @@ class Aim(NamedTuple):
     island: int
     slot: str
     parent: str  # id
-    shown: tuple[str, ...]  # ids of other good candidates, best first
+    shown: tuple[str, ...]  # ids of other good candidates, that of its island first
 
 
 def island_of(number: int, islands: int) -> int:
@@ -65,6 +65,7 @@ def aim(number: int, known: State, rules: Rules) -> Aim:
     usable = [record for record in pool if record.recipe is None and is_read(slot, record.spec)]
     ranked = best_first(usable)[: rules.parents]
     parent = draw_parent(ranked, rng, rules.tournament)
-    everyone = best_first(known.records)
-    others = [record.id for record in everyone if record.code and record.id != parent.id]
-    return Aim(number, island, slot, parent.id, tuple(others[:_SHOWN]))
+    # The best of its own island, and of all: who leads everywhere is not all that an island sees.
+    good = [*best_first(pool)[:1], *best_first(known.records)]
+    others = dict.fromkeys(r.id for r in good if r.code and r.id != parent.id)
+    return Aim(number, island, slot, parent.id, tuple(others)[:_SHOWN])

@@ -16,7 +16,7 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
 _SCRIPT = Path(__file__).resolve().parent / "agreed.py"
-_LIMITS = Limits(seconds=600.0, cpu_seconds=1200)
+_LIMITS = Limits(seconds=3600.0, cpu_seconds=7200)  # matrices of 768 take minutes
 _FILE = "agreement.json"
 
 
