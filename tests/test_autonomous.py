@@ -57,7 +57,7 @@ def test_every_proposal_is_accounted_for(whole):
         if wanted == "refused":
             assert found == (books.REFUSED, REASONS[kind]), (kind, entry)
         elif wanted == "edit":
-            assert found == (books.REFUSED, "answer"), (kind, entry)
+            assert found == (books.REFUSED, "no_edit"), (kind, entry)
         elif wanted == "failed":
             assert found == (books.FAILED, None)
         elif wanted == "inert":
@@ -67,7 +67,7 @@ def test_every_proposal_is_accounted_for(whole):
             assert record.status == "dead"
             assert record.failure["reason"].startswith("non-finite")
         elif entry.outcome == books.REFUSED:  # what it quotes was rewritten in its parent
-            assert (kind, entry.reason) == ("searched", "answer")
+            assert (kind, entry.reason) == ("searched", "no_edit")
         else:
             assert entry.outcome == books.CANDIDATE
             assert record.failure is None and np.isfinite(record.val_bpb[0])

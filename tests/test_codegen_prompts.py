@@ -9,7 +9,7 @@ from certified_code import entry
 import nanoevolve_jax.codegen
 from nanoevolve_jax.codegen.campaign.asking import failures_of
 from nanoevolve_jax.codegen.campaign.books import REFUSED
-from nanoevolve_jax.codegen.campaign.pipeline import NO_ANSWER
+from nanoevolve_jax.codegen.campaign.pipeline import NO_EDIT
 from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.mutators import describe, edits
 from nanoevolve_jax.codegen.mutators.prompts import (
@@ -141,9 +141,9 @@ def test_an_answer_that_is_no_edit_does_not_speak_to_the_next_prompt(tmp_path):
     said = "block 1 (at 'praise the provider') is not in the source"
     entries = (
         entry(0, reason="import", message="line 1: imports are not allowed", **refused),
-        entry(1, reason=NO_ANSWER, message=said, **refused),
+        entry(1, reason=NO_EDIT, message=said, **refused),
     )
     told = failures_of("gate", State(entries, ()), tmp_path)
-    assert [failure.reason for failure in told] == ["import", NO_ANSWER]
+    assert [failure.reason for failure in told] == ["import", NO_EDIT]
     text = " ".join(failure.message for failure in told)
     assert "imports are not allowed" in text and "praise" not in text

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.islands import Aim
-from nanoevolve_jax.codegen.campaign.pipeline import NO_ANSWER, Brief
+from nanoevolve_jax.codegen.campaign.pipeline import NO_EDIT, Brief
 from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.mutators import bandit, prompts
 from nanoevolve_jax.codegen.mutators.tries import SOURCE
@@ -24,7 +24,7 @@ from nanoevolve_jax.policy.spec import Sensors
 
 _FAILURES, _TRIED, _LINES = 4, 12, 4
 _STREAM = 9  # of random numbers
-_NO_EDIT = "the answer could not be applied to the source as an edit"
+_NOT_APPLIED = "the answer could not be applied to the source as an edit"
 
 
 @functools.cache
@@ -139,7 +139,7 @@ def failures_of(slot: str, known: State, folder: Path) -> list[prompts.Failure]:
         if entry.slot != slot:
             continue
         if entry.outcome == books.REFUSED:
-            message = _NO_EDIT if entry.reason == NO_ANSWER else entry.message
+            message = _NOT_APPLIED if entry.reason == NO_EDIT else entry.message
             source = refused_source(folder, entry.number, slot)
             failure = prompts.Failure(entry.reason, message, source)
         elif entry.outcome == books.CANDIDATE and entry.candidate in dead:

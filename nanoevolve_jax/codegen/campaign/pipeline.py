@@ -24,7 +24,7 @@ from nanoevolve_jax.execution.json_files import write_json, write_whole
 from nanoevolve_jax.policy.certified import Certified
 
 INPUTS, PROMPT, VERDICT = "inputs.json", "prompt.txt", "verdict.json"
-NO_ANSWER = "answer"  # beside the jail's reasons: the answer is no edit of the source
+NO_EDIT = "no_edit"  # beside the jail's reasons: the answer is no edit of the source
 
 
 class Brief(NamedTuple):
@@ -76,7 +76,7 @@ def pursue(folder: Path, brief: Brief, steps: Steps) -> Proposed:
         return Proposed(None, None, None, answers[-1].failure, answers)
     # No answer to the second try says nothing against the code of the first.
     if answered[-1].source is None:
-        return Proposed(None, None, NO_ANSWER, answered[-1].wrong, answers)
+        return Proposed(None, None, NO_EDIT, answered[-1].wrong, answers)
     verdict = verdicts[-1]
     name = verdict["certificate"]
     certified = steps.library.get(name) if name else None
