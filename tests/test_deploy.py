@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -180,7 +181,8 @@ def test_deployed_candidates_give_the_bits_of_a_local_run_whoever_is_killed_mean
     client.send_signal(signal.SIGKILL)
     client.communicate()
     nodes = running_on(cluster, jobs.values())
-    assert "trust_ratio: running" in finish(run("trace", job, "--nofollow", cwd=place))
+    state = finish(run("trace", job, "--nofollow", cwd=place))
+    assert re.search(r"trust_ratio: (running|succeeded)", state)  # a busy client may come late
     for name, one in jobs.items():
         output = finish(run("trace", one, cwd=place))
         assert f"{one}, {name}: succeeded" in output and "better on" in output
