@@ -16,6 +16,7 @@ from configs import confirm as confirm_config
 from nanoevolve_jax import calibrate, confirm, replay, search, site
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
+from nanoevolve_jax.evidence.comparison import LR_FACTORS
 from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
@@ -509,13 +510,20 @@ def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(wor
     records = archive.load_all(workshop / "won" / "archive.jsonl")
     assert len(records) == expected["search: screening"]
     assert spent["promote"] == expected["promote"]
-    # Ranges of learning rates may be extended; a win at the first look moves runs to attribution.
-    rates = spent["confirm: learning rate"] - expected["confirm: learning rate"]
-    assert rates in range(0, 7 * config.confirm.lr_seeds, config.confirm.lr_seeds)
-    moved = ("confirm: test", "attribute: winner", "attribute: baseline")
-    assert sum(spent[stage] for stage in moved) == expected["confirm: test"]
-    # A gate that senses the step alone moves alike on every seed: yoked is the schedule.
+    # Planned is one reference, and no range that has to reach the candidate's.
     _, card, _ = won
+    confirmed = card["confirmation"]
+    arms = [*confirmed["learning_rates"].values()]
+    arms += [other["learning_rates"] for other in confirmed["others"]]
+    factors = [len(arm["factors"]) for arm in arms]
+    assert min(factors) >= len(LR_FACTORS)
+    assert spent["confirm: learning rate"] == sum(factors) * config.confirm.lr_seeds
+    assert expected["confirm: learning rate"] == 2 * len(LR_FACTORS) * config.confirm.lr_seeds
+    # A win at the first look moves runs to attribution.
+    moved = ("confirm: test", "attribute: winner", "attribute: baseline")
+    more = len(confirmed["others"]) * confirmed["pairs"]
+    assert sum(spent[stage] for stage in moved) == expected["confirm: test"] + more
+    # A gate that senses the step alone moves alike on every seed: yoked is the schedule.
     replayed = card["attribution"]["bpb"]
     doubles = config.confirm.seeds * (replayed["yoked"] == replayed["schedule"])
     expected["attribute: placebos"] -= doubles
