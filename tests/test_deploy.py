@@ -41,7 +41,7 @@ def run(command, *arguments, cwd, **changes):
 
 def finish(process, code=0):
     """What a command printed."""
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=600)
     assert process.returncode == code, (output, errors)
     return output if code != 2 else errors
 

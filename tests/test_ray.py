@@ -45,7 +45,7 @@ def repository_root():
 
 def finish(process):
     """What a search printed that ended well."""
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return output
 
