@@ -16,7 +16,7 @@ from rich.console import Console
 from configs import screen
 from configs.base import CONFIRM_SETTINGS, get_config
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import agreement, sandbox
+from nanoevolve_jax.codegen.jail import agreement
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
@@ -37,7 +37,7 @@ from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
-from nanoevolve_jax.exports.agreement import check_optax
+from nanoevolve_jax.exports.agreement import Check
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.reporting.page import write_at_end
@@ -72,17 +72,15 @@ def search_config(workdir: str) -> ConfigDict:
     return config
 
 
-def check_of(code: Code | None, config: ConfigDict) -> trial.Check:
+def check_of(code: Code | None, config: ConfigDict) -> Check:
     """How level 5 compares a policy with its file; settled before anything is spent on it.
 
     Raises:
       CertificateError: if a source is outside the language.
       ConfigError: if there is code, and this machine lacks walls to run its file behind.
     """
-    if code is None:
-        return check_optax
     require_vetted(code)
-    return functools.partial(agreement.check, walls=sandbox.isolation(config.codegen.isolation))
+    return agreement.checker(code, config.codegen.isolation)
 
 
 def confirm(settings: ConfigDict) -> None:

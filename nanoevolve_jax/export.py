@@ -65,10 +65,8 @@ FORMS = {
     "optax": Form(
         "_optax.py",
         _file("optax"),
-        lambda policy, text: (
-            jailed.check(policy.spec, text, policy.code, sandbox.isolation(policy.isolation))
-            if policy.code
-            else agreement.check_optax(policy.spec, text)
+        lambda policy, text: jailed.checker(policy.code, policy.isolation)(
+            policy.spec, text, policy.code
         ),
     ),
     "torch": Form(

@@ -8,6 +8,8 @@ import pytest
 from forked import Shell
 from hypothesis import settings
 
+from nanoevolve_jax.codegen.jail import sandbox
+
 jax.config.update("jax_num_cpu_devices", 2)
 settings.register_profile("fast", deadline=None, derandomize=True)
 settings.load_profile("fast")
@@ -19,6 +21,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def walls() -> sandbox.Isolation:
+    """All walls of the jail; tests that need them are skipped where there are none."""
+    found = sandbox.isolation(sandbox.AVAILABLE)
+    if found.missing:
+        pytest.skip(f"this machine has no isolation but {found.in_words()}")
+    return found
 
 
 @pytest.fixture(scope="session")

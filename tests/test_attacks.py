@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail import certify
 from nanoevolve_jax.codegen.jail.sandbox import Limits
 from nanoevolve_jax.codegen.validation.refusals import REASONS
 
@@ -48,15 +48,6 @@ GENERATED = {
     "a form feed": ("\fimport os\n", "import"),
     "a mark of byte order": ("\ufeffimport os\n", "syntax"),
 }
-
-
-@pytest.fixture(scope="module")
-def walls():
-    """The best walls of this machine."""
-    found = sandbox.isolation("available")
-    if found.missing:
-        pytest.skip(f"this machine has no isolation but {found.in_words()}")
-    return found
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import nanoevolve_jax as ne
 from nanoevolve_jax import export as command
 from nanoevolve_jax.codegen.jail import agreement, sandbox
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
-from nanoevolve_jax.confirm import check_of
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.trial import export_test
 from nanoevolve_jax.exports.agreement import check_optax, shapes_for
@@ -181,14 +180,6 @@ def test_a_file_that_cannot_be_compared_has_not_passed_level_5():
     assert heard == ["export: code 7 could not be compared with its file in the jail (time)"]
 
 
-@pytest.fixture(scope="module")
-def walls():
-    try:
-        return sandbox.isolation()
-    except sandbox.IsolationError as error:
-        pytest.skip(str(error))
-
-
 def test_the_jail_finds_what_the_same_comparison_finds_outside_of_it(walls):
     code = code_of(certify(BLEND, "direction", [(8, 8)]))
     file = source_of(NANOCHAT, "optax", "p0000", code=code)
@@ -205,7 +196,7 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
     with pytest.raises(CertificateError, match=r"could not be compared .*in the jail"):
         agreement.check(NANOCHAT, f"open({str(mark)!r}, 'w')\n{file}", code, walls)
     assert not mark.exists()
-    assert check_of(None, None) is check_optax
+    assert agreement.checker(None, sandbox.REQUIRED) is check_optax
 
 
 ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps=1)

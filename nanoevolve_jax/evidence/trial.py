@@ -39,13 +39,11 @@ from nanoevolve_jax.evidence.verdict import STEP_SHARE, Verdict, best_constants,
 from nanoevolve_jax.evidence.work import Call, call, total_steps
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.json_files import finite_or_null
-from nanoevolve_jax.exports.agreement import Agreement, check_optax
+from nanoevolve_jax.exports.agreement import Agreement, Check, check_optax
 from nanoevolve_jax.exports.source import source_of
-from nanoevolve_jax.policy.certified import CertificateError, Code
-from nanoevolve_jax.policy.spec import OptimizerSpec
+from nanoevolve_jax.policy.certified import CertificateError
 
 Say = Callable[[str], None]
-Check = Callable[[OptimizerSpec, str, Code | None], Agreement]
 _TEST = "confirm: test"  # stage of `runs.jsonl`
 
 

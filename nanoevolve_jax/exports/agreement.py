@@ -21,7 +21,7 @@ if the two are within `GATE`; such steps are counted too. Whatever else differs 
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,10 @@ class Agreement(NamedTuple):
             "held": self.held,
             "passes": self.passes,
         }
+
+
+Check = Callable[[OptimizerSpec, str, Code | None], Agreement]
+"""Compares a policy, with its rewritten functions if any, with the text of an exported file."""
 
 
 def compare(

@@ -66,6 +66,9 @@ def aim(number: int, known: State, rules: Rules) -> Aim:
     ranked = best_first(usable)[: rules.parents]
     parent = draw_parent(ranked, rng, rules.tournament)
     # The best of its own island, and of all: who leads everywhere is not all that an island sees.
-    good = [*best_first(pool)[:1], *best_first(known.records)]
-    others = dict.fromkeys(r.id for r in good if r.code and r.id != parent.id)
-    return Aim(number, island, slot, parent.id, tuple(others)[:_SHOWN])
+    own, everyone = (
+        [record.id for record in best_first(some) if record.code and record.id != parent.id]
+        for some in (pool, known.records)
+    )
+    shown = tuple(dict.fromkeys([*own[:1], *everyone]))[:_SHOWN]
+    return Aim(number, island, slot, parent.id, shown)

@@ -4,13 +4,14 @@ The file holds sources; this process, which is a user's or a confirmation's, doe
 """
 
 import base64
+import functools
 import json
 import math
 from pathlib import Path
 
 from nanoevolve_jax.codegen.jail import sandbox
 from nanoevolve_jax.codegen.jail.sandbox import Isolation, Limits
-from nanoevolve_jax.exports.agreement import Agreement
+from nanoevolve_jax.exports.agreement import Agreement, Check, check_optax
 from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_to_json
@@ -18,6 +19,17 @@ from nanoevolve_jax.policy.spec_json import spec_to_json
 _SCRIPT = Path(__file__).resolve().parent / "agreed.py"
 _LIMITS = Limits(seconds=3600.0, cpu_seconds=7200)  # matrices of 768 take minutes
 _FILE = "agreement.json"
+
+
+def checker(code: Code | None, isolation: str) -> Check:
+    """What compares a file with the policy it was made from: the jail, if there is code in it.
+
+    Raises:
+      ConfigError: if there is, and this machine lacks the walls that are asked for.
+    """
+    if not code:
+        return check_optax
+    return functools.partial(check, walls=sandbox.isolation(isolation))
 
 
 def check(spec: OptimizerSpec, file: str, code: Code, walls: Isolation) -> Agreement:
