@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -31,6 +30,7 @@ from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRule
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
 from nanoevolve_jax.evidence.score import Scale, score
 from nanoevolve_jax.evolution.tournament import best_control, draw_parent, survivors
+from nanoevolve_jax.terminal.console import Console
 
 _NULL = flags.DEFINE_integer("null_campaigns", 10_000, "campaigns without any effect")
 _WITH_EFFECT = flags.DEFINE_integer("campaigns", 2000, "campaigns with an effect")

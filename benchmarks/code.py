@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, logging
-from rich.console import Console
 
 from benchmarks import options
 from benchmarks.optimizer import BASELINE as BUILT_IN
@@ -32,6 +31,7 @@ from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_t
 from nanoevolve_jax.execution.train import Candidate, Task
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import SLOTS
+from nanoevolve_jax.terminal.console import Console
 
 STEPS = 50
 DIFFERENCE_GOAL, TIME_GOAL = 1e-6, 1.05

@@ -22,7 +22,6 @@ import numpy as np
 import optax
 from absl import app, logging
 from optax import contrib
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -38,6 +37,7 @@ from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_t
 from nanoevolve_jax.execution.train import Candidate, Task
 from nanoevolve_jax.policy.spec import set_field
 from nanoevolve_jax.policy.transform import MATRIX
+from nanoevolve_jax.terminal.console import Console
 
 BASELINE, SPECIALISED = "baseline, traced", "baseline, specialised"
 GATED, GATED_SPECIALISED = "gated, traced", "gated, specialised"

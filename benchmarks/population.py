@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags, logging
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -33,6 +32,7 @@ from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.rehearsal import Rehearsal
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.terminal.console import Console
 
 _LANES = flags.DEFINE_integer("max_lanes", 0, "most lanes; 0: what memory holds, on a CPU 4", 0)
 

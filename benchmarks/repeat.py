@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from absl import app, logging
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -29,6 +28,7 @@ from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.rehearsal import Rehearsal
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
+from nanoevolve_jax.terminal.console import Console
 
 _LANES = 2
 _SEGMENTS = 4

@@ -14,7 +14,6 @@ import numpy as np
 import ray
 from absl import app, logging
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -28,6 +27,7 @@ from nanoevolve_jax.execution.settings import make_baseline, make_recipe
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import PRESETS
 from nanoevolve_jax.prepare import make_engine
+from nanoevolve_jax.terminal.console import Console
 
 ROUNDS = 5
 DEVICES = 8  # virtual ones, of the check; more than there are cores

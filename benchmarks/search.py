@@ -26,7 +26,6 @@ from unittest import mock
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -36,6 +35,7 @@ from nanoevolve_jax.evolution import campaign
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.population import Programs
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.tracking.log import Log
 from nanoevolve_jax.tracking.tensorboard import TensorBoard
 

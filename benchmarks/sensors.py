@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import app, logging
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -29,6 +28,7 @@ from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
 from nanoevolve_jax.prepare import make_engine
+from nanoevolve_jax.terminal.console import Console
 
 START = 0.15  # of the run: the fall from a uniform guess, most of the warm-up
 SKIP = 0.05  # of the run: averages over one or two steps are no range

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -28,6 +27,7 @@ from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
+from nanoevolve_jax.terminal.console import Console
 
 STEPS = 10  # a segment
 TASK = train.Task(

@@ -34,7 +34,6 @@ import jax
 import numpy as np
 from absl import app, logging
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import options
@@ -71,6 +70,7 @@ from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.prepare import load_rows
+from nanoevolve_jax.terminal.console import Console
 
 SETTINGS = {
     "model.n_layer": 2,

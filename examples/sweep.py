@@ -24,10 +24,10 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from rich.console import Console
 from rich.table import Table
 
 from nanoevolve_jax.reporting.history import read_history
+from nanoevolve_jax.terminal.console import Console
 
 _FOLDER = flags.DEFINE_string("folder", "runs/sweep", "where the run folders lie")
 _OVER = flags.DEFINE_multi_string("over", ["seed=0,1"], "FIELD=VALUE,VALUE,...")

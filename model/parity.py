@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-import rich
 from absl import app, flags, logging
-from rich.markup import escape
 from rich.table import Table
 
 from model import gpt, loss, nanochat, optimizer_parity
 from model.checks import Check, within, worst
 from model.reference import BadReference, Reference
+from nanoevolve_jax.terminal.console import Console, plain
 
 _REFERENCE = flags.DEFINE_multi_string("reference", [], "npz file of reference figures; repeatable")
 
@@ -123,18 +122,18 @@ def run_checks(reference: Reference) -> list[Check]:
     return checks
 
 
-def run(paths: Sequence[str], console: rich.console.Console | None = None) -> int:
+def run(paths: Sequence[str], console: Console | None = None) -> int:
     """Checks every file, prints a table for each, and returns the exit code."""
-    console = console or rich.get_console()
+    console = console or Console()
     if not paths:
-        console.print("parity: name at least one file: --reference FILE.npz", soft_wrap=True)
+        console.say("parity: name at least one file: --reference FILE.npz")
         return 2
     code = 0
     for path in paths:
         try:
             checks = run_checks(Reference(path))
         except BadReference as error:
-            console.print(f"parity: {error}", markup=False, soft_wrap=True)
+            console.say(f"parity: {error}")
             code = 2
             continue
         console.print(_table(path, checks))
@@ -143,7 +142,7 @@ def run(paths: Sequence[str], console: rich.console.Console | None = None) -> in
 
 
 def _table(path: str, checks: Sequence[Check]) -> Table:
-    table = Table(title=escape(str(path)), title_justify="left")
+    table = Table(title=plain(path), title_justify="left")
     for heading, justify in (
         ("quantity", "left"),
         ("largest error", "right"),
@@ -153,8 +152,8 @@ def _table(path: str, checks: Sequence[Check]) -> Table:
     ):
         table.add_column(heading, justify=justify, overflow="fold")
     for name, max_abs, relative, gate, passed in checks:
-        verdict = "[green]pass[/green]" if passed else "[bold red]FAIL[/bold red]"
-        table.add_row(escape(name), f"{max_abs:.1e}", f"{relative:.1e}", gate, verdict)
+        verdict = plain("pass", "green") if passed else plain("FAIL", "bold red")
+        table.add_row(plain(name), f"{max_abs:.1e}", f"{relative:.1e}", gate, verdict)
     return table
 
 

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.evidence.calibration import measure, planned_calls, tune_recipe
@@ -31,6 +30,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import opened, require_room
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
 from nanoevolve_jax.tracking.log import opened_log, require_installed
 
@@ -55,7 +55,7 @@ def calibrate(config: ConfigDict) -> None:
         config = site.config
         folder = Path(config.workdir)
         description = describe_run(config, site.facts, UNCALIBRATED)
-        checkpoints = stack.enter_context(opened(config, description, console.print))
+        checkpoints = stack.enter_context(opened(config, description, console.say))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = site.engine(config, MAIN, checkpoints)
         budget = config.calibrate.tuning_runs or planned_runs(config)
@@ -94,11 +94,7 @@ def calibrate(config: ConfigDict) -> None:
                 "config": config.to_dict(),
             },
         )
-    console.print(
-        f"{folder / FILE}: for --config.calibration ({time.monotonic() - started:.0f} s)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.say(f"{folder / FILE}: for --config.calibration ({time.monotonic() - started:.0f} s)")
 
 
 OFTEN = (

@@ -9,6 +9,8 @@ import runpy
 import sys
 from importlib import metadata
 
+from nanoevolve_jax.terminal import streams
+
 PROGRAM = "nanoevolve"
 COMMANDS = {
     "search": "evolve optimizer policies, and promote one of them",
@@ -40,18 +42,19 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
       The exit code, where the command does not itself end the process.
     """
+    streams.guard()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in (*_HELP, "help"):
-        print(overview())
+        streams.write(f"{overview()}\n")
         return 0
     if name == "--version":
-        print(version())
+        streams.say(version())
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS) or COMMANDS
-        print(f"error: command is {name!r}; allowed: {', '.join(near)}", file=sys.stderr)
+        streams.complain(f"error: command is {name!r}; allowed: {', '.join(near)}")
         return _BAD_INPUT
     sys.argv = [f"{PROGRAM} {name}", *rest]
     runpy.run_module(f"nanoevolve_jax.{name}", run_name="__main__")

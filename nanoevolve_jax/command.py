@@ -1,7 +1,6 @@
 """What every command shares: `--config`, `--help`, and mistakes that end in one line."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
 from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
-from nanoevolve_jax.terminal import usage
+from nanoevolve_jax.terminal import streams, usage
 from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
 USER_ERRORS = (
@@ -44,7 +43,7 @@ _CONFIG = ("--config", "-config")
 def fail(message: object) -> None:
     """Prints one line and exits with code 2."""
     first_line = (str(message).splitlines() or ["unknown error"])[0]
-    sys.stderr.write(f"error: {first_line}\n")  # at once: threads may be speaking
+    streams.complain(f"error: {first_line}")
     hosts.leave(BAD_INPUT)
 
 
@@ -92,14 +91,18 @@ def run(
     _run(main, define, _Help(command, settings, often, config_file), places)
 
 
-def run_on_arguments(command: Callable[[list[str]], int | None]) -> None:
+def run_on_arguments(
+    command: Callable[[list[str]], int | None], *, only_prints: bool = False
+) -> None:
     """Parses flags and calls a command without a config with the list of its arguments.
 
     Args:
       command: what to do; gives the exit code, None for 0. The docstring of its module is the
         command's help.
+      only_prints: Whether output is all that the command is for, so that it ends when a pipe that
+        it writes to has no reader any more, or its output cannot be written.
     """
-    _run(command, lambda: None, _Help(command, {}, (), ""), dict)
+    _run(command, lambda: None, _Help(command, {}, (), ""), dict, only_prints)
 
 
 class _Help(NamedTuple):
@@ -133,6 +136,7 @@ def _run(
     define: Callable[[], None],
     help: _Help,
     places: Callable[[], Mapping[str, str]],
+    only_prints: bool = False,
 ) -> None:
     """Parses flags, calls the command with its arguments, and ends mistakes in one line.
 
@@ -141,12 +145,14 @@ def _run(
       define: defines the flags that depend on the command.
       help: of the command.
       places: values that may be paths, by the names of their fields.
+      only_prints: see `run_on_arguments`.
     """
+    streams.guard(strict=only_prints)
 
     def parse(argv):
         asked = argv[1 : argv.index("--") if "--" in argv else None]
         if any(argument in usage.SHORT + usage.FULL for argument in asked):
-            print(help.text(full=any(argument in usage.FULL for argument in asked)), flush=True)
+            streams.write(f"{help.text(full=any(word in usage.FULL for word in asked))}\n")
             sys.exit(0)
         try:
             define()
@@ -163,14 +169,17 @@ def _run(
         try:
             code = command(argv[1:])
             sys.stdout.flush()
+            lost = getattr(sys.stdout, "error", None)
+            if lost and only_prints:
+                fail(f"the standard output cannot be written ({lost.strerror})")
             sys.exit(code)
         except USER_ERRORS as error:
             fail(error)
         except Interrupted:
-            print("stopped and saved; the same command goes on from here", file=sys.stderr)
+            streams.complain("stopped and saved; the same command goes on from here")
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:
-            print("interrupted; the same command goes on from what is saved", file=sys.stderr)
+            streams.complain("interrupted; the same command goes on from what is saved")
             sys.exit(INTERRUPTED)
         except OSError as error:
             if error.errno in DISK_ERRORS:
@@ -183,9 +192,8 @@ def _run(
 
     try:
         app.run(main, flags_parser=parse)
-    except BrokenPipeError:
-        # Whoever read the output, `head` for one, has seen enough; what is buffered is dropped.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout.relax()
         sys.exit(NO_READER)
 
 

@@ -8,12 +8,10 @@ again. It explores: it uses neither the seeds nor the text of promotion and conf
 """
 
 import contextlib
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -30,8 +28,9 @@ from nanoevolve_jax.policy.spec_json import SpecError
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.candidate import same_policy
 from nanoevolve_jax.reporting.naming import named_arm
-from nanoevolve_jax.reporting.tables import comparison_page, render
+from nanoevolve_jax.reporting.tables import comparison_page, show
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
 
 FOLDER = "compare"  # of a work folder
@@ -46,7 +45,6 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
         raise ConfigError("config.plan is True; allowed: False, for a comparison has no stages")
     arms, _ = distinct(config, names)  # a mistake is named before text is read
     console = Console()
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     config = config.copy_and_resolve_references()
     config.workdir = str(Path(config.workdir) / FOLDER)
     most = total_runs(planned_calls(config, len(arms)))
@@ -59,7 +57,7 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
         folder = Path(config.workdir)
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
-        checkpoints = stack.enter_context(opened(config, description, say))
+        checkpoints = stack.enter_context(opened(config, description, console.say))
         engine = site.engine(config, MAIN, checkpoints)
         require_room(folder, engine, config, total_runs(planned))
         with Display(
@@ -72,8 +70,8 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
             found = explore(Bench(config, runs), arms) | {"same": same}
         origin = {name: description[name] for name in _ORIGIN}
         write_sealed(folder / FILE, KIND, finite_or_null(found | {"exploratory": True} | origin))
-    print(render(comparison_page(found), console), end="")
-    say(f"{folder / FILE}: this comparison, until the next one in this folder")
+    show(comparison_page(found), console)
+    console.say(f"{folder / FILE}: this comparison, until the next one in this folder")
 
 
 def distinct(config: ConfigDict, names: Sequence[str]) -> tuple[list[Arm], list[dict[str, str]]]:

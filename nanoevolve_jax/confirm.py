@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from configs import screen
 from configs.base import CONFIRM_SETTINGS, get_config
@@ -42,6 +41,7 @@ from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.prepare import calibrated, opened
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import engines, open_site
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
 from nanoevolve_jax.tracking.log import opened_log
 
@@ -98,7 +98,7 @@ def confirm(settings: ConfigDict) -> None:
         config, calibration = calibrated(site.config, site.facts)
         folder = Path(config.workdir)
         description = describe_run(config, site.facts, calibration.seal)
-        checkpoints = stack.enter_context(opened(config, description, console.print))
+        checkpoints = stack.enter_context(opened(config, description, console.say))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         config.train.evaluations = config.confirm.evaluations
         records, chosen = read_search(folder, settings.candidate)
@@ -170,11 +170,10 @@ def confirm(settings: ConfigDict) -> None:
         path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
         if is_win(card):
             crown(folder, records, record.id, batch_tokens)
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
-        say(line)
-    if hosts.is_first() and (report := write_at_end(folder, say)):
-        say(str(report))
+        console.say(line)
+    if hosts.is_first() and (report := write_at_end(folder, console.say)):
+        console.say(str(report))
 
 
 def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:

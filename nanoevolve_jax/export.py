@@ -33,6 +33,7 @@ from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
 from nanoevolve_jax.policy.spec_json import load_spec, spec_from_json
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.origins import origin_of
+from nanoevolve_jax.terminal import streams
 
 DISAGREES = 1
 
@@ -177,7 +178,7 @@ def export(name: str, to: str, folder: Path, out: Path | None, force: bool) -> b
             f"--out is {str(out)!r}; allowed: a file that can be written ({error.strerror})"
         ) from None
     agrees, how = _check(form, policy, out)
-    print(f"{out}: {origin.id} ({policy.where}) for {to}; {how}")
+    streams.say(f"{out}: {origin.id} ({policy.where}) for {to}; {how}")
     return agrees
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
 
 from nanoevolve_jax.evidence.work import MAIN
@@ -28,6 +27,7 @@ from nanoevolve_jax.execution.rehearsal import Rehearsal
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.prepare import use_devices, with_lanes
+from nanoevolve_jax.terminal.console import Console
 
 _REPEATS = 3  # timed segments and validations, after one of each to warm up
 
@@ -46,7 +46,7 @@ def print_plan(config: ConfigDict, console: Console) -> None:
     else:
         devices = use_devices(config)
         config = with_lanes(config, devices, max(generation_sizes(config)))
-        console.print("compiling and timing the training program", highlight=False)
+        console.say("compiling and timing the training program")
         pace = measured_pace(config, devices, segment_steps)
         source = f"measured on this {jax.devices()[0].device_kind}"
     machines, costs = machine_counts(config.machines), costs_of(config)
@@ -62,13 +62,9 @@ def print_plan(config: ConfigDict, console: Console) -> None:
         "come on top",
         "tuning asks for one machine's candidates at a time, so more machines do not help it",
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
     console.print(scenario_table(machines))
-    console.print(
-        f"nothing was trained, and nothing written to {config.workdir}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.say(f"nothing was trained, and nothing written to {config.workdir}")
 
 
 def measured_pace(config: ConfigDict, devices: int, segment_steps: int) -> Pace:

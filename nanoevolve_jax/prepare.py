@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from data.batches import check_horizon
 from data.rows import Rows, build_rows
@@ -42,6 +41,7 @@ from nanoevolve_jax.execution.stream import Stream
 from nanoevolve_jax.execution.threads import compute_threads, limit_threads
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate, Task
 from nanoevolve_jax.stopping import graceful_stop
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import DataDisplay
 from nanoevolve_jax.tracking.log import LOCAL_FOLDERS
 
@@ -224,11 +224,9 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
         max_epochs=data.max_epochs,
     )
     sizes = [len(fold) for fold in rows.folds]
-    console.print(
+    console.say(
         f"{data.corpus}: {len(rows.train):,} training rows of {rows.sequence_len} tokens; "
-        f"{sum(sizes):,} validation rows in {len(sizes)} folds",
-        highlight=False,
-        soft_wrap=True,
+        f"{sum(sizes):,} validation rows in {len(sizes)} folds"
     )
     return rows
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 
 from configs.base import get_config
 from nanoevolve_jax import command
@@ -19,6 +18,7 @@ from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.evolution.run_folder import describe_run
 from nanoevolve_jax.execution.job import job_from_json
 from nanoevolve_jax.site import local_site
+from nanoevolve_jax.terminal.console import Console
 
 _PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)
 DISAGREES = 1
@@ -73,14 +73,11 @@ def replay(path: Path, pairs: int, console: Console) -> bool:
     )
     gains = before[0] - before[1], found[0] - found[1]
     for i, seed in enumerate(card["seeds"][:pairs]):
-        console.print(
-            f"seed {seed}: gain {gains[0][i]:+.6f} bpb on the card, {gains[1][i]:+.6f} now",
-            highlight=False,
-        )
+        console.say(f"seed {seed}: gain {gains[0][i]:+.6f} bpb on the card, {gains[1][i]:+.6f} now")
     limit = 0.0 if exact else 3.0 * card["calibration"]["paired_sigma"]
     agree = agrees(before, found, limit)
     how = "exactly" if exact else "within three paired sigmas (other versions or device)"
-    console.print(f"{'agrees' if agree else 'DISAGREES'} {how}", highlight=False)
+    console.say(f"{'agrees' if agree else 'DISAGREES'} {how}")
     return agree
 
 

@@ -6,10 +6,10 @@ python -m nanoevolve_jax.report --workdir=runs/mine
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.reporting.page import FILE, write_report
+from nanoevolve_jax.terminal.console import Console
 
 
 def main(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         command.fail("--workdir is missing; allowed: the folder of a search")
     out = Path(given.out) if given.out else None
     path = write_report(Path(given.workdir), out)
-    Console().print(str(path), highlight=False, soft_wrap=True)
+    Console().say(path)
 
 
 if __name__ == "__main__":  # flags of such common names would clash in who only imports this

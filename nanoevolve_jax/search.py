@@ -7,12 +7,10 @@ the same workdir goes on where the last checkpoint or generation ended.
 """
 
 import contextlib
-import functools
 import time
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.campaign.books import FOLDER as PROPOSALS
@@ -36,6 +34,7 @@ from nanoevolve_jax.planning import print_plan
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import open_site
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import (
     Display,
     baseline_curve,
@@ -52,7 +51,6 @@ def search(config: ConfigDict) -> None:
     console = Console()
     if config.plan:
         return print_plan(config, console)
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     require_installed(config)
     start_counting()
     compiled_before = compilations()
@@ -70,7 +68,7 @@ def search(config: ConfigDict) -> None:
         against = "the tuned baseline" if calibration else "an untuned baseline"
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
-        checkpoints = stack.enter_context(opened(config, description, say))
+        checkpoints = stack.enter_context(opened(config, description, console.say))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = site.engine(config, MAIN, checkpoints)
         scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
@@ -86,11 +84,11 @@ def search(config: ConfigDict) -> None:
         summary["wall_seconds"] = round(time.monotonic() - started, 1)
         write_json(folder / "summary.json", summary)
     console.print(results_table(records, count=5, against=against))
-    say(f"baseline validation bpb: {baseline_curve(folder)}")
+    console.say(f"baseline validation bpb: {baseline_curve(folder)}")
     if hosts.is_first():
-        write_at_end(folder, say)
+        write_at_end(folder, console.say)
     for line in where_things_lie(folder):
-        say(line)
+        console.say(line)
 
 
 def run(
@@ -98,7 +96,7 @@ def run(
 ) -> list[Record]:
     """Runs what is left of the search, promotion included if it is calibrated."""
     engine, config = campaign.engine, campaign.config
-    records = campaign.load(functools.partial(console.print, highlight=False, soft_wrap=True))
+    records = campaign.load(console.say)
     steps = config.train.steps
     planned = planned_runs(config) if calibrated else total_runs(planned_calls(config))
     total = max(planned, len(records))

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
+from nanoevolve_jax.reporting import tables
 from nanoevolve_jax.reporting.candidate import candidate, difference
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.naming import named_arm
@@ -26,8 +26,9 @@ from nanoevolve_jax.reporting.tables import (
     difference_page,
     front_page,
     overview_page,
-    render,
 )
+from nanoevolve_jax.terminal import streams
+from nanoevolve_jax.terminal.console import Console
 
 _DIFF = flags.DEFINE_bool("diff", False, "the fields at which two specs differ")
 _FRONT = flags.DEFINE_bool("front", False, "the whole Pareto front")
@@ -72,8 +73,11 @@ def main(arguments: list[str]) -> None:
         given = " ".join([*arguments, *(f"--{name}" for name in wanted if name)]) or "nothing"
         command.fail(f"arguments are {given!r}; allowed: {_USAGE[wanted[0]]}")
     found, page = shown(arguments, wanted[0])
-    print(to_text(finite_or_null(found)) if _JSON.value else render(page, Console()), end="")
+    if _JSON.value:
+        streams.write(to_text(finite_or_null(found)))
+    else:
+        tables.show(page, Console())
 
 
 if __name__ == "__main__":
-    command.run_on_arguments(main)
+    command.run_on_arguments(main, only_prints=True)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from data.rows import Rows
 from nanoevolve_jax.execution.checkpoint import Checkpoints
@@ -27,6 +26,7 @@ from nanoevolve_jax.prepare import (
     with_lanes,
     with_own_folder,
 )
+from nanoevolve_jax.terminal.console import Console
 
 RAY = "ray"
 
@@ -126,13 +126,12 @@ def open_site(
             "after `pip install 'nanoevolve-jax[ray]'`"
         ) from None
     jax.config.update("jax_platforms", "cpu")  # accelerators of this machine are its workers'
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
     with ray_pool.connected(config.ray.address) as resources:
         automatic = config.data_parallel if resources.get("GPU", 0) else 0
         gpus = automatic if config.ray.gpus == ray_pool.AUTOMATIC else config.ray.gpus
         shared = for_every_node(config, config.threads or (1 if gpus else visible_cores()))
         make = functools.partial(worker_site, shared.to_json(), steps=steps, most=most)
-        pool = ray_pool.Pool(make, config.ray, cpus=shared.threads, gpus=gpus, say=say)
+        pool = ray_pool.Pool(make, config.ray, cpus=shared.threads, gpus=gpus, say=console.say)
         facts = pool.facts()
         settled = config.copy_and_resolve_references()
         settled.lanes = facts.lanes

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 from certified_code import entry
 from records import make_record
-from rich.console import Console
 from scripted_mutator import profile
 
 from configs import codegen as codegen_config
@@ -18,6 +17,7 @@ from nanoevolve_jax.codegen.mutators.providers import ProviderError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
 from nanoevolve_jax.execution.engine import Progress
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
 
 

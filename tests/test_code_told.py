@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from certified_code import BLEND, SOURCES, certify, code_of, write_campaign
 from histories import family, make_columns, save, write_folder
-from rich.console import Console
 from test_search import SETTINGS, make_config, write_corpus
 
 from configs import screen
@@ -34,6 +33,7 @@ from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.sections import sections
 from nanoevolve_jax.reporting.tables import WIDTH, render
 from nanoevolve_jax.show import shown
+from nanoevolve_jax.terminal.console import Console
 
 EVIL = "<script>alert(1)</script> \x1b[31m & \"'"
 

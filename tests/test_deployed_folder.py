@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import pytest
 from histories import family, write_folder
 from jax import export
-from rich.console import Console
 from test_search import SETTINGS, make_config, write_corpus
 
 from data.errors import CorpusError
@@ -35,6 +34,7 @@ from nanoevolve_jax.policy.certified import Certified, Code, digest
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, shape_key
 from nanoevolve_jax.policy.spec import ANNEALING, TRUST_RATIO
 from nanoevolve_jax.policy.spec_json import SpecError
+from nanoevolve_jax.terminal.console import Console
 
 SECRET = "sk-not-to-be-seen-anywhere"
 

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 from records import make_dead, make_record
-from rich.console import Console
 
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.terminal import display as module
 from nanoevolve_jax.terminal.board import LANES, Lane, picture
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display, further
 from nanoevolve_jax.terminal.sparkline import BLOCKS
 

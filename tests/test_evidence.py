@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 from events import read_events
-from rich.console import Console
 from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
 
 from configs import confirm as confirm_config
@@ -29,6 +28,7 @@ from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.plan import phases
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.tracking.points import stage_name
 
 TINY = SETTINGS | {

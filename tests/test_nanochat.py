@@ -8,7 +8,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import rich.console
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from model import nanochat, optimizer_parity, parity
 from model.gpt import GPTConfig, init_params
 from model.reference import BadReference, Reference, drawn_params, write_cut
 from nanoevolve_jax.policy.spec import NANOCHAT
+from nanoevolve_jax.terminal.console import Console
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHIPPED = ROOT / "tests" / "reference"
@@ -177,7 +177,7 @@ def test_values_that_are_not_finite_never_pass():
 
 def test_a_missing_file_does_not_keep_the_others_from_being_checked(tmp_path, capsys):
     paths = [tmp_path / "none.npz", SHIPPED / "a.npz"]
-    assert parity.run(paths, rich.console.Console(width=100)) == 2
+    assert parity.run(paths, Console(width=100)) == 2
     printed = capsys.readouterr().out
     assert "no such file" in printed and "loss_none" in printed and "FAIL" not in printed
     assert parity.run([]) == 2

@@ -7,7 +7,6 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from test_search import assert_one_line, flags_of, start
 
 from configs import screen
@@ -31,6 +30,7 @@ from nanoevolve_jax.evolution.plan import (
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.settings import make_baseline, make_task
 from nanoevolve_jax.planning import print_plan
+from nanoevolve_jax.terminal.console import Console
 
 CONFIG = screen.get_config()
 

@@ -10,7 +10,6 @@ from absl import flags
 from absl.testing import flagsaver
 from histories import family, make_columns, write_folder
 from records import make_dead, make_record
-from rich.console import Console
 
 from nanoevolve_jax import command as command_module
 from nanoevolve_jax import show
@@ -23,6 +22,7 @@ from nanoevolve_jax.reporting.naming import named_arm
 from nanoevolve_jax.reporting.overview import overview, row
 from nanoevolve_jax.reporting.tables import WIDTH, render
 from nanoevolve_jax.show import shown
+from nanoevolve_jax.terminal.console import Console
 
 LONG = make_dead("g002c00", generation=2, spec=ANNEALING, change="control.bias -0.5 -> 0.25")
 GATE = np.linspace(0.1, 0.9, 6)

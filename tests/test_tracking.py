@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from events import read_events, runs_of
 from records import make_dead, make_record
-from rich.console import Console
 from tensorboardX import record_writer
 from test_resume import OF_THE_PROCESS
 from test_search import BATCH, LENGTH, SETTINGS, make_config, run, write_corpus
@@ -21,6 +20,7 @@ from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.train import TELEMETRY
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.tracking import log as module
 from nanoevolve_jax.tracking import points
 from nanoevolve_jax.tracking.fanout import Trackers

@@ -5,11 +5,11 @@
 
 import jax
 import pytest
-from rich.console import Console
 
 from benchmarks import verdicts
 from nanoevolve_jax.evidence.verdict import NOT_CONFIRMED
 from nanoevolve_jax.prepare import load_rows
+from nanoevolve_jax.terminal.console import Console
 
 pytestmark = pytest.mark.slow
 

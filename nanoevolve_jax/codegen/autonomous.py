@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.campaign import asking, books
@@ -53,6 +52,7 @@ from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import Site, open_site
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display, results_table, where_things_lie
 from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
 
@@ -64,11 +64,10 @@ def autonomous(config: ConfigDict) -> None:
     """The command."""
     started = time.monotonic()
     console = Console()
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     require_installed(config)
     profile = ensemble_of(config)
     walls = sandbox.isolation(config.codegen.isolation)
-    say(f"jail: {walls.in_words()}")
+    console.say(f"jail: {walls.in_words()}")
     start_counting()
     compiled_before = compilations()
     folder = Path(config.workdir)
@@ -81,7 +80,7 @@ def autonomous(config: ConfigDict) -> None:
         against = "the tuned baseline" if calibration else "an untuned baseline"
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
-        checkpoints = stack.enter_context(opened(config, description, say))
+        checkpoints = stack.enter_context(opened(config, description, console.say))
         claim(folder)
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = screening_engine(site, config, checkpoints)
@@ -156,9 +155,9 @@ def autonomous(config: ConfigDict) -> None:
         }
         write_json(folder / "summary.json", summary)
     console.print(results_table(found, count=5, against=against))
-    write_at_end(folder, say)
+    write_at_end(folder, console.say)
     for line in [*where_things_lie(folder), f"{folder / books.FILE}: what became of each proposal"]:
-        say(line)
+        console.say(line)
 
 
 def teller(display: Display, log: Log, steps: int, width: int) -> Callable[..., None]:

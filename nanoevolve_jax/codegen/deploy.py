@@ -10,7 +10,6 @@ candidate is sent once. Without an address a Ray of one's own is started, which 
 `--stop`. `trace` follows a job, `status` lists all.
 """
 
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from nanoevolve_jax.evolution.promote import arm_of
 from nanoevolve_jax.execution.settings import ConfigError, make_baseline
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.naming import named_arm
+from nanoevolve_jax.terminal import streams
 
 FOLDER = "deployed"  # of a run folder
 SENT = "sent"  # of FOLDER: the folders of jobs, by their ids
@@ -90,7 +90,7 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
     """The command."""
     cache = Path(config.data.cache_dir)
     address = server.absolute(_ADDRESS.value, cache)
-    say = functools.partial(print, flush=True)
+    say = streams.say
     if _STOP.value:
         if names:
             command.fail(f"arguments are {' '.join(names)!r}; allowed: none beside --stop")

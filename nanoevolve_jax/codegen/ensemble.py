@@ -16,6 +16,8 @@ from nanoevolve_jax.codegen.campaign.books import FOLDER
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import ensemble_page
 from nanoevolve_jax.codegen.mutators.providers import FILE, load
+from nanoevolve_jax.reporting import tables
+from nanoevolve_jax.terminal.console import Console
 
 
 def settings_of(directory: Path | None) -> tuple[str, list[str] | None]:
@@ -43,9 +45,9 @@ def main(arguments: list[str]) -> None:
         command.fail(f"DIR is {str(directory)!r}; allowed: a run folder with proposals")
     file, asked = settings_of(directory)
     profiles = load(flags.FLAGS.providers or file)
-    print(ensemble_page.render(profiles, directory, asked), end="")
+    tables.show(ensemble_page.page(profiles, directory, asked), Console())
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("providers", None, f"TOML file of profiles; the run's own, or else {FILE}")
-    command.run_on_arguments(main)
+    command.run_on_arguments(main, only_prints=True)

@@ -14,7 +14,6 @@ import math
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.syntax import Syntax
 
 from nanoevolve_jax import command
@@ -27,6 +26,9 @@ from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.seeds import FOLDER
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
+from nanoevolve_jax.terminal import streams
+from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.streams import visible_lines
 
 _PROVIDER = flags.DEFINE_string("provider", "", "name of a profile")
 _PROVIDERS = flags.DEFINE_string("providers", providers.FILE, "TOML file of profiles")
@@ -103,7 +105,7 @@ def main(arguments: list[str]) -> int:
     parent = prompts.Parent("built-in" if file is None else Path(file).stem, source)
     prompt = prompts.prompt(_NUMBER.value, slot, scope, parent, rules)
     if _DRY_RUN.value:
-        print(prompt, end="")
+        streams.write(prompt)
         return 0
     provider = providers.chosen(providers.load(_PROVIDERS.value), _PROVIDER.value, "--provider")
     directory = Path(_OUT.value)
@@ -123,20 +125,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(proposal: Proposal, before: str, folder: Path) -> None:
-    say = functools.partial(Console().print, highlight=False, markup=False, soft_wrap=True)
+    console = Console()
     for count, one in enumerate(proposal.tries, 1):
         if one.wrong:
-            say(f"try {count}: {one.wrong}")
+            console.say(f"try {count}: {one.wrong}")
     if proposal.stopped:
-        say(f"not asked: {proposal.stopped}")
+        console.say(f"not asked: {proposal.stopped}")
     if proposal.source:
         text = difference(before, proposal.source)
-        say(Syntax(text, "diff", theme="ansi_dark", background_color="default"))
-        say(f"{folder / f'try-{len(proposal.tries)}' / SOURCE}: the new source, to be validated")
+        style = "ansi_dark"
+        console.print(Syntax(visible_lines(text), "diff", theme=style, background_color="default"))
+        console.say(
+            f"{folder / f'try-{len(proposal.tries)}' / SOURCE}: the new source, to be validated"
+        )
     spent = budget.spent_by(one.answer for one in proposal.tries)
     estimated = sum(one.answer.estimated for one in proposal.tries)
     note = f" (requests whose tokens are estimated: {estimated})" if estimated else ""
-    say(budget.in_words(spent) + note)
+    console.say(budget.in_words(spent) + note)
 
 
 if __name__ == "__main__":

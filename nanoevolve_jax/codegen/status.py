@@ -8,16 +8,15 @@ import time
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 from nanoevolve_jax.codegen.deployment.book import Entry
 from nanoevolve_jax.codegen.deployment.cluster import State
 from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.reporting.tables import render
+from nanoevolve_jax.reporting.tables import show
+from nanoevolve_jax.terminal.console import Console, plain
 
 UNREACHABLE = "unreachable"
 _ADDRESS = flags.DEFINE_string("address", server.LOCAL, "of a cluster to ask besides those known")
@@ -95,9 +94,9 @@ def main(arguments: list[str]) -> None:
             *(entry.job, entry.candidate, state.status, age(now - entry.sent)),
             outcome(entry, state),
         )
-    page = [table if found else Text("nothing was deployed"), *(Text(str(e)) for e in silent)]
-    print(render(page, Console()), end="")
+    page = [table if found else plain("nothing was deployed"), *(plain(e) for e in silent)]
+    show(page, Console())
 
 
 if __name__ == "__main__":
-    command.run_on_arguments(main)
+    command.run_on_arguments(main, only_prints=True)

@@ -14,6 +14,7 @@ from absl import flags
 
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
+from nanoevolve_jax.terminal import streams
 
 FAILED = 1
 _TICK = 1.0  # seconds between two looks
@@ -39,29 +40,30 @@ def trace(entry: book.Entry, *, follow: bool) -> int:
         ended = state.status in cluster.ENDED
         if follow and not ended and state.status != told:  # a job may wait long for its turn
             told = state.status
-            print(f"{entry.job}, {entry.candidate}: {told}", flush=True)
+            streams.say(f"{entry.job}, {entry.candidate}: {told}")
         log = cluster.log(entry.job, entry.address)
         until = len(log) if ended else log.rfind("\n") + 1
         for line in log[shown:until].splitlines():
             if not line.startswith(reply.MARK):
-                print(line, flush=True)
+                streams.say(line)
         shown = max(shown, until)
         if ended or not follow:
             break
         time.sleep(_TICK)
-    print(f"{entry.job}, {entry.candidate}: {state.status}", flush=True)
+    streams.say(f"{entry.job}, {entry.candidate}: {state.status}")
     if state.status == cluster.SUCCEEDED:
         return _keep(entry, reply.from_log(log, entry.job))
     if ended:
-        print(state.message or "no reason is given")
+        streams.say(state.message or "no reason is given")
     return FAILED if ended else 0
 
 
 def _keep(entry: book.Entry, result: dict | None) -> int:
     if result is None:
-        print("its log has no result")
+        streams.say("its log has no result")
         return FAILED
-    print(f"{reply.in_words(result)}\n{entry.keep(result)}")
+    streams.say(reply.in_words(result))
+    streams.say(entry.keep(result))
     return 0
 
 
@@ -74,7 +76,7 @@ def main(arguments: list[str]) -> int:
     known = entry.result
     if known is None:
         return trace(entry, follow=given.follow)
-    print(f"{entry.job}, {entry.candidate}: {cluster.SUCCEEDED}, fetched before")
+    streams.say(f"{entry.job}, {entry.candidate}: {cluster.SUCCEEDED}, fetched before")
     return _keep(entry, known)
 
 
@@ -82,4 +84,4 @@ if __name__ == "__main__":  # flags of such common names would clash in who only
     flags.DEFINE_string("address", "", "of a job that was not deployed from here")
     flags.DEFINE_string("cache_dir", "cache", "folder with the book of deployments")
     flags.DEFINE_bool("follow", True, "wait for the end; otherwise only what is there")
-    command.run_on_arguments(main)
+    command.run_on_arguments(main, only_prints=True)

@@ -26,6 +26,7 @@ from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.certified import Certified
 from nanoevolve_jax.policy.slots import SLOTS
+from nanoevolve_jax.terminal import streams
 
 REFUSED = 1
 
@@ -83,7 +84,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
     if given.out is not None and Path(given.out).exists() and not Path(given.out).is_dir():
         raise ConfigError(f"--out is {given.out!r}; allowed: a folder, new or not")
     walls = sandbox.isolation(given.isolation)
-    print(f"isolation: {walls.in_words()}", flush=True)
+    streams.say(f"isolation: {walls.in_words()}")
     verdict = certify.validate(
         slot,
         source,
@@ -95,11 +96,11 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
         also=matrices(wider(config)),
     )
     if verdict.certified is None:
-        print(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")
+        streams.say(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")
         return REFUSED
-    print(f"{describe(verdict.certified)}; {verdict.seconds:.1f} s")
+    streams.say(f"{describe(verdict.certified)}; {verdict.seconds:.1f} s")
     if given.out is not None:
-        print(Library(Path(given.out)).put(verdict.certified))
+        streams.say(Library(Path(given.out)).put(verdict.certified))
     return 0
 
 

@@ -329,7 +329,7 @@ def transfer_tests(
     }
 
 
-def export_test(winner: Arm, check: Check = check_optax, say: Say = print) -> dict[str, Any]:
+def export_test(winner: Arm, check: Check, say: Say) -> dict[str, Any]:
     """Level 5: whether the policy, written as a file for optax, does what was trained.
 
     A file that cannot be compared, such as one that does not come to an end, does not agree: all

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleRenderable, Group
+from rich.console import ConsoleRenderable, Group
 from rich.table import Table
-from rich.text import Text
 
 from nanoevolve_jax.reporting import rewritten
 from nanoevolve_jax.reporting.proposals import in_words
+from nanoevolve_jax.terminal.console import Console, joined, plain
 
 WIDTH = 80
 FEW = 8  # rows of a front that a page shows
@@ -28,34 +28,39 @@ def render(page: Page, console: Console) -> str:
     """The text of a page, at most 80 columns wide, in the colours of the console."""
     width = min(WIDTH, console.width)
     with console.capture() as capture:
-        console.print(Group(*page), width=width, highlight=False)
+        console.print(Group(*page), width=width)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def show(page: Page, console: Console) -> None:
+    """Prints a page."""
+    console.show(render(page, console))
 
 
 def overview_page(found: Mapping[str, Any]) -> Page:
     """A search on a page."""
     under_way = "" if found["finished"] else ", not finished"
     counts = ", ".join(f"{count} {name}" for name, count in found["by_status"].items())
-    page: Page = [Text(found["verdict"], style="bold")]
+    page: Page = [plain(found["verdict"], style="bold")]
     if found["not_higher_because"]:
-        page.append(Text(f"Not higher because {found['not_higher_because']}."))
+        page.append(plain(f"Not higher because {found['not_higher_because']}."))
     page += [
-        Text(),
-        Text(
+        plain(),
+        plain(
             f"{found['candidates']} candidates in {found['generations'] + 1} generations"
             f"{under_way}: {counts}."
         ),
     ]
     chosen = [f"{name}: {', '.join(ids)}" for name, ids in found["chosen"].items() if ids]
-    page += [Text(f"{'; '.join(chosen)}.".capitalize())] if chosen else []
+    page += [plain(f"{'; '.join(chosen)}.".capitalize())] if chosen else []
     page += [
         _candidates(found["best"], f"Best by score, against {found['compared_with']}"),
-        Text(_GAIN),
-        Text(),
+        plain(_GAIN),
+        plain(),
         _front(found["front"][:FEW], len(found["front"])),
         _spent(found["spent"]),
-        *([Text(" ".join(in_words(found["code"]))), Text()] if found["code"] else []),
-        Text(f"One candidate: python -m nanoevolve_jax.show {found['folder']} ID"),
+        *([plain(" ".join(in_words(found["code"]))), plain()] if found["code"] else []),
+        plain(f"One candidate: python -m nanoevolve_jax.show {found['folder']} ID"),
     ]
     return page
 
@@ -68,7 +73,7 @@ def front_page(found: Mapping[str, Any]) -> Page:
 def candidate_page(found: Mapping[str, Any], *, whole_spec: bool) -> Page:
     """A candidate on a page; its whole spec, or what differs from NanoChat's."""
     page: Page = [
-        Text(
+        plain(
             f"{found['id']}: {found['status']}, generation {found['generation']}, score "
             f"{found['score']:+.4f}, cost {found['cost_over_baseline']:.3f}x",
             style="bold",
@@ -77,12 +82,12 @@ def candidate_page(found: Mapping[str, Any], *, whole_spec: bool) -> Page:
     if found["evidence"]:
         level = found["level"]
         missing = f"; not higher because {level['missing']}" if level["missing"] else ""
-        page += [Text(), Text(found["evidence"]), Text(f"Win level {level['level']}{missing}.")]
-    page += [Text(), Text("What it does", style="bold")]
+        page += [plain(), plain(found["evidence"]), plain(f"Win level {level['level']}{missing}.")]
+    page += [plain(), plain("What it does", style="bold")]
     page += [_grid([("-", said) for said in found["explanation"]])]
     page += _code(found["code"])
-    page += [Text(), Text("Where it comes from", style="bold")]
-    page += [_grid([(one["id"], one["origin"]) for one in found["lineage"]]), Text()]
+    page += [plain(), plain("Where it comes from", style="bold")]
+    page += [_grid([(one["id"], one["origin"]) for one in found["lineage"]]), plain()]
     page += [_runs(found["runs"]), _fields(found["fields"], whole_spec)]
     return page
 
@@ -92,7 +97,7 @@ def comparison_page(found: Mapping[str, Any]) -> Page:
     specs, seeds = found["specs"], found["seeds"]
     page: Page = [_tests(specs)]
     page += [
-        Text(f"{same['id']} is not listed: it is the same policy as {same['same_as']}.")
+        plain(f"{same['id']} is not listed: it is the same policy as {same['same_as']}.")
         for same in found["same"]
     ]
     for start in range(0, len(specs), _SPECS_A_TABLE):
@@ -104,7 +109,7 @@ def comparison_page(found: Mapping[str, Any]) -> Page:
     several = len(specs) - 1
     uncorrected = f" {several} comparisons were made, and no p is corrected for that."
     page.append(
-        Text(
+        plain(
             f"gain: bpb below that of {specs[0]['id']} on the same seeds, after {found['steps']} "
             f"steps. This is exploration: {len(seeds)} seeds of its own, the validation text that "
             "searches screen on, one learning rate for all. It can say what is worth a search or a "
@@ -116,22 +121,22 @@ def comparison_page(found: Mapping[str, Any]) -> Page:
 
 def difference_page(found: Mapping[str, Any]) -> Page:
     """Two specs, where they differ."""
-    code = [x for one in found["code"] for x in (Text(), *_source_difference(one))]
+    code = [x for one in found["code"] for x in (plain(), *_source_difference(one))]
     if not found["fields"]:
         equal = f"{found['before']} and {found['after']} are equal in every field."
-        return [Text(equal), *code]
+        return [plain(equal), *code]
     table = _table("field", found["before"], found["after"], "")
     for one in found["fields"]:
         table.add_row(one["field"], _word(one["before"]), _word(one["after"]), _unread(one))
     same = "They are the same policy: nothing reads what differs."
-    return [table, *([Text(same)] if found["same_policy"] else []), *code]
+    return [table, *([plain(same)] if found["same_policy"] else []), *code]
 
 
 def _code(functions: Sequence[Mapping[str, Any]]) -> Page:
     """Rewritten functions: by whom, what vouches for them, and how they differ."""
-    page: Page = [Text(), Text("What is rewritten in it", style="bold")] if functions else []
+    page: Page = [plain(), plain("What is rewritten in it", style="bold")] if functions else []
     for one in functions:
-        page += [Text(rewritten.in_words(one)), Text(rewritten.checked_in_words(one))]
+        page += [plain(rewritten.in_words(one)), plain(rewritten.checked_in_words(one))]
         page += [_diff(one["diff"])] if one["diff"] else []
     return page
 
@@ -140,20 +145,20 @@ def _source_difference(one: Mapping[str, Any]) -> Page:
     ends = [one[side] or "built in" for side in ("before", "after")]
     same = " They compute the same." if one["same_computation"] else ""
     title = f"{one['slot']}: {ends[0]} -> {ends[1]}.{same}"
-    return [Text(title, style="bold"), _diff(one["diff"])]
+    return [plain(title, style="bold"), _diff(one["diff"])]
 
 
-def _diff(diff: str) -> Text:
+def _diff(diff: str) -> ConsoleRenderable:
     """A unified diff in colours, where there are any."""
-    lines = [Text(line, style=_STYLES[kind]) for kind, line in rewritten.diff_lines(diff)]
-    return Text("\n").join(lines)
+    lines = [plain(line, style=_STYLES[kind]) for kind, line in rewritten.diff_lines(diff)]
+    return joined(lines)
 
 
 def _grid(rows: Sequence[tuple[str, str]]) -> Table:
     """A word and a sentence a row, sentences below one another."""
     grid = Table.grid(padding=(0, 1))
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*map(plain, row))
     return grid
 
 
@@ -162,14 +167,14 @@ def _tests(specs: Sequence[Mapping[str, Any]]) -> Table:
     columns = ("#", "spec", "mean bpb", "gain", "95 % interval", "p, one-sided", "n")
     first, *others = specs
     table = _table(*columns, left=("spec",))
-    table.add_row("1", Text(first["id"]), _bpb(first["mean_bpb"]))
+    table.add_row("1", plain(first["id"]), _bpb(first["mean_bpb"]))
     for number, one in enumerate(others, start=2):
         test = one["gain"]
         gain, interval = "a run failed", ""
         if math.isfinite(test["mean"]):
             gain, interval = _gain(test["mean"]), f"{_gain(test['low'])} to {_gain(test['high'])}"
         cells = (_bpb(one["mean_bpb"]), gain, interval, f"{test['p']:.3g}", str(test["n"]))
-        table.add_row(str(number), Text(one["id"]), *cells)
+        table.add_row(str(number), plain(one["id"]), *cells)
     return table
 
 
@@ -178,13 +183,13 @@ def _table(*columns: str, left: Sequence[str] = ()) -> Table:
     table = Table(box=box.SIMPLE, padding=0)
     for i, column in enumerate(columns):
         words = i == 0 or column in left
-        table.add_column(Text(column), justify="left" if words else "right", overflow="fold")
+        table.add_column(plain(column), justify="left" if words else "right", overflow="fold")
     return table
 
 
 def _titled(title: str, table: Table) -> Group:
     """A table under a title that may be wider than it is."""
-    return Group(Text(title, style="bold"), table)
+    return Group(plain(title, style="bold"), table)
 
 
 def _candidates(rows: Sequence[Mapping[str, Any]], title: str) -> Group:
@@ -199,7 +204,7 @@ def _candidates(rows: Sequence[Mapping[str, Any]], title: str) -> Group:
             f"{one['cost_over_baseline']:.3f}x",
             _gain(one["score"]),
             one["status"],
-            Text(one["change"] or ""),
+            plain(one["change"] or ""),
         )
     return _titled(title, table)
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.terminal.console import plain
 from nanoevolve_jax.terminal.sparkline import Curve
 
 LANES, CANDIDATES, STAGES = 6, 5, 4  # rows of each table at most
@@ -92,7 +92,7 @@ def candidates_table(records: Sequence[Record]) -> Table:
         change = record.merit.val_bpb - baseline.merit.val_bpb
         figures = f"{record.merit.val_bpb:.4f}", f"{change:+.4f}"
         words = map(_line, (record.status, record.stage, record.change or ""))
-        table.add_row(record.id, *figures, *words)
+        table.add_row(_line(record.id), *figures, *words)
     return table
 
 
@@ -126,5 +126,5 @@ def _table(*columns: str, curve: str, yielding: Collection[str]) -> Table:
     return table
 
 
-def _line(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
+def _line(text: str) -> RenderableType:
+    return plain(text, no_wrap=True, overflow="ellipsis")

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 
 from nanoevolve_jax.evidence.runs import Run
@@ -16,6 +22,7 @@ from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
 from nanoevolve_jax.reporting.words import lineage_in_one_line
 from nanoevolve_jax.terminal.board import Lane, picture
+from nanoevolve_jax.terminal.console import Console
 
 _LIVE_SECONDS = 0.5  # between two pictures at least
 _PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
@@ -49,10 +56,10 @@ class Display:
         # A dumb terminal cannot take back a line, so it gets plain ones too.
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[status]}", table_column=_ONE_LINE),
+            TextColumn("{task.percentage:>3.0f}%", markup=False),
+            TextColumn("{task.fields[status]}", markup=False, table_column=_ONE_LINE),
             console=console,
             expand=True,
         )
@@ -72,7 +79,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.say(line)
 
     def standing(self, records: Sequence[Record]) -> None:
         """Takes all candidates so far; the best one stands beside the rate from now on."""
@@ -160,7 +167,15 @@ class DataDisplay:
 
     def __init__(self, console: Console):
         self._console = console
-        self._live = Progress(console=console, disable=not console.is_terminal, transient=True)
+        self._live = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "DataDisplay":
@@ -175,7 +190,7 @@ class DataDisplay:
         if what not in self._tasks:
             self._tasks[what] = self._live.add_task(what, total=total or None)
             if not self._console.is_terminal:
-                self._console.print(what, highlight=False)
+                self._console.say(what)
         self._live.update(self._tasks[what], completed=done, total=total or None)
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import ConsoleOptions, RenderResult
 from rich.measure import Measurement
-from rich.text import Text
+
+from nanoevolve_jax.terminal.console import Console, plain
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = " "  # where no value is finite
@@ -50,7 +51,7 @@ class Curve:
         self._values, self._most = values, most
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(sparkline(self._values, min(options.max_width, self._most)), no_wrap=True)
+        yield plain(sparkline(self._values, min(options.max_width, self._most)), no_wrap=True)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(1, max(1, min(options.max_width, self._most)))

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
 from configs.base import Setting
+from nanoevolve_jax.terminal.console import Console, plain
 
 WIDTH = 80
 SHORT = ("--help", "-help", "-h", "-?", "--helpshort")
@@ -107,7 +106,7 @@ def _table(rows: Iterable[tuple[str, str, str]]) -> str:
     name, default = Column(no_wrap=True), Column(no_wrap=True)
     table = Table.grid(Column(), name, default, Column(), padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row("", *map(Text, row))
+        table.add_row("", *map(plain, row))
     console = Console(width=WIDTH, file=io.StringIO())
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

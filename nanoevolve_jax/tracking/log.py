@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from configs.base import SETTINGS
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -17,6 +16,7 @@ from nanoevolve_jax.evidence.telemetry import read_telemetry
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.settings import ConfigError, get_setting
+from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.tracking import points
 from nanoevolve_jax.tracking.fanout import Trackers
 from nanoevolve_jax.tracking.mlflow import MLflow
@@ -106,8 +106,6 @@ def opened_log(config: ConfigDict, fingerprints: dict[str, str], console: Consol
       fingerprints: of the run.
       console: for what goes wrong.
     """
-    # What went wrong is somebody else's text: brackets in it are no markup.
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     folder, track = Path(config.workdir), config.track
     values = {path: get_setting(config, path) for path in SETTINGS}
     shared = (folder, track.project, fingerprints["config"], values)
@@ -117,9 +115,9 @@ def opened_log(config: ConfigDict, fingerprints: dict[str, str], console: Consol
         "mlflow": functools.partial(MLflow, *shared),
     }
     wanted = {name: make for name, make in makers.items() if track[name] and hosts.is_first()}
-    trackers = Trackers(wanted, say)
+    trackers = Trackers(wanted, console.say)
     batch_tokens = config.train.batch_size * config.model.sequence_len
     try:
-        yield Log(trackers, folder, batch_tokens, say)
+        yield Log(trackers, folder, batch_tokens, console.say)
     finally:
         trackers.close()

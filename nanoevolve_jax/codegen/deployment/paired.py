@@ -1,6 +1,5 @@
 """Trains a candidate and its baseline on the same seeds, with the engine that searches use."""
 
-import functools
 import os
 import tempfile
 import time
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from nanoevolve_jax.codegen.deployment import reply
 from nanoevolve_jax.codegen.deployment.folder import Order, read_folder
@@ -25,6 +23,8 @@ from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.slots import SCALAR, shape_key
 from nanoevolve_jax.site import local_site
+from nanoevolve_jax.terminal import streams
+from nanoevolve_jax.terminal.console import Console
 
 STAGE = "deployment"
 _QUIET_SECONDS = 2.0  # between lines of progress
@@ -148,6 +148,6 @@ def main(arguments: list[str]) -> None:
     (job,) = arguments
     order = read_folder(Path.cwd(), job)
     order = order._replace(config=_placed(order.config))
-    say = functools.partial(print, flush=True)
+    say = streams.say
     found = train(order, Console(width=200, force_terminal=False), _Lines(say))
     say(reply.to_line({"job": job} | found))

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from nanoevolve_jax.codegen.campaign import books as campaign_books
 from nanoevolve_jax.codegen.mutators.answers import answers_of
@@ -15,6 +13,7 @@ from nanoevolve_jax.codegen.mutators.bandit import chances, cost, history_of, se
 from nanoevolve_jax.codegen.mutators.budget import Spent, books, in_words, spent_by
 from nanoevolve_jax.codegen.mutators.providers import Provider, missing
 from nanoevolve_jax.reporting import tables
+from nanoevolve_jax.terminal.console import plain
 
 
 class Row(NamedTuple):
@@ -74,12 +73,12 @@ def rows(
     return found
 
 
-def render(
+def page(
     providers: Mapping[str, Provider],
     directory: Path | None,
     asked: Collection[str] | None = None,
-) -> str:
-    """The page as text; arguments as those of `rows`."""
+) -> tables.Page:
+    """The page; arguments as those of `rows`."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for heading in ("provider", "state"):
         table.add_column(heading)
@@ -89,8 +88,8 @@ def render(
     for row in found:
         rate = "" if row.gain_per_dollar is None else f"{row.gain_per_dollar:.4f}"
         table.add_row(
-            Text(row.name),
-            Text("set aside" if row.aside else "missing" if row.lack else "ready"),
+            plain(row.name),
+            plain("set aside" if row.aside else "missing" if row.lack else "ready"),
             *(f"{n:,}" for n in (row.answers, row.failures, row.spent.tokens)),
             f"{row.spent.dollars:.4f}",
             rate,
@@ -102,5 +101,4 @@ def render(
         notes.append(f"Spent: {in_words(spent)}")
         if reserved.calls:
             notes.append(f"Under way, at worst: {in_words(reserved)}")
-    page = [table, *([Text()] if notes else []), *map(Text, notes)]
-    return tables.render(page, Console())
+    return [table, *([plain()] if notes else []), *map(plain, notes)]

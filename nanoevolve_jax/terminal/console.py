@@ -1,0 +1,115 @@
+"""The one console of all commands: text from outside is printed as text.
+
+Markup, emoji codes and highlighting are off, and control characters are escaped. Styles of our own
+are arguments of `plain` or of a table.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import IO, Any
+
+import rich.console
+from rich.console import ConsoleDimensions, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.style import Style
+from rich.text import Text
+
+from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
+
+NARROWEST, WIDEST = 20, 500  # columns
+LOWEST, HIGHEST = 10, 1000  # lines
+_SHOWN = Style(conceal=False, blink=False, blink2=False)
+
+
+def plain(text: object = "", style: str = "", **options: Any) -> Text:
+    """Returns outside text in one line, as Rich draws it; options are those of `rich.text.Text`."""
+    return Text(visible(text), style=style, **options)
+
+
+def joined(lines: Iterable[Text]) -> Text:
+    """Returns styled lines below one another."""
+    return Text("\n").join(lines)
+
+
+class Console(rich.console.Console):
+    """A console that interprets nothing of what it prints."""
+
+    def __init__(self, **options: Any):
+        """Takes the options of `rich.console.Console`.
+
+        Where COLUMNS or LINES is not a positive number, 80 columns or 25 lines are assumed.
+        """
+        environ = options.get("_environ", os.environ)
+        for name, variable, usual in (("width", "COLUMNS", 80), ("height", "LINES", 25)):
+            if variable in environ:
+                options.setdefault(name, _positive(environ[variable]) or usual)
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines, within limits in which tables can be read."""
+        width, height = super().size
+        return ConsoleDimensions(
+            min(max(width, NARROWEST), WIDEST), min(max(height, LOWEST), HIGHEST)
+        )
+
+    @property
+    def file(self) -> IO[str]:
+        """Where the console writes."""
+        file = super().file
+        return _Styled(file) if isinstance(file, SafeStream) else file
+
+    def say(self, line: object) -> None:
+        """Prints one line, however wide it is."""
+        self.print(plain(line), soft_wrap=True)
+
+    def write(self, text: str) -> None:
+        """Prints text of several lines, however wide they are."""
+        self.print(Text(visible_lines(text)), soft_wrap=True, end="")
+
+    def show(self, rendered: str) -> None:
+        """Writes what this console has rendered, with its colours."""
+        self.file.write(rendered)
+        self.file.flush()
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Returns a string as text without markup; see `rich.console.Console`."""
+        options |= {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
+        return super().render_str(visible(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Renders with control characters escaped; see `rich.console.Console`."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control:
+                yield segment
+                continue
+            if style and (style.link or style.conceal or style.blink or style.blink2):
+                style = style.update_link(None) + _SHOWN
+            yield Segment(visible_lines(text), style)
+
+    def on_broken_pipe(self) -> None:
+        """Lets the command end as `command.run` says."""
+        raise
+
+
+class _Styled:
+    """A safe stream that lets escape sequences through."""
+
+    def __init__(self, stream: SafeStream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write_styled(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _positive(digits: str) -> int | None:
+    try:
+        return max(0, int(digits)) or None
+    except ValueError:
+        return None
