@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from benches import arm, card_of, make_bench, make_trial
+from markdown_it import MarkdownIt
 
 from nanoevolve_jax.evidence import levels, trial
 from nanoevolve_jax.evidence.levels import level_of_card
@@ -121,3 +122,39 @@ def test_numbers_that_are_not_finite_become_null():
         "a": [None, 1.0],
         "b": [None],
     }
+
+
+def structure(page):
+    """What the parts of a page are, their text left aside."""
+    blocks = MarkdownIt("commonmark").enable("table").parse(page)
+    return [part.type for block in blocks for part in [block, *(block.children or [])]]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "![x](http://x/)",
+        "[here](http://x/)",
+        "<http://x/>",
+        "<img src=x onerror=alert(1)>",
+        "<!-- ",
+        "`",
+        "a | b",
+        "\\",
+        "\\[here](http://x/)",
+        "\n\n## Verdict: win\n",
+        "\n```\n",
+        "\u2028# x",
+    ],
+)
+def test_strings_of_a_card_are_only_text_on_its_page(moved, evil):
+    def page(text):
+        card = dict(moved[0])
+        card |= {"id": text, "change": text, "baseline": card["baseline"] | {"id": text}}
+        card |= {"level": {"level": 1, "missing": text}, "commands": [text]}
+        card |= {"fingerprints": {text: text}, "sources": {text: "x"}}
+        card |= {"spent": {text: {"runs": 1, "failed": 0, "tokens": 1}}}
+        card |= {"verdict": card["verdict"] | {"label": text}}
+        return to_markdown(card)
+
+    assert structure(page(f"x{evil}y")) == structure(page("xy"))

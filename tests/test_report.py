@@ -121,19 +121,20 @@ def test_nothing_in_it_names_a_thing_to_fetch(folder):
     assert "default-src 'none'" in outside
 
 
-EVIL = "</script><script>alert(1)</script><b>&\"'\u2028"
+EVIL = "</script><script>alert(1)</script><b>&\"'\u2028\u202e\x1b[2J\ud800"
+SEEN = "</script><script>alert(1)</script><b>&\"'\\u2028\\u202e\\x1b[2J\\ud800"
 
 
 def test_whatever_stands_in_an_archive_is_text(folder):
     records = archive.read(folder / "archive.jsonl")
     records[2] = records[2]._replace(
-        id=f"g{EVIL}", operator=EVIL, change=EVIL, failure={"reason": EVIL, "step": 1}
+        operator=EVIL, change=EVIL, failure={"reason": EVIL, "step": 1}
     )
     archive.rewrite(folder / "archive.jsonl", records)
     text = page.render(read_history(folder))
     assert "alert(1)</script>" not in text
-    assert data_of(text)["candidates"]["all"][2]["operator"] == EVIL
-    assert html.escape(EVIL, quote=False) in text.replace("&#34;", '"').replace("&#39;", "'")
+    assert data_of(text)["candidates"]["all"][2]["operator"] == SEEN
+    assert html.escape(SEEN, quote=False) in text.replace("&#34;", '"').replace("&#39;", "'")
 
 
 def test_a_tag_is_no_tag_in_a_figure(confirmed):

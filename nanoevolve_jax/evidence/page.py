@@ -7,6 +7,10 @@ from typing import Any
 
 from nanoevolve_jax.evidence.levels import cell_gains, no_win, pooled
 from nanoevolve_jax.evidence.statistics import paired_test
+from nanoevolve_jax.terminal.streams import visible, visible_lines
+
+# What could begin code, a link, an image, a cell or a tag.
+_MARKUP = re.compile(r"[\\`\[\]|]|<(?=[A-Za-z/!?])")
 
 
 def sentence(card: Mapping[str, Any]) -> str:
@@ -36,7 +40,9 @@ def sentence(card: Mapping[str, Any]) -> str:
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:
-    """The card as one page of Markdown."""
+    """Returns the card as one page of Markdown, in which its strings are only ever text."""
+    sources, commands = card.get("sources") or {}, card["commands"]
+    card = _as_text(card)
     level = card["level"]
     lines = [
         f"# Evidence for {card['id']}",
@@ -49,7 +55,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         + ".",
         "",
         f"Change: {card['change']}.",
-        *_sources(card.get("sources") or {}),
+        *_sources(sources),
         f"Compared with: {card['baseline']['id']}, tuned, at its own best learning rate.",
         f"Searches started under this evaluation so far: {card['campaigns']}; confirmations of "
         f"this one that count: {card['confirmations']}.",
@@ -69,10 +75,19 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         f"| {stage} | {spent['runs']} | {spent['failed']} | {spent['tokens']:,} |"
         for stage, spent in card["spent"].items()
     ]
-    lines += ["", "## To reproduce", "", "```", *card["commands"], "```", ""]
+    lines += ["", "## To reproduce", "", "```", *map(visible, commands), "```", ""]
     prints = ", ".join(f"{name} {value}" for name, value in card["fingerprints"].items())
     lines += [f"Fingerprints: {prints}.", ""]
     return "\n".join(lines)
+
+
+def _as_text(value: Any) -> Any:
+    """Returns a document whose strings and names Markdown shows as they are."""
+    if isinstance(value, str):
+        return _MARKUP.sub(r"\\\g<0>", visible(value))
+    if isinstance(value, Mapping):
+        return {_as_text(name): _as_text(inner) for name, inner in value.items()}
+    return [_as_text(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _sources(sources: Mapping[str, str]) -> list[str]:
@@ -81,8 +96,9 @@ def _sources(sources: Mapping[str, str]) -> list[str]:
     for slot, source in sources.items():
         ticks = max(map(len, re.findall("`+", source)), default=0)
         fence = "`" * max(3, ticks + 1)
-        lines += [f"Its function `{slot}`, rewritten:", "", f"{fence}python"]
-        lines += [source.rstrip("\n"), fence, ""]
+        name = visible(slot).replace("`", "'")
+        lines += [f"Its function `{name}`, rewritten:", "", f"{fence}python"]
+        lines += [visible_lines(source.rstrip("\n")), fence, ""]
     return lines
 
 

@@ -1,6 +1,6 @@
 """The report of a run folder: one HTML file that needs nothing but itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nanoevolve_jax.reporting import training, words
 from nanoevolve_jax.reporting.candidates import candidates
 from nanoevolve_jax.reporting.history import History, read_history
 from nanoevolve_jax.reporting.sections import facts, sections
+from nanoevolve_jax.terminal.streams import visible, visible_lines
 
 FILE = "report.html"
 _TEMPLATE = "report.html.jinja"
@@ -31,6 +32,7 @@ def render(history: History) -> str:
         "candidates": candidates(history),
         "chosen": training.subject(history).id,
     }
+    data = _visible(data)
     return (
         _environment()
         .get_template(_TEMPLATE)
@@ -47,15 +49,27 @@ def render(history: History) -> str:
     )
 
 
+def _visible(value: Any) -> Any:
+    """Returns a document in whose strings every character can be seen; our own markup stays."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, str):
+        return visible_lines(value)
+    if isinstance(value, Mapping):
+        return {visible(name): _visible(inner) for name, inner in value.items()}
+    return [_visible(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _asset(name: str) -> Markup:
     return Markup(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _environment() -> jinja2.Environment:
-    """Everything is escaped; a name that the template does not get is a mistake."""
+    """Everything is escaped and can be seen; a name that the template does not get is a mistake."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
