@@ -321,7 +321,8 @@ def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
         config.workdir = str(folder / "search")
         search.search(config)
         settings = confirm_config.get_config()
-        settings.workdir = config.workdir
+        settings.workdir, settings.data.cache_dir = config.workdir, config.data.cache_dir
+        settings.devices, settings.threads = config.devices, config.threads
         confirm.confirm(settings)
         promotion = read_sealed(folder / "search" / promote.FILE, promote.KIND)
         path = folder / "search" / "evidence" / f"{promotion['candidate']}.json"

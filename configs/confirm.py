@@ -10,5 +10,5 @@ from configs import base
 
 
 def get_config():
-    """The confirmation's own few fields; the search's config.json has the rest."""
+    """The fields that belong to this machine; the search decided everything else."""
     return base.get_config(base.CONFIRM_SETTINGS)

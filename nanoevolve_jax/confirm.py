@@ -12,30 +12,30 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import screen
-from configs.base import CONFIRM_SETTINGS, get_config
+from configs.base import CONFIRM_SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.jail import agreement
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evidence import constraints, trial
-from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
-from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import sentence, to_markdown
+from nanoevolve_jax.evidence.replayed import read_replay, with_replay
+from nanoevolve_jax.evidence.reproduction import commands
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evidence.work import total_steps
 from nanoevolve_jax.evolution import archive, promote, tournament
-from nanoevolve_jax.evolution.archive import ArchiveError, Record
+from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.evolution.searched import read_search
 from nanoevolve_jax.execution import hosts
-from nanoevolve_jax.execution.json_files import write_json
-from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, validate
+from nanoevolve_jax.execution.json_files import write_json, write_whole
+from nanoevolve_jax.execution.settings import ConfigError, check_fields
 from nanoevolve_jax.exports.agreement import Check
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.prepare import calibrated, opened
@@ -43,33 +43,9 @@ from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import engines, open_site
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
-from nanoevolve_jax.tracking.log import opened_log
+from nanoevolve_jax.tracking.log import opened_log, require_installed
 
-SEARCH = "search"  # a setting is that of the search
-
-
-def search_config(workdir: str) -> ConfigDict:
-    """The config that a run folder was made with.
-
-    Raises:
-      ArchiveError: if the folder holds no run, or one without a calibration.
-    """
-    path = Path(workdir) / "config.json"
-    try:
-        config = get_config()  # the defaults stand for fields that are younger than the run
-        config.update(json.loads(path.read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArchiveError(
-            f"config.workdir is {workdir!r}; allowed: the folder of a finished search ({error})"
-        ) from None
-    config.workdir = workdir
-    validate(config)
-    if config.calibration == UNCALIBRATED:
-        raise EvidenceError(
-            f"config.workdir is {workdir!r}, a search without a calibration: nothing can win "
-            "against an untuned baseline; allowed: one started with --config.calibration"
-        )
-    return config
+OFTEN = ("workdir", "candidate", "until", "data.cache_dir", "data.corpus", "engine")
 
 
 def check_of(code: Code | None, config: ConfigDict) -> Check:
@@ -86,22 +62,21 @@ def check_of(code: Code | None, config: ConfigDict) -> Check:
 def confirm(settings: ConfigDict) -> None:
     """The command."""
     console = Console()
-    config = search_config(settings.workdir)
-    for path in ("engine", "ray.address"):  # where it runs changes no result
-        if (value := get_setting(settings, path)) != SEARCH:
-            config.update_from_flattened_dict({path: value})
-    validate(config)
+    search = read_search(settings)
+    config = search.here
+    require_installed(config)
     longest = config.confirm.steps * (2 if settings.until == "transfer" else 1)
     require_free(Path(config.workdir))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=longest, most=1))
         config, calibration = calibrated(site.config, site.facts)
         folder = Path(config.workdir)
-        description = describe_run(config, site.facts, calibration.seal)
+        named = search.named(config)
+        description = describe_run(named, site.facts, calibration.seal)
         checkpoints = stack.enter_context(opened(config, description, console.say))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         config.train.evaluations = config.confirm.evaluations
-        records, chosen = read_search(folder, settings.candidate)
+        records, chosen = read_records(folder, settings.candidate)
         by_id = {record.id: record for record in records}
         record, comparator = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
         references = list({r.id: r for r in (records[0], comparator)}.values())
@@ -158,16 +133,16 @@ def confirm(settings: ConfigDict) -> None:
             promote.arm_of(record, folder),
             promote.arm_of(by_id[found.against], folder),
             calibration,
-            config=config.to_dict(),
+            config=search.named(config).to_dict(),
             campaigns=ledger.campaigns(),
             spent=spent,
-            commands=commands(config, folder, record.id),
+            commands=commands(named, calibration.path, search.calibration, record.id),
             origin={name: description[name] for name in ("versions", "device", "fingerprints")},
         )
         path = folder / "evidence" / f"{record.id}.json"
         path.parent.mkdir(exist_ok=True)
-        write_sealed(path, KIND, card)
-        path.with_suffix(".md").write_text(to_markdown(card), encoding="utf-8")
+        card = with_replay(write_sealed(path, KIND, card), read_replay(path))
+        write_whole(path.with_suffix(".md"), to_markdown(card))
         if is_win(card):
             crown(folder, records, record.id, batch_tokens)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
@@ -192,56 +167,6 @@ def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:
         )
 
 
-def commands(config: ConfigDict, folder: Path, candidate: str) -> list[str]:
-    """What leads from nothing to this card, and what checks it."""
-    calibration = Path(config.calibration)
-    began_with = ConfigDict(read_sealed(calibration, CALIBRATION)["config"])
-    return [
-        f"python -m nanoevolve_jax.calibrate {flags(began_with, recipe=True)} "
-        f"--config.workdir={calibration.parent}",
-        f"python -m nanoevolve_jax.search {flags(config, recipe=False)} "
-        f"--config.calibration={calibration} --config.workdir={folder}",
-        "python -m nanoevolve_jax.confirm --config=configs/confirm.py "
-        f"--config.workdir={folder} --config.candidate={candidate}",
-        f"python -m nanoevolve_jax.replay {folder / 'evidence' / candidate}.json",
-    ]
-
-
-def flags(config: ConfigDict, *, recipe: bool) -> str:
-    """The flags that make a config of the default one, but for where things lie.
-
-    Args:
-      config: of a command; a field that it lacks, being older, is at its default.
-      recipe: whether its recipe is stated.
-    """
-    own = flat(config.to_dict())
-    decided = ("workdir", "calibration", "train.evaluations")
-    changed = {
-        path: own[path]
-        for path, value in flat(screen.get_config().to_dict()).items()
-        if own.get(path, value) != value
-        and path not in decided
-        and not path.startswith("track.")
-        and (recipe or not path.startswith("recipe."))
-    }
-    return " ".join(
-        ["--config=configs/screen.py", *(f"--config.{k}={v}" for k, v in changed.items())]
-    )
-
-
-def flat(document: dict, prefix: str = "") -> dict:
-    """Leaves of nested dicts by dotted path."""
-    return {
-        path: leaf
-        for name, value in document.items()
-        for path, leaf in (
-            flat(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{name}": value}
-        ).items()
-    }
-
-
 def crown(folder: Path, records: list[Record], winner: str, batch_tokens: float) -> None:
     """Marks the winner in the archive and the summary."""
     records = [r._replace(status="winner") if r.id == winner else r for r in records]
@@ -250,7 +175,7 @@ def crown(folder: Path, records: list[Record], winner: str, batch_tokens: float)
     write_json(folder / "summary.json", summary | summarise(records, batch_tokens))
 
 
-def read_search(folder: Path, candidate: str) -> tuple[list[Record], dict[str, str]]:
+def read_records(folder: Path, candidate: str) -> tuple[list[Record], dict[str, str]]:
     """The records of a finished search, and who is compared with whom.
 
     Raises:
@@ -284,5 +209,5 @@ if __name__ == "__main__":
         config_file="configs/confirm.py",
         settings=CONFIRM_SETTINGS,
         validate=check,
-        often=tuple(CONFIRM_SETTINGS),
+        often=OFTEN,
     )

@@ -45,7 +45,6 @@ class Policy(NamedTuple):
     origin: Origin
     where: str  # it was found
     code: Code | None = None
-    isolation: str = sandbox.REQUIRED  # of the jail in which a file with code is tried
 
 
 class Form(NamedTuple):
@@ -53,7 +52,7 @@ class Form(NamedTuple):
 
     ending: str  # of the file's name, behind the id
     write: Callable[[Policy], str]
-    check: Callable[[Policy, str], Agreement] | None
+    check: Callable[[Policy, str, str], Agreement] | None  # policy, text, isolation of the jail
 
 
 def _file(framework: str) -> Callable[[Policy], str]:
@@ -66,14 +65,14 @@ FORMS = {
     "optax": Form(
         "_optax.py",
         _file("optax"),
-        lambda policy, text: jailed.checker(policy.code, policy.isolation)(
+        lambda policy, text, isolation: jailed.checker(policy.code, isolation)(
             policy.spec, text, policy.code
         ),
     ),
     "torch": Form(
         "_torch.py",
         _file("torch"),
-        lambda policy, text: agreement.check_torch(policy.spec, text),
+        lambda policy, text, isolation: agreement.check_torch(policy.spec, text),
     ),
     "json": Form(
         ".json",
@@ -104,8 +103,7 @@ def find(name: str, folder: Path) -> Policy:
     if found is not None:
         code = code_of(history.folder, found.code)
         require_vetted(code)  # whoever takes the file home runs it
-        isolation = history.config.codegen.isolation
-        return Policy(found.spec, origin_of(history, found), str(folder), code, isolation)
+        return Policy(found.spec, origin_of(history, found), str(folder), code)
     if name in PRESETS:
         return _preset(name)
     ids = [record.id for record in history.records]
@@ -136,12 +134,12 @@ def _read_back(policy: Policy, out: Path) -> tuple[bool, str]:
     )
 
 
-def _check(form: Form, policy: Policy, out: Path) -> tuple[bool, str]:
+def _check(form: Form, policy: Policy, out: Path, isolation: str) -> tuple[bool, str]:
     """Whether what was written agrees with our own optimizer, and by how much."""
     if form.check is None:
         return _read_back(policy, out)
     try:
-        found = form.check(policy, out.read_text(encoding="utf-8"))
+        found = form.check(policy, out.read_text(encoding="utf-8"), isolation)
     except ImportError as error:
         return True, f"not checked, for {error.name} is not installed"
     rounding = {
@@ -158,8 +156,23 @@ def _check(form: Form, policy: Policy, out: Path) -> tuple[bool, str]:
     )
 
 
-def export(name: str, to: str, folder: Path, out: Path | None, force: bool) -> bool:
+def export(
+    name: str,
+    to: str,
+    folder: Path,
+    out: Path | None,
+    force: bool,
+    isolation: str = sandbox.REQUIRED,
+) -> bool:
     """Writes a policy in one form and says whether it agrees with ours.
+
+    Args:
+      name: Id of the run folder, preset, or JSON file.
+      to: One of `FORMS`.
+      folder: Run folder.
+      out: File to write; by default named after the id.
+      force: Whether to write over a file that exists.
+      isolation: Walls of the jail in which a file with rewritten functions is tried.
 
     Raises:
       ConfigError: if the file is there already, or cannot be written.
@@ -177,7 +190,7 @@ def export(name: str, to: str, folder: Path, out: Path | None, force: bool) -> b
         raise ConfigError(
             f"--out is {str(out)!r}; allowed: a file that can be written ({error.strerror})"
         ) from None
-    agrees, how = _check(form, policy, out)
+    agrees, how = _check(form, policy, out, isolation)
     streams.say(f"{out}: {origin.id} ({policy.where}) for {to}; {how}")
     return agrees
 
@@ -190,7 +203,8 @@ def main(arguments: list[str]) -> int:
     if given.to not in FORMS:
         command.fail(f"--to is {given.to!r}; allowed: {', '.join(FORMS)}")
     out = Path(given.out) if given.out else None
-    agrees = export(arguments[0], given.to, Path(given.workdir), out, given.force)
+    folder = Path(given.workdir)
+    agrees = export(arguments[0], given.to, folder, out, given.force, given.isolation)
     return 0 if agrees else DISAGREES
 
 
@@ -199,4 +213,8 @@ if __name__ == "__main__":  # flags of such common names would clash in who only
     flags.DEFINE_string("workdir", "runs/screen", "run folder whose archive has the id")
     flags.DEFINE_string("out", None, "file to write; by default the id in this folder")
     flags.DEFINE_bool("force", False, "write over a file that is already there")
+    flags.DEFINE_enum(
+        *("isolation", sandbox.REQUIRED, [sandbox.REQUIRED, sandbox.AVAILABLE]),
+        "walls of the jail that tries rewritten functions; available: those of this machine",
+    )
     command.run_on_arguments(main)

@@ -1,7 +1,6 @@
 """What every command starts with: devices, packed rows, an engine, a calibration."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from data import places
 from data.batches import check_horizon
 from data.rows import Rows, build_rows
 from nanoevolve_jax.evidence import attribution, transfer
@@ -21,7 +21,12 @@ from nanoevolve_jax.evidence.calibration_file import (
     load_calibration,
 )
 from nanoevolve_jax.evidence.work import MAIN
-from nanoevolve_jax.evolution.run_folder import holding, open_folder, require_space
+from nanoevolve_jax.evolution.run_folder import (
+    holding,
+    keep_calibration,
+    open_folder,
+    require_space,
+)
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import FOLDER as CHECKPOINTS
 from nanoevolve_jax.execution.checkpoint import Checkpoints
@@ -30,6 +35,8 @@ from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.memory import measured_lanes
 from nanoevolve_jax.execution.population import make_programs
+from nanoevolve_jax.execution.program_cache import keep_programs
+from nanoevolve_jax.execution.received import is_folder
 from nanoevolve_jax.execution.settings import (
     ConfigError,
     make_baseline,
@@ -52,11 +59,7 @@ def use_devices(config: ConfigDict) -> int:
     """Settles threads, devices and where compiled programs are kept, before backends start."""
     if config.threads:
         limit_threads(config.threads)
-    if jax.config.jax_compilation_cache_dir is None:  # the user's own place goes first
-        place = Path(config.data.cache_dir).absolute() / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(place))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    keep_programs(logging.warning)
     distributed = config.distributed == hosts.AUTO
     if distributed:
         hosts.join()
@@ -188,6 +191,8 @@ def opened(
     folder = Path(config.workdir)
     with holding(folder), graceful_stop(say) as stopping:
         open_folder(folder, description)
+        if config.calibration != UNCALIBRATED:
+            keep_calibration(folder, Path(config.calibration))
         checkpoints = Checkpoints(
             folder, seconds=config.checkpoint_seconds, stopping=stopping, say=say
         )
@@ -217,6 +222,9 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
             folds=data.folds,
             progress=display.on_progress,
         )
+    if is_folder(data.corpus):
+        folder = data.corpus.partition(":")[2]
+        places.remember(data.cache_dir, rows.fingerprints["corpus"], folder)
     check_horizon(
         rows.train,
         steps=steps or config.train.steps,

@@ -1,84 +1,211 @@
 """Reruns pairs of a confirmation from its evidence card, and says whether they agree.
 
-python -m nanoevolve_jax.replay runs/mine/evidence/g003c04.json --pairs=1
+  python -m nanoevolve_jax.replay runs/mine/evidence/g003c04.json --pairs=1
+  python -m nanoevolve_jax.replay card.json --config.data.corpus=parquet:DIR
+
+The card decides what is trained. Where text is kept and which devices train it is decided here: a
+text that is a folder is found if it was used on this machine before, otherwise it has to be named.
+The result is written beside the card; level 5 of the win ladder needs one that agrees.
 """
 
+import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
-from configs.base import get_config
+from configs.base import REPLAY_SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.sealed import read_sealed
+from nanoevolve_jax.evidence.page import to_markdown
+from nanoevolve_jax.evidence.replayed import KIND as REPLAY
+from nanoevolve_jax.evidence.replayed import record_path, with_replay
+from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.library import FOLDER, Library
-from nanoevolve_jax.evolution.run_folder import describe_run
-from nanoevolve_jax.execution.job import job_from_json
+from nanoevolve_jax.execution.facts import Facts
+from nanoevolve_jax.execution.job import Job, job_from_json
+from nanoevolve_jax.execution.json_files import finite_or_null, write_whole
+from nanoevolve_jax.execution.received import corpus_here, received
+from nanoevolve_jax.execution.settings import check_fields
 from nanoevolve_jax.site import local_site
 from nanoevolve_jax.terminal.console import Console
 
 _PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)
 DISAGREES = 1
+_AS_ON_CARD = -1
+_SEEDS = 2**32  # seeds are uint32
 
 
-def replay(path: Path, pairs: int, console: Console) -> bool:
-    """Trains the first pairs again and compares.
+class Recorded(NamedTuple):
+    """What a card says of the pairs to run again."""
 
-    On the machine and versions of the card the figures must be equal; elsewhere a pair's gain
-    may differ by three paired sigmas.
+    jobs: list[Job]  # of the baseline, then of the winner
+    bpb: np.ndarray  # float64[2, pairs]; NaN: the run failed
+    paired_sigma: float  # bpb
+    seeds: list[int]
+
+
+def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bool:
+    """Trains the first pairs again, compares, and records the result beside the card.
+
+    On the devices and versions of the card the figures must be equal; elsewhere a pair's gain may
+    differ by three paired sigmas.
+
+    Args:
+      settings: Fields of `configs.base.REPLAY_SETTINGS`.
+      path: Path of the card.
+      pairs: Number of pairs; at most all of the card's are run.
+      console: Takes lines for the user.
 
     Raises:
       EvidenceError: if the card cannot be used, or the text is not the one it was made with.
+      ConfigError: if a field of its config is invalid, or its text is not found on this machine.
       CertificateError: if the code of an arm is not in its run folder, or was changed.
     """
     card = read_sealed(path, KIND)
-    if card["confirmation"] is None:
-        raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
-    if not card["seeds"]:
-        raise EvidenceError(
-            f"{path} holds no pair of runs, for {card['confirmation']['reason']}; "
-            "allowed: a card with pairs"
-        )
-    config = get_config()  # the defaults stand for fields that are younger than the card
-    config.update(card["config"])
+    config = _config_of(card, settings, path)
+    recorded = _recorded(card, config, path, pairs)
     site = local_site(config, console, steps=config.confirm.steps, most=1)
-    now = describe_run(config, site.facts, card["calibration"]["seal"])
-    for name in ("corpus", "tokenizer"):
-        if now["fingerprints"][name] != card["fingerprints"][name]:
-            raise EvidenceError(
-                f"{path} was made with {name} {card['fingerprints'][name]} and this is "
-                f"{now['fingerprints'][name]}; allowed: the same {name}"
-            )
-    exact = (now["versions"], now["device"]) == (card["versions"], card["device"])
-    engine = site.engine(config, MAIN)
-    recorded = card["confirmation"]
-    pairs = min(pairs, recorded["pairs"])
-    common = {"steps": config.confirm.steps, "fold": card["fold"], "attempt": 0}
-    common |= {"gate": None, "disturbance": None}
-    code = Library(path.resolve().parent.parent / FOLDER)  # of the run folder with the card
-    jobs = [
-        job_from_json({"candidate": card["arms"][arm], "seed": seed} | common, code.get)
-        for arm in ("baseline", "winner")
-        for seed in card["seeds"][:pairs]
-    ]
-    found = np.array([result.val_bpb for result in engine.run(jobs)]).reshape(2, pairs)
-    before = np.array(
-        [
-            [np.nan if x is None else x for x in recorded[f"{arm}_bpb"][:pairs]]
-            for arm in ("baseline", "winner")
-        ]
-    )
-    gains = before[0] - before[1], found[0] - found[1]
-    for i, seed in enumerate(card["seeds"][:pairs]):
-        console.say(f"seed {seed}: gain {gains[0][i]:+.6f} bpb on the card, {gains[1][i]:+.6f} now")
-    limit = 0.0 if exact else 3.0 * card["calibration"]["paired_sigma"]
-    agree = agrees(before, found, limit)
-    how = "exactly" if exact else "within three paired sigmas (other versions or device)"
+    _require_text(card, site.facts, path)
+    results = site.engine(site.config, MAIN).run(recorded.jobs)
+    found = np.array([result.val_bpb for result in results]).reshape(recorded.bpb.shape)
+    gains = recorded.bpb[0] - recorded.bpb[1], found[0] - found[1]
+    for seed, before, now in zip(recorded.seeds, *gains, strict=True):
+        console.say(f"seed {seed}: gain {before:+.6f} bpb on the card, {now:+.6f} now")
+    exact = _is_exact(card, site.config, site.facts)
+    limit = 0.0 if exact else 3.0 * recorded.paired_sigma
+    agree = agrees(recorded.bpb, found, limit)
+    how = "exactly" if exact else "within three paired sigmas (other versions or devices)"
     console.say(f"{'agrees' if agree else 'DISAGREES'} {how}")
+    result = {
+        "card": card["seal"],
+        "id": card["id"],
+        "agrees": agree,
+        "exact": exact,
+        "limit": limit,
+        "seeds": recorded.seeds,
+        "baseline_bpb": found[0],
+        "winner_bpb": found[1],
+        "versions": site.facts.versions,
+        "device": site.facts.device,
+        "lanes": site.facts.lanes,
+        "data_parallel": site.facts.data_parallel,
+    }
+    _keep(path, card, finite_or_null(result), console)
     return agree
+
+
+def _config_of(card: dict[str, Any], settings: ConfigDict, path: Path) -> ConfigDict:
+    """The config to run a card with: what decides results from the card, the rest from here."""
+    config = received(card.get("config"), settings, str(path))
+    prints = card.get("fingerprints")
+    fingerprint = prints.get("corpus") if isinstance(prints, dict) else None
+    config.data.corpus = corpus_here(
+        *(config.data.corpus, settings.data.corpus, config.data.cache_dir),
+        *(fingerprint, "data.corpus", str(path)),
+    )
+    for name in ("lanes", "data_parallel"):
+        if settings[name] != _AS_ON_CARD:
+            config[name] = settings[name]
+    return config
+
+
+def _recorded(card: dict[str, Any], config: ConfigDict, path: Path, pairs: int) -> Recorded:
+    """The first pairs of a card.
+
+    Raises:
+      EvidenceError: if it holds none, or is not of the form of a card.
+    """
+    confirmation = card.get("confirmation")
+    if confirmation is None:
+        raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
+    code = Library(path.resolve().parent.parent / FOLDER)  # of the run folder with the card
+    try:
+        if not card["seeds"]:
+            raise EvidenceError(
+                f"{path} holds no pair of runs, for {confirmation['reason']}; "
+                "allowed: a card with pairs"
+            )
+        seeds = [_integer(seed, _SEEDS) for seed in card["seeds"][:pairs]]
+        common = {"steps": config.confirm.steps, "attempt": 0, "gate": None, "disturbance": None}
+        common["fold"] = _integer(card["fold"], config.data.folds)
+        arms = [card["arms"][arm] for arm in ("baseline", "winner")]
+        jobs = [
+            job_from_json({"candidate": arm, "seed": seed} | common, code.get)
+            for arm in arms
+            for seed in seeds
+        ]
+        [_number(value) for job in jobs for value in job.candidate.recipe]
+        bpb = np.array(
+            [
+                [math.nan if x is None else _number(x) for x in confirmation[f"{arm}_bpb"]]
+                for arm in ("baseline", "winner")
+            ]
+        )[:, : len(seeds)]
+        if bpb.shape != (2, len(seeds)):
+            raise ValueError(f"{len(seeds)} seeds and {bpb.shape[1]} pairs of runs")
+        sigma = _number(card["calibration"]["paired_sigma"])
+        card["id"], card["versions"], card["device"], card["level"]["level"]  # are read later
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, command.USER_ERRORS):
+            raise
+        raise EvidenceError(f"{path} must be an evidence card, got one with {error!r}") from None
+    return Recorded(jobs, bpb, sigma, seeds)
+
+
+def _integer(value: Any, end: int) -> int:
+    if type(value) is not int or not 0 <= value < end:
+        raise ValueError(f"{value!r:.40} where an integer from 0 to {end - 1} must be")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r:.40} where a number must be")
+    return float(value)
+
+
+def _require_text(card: dict[str, Any], facts: Facts, path: Path) -> None:
+    """Refuses another text than that of the card.
+
+    Raises:
+      EvidenceError: naming both fingerprints.
+    """
+    now = {"corpus": facts.corpus, "tokenizer": facts.tokenizer}
+    for name, fingerprint in now.items():
+        if (before := card["fingerprints"].get(name)) != fingerprint:
+            raise EvidenceError(
+                f"{path} was made with {name} {before} and this is {fingerprint}; "
+                f"allowed: the same {name}"
+            )
+
+
+def _is_exact(card: dict[str, Any], config: ConfigDict, facts: Facts) -> bool:
+    """Whether every bit must be as on the card."""
+    same = (facts.versions, facts.device) == (card["versions"], card["device"])
+    return same and all(
+        card["config"].get(name, config[name]) == config[name]
+        for name in ("lanes", "data_parallel")
+    )
+
+
+def _keep(path: Path, card: dict[str, Any], result: dict[str, Any], console: Console) -> None:
+    """Writes the record of a replay, and the page of its card anew, if there is one."""
+    target, page = record_path(path), path.with_suffix(".md")
+    try:
+        record = write_sealed(target, REPLAY, result)
+        start = f"# Evidence for {card['id']}\n".encode()
+        if page.is_file() and page.read_bytes().startswith(start):
+            write_whole(page, to_markdown(with_replay(card, record)))
+    except OSError as error:
+        line = f"{target} cannot be written ({error.strerror}): no level counts this replay"
+    else:
+        line = f"{target}: the record of this replay"
+    console.say(line)
 
 
 def agrees(before: np.ndarray, found: np.ndarray, limit: float) -> bool:
@@ -92,15 +219,27 @@ def agrees(before: np.ndarray, found: np.ndarray, limit: float) -> bool:
     if limit == 0:
         return np.array_equal(before, found, equal_nan=True)
     off = np.abs((before[0] - before[1]) - (found[0] - found[1]))
-    return np.array_equal(np.isnan(before), np.isnan(found)) and not np.any(off > limit)
+    return bool(np.array_equal(np.isnan(before), np.isnan(found)) and not np.any(off > limit))
 
 
-def main(arguments: list[str]) -> int:
+def main(settings: ConfigDict, arguments: list[str]) -> int:
     """The command; gives the exit code."""
     if len(arguments) != 1:
         command.fail(f"{len(arguments)} arguments; allowed: one evidence card, evidence/<id>.json")
-    return 0 if replay(Path(arguments[0]), _PAIRS.value, Console()) else DISAGREES
+    return 0 if replay(settings, Path(arguments[0]), _PAIRS.value, Console()) else DISAGREES
+
+
+def check(settings: ConfigDict) -> None:
+    """Checks the fields of a replay."""
+    check_fields(settings, REPLAY_SETTINGS)
 
 
 if __name__ == "__main__":
-    command.run_on_arguments(main)
+    command.run(
+        main,
+        config_file="configs/replay.py",
+        settings=REPLAY_SETTINGS,
+        validate=check,
+        arguments=True,
+        often=tuple(REPLAY_SETTINGS),
+    )

@@ -11,8 +11,7 @@ import pytest
 from benches import arm, make_bench
 from test_search import SETTINGS, make_config, write_corpus
 
-from configs import screen
-from nanoevolve_jax import compare, confirm, site
+from nanoevolve_jax import compare, site
 from nanoevolve_jax.evidence import exploration
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
@@ -170,13 +169,6 @@ def test_a_mistake_is_named_before_anything_is_made(workshop, names, error, mess
     with pytest.raises(error, match=message):
         act(config, *(name.format(twin=workshop / "twin.json") for name in names))
     assert not (workshop / "refused").exists()
-
-
-def test_a_search_older_than_a_setting_can_still_be_confirmed(tmp_path):
-    config = screen.get_config().to_dict() | {"calibration": "calibration.json"}
-    del config["compare"]
-    (tmp_path / "config.json").write_text(json.dumps({"config": config}))
-    assert confirm.search_config(str(tmp_path)).compare.seeds == 4
 
 
 def test_a_plan_is_refused(workshop):

@@ -5,13 +5,18 @@ import io
 import json
 import math
 import shutil
+import socket
 
 import numpy as np
 import pytest
 from events import read_events
-from test_search import SETTINGS, assert_one_line, make_config, start, write_corpus
+from ml_collections import ConfigDict
+from test_search import SETTINGS as SEARCH
+from test_search import assert_one_line, make_config, start, write_corpus
 
 from configs import confirm as confirm_config
+from configs import replay as replay_config
+from configs.base import SETTINGS, get_config
 from nanoevolve_jax import calibrate, confirm, replay, search, site
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
@@ -20,18 +25,22 @@ from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
 from nanoevolve_jax.evidence.levels import level_of_card
+from nanoevolve_jax.evidence.replayed import is_record, record_path
 from nanoevolve_jax.evidence.runs import read_runs
+from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.evolution import archive, promote
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.plan import phases
+from nanoevolve_jax.evolution.searched import read_search
 from nanoevolve_jax.execution.engine import LocalEngine
-from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.execution.settings import ConfigError, get_setting
+from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.tracking.points import stage_name
 
-TINY = SETTINGS | {
+TINY = SEARCH | {
     "data.folds": 6,
     "search.generations": 1,
     "search.population": 4,
@@ -78,9 +87,20 @@ def calibrated(folder, name, **changes):
     return make_config(settings(folder, calibration=str(path), **changes), folder / name)
 
 
-def confirm_settings(folder, name, candidate="promoted"):
+def confirm_settings(folder, name, candidate="promoted", **changes):
     config = confirm_config.get_config()
     config.workdir, config.candidate = str(folder / name), candidate
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return on_this_machine(config, folder)
+
+
+def replay_settings(folder):
+    return on_this_machine(replay_config.get_config(), folder)
+
+
+def on_this_machine(config, folder):
+    """The devices and the cache that searches of this module use."""
+    config.devices, config.data.cache_dir = TINY["devices"], str(folder / "cache")
     return config
 
 
@@ -219,7 +239,8 @@ def test_searching_again_changes_nothing(workshop, searched, confirmed, monkeypa
 
 
 def card_of(workshop):
-    (path,) = (workshop / "run" / "evidence").glob("*.json")
+    paths = (workshop / "run" / "evidence").glob("*.json")
+    (path,) = (path for path in paths if not is_record(path))
     return path, json.loads(path.read_text())
 
 
@@ -253,7 +274,7 @@ def test_the_commands_on_a_card_lead_from_nothing_to_it(workshop, confirmed):
     assert confirming.endswith(
         f"--config.workdir={workshop / 'run'} --config.candidate={card['id']}"
     )
-    assert replaying == f"python -m nanoevolve_jax.replay {path}"
+    assert replaying == f"python -m nanoevolve_jax.replay --config.devices=2 {path}"
 
 
 def test_event_files_hold_every_run_of_every_stage_and_whom_promotion_picked(workshop, confirmed):
@@ -274,9 +295,11 @@ def test_event_files_hold_every_run_of_every_stage_and_whom_promotion_picked(wor
 
 def test_a_run_folder_older_than_a_setting_can_be_confirmed(workshop, searched, tmp_path):
     written = document(workshop, "run", "config.json")
-    del written["config"]["track"]
+    del written["config"]["compare"], written["config"]["track"]
     (tmp_path / "config.json").write_text(json.dumps(written))
-    assert confirm.search_config(str(tmp_path)).track.tensorboard
+    shutil.copy(workshop / "run" / "calibration.json", tmp_path)
+    found = read_search(on_this_machine(confirm_settings(tmp_path, ""), workshop))
+    assert found.config.compare.seeds == 4
 
 
 def test_seeds_and_folds_of_the_stages_are_disjoint(workshop, confirmed):
@@ -343,19 +366,152 @@ def test_a_candidate_that_breaks_a_constraint_consumes_nothing(workshop, searche
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def assert_agrees(path):
-    assert replay.replay(path, 2, Console(width=200))
+def replayed(workshop, path, pairs=1):
+    """(whether a replay agrees, what it printed)."""
+    found = []
+
+    def command():
+        settings = replay_settings(workshop)
+        found.append(replay.replay(settings, path, pairs, Console(width=200)))
+
+    output = act(workshop, command)
+    return found[0], output
 
 
 def test_a_replay_agrees_with_the_card_and_refuses_an_edited_one(workshop, confirmed, tmp_path):
     path, card = card_of(workshop)
-    output = act(workshop, lambda: assert_agrees(path))
-    assert "agrees exactly" in output
+    agrees, output = replayed(workshop, path, pairs=2)
+    assert agrees and "agrees exactly" in output
     edited = tmp_path / "card.json"
     text = json.dumps(card["confirmation"]["winner_bpb"][0])
     edited.write_text(path.read_text().replace(text, "1.0", 1))
     with pytest.raises(EvidenceError, match="changed after it was written"):
-        replay.replay(edited, 1, Console())
+        replay.replay(replay_settings(workshop), edited, 1, Console())
+
+
+def test_a_replay_is_recorded_beside_its_card_whether_it_agrees_or_not(
+    workshop, confirmed, tmp_path
+):
+    path, card = card_of(workshop)
+    agrees, output = replayed(workshop, path)
+    record = read_sealed(record_path(path), "replay")
+    assert agrees and str(record_path(path)) in output
+    assert (record["card"], record["agrees"], record["exact"]) == (card["seal"], True, True)
+    assert record["baseline_bpb"] == card["confirmation"]["baseline_bpb"][:1]
+    other = tmp_path / "evidence" / "card.json"
+    other.parent.mkdir()
+    card["confirmation"]["winner_bpb"][0] = 1.0
+    sealed = write_sealed(other, "evidence", card)
+    agrees, output = replayed(workshop, other)
+    record = read_sealed(record_path(other), "replay")
+    assert not agrees and "DISAGREES" in output
+    assert (record["card"], record["agrees"]) == (sealed["seal"], False)
+
+
+def test_a_replay_whose_record_cannot_be_written_says_so_in_one_line(
+    workshop, confirmed, tmp_path, monkeypatch
+):
+    path, _ = card_of(workshop)
+
+    def full(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(replay, "write_sealed", full)
+    agrees, output = replayed(workshop, path)
+    assert agrees
+    (line,) = (line for line in output.splitlines() if "cannot be written" in line)
+    assert line.endswith("(Read-only file system): no level counts this replay")
+
+
+PLACES = {
+    **{"workdir": "{0}/workdir", "data.cache_dir": "{0}/cache", "calibration": "{0}/c.json"},
+    **{"engine": "ray", "ray.address": "{1}", "ray.gpus": 1, "distributed": "auto"},
+    **{"devices": 4096, "threads": 4096, "track.wandb": True, "track.mlflow": True},
+    **{"track.project": "{0}/project", "codegen.isolation": "available", "plan": True},
+    **{"codegen.providers": "{0}/providers.toml", "codegen.address": "http://{1}"},
+    **{"data.corpus": "parquet:{0}/text", "attribute.switch_corpus": "parquet:{0}/text"},
+}
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """A place that nobody may make, and a server that nobody may call, as fields of a config."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        place = tmp_path / "canary"
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        yield {
+            path: value.format(place, address) if isinstance(value, str) else value
+            for path, value in PLACES.items()
+        }
+        assert not place.exists()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def with_fields(config, fields):
+    """The config of a document with other fields."""
+    changed = ConfigDict(config)
+    changed.update_from_flattened_dict(fields)
+    return changed.to_dict()
+
+
+def test_the_canary_names_every_place_of_the_table(canary):
+    """A new field that names a place of a machine belongs in the attack."""
+    places = {path for path, setting in SETTINGS.items() if setting.scope == "machine"}
+    numbers = {path for path in places if not isinstance(SETTINGS[path].default, str)}
+    assert places - numbers <= {*canary, "codegen.ensemble", "codegen.scope"}
+
+
+def test_a_hostile_card_chooses_no_place_no_connection_and_no_device(
+    workshop, confirmed, canary, tmp_path
+):
+    _, card = card_of(workshop)
+    hostile = tmp_path / "run" / "evidence" / "card.json"
+    hostile.parent.mkdir(parents=True)
+    write_sealed(hostile, "evidence", card | {"config": with_fields(card["config"], canary)})
+    agrees, output = replayed(workshop, hostile)
+    assert agrees and "agrees exactly" in output
+
+
+def test_a_hostile_run_folder_chooses_no_place_no_connection_and_no_device(
+    workshop, confirmed, canary, tmp_path
+):
+    folder = shutil.copytree(workshop / "run", tmp_path / "run")
+    written = json.loads((folder / "config.json").read_text())
+    settings = confirm_settings(workshop, "")
+    settings.workdir = str(folder)
+    texts = ("data.corpus", "attribute.switch_corpus")
+    for switch in (canary.pop("attribute.switch_corpus"), "docstrings"):
+        changed = with_fields(written["config"], canary | {"attribute.switch_corpus": switch})
+        (folder / "config.json").write_text(json.dumps(written | {"config": changed}))
+        if switch != "docstrings":  # a text without a fingerprint has to be named here
+            with pytest.raises(ConfigError, match=r"attribute\.switch_corpus must be parquet:DIR"):
+                act(workshop, confirm.confirm, settings)
+    assert "paired seeds" in act(workshop, confirm.confirm, settings)
+    found, usual = read_history(folder).config, get_config()
+    assert found.workdir == str(folder)
+    for path in canary.keys() - {"workdir", "calibration", *texts}:
+        assert get_setting(found, path) == get_setting(usual, path), path
+
+
+def test_a_text_that_is_a_folder_is_found_by_its_fingerprint_or_named(
+    workshop, confirmed, tmp_path
+):
+    path, _ = card_of(workshop)
+    settings = replay_settings(workshop)
+    settings.data.cache_dir = str(tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"config\.data\.corpus must be parquet:DIR"):
+        act(workshop, replay.replay, settings, path, 1, Console())
+    other = shutil.copytree(workshop / "corpus", tmp_path / "other")
+    shutil.copy(other / "shard_00001.parquet", other / "shard_00002.parquet")
+    settings.data.corpus = f"parquet:{other}"
+    with pytest.raises(EvidenceError, match="made with corpus"):
+        act(workshop, replay.replay, settings, path, 1, Console())
+    settings.data.corpus = f"parquet:{shutil.copytree(workshop / 'corpus', tmp_path / 'corpus')}"
+    act(workshop, replay.replay, settings, path, 1, Console())
+    settings.data.corpus = "same"
+    act(workshop, replay.replay, settings, path, 1, Console())
 
 
 def test_without_a_calibration_nothing_can_be_confirmed(workshop):
@@ -392,7 +548,8 @@ def won(workshop):
     with patch.context() as p:
         p.setattr(trial, "decide", win)
         p.setattr(trial, "required_seeds", lambda gain, paired_sigma: 3)
-        output = act(workshop, confirm.confirm, confirm_settings(workshop, "won", gated))
+        other = {"attribute__switch_corpus": changes["attribute__switch_corpus"]}
+        output = act(workshop, confirm.confirm, confirm_settings(workshop, "won", gated, **other))
     return gated, document(workshop, "won", "evidence", f"{gated}.json"), output
 
 
@@ -505,7 +662,7 @@ def test_a_calibration_runs_as_often_as_its_plan_says(workshop):
 
 
 def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(workshop, won):
-    config = confirm.search_config(str(workshop / "won"))
+    config = read_search(confirm_settings(workshop, "won", until="confirm")).config
     spent, expected = spent_in(workshop, "won"), planned(config, cheaper_seeds=3)
     records = archive.load_all(workshop / "won" / "archive.jsonl")
     assert len(records) == expected["search: screening"]

@@ -222,7 +222,7 @@ def test_calibration_search_and_confirmation_on_ray_are_those_of_the_local_engin
         calibrated = f"--config.calibration={folder / 'calibration' / 'calibration.json'}"
         finish(start(repository_root, *flags, calibrated, f"--config.workdir={folder / 'run'}"))
         confirm = ("--config=configs/confirm.py", f"--config.workdir={folder / 'run'}")
-        confirm += (f"--config.engine={engine}",)
+        confirm += ("--config.devices=1", "--config.threads=1", *flags[len(common) :])
         finish(start(repository_root, *confirm, command="confirm"))
     for name in ("calibration/runs.jsonl", "run/runs.jsonl", "run/archive.jsonl"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()

@@ -5,9 +5,9 @@
   python -m nanoevolve_jax.codegen.deploy --stop
 
 A candidate is DIR:ID, a preset or a JSON file with a spec; one of a run folder is trained as its
-search was, on `compare.seeds` seeds. What is sent needs nothing of this machine, and the same
-candidate is sent once. Without an address a Ray of one's own is started, which goes on until
-`--stop`. `trace` follows a job, `status` lists all.
+search was, on `compare.seeds` seeds and the devices given here. What is sent needs nothing of this
+machine, and the same candidate is sent once. Without an address a Ray of one's own is started,
+which goes on until `--stop`. `trace` follows a job, `status` lists all.
 """
 
 import time
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from configs.base import SAME
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable
@@ -26,8 +27,9 @@ from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.exploration import shared_seeds
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.promote import arm_of
+from nanoevolve_jax.execution.received import corpus_here, is_folder, received
 from nanoevolve_jax.execution.settings import ConfigError, make_baseline
-from nanoevolve_jax.reporting.history import read_history
+from nanoevolve_jax.reporting.history import History, read_history
 from nanoevolve_jax.reporting.naming import named_arm
 from nanoevolve_jax.terminal import streams
 
@@ -69,9 +71,7 @@ def deployment(name: str, config: ConfigDict) -> Deployment:
         prints = history.description["fingerprints"]
         known = {kind: prints[kind] for kind in _TEXT if kind in prints}
         place, text = history.folder, known or None
-        own = history.config.copy_and_resolve_references()
-        own.compare = config.compare
-        config = own
+        config = _config_of(history, config, known.get("corpus"))
     elif config.calibration != UNCALIBRATED:
         raise ConfigError(
             f"config.calibration is {config.calibration!r}; allowed: none, or a candidate DIR:ID "
@@ -84,6 +84,22 @@ def deployment(name: str, config: ConfigDict) -> Deployment:
     steps, seeds = config.train.steps, tuple(shared_seeds(config))
     order = Order(portable(config), *arms, seeds, SCREEN_FOLD, steps, text)
     return Deployment(name, order, config.data.corpus, place)
+
+
+def _config_of(history: History, here: ConfigDict, fingerprint: str | None) -> ConfigDict:
+    """The config of a run folder's candidate: places, devices and seeds are those given here.
+
+    Raises:
+      ConfigError: if its text is a folder that is not found on this machine.
+    """
+    source = str(history.folder / "config.json")
+    config = received(history.config.to_dict(), here, source)
+    given = here.data.corpus if is_folder(here.data.corpus) else SAME
+    config.data.corpus = corpus_here(
+        *(config.data.corpus, given, here.data.cache_dir, fingerprint, "data.corpus", source)
+    )
+    config.compare = here.compare
+    return config
 
 
 def deploy(config: ConfigDict, names: Sequence[str]) -> None:

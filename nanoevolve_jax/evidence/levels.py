@@ -16,6 +16,7 @@ ACTUATOR_SHIFT = 0.05  # of its mean, between any two thirds
 SIGN_SHARE = 7 / 8  # seeds whose gate moves the same way
 CELL_FLOOR = -0.5  # sigmas
 CHEAPER_P = 0.001
+_BEFORE_REPLAY = 4  # the level that a replay can lift by one
 
 
 class Level(NamedTuple):
@@ -114,8 +115,10 @@ def _is_worth_adopting(ladder: Ladder) -> str | None:
         return f"with 95 % of the compute p is {test.p:.3g}"
     if lower_bound(ladder.wider) <= 0:
         return f"on the wider model the lower bound is {lower_bound(ladder.wider):+.4f} bpb"
+    if ladder.replay_passes is None:
+        return "it was not replayed"
     if not ladder.replay_passes:
-        return "its replay has not passed"
+        return "its replay disagreed"
     if not ladder.export_passes:
         return "its export has not passed"
     return None
@@ -183,6 +186,24 @@ def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
 
 def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
     """The level that a card's records and the candidate's gates, float[seeds, steps], support."""
+    return level_of(_ladder_of(card, gates))
+
+
+def level_with_replay(card: Mapping[str, Any], passes: bool | None) -> Level:
+    """Returns the level of a card together with a replay, which matters to level 5 alone.
+
+    Args:
+      card: Evidence card with its own `level`.
+      passes: Whether a replay of this card agreed; None if there was none.
+    """
+    own = Level(**card["level"])
+    if own.level < _BEFORE_REPLAY:
+        return own
+    missing = _is_worth_adopting(_ladder_of(card, None)._replace(replay_passes=passes))
+    return Level(_BEFORE_REPLAY + (missing is None), missing, own.static)
+
+
+def _ladder_of(card: Mapping[str, Any], gates: np.ndarray | None) -> Ladder:
     calibration = card["calibration"]
     moved, phases, exported = (card.get(part) for part in ("transfer", "phases", "export"))
     ladder = Ladder(
@@ -207,4 +228,4 @@ def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
             cheaper=cell_gains(moved["cheaper"]),
             wider=cell_gains(moved["wider"]),
         )
-    return level_of(ladder)
+    return ladder

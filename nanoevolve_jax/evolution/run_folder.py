@@ -13,9 +13,13 @@ from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
+from configs.base import SETTINGS
+from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION
+from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.facts import Facts, differences
-from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.json_files import write_json, write_whole
+from nanoevolve_jax.execution.received import flat, received
 
 # What may change between two runs on one folder without changing any record.
 _FREE = (
@@ -130,8 +134,38 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
+def config_of(document: Any, folder: Path, here: ConfigDict) -> ConfigDict:
+    """Returns the config of a run folder, with the places and devices of this machine.
+
+    Its `calibration` is the copy in the folder if the search was calibrated.
+
+    Args:
+      document: Field `config` of the folder's `config.json`.
+      folder: The run folder.
+      here: Config of this machine, see `received`.
+
+    Raises:
+      ConfigError: if it is not a config, or a field is invalid.
+    """
+    config = received(document, here, str(folder / "config.json"))
+    tuned = document.get("calibration", UNCALIBRATED) != UNCALIBRATED
+    config.workdir = str(folder)
+    config.calibration = str(folder / CALIBRATION) if tuned else UNCALIBRATED
+    return config
+
+
+def keep_calibration(folder: Path, calibration: Path) -> None:
+    """Copies the calibration of a run into its folder, so that the folder can be read alone."""
+    kept, text = folder / CALIBRATION, calibration.read_text(encoding="utf-8")
+    if not kept.is_file() or kept.read_text(encoding="utf-8") != text:
+        write_whole(kept, text)
+
+
 def open_folder(folder: Path, description: dict[str, Any]) -> None:
     """Makes the folder a run of this description, or checks that it is one already.
+
+    `config.json` is rewritten only if a field changes that decides results: what it says of places
+    and devices is where the run was begun.
 
     Raises:
       ArchiveError: if the folder holds a run with other fingerprints, naming what differs, or
@@ -139,7 +173,8 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
     """
     path = folder / "config.json"
     if path.exists():
-        _require_same(path, description)
+        if _deciding(_require_same(path, description)) == _deciding(description):
+            return
     elif (folder / "archive.jsonl").exists():
         raise ArchiveError(
             f"config.workdir is {str(folder)!r}, with an archive but no config.json to say how it "
@@ -154,8 +189,15 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
         ) from None
 
 
-def _require_same(path: Path, new: dict[str, Any]) -> None:
-    """Refuses a `config.json` of another format or another run, naming what differs."""
+def _deciding(description: dict[str, Any]) -> dict[str, Any]:
+    """The description without the fields of its config that belong to a machine."""
+    fields = flat(description["config"])
+    decided = {k: v for k, v in fields.items() if k in SETTINGS and SETTINGS[k].scope == "result"}
+    return description | {"config": decided}
+
+
+def _require_same(path: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """Returns a `config.json`; refuses another format or another run, naming what differs."""
     folder = str(path.parent)
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -179,6 +221,7 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
             f"{': ' if details else ''}{'; '.join(details)}; "
             "allowed: a new folder, or the settings it was started with"
         )
+    return old
 
 
 def _bound(document: dict[str, Any]) -> dict[str, Any]:

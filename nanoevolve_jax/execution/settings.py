@@ -30,7 +30,8 @@ def allowed(setting: Setting) -> str:
     return f"{kind} from {setting.low:g} to {setting.high:g}"
 
 
-def _is_valid(value: Any, setting: Setting) -> bool:
+def is_valid(value: Any, setting: Setting) -> bool:
+    """Whether a field may hold a value."""
     if isinstance(setting.default, str):
         return isinstance(value, str) and bool(value) and value in (setting.choices or (value,))
     if isinstance(setting.default, bool):
@@ -66,7 +67,7 @@ def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS)
             value = get_setting(config, path)
         except (KeyError, TypeError):
             raise ConfigError(f"config.{path} is missing; allowed: {allowed(setting)}") from None
-        if not _is_valid(value, setting):
+        if not is_valid(value, setting):
             raise ConfigError(f"config.{path} is {value!r}; allowed: {allowed(setting)}")
     for path in _paths(config.to_dict()):
         if path not in settings:

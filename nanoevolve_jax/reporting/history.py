@@ -16,12 +16,14 @@ from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.card import KIND as CARD
 from nanoevolve_jax.evidence.comparison import Bench
+from nanoevolve_jax.evidence.replayed import is_record, read_replay, with_replay
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.telemetry import read_telemetry
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.evolution.run_folder import config_of
 from nanoevolve_jax.execution.job import job_to_json
 
 
@@ -36,7 +38,7 @@ class History(NamedTuple):
     summary: dict[str, Any] | None  # None: the search has not ended
     promotion: dict[str, Any] | None  # None: not ended, or without a calibration
     cards: dict[str, dict[str, Any]]  # evidence by candidate
-    calibration: dict[str, Any] | None  # the document; None: without one, or it is elsewhere now
+    calibration: dict[str, Any] | None  # the document; None: without one, or not in the folder
     proposals: list[Entry] | None = None  # of code, by number; None: it is no campaign of code
 
     @property
@@ -114,8 +116,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
       EvidenceError: if what stands in it was changed.
     """
     description = _description(folder, field)
-    config = get_config()  # the defaults stand for fields that are younger than the run
-    config.update(description.pop("config"))
+    config = config_of(description.pop("config"), folder, get_config())
     records = archive.read(folder / ARCHIVE)
     if not records or records[0].id != tournament.BASELINE_ID:
         raise ArchiveError(
@@ -130,7 +131,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
         read_runs(folder),
         _if_there(folder / "summary.json"),
         _sealed_if_there(folder / promote.FILE, promote.KIND),
-        {p.stem: read_sealed(p, CARD) for p in sorted((folder / "evidence").glob("*.json"))},
+        _cards(folder / "evidence"),
         _calibration(folder, config),
         books.read(folder / books.FILE) if (folder / books.FILE).exists() else None,
     )
@@ -148,12 +149,16 @@ def _description(folder: Path, field: str) -> dict[str, Any]:
     return document
 
 
+def _cards(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns the cards of an evidence folder, each with the level that its replay gives it."""
+    paths = [path for path in sorted(folder.glob("*.json")) if not is_record(path)]
+    return {p.stem: with_replay(read_sealed(p, CARD), read_replay(p)) for p in paths}
+
+
 def _calibration(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """The calibration of the search: where its config says, or beside its archive."""
-    if config.calibration == UNCALIBRATED:
-        return None
-    places = (Path(config.calibration), folder / CALIBRATION_FILE)
-    return next((read_sealed(path, CALIBRATION) for path in places if path.exists()), None)
+    """Returns the calibration of the search, which lies in the folder."""
+    tuned = config.calibration != UNCALIBRATED
+    return _sealed_if_there(folder / CALIBRATION_FILE, CALIBRATION) if tuned else None
 
 
 def _sealed_if_there(path: Path, kind: str) -> dict[str, Any] | None:

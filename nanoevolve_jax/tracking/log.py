@@ -98,9 +98,6 @@ def require_installed(config: ConfigDict) -> None:
 def opened_log(config: ConfigDict, fingerprints: dict[str, str], console: Console) -> Iterator[Log]:
     """The log of a run folder; only the first of several processes has trackers.
 
-    A confirmation tells whom its search told. Where a package of those is missing by then, its
-    tracker is switched off like any other that fails.
-
     Args:
       config: whole.
       fingerprints: of the run.

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs.base import SETTINGS, get_config
+from data.corpus import SOURCES
 from data.errors import CorpusError
 from data.files import building
 from data.shards import list_shards
@@ -36,7 +37,8 @@ from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.json_files import to_text
-from nanoevolve_jax.execution.settings import get_setting, validate
+from nanoevolve_jax.execution.received import received
+from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import CertificateError, code_to_json
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
@@ -45,8 +47,11 @@ PROGRAM = ("configs", "data", "model", "nanoevolve_jax")
 ARMS = ("candidate", "baseline")
 TEXT_BYTES = 64 * 2**20  # of a corpus that travels along; Ray takes packages of 100 MiB
 _TEXT = "text"
+_NAMED = tuple(name for name in SOURCES if name != "parquet")  # texts without a place
 # What a training run depends on; everything else has its default in a folder.
 _TRAINING = ("seed", "devices", "data_parallel", "lanes", "ray.gpus")
+# Fields of a machine that a job may set: the resources that it was submitted to take.
+_RESOURCES = ("devices", "threads", "ray.gpus")
 _TRAINING_GROUPS = ("data", "model", "train", "recipe")
 
 
@@ -143,8 +148,7 @@ def _document(order: Order, files: dict[str, str]) -> dict[str, Any]:
 
 
 def _order(document: dict[str, Any], folder: Path) -> Order:
-    config = ConfigDict(document["config"])
-    validate(config)
+    config = _config(document["config"])
     arms = {name: _arm_from_json(name, arm, folder) for name, arm in document["arms"].items()}
     return Order(
         config=config,
@@ -154,6 +158,26 @@ def _order(document: dict[str, Any], folder: Path) -> Order:
         steps=document["steps"],
         text=document["text"],
     )
+
+
+def _config(document: Any) -> ConfigDict:
+    """The config of a job: its resources are as it was submitted, its places are not its own.
+
+    Raises:
+      ConfigError: if a field is invalid, or the text is a folder outside the job's.
+    """
+    here = ConfigDict(document) if isinstance(document, dict) else ConfigDict()
+    wanted = get_config()
+    for path in _RESOURCES:
+        wanted.update_from_flattened_dict({path: get_setting(here, path)})
+    check_fields(wanted)
+    config = received(document, wanted, JOB)
+    if config.data.corpus not in (f"parquet:{_TEXT}", *_NAMED):
+        raise ConfigError(
+            f"config.data.corpus of {JOB} must be parquet:{_TEXT} or one of {', '.join(_NAMED)}, "
+            f"got {config.data.corpus!r:.80}"
+        )
+    return config
 
 
 def _arm_to_json(arm: Arm) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Trains a candidate and its baseline on the same seeds, with the engine that searches use."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.execution.program_cache import private_folder, user_cache
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.slots import SCALAR, shape_key
@@ -116,15 +116,10 @@ def _result(
     }
 
 
-def cache_folder() -> Path:
-    """Where this machine keeps prepared text and compiled programs for jobs to come."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "nanoevolve"
-
-
 def _placed(config: ConfigDict) -> ConfigDict:
+    """The config with this machine's cache of prepared text."""
     placed = config.copy_and_resolve_references()
-    placed.data.cache_dir = str(cache_folder())
+    placed.data.cache_dir = str(private_folder(user_cache()))
     return placed
 
 

@@ -1,0 +1,37 @@
+"""Where this machine keeps its texts: the folder of each `parquet:DIR` used, by fingerprint.
+
+A document from elsewhere names a text by its fingerprint. Its path is a path of another machine, so
+the folder is looked up here.
+"""
+
+import re
+from pathlib import Path
+
+from data.files import write_atomically
+
+FOLDER = "corpora"  # in the cache
+_FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
+
+
+def remember(cache_dir: str | Path, fingerprint: str, folder: str | Path) -> None:
+    """Records where the text with a fingerprint lies; the latest place counts."""
+    path = Path(cache_dir).expanduser() / FOLDER / fingerprint
+    content = str(Path(folder).expanduser().absolute()).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
+def find(cache_dir: str | Path, fingerprint: object) -> Path | None:
+    """Returns the folder of the text with a fingerprint, or None if it was not used here.
+
+    Args:
+      cache_dir: Cache folder of this machine.
+      fingerprint: Fingerprint as a document states it, of any type.
+    """
+    if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
+        return None
+    try:
+        content = (Path(cache_dir).expanduser() / FOLDER / fingerprint).read_bytes()
+    except OSError:
+        return None
+    return Path(content.decode(errors="surrogateescape"))

@@ -1,0 +1,76 @@
+"""The run folder of a finished search, read by whoever tests one of its candidates."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs.base import SAME
+from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.evolution.run_folder import config_of
+from nanoevolve_jax.execution.received import corpus_here
+from nanoevolve_jax.execution.settings import get_setting
+
+
+class Search(NamedTuple):
+    """The config of a search, with the places and devices of this machine."""
+
+    config: ConfigDict  # its texts are named as the search named them
+    here: ConfigDict  # its texts are where they are on this machine
+    calibration: str  # path of the calibration when the search was started, for people
+
+    def named(self, config: ConfigDict) -> ConfigDict:
+        """Returns a config that is to be written: its texts are named as the search named them."""
+        named = config.copy_and_resolve_references()
+        named.data.corpus = self.config.data.corpus
+        named.attribute.switch_corpus = self.config.attribute.switch_corpus
+        return named
+
+
+def read_search(settings: ConfigDict) -> Search:
+    """Reads the config of a run folder. What decides results is from it, the rest from settings.
+
+    Args:
+      settings: Fields of `configs.base.CONFIRM_SETTINGS`.
+
+    Raises:
+      ArchiveError: if the folder holds no run.
+      EvidenceError: if its search had no calibration, or that is not at hand.
+      ConfigError: if its config is invalid, or names a text that is not found on this machine.
+    """
+    folder = Path(settings.workdir)
+    try:
+        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        document, prints = description["config"], description.get("fingerprints", {})
+        calibration = str(document.get("calibration", UNCALIBRATED))
+        fingerprint = prints.get("corpus")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArchiveError(
+            f"config.workdir is {str(folder)!r}; allowed: the folder of a finished search ({error})"
+        ) from None
+    config = config_of(document, folder, settings)
+    if config.calibration == UNCALIBRATED:
+        raise EvidenceError(
+            f"config.workdir is {str(folder)!r}, a search without a calibration: nothing can win "
+            "against an untuned baseline; allowed: one started with --config.calibration"
+        )
+    if settings.calibration != SAME:
+        config.calibration = settings.calibration
+    elif not Path(config.calibration).is_file():
+        raise EvidenceError(
+            f"config.calibration must be the calibration.json of the search, because {folder} has "
+            "no copy of it"
+        )
+    here = config.copy_and_resolve_references()
+    texts = {"data.corpus": fingerprint}
+    if settings.until != "confirm":  # only what comes after a win reads the second text
+        texts["attribute.switch_corpus"] = None
+    for field, known in texts.items():
+        named, given = get_setting(config, field), get_setting(settings, field)
+        source = str(folder / "config.json")
+        place = corpus_here(named, given, config.data.cache_dir, known, field, source)
+        here.update_from_flattened_dict({field: place})
+    return Search(config, here, calibration)
