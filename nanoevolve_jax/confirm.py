@@ -73,7 +73,8 @@ def confirm(settings: ConfigDict) -> None:
         folder = Path(config.workdir)
         named = search.named(config)
         description = describe_run(named, site.facts, calibration.seal)
-        checkpoints = stack.enter_context(opened(config, description, console.say))
+        held = opened(config, description, console.say, keep=True)
+        checkpoints = stack.enter_context(held)
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         config.train.evaluations = config.confirm.evaluations
         records, chosen = read_records(folder, settings.candidate)

@@ -177,7 +177,11 @@ def require_room(folder: Path, engine: Engine, config: ConfigDict, runs: int) ->
 
 @contextlib.contextmanager
 def opened(
-    config: ConfigDict, description: dict[str, Any], say: Callable[[str], None]
+    config: ConfigDict,
+    description: dict[str, Any],
+    say: Callable[[str], None],
+    *,
+    keep: bool = False,
 ) -> Iterator[Checkpoints]:
     """The run folder, held by this process alone, and its checkpoints.
 
@@ -187,10 +191,11 @@ def opened(
       config: whole.
       description: of the run; a folder of another run is refused.
       say: takes a line for the user.
+      keep: whether a `config.json` that is there stays as it is.
     """
     folder = Path(config.workdir)
     with holding(folder), graceful_stop(say) as stopping:
-        open_folder(folder, description)
+        open_folder(folder, description, keep=keep)
         if config.calibration != UNCALIBRATED:
             keep_calibration(folder, Path(config.calibration))
         checkpoints = Checkpoints(

@@ -3,9 +3,8 @@
   python -m nanoevolve_jax.replay runs/mine/evidence/g003c04.json --pairs=1
   python -m nanoevolve_jax.replay card.json --config.data.corpus=parquet:DIR
 
-The card decides what is trained. Where text is kept and which devices train it is decided here: a
-text that is a folder is found if it was used on this machine before, otherwise it has to be named.
-The result is written beside the card; level 5 of the win ladder needs one that agrees.
+The card decides what is trained; the fields below belong to this machine. A text that is a folder
+is found if it was used here before. The result is written beside the card, for level 5.
 """
 
 import math
@@ -67,6 +66,8 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
       CertificateError: if the code of an arm is not in its run folder, or was changed.
     """
     card = read_sealed(path, KIND)
+    if card.get("confirmation") is None:
+        raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
     config = _config_of(card, settings, path)
     recorded = _recorded(card, config, path, pairs)
     site = local_site(config, console, steps=config.confirm.steps, most=1)
@@ -120,9 +121,7 @@ def _recorded(card: dict[str, Any], config: ConfigDict, path: Path, pairs: int) 
     Raises:
       EvidenceError: if it holds none, or is not of the form of a card.
     """
-    confirmation = card.get("confirmation")
-    if confirmation is None:
-        raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
+    confirmation = card["confirmation"]
     code = Library(path.resolve().parent.parent / FOLDER)  # of the run folder with the card
     try:
         if not card["seeds"]:
@@ -241,5 +240,5 @@ if __name__ == "__main__":
         settings=REPLAY_SETTINGS,
         validate=check,
         arguments=True,
-        often=tuple(REPLAY_SETTINGS),
+        often=("data.corpus", "data.cache_dir", "devices", "lanes"),
     )

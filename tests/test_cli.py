@@ -70,8 +70,8 @@ def test_what_a_command_does_stands_behind_it(shell, tmp_path):
 
 
 def test_a_flag_of_a_command_stands_in_its_help_with_its_default(shell, tmp_path):
-    output = help_of(shell, tmp_path, "replay", "--help")
-    assert "  --pairs  1  pairs of the confirmation" in output
+    output = help_of(shell, tmp_path, "export", "--help")
+    assert "  --isolation  required " in output
     assert "--config" not in output
 
 

@@ -13,13 +13,12 @@ from typing import Any, TextIO
 
 from ml_collections import ConfigDict
 
-from configs.base import SETTINGS
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.json_files import write_json, write_whole
-from nanoevolve_jax.execution.received import flat, received
+from nanoevolve_jax.execution.received import received
 
 # What may change between two runs on one folder without changing any record.
 _FREE = (
@@ -161,11 +160,14 @@ def keep_calibration(folder: Path, calibration: Path) -> None:
         write_whole(kept, text)
 
 
-def open_folder(folder: Path, description: dict[str, Any]) -> None:
+def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False) -> None:
     """Makes the folder a run of this description, or checks that it is one already.
 
-    `config.json` is rewritten only if a field changes that decides results: what it says of places
-    and devices is where the run was begun.
+    Args:
+      folder: The run folder.
+      description: See `describe_run`.
+      keep: Whether a `config.json` that is there stays as it is: what it says of places and devices
+        is how the run was begun.
 
     Raises:
       ArchiveError: if the folder holds a run with other fingerprints, naming what differs, or
@@ -173,7 +175,8 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
     """
     path = folder / "config.json"
     if path.exists():
-        if _deciding(_require_same(path, description)) == _deciding(description):
+        _require_same(path, description)
+        if keep:
             return
     elif (folder / "archive.jsonl").exists():
         raise ArchiveError(
@@ -189,15 +192,8 @@ def open_folder(folder: Path, description: dict[str, Any]) -> None:
         ) from None
 
 
-def _deciding(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without the fields of its config that belong to a machine."""
-    fields = flat(description["config"])
-    decided = {k: v for k, v in fields.items() if k in SETTINGS and SETTINGS[k].scope == "result"}
-    return description | {"config": decided}
-
-
-def _require_same(path: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """Returns a `config.json`; refuses another format or another run, naming what differs."""
+def _require_same(path: Path, new: dict[str, Any]) -> None:
+    """Refuses a `config.json` of another format or another run, naming what differs."""
     folder = str(path.parent)
     try:
         old = json.loads(path.read_text(encoding="utf-8"))
@@ -221,7 +217,6 @@ def _require_same(path: Path, new: dict[str, Any]) -> dict[str, Any]:
             f"{': ' if details else ''}{'; '.join(details)}; "
             "allowed: a new folder, or the settings it was started with"
         )
-    return old
 
 
 def _bound(document: dict[str, Any]) -> dict[str, Any]:
