@@ -1,5 +1,7 @@
 """Two virtual devices for every test, as the default search has on two cores."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from hypothesis import settings
 from nanoevolve_jax.codegen.jail import sandbox
 
 jax.config.update("jax_num_cpu_devices", 2)
+# Commands that tests start share their compiled programs, apart from those of the user.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _PROGRAMS = tempfile.TemporaryDirectory(prefix="nanoevolve-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
 settings.register_profile("fast", deadline=None, derandomize=True)
 settings.load_profile("fast")
 

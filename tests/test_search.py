@@ -406,11 +406,13 @@ def flags_of(settings, workdir):
     return [f"--config.{k}={v}" for k, v in (settings | {"workdir": workdir}).items()]
 
 
-def start(repository, *arguments, command="search"):
+def start(repository, *arguments, command="search", **variables):
+    """Starts a command; a variable of the environment that is None is not set."""
+    variables = os.environ | {"PYTHONPATH": str(repository), "COLUMNS": "40"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", f"nanoevolve_jax.{command}", *arguments],
         cwd=repository,
-        env=os.environ | {"PYTHONPATH": str(repository), "COLUMNS": "40"},
+        env={name: value for name, value in variables.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -452,8 +454,9 @@ def test_a_workdir_that_cannot_be_used_is_named_and_kept(repository, settings, f
 def test_six_generations_in_another_process_begin_alike_and_compile_what_two_do(
     repository, settings, finished, tmp_path
 ):
-    folder, afresh = tmp_path / "run", {"data.cache_dir": str(tmp_path / "cache")}
-    process = start(repository, *flags_of(settings | afresh | {"search.generations": 6}, folder))
+    folder, home = tmp_path / "run", tmp_path / "home"
+    afresh = {"JAX_COMPILATION_CACHE_DIR": None, "XDG_CACHE_HOME": str(home)}
+    process = start(repository, *flags_of(settings | {"search.generations": 6}, folder), **afresh)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert errors == ""
@@ -467,10 +470,12 @@ def test_six_generations_in_another_process_begin_alike_and_compile_what_two_do(
     assert_summary_follows(records, six)
 
     again = tmp_path / "again"
-    process = start(repository, *flags_of(settings | afresh, again))
+    process = start(repository, *flags_of(settings, again), **afresh)
     output, errors = process.communicate(timeout=300)
     assert errors == ""
     assert archive_bytes(again) == archive_bytes(finished[0])
     compiled = read(again)[1]["xla_compilations"]
     assert compiled.pop("cache_hits") >= len(PROGRAMS)
     assert set(compiled.values()) == {0}
+    kept = home / "nanoevolve" / "xla"
+    assert kept.stat().st_mode & 0o777 == 0o700 and any(kept.iterdir())
