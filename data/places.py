@@ -22,7 +22,7 @@ def remember(cache_dir: str | Path, fingerprint: str, folder: str | Path) -> Non
 
 
 def find(cache_dir: str | Path, fingerprint: object) -> Path | None:
-    """Returns the folder of the text with a fingerprint, or None if it was not used here.
+    """Returns the folder of the text with a fingerprint, or None if it is not known here.
 
     Args:
       cache_dir: Cache folder of this machine.
@@ -34,4 +34,5 @@ def find(cache_dir: str | Path, fingerprint: object) -> Path | None:
         content = (Path(cache_dir).expanduser() / FOLDER / fingerprint).read_bytes()
     except OSError:
         return None
-    return Path(content.decode(errors="surrogateescape"))
+    folder = Path(content.decode(errors="surrogateescape"))
+    return folder if folder.is_dir() else None

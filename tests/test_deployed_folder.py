@@ -15,21 +15,26 @@ import jax.numpy as jnp
 import pytest
 from histories import family, write_folder
 from jax import export
+from ml_collections import ConfigDict
 from test_search import SETTINGS, make_config, write_corpus
 
+from configs.base import SETTINGS as FIELDS
+from data import places
 from data.errors import CorpusError
 from nanoevolve_jax import compare, site
 from nanoevolve_jax.codegen import trace
 from nanoevolve_jax.codegen.deployment import book, folder, intact, paired, reply
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable, read_folder
-from nanoevolve_jax.codegen.deployment.intact import FolderError
+from nanoevolve_jax.codegen.deployment.intact import JOB, FolderError, job_id
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.exploration import shared_seeds
 from nanoevolve_jax.evidence.sealed import FORMAT, seal_of
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.execution.settings import make_baseline
+from nanoevolve_jax.execution.json_files import to_text
+from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_baseline
+from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import Certified, Code, digest
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, shape_key
 from nanoevolve_jax.policy.spec import ANNEALING, TRUST_RATIO
@@ -141,6 +146,34 @@ def test_nothing_of_the_environment_and_no_path_of_this_machine_is_in_it(
                 assert str(local).encode() not in content
     kinds = {path.suffix for path in place.rglob("*") if path.is_file()}
     assert kinds == {".json", ".parquet", ".py"}
+
+
+def test_a_folder_chooses_no_place_and_no_connection_where_it_is_trained(config, tmp_path):
+    place = sent(config, Arm("x", TRUST_RATIO, {}), tmp_path)
+    hostile = {"workdir": "/theirs", "engine": "ray", "calibration": "/theirs/calibration.json"}
+    hostile |= {"data.cache_dir": "/theirs", "ray.address": "10.0.0.7:6379", "track.wandb": True}
+    found = read_folder(place, with_fields(place, hostile)).config
+    for path in hostile:
+        assert get_setting(found, path) == FIELDS[path].default
+    assert (found.threads, found.devices) == (visible_cores(), config.devices)
+
+
+@pytest.mark.parametrize("text", ["parquet:/etc", "parquet:../text", "parquet:text/..", "x:text"])
+def test_a_folder_trains_on_its_own_text_or_on_one_that_has_a_name(config, tmp_path, text):
+    place = sent(config, Arm("x", TRUST_RATIO, {}), tmp_path)
+    name = with_fields(place, {"data.corpus": text})
+    with pytest.raises(ConfigError, match=r"data\.corpus of job\.json must be parquet:text"):
+        read_folder(place, name)
+
+
+def with_fields(place, fields):
+    """Sets fields of the config of a folder; its new id."""
+    document = json.loads((place / JOB).read_text())
+    changed = ConfigDict(document["config"])
+    changed.update_from_flattened_dict(fields)
+    content = to_text(document | {"config": changed.to_dict()}).encode()
+    (place / JOB).write_bytes(content)
+    return job_id(content)
 
 
 def changed(place):
@@ -351,3 +384,29 @@ def test_a_candidate_of_a_run_folder_is_sent_as_its_search_trained_it(config, tm
     assert found.order.steps == found.order.config.train.steps == 100  # not that of `config`
     assert found.order.seeds == tuple(shared_seeds(config))
     assert found.place == tmp_path / "run"
+
+
+def test_a_run_folder_chooses_neither_the_text_that_is_uploaded_nor_the_machine(config, tmp_path):
+    from nanoevolve_jax.codegen.deploy import deployment
+
+    run = write_folder(tmp_path / "run", family())
+    (tmp_path / "private").mkdir()
+    written = json.loads((run / "config.json").read_text())
+    hostile = {"data.corpus": f"parquet:{tmp_path / 'private'}", "codegen.isolation": "available"}
+    hostile |= {"data.cache_dir": str(tmp_path / "theirs"), "ray.gpus": 8, "threads": 999}
+    changed = ConfigDict(written["config"])
+    changed.update_from_flattened_dict(hostile)
+    written |= {"config": changed.to_dict(), "fingerprints": {"corpus": "0123456789abcdef"}}
+    (run / "config.json").write_text(json.dumps(written))
+    named = config.copy_and_resolve_references()
+    config.data.corpus = "stdlib"
+    with pytest.raises(ConfigError, match=r"config\.data\.corpus must be parquet:DIR"):
+        deployment(f"{run}:g001c01", config)
+    for here, corpus in ((named, named.data.corpus), (config, f"parquet:{tmp_path / 'mine'}")):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        places.remember(config.data.cache_dir, "0123456789abcdef", tmp_path / "mine")
+        found = deployment(f"{run}:g001c01", here)
+        assert found.corpus == corpus
+        assert found.order.config.ray.gpus == -1
+        assert found.order.config.threads == visible_cores()
+    assert not (tmp_path / "theirs").exists()

@@ -100,11 +100,15 @@ def test_a_text_that_was_never_used_here_has_to_be_named(tmp_path, fingerprint):
 
 def test_a_text_that_was_used_here_is_found_by_its_fingerprint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("mine", "moved"):
+        (tmp_path / name).mkdir()
     places.remember("cache", "0123456789abcdef", "mine")
     found = here("parquet:/theirs", "same", tmp_path / "cache", "0123456789abcdef")
     assert found == f"parquet:{tmp_path / 'mine'}"
     places.remember("cache", "0123456789abcdef", "moved")
     assert places.find("cache", "0123456789abcdef") == tmp_path / "moved"
+    (tmp_path / "moved").rmdir()
+    assert places.find("cache", "0123456789abcdef") is None
 
 
 # Compiled programs -------------------------------------------------------------------------

@@ -1,11 +1,21 @@
-"""When runs that were made again say what they said before."""
+"""When runs that were made again say what they said before, and what that does to a level."""
 
+import json
 import math
 
+import confirmed
 import numpy as np
 import pytest
 
+from nanoevolve_jax.evidence.card import KIND
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.replayed import KIND as REPLAY
+from nanoevolve_jax.evidence.replayed import read_replay, record_path, with_replay
+from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
+from nanoevolve_jax.export import find
 from nanoevolve_jax.replay import agrees
+from nanoevolve_jax.reporting.history import read_history
+from nanoevolve_jax.reporting.words import verdict
 
 BEFORE = np.array([[2.00, 2.01, 2.02], [1.95, 1.97, 1.99]])
 SHIFTED = BEFORE + 0.1  # other text or device, the same gains
@@ -28,3 +38,86 @@ FAILED[:, 1] = math.nan
 )
 def test_gains_agree_within_the_limit_and_the_same_runs_failed(before, found, limit, expected):
     assert agrees(before, found, limit) == expected
+
+
+# The record of a replay --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(repository, tmp_path_factory):
+    """A run folder whose winner has done all that level 5 asks for, except for a replay."""
+    folder = confirmed.write(tmp_path_factory.mktemp("replayed") / "run", repository)
+    path = folder / "evidence" / f"{confirmed.WINNER}.json"
+    card = read_sealed(path, KIND) | {"level": {"level": 4, "missing": "x", "static": False}}
+    for cell in (card["transfer"]["cheaper"], card["transfer"]["wider"]):
+        cell["winner"] = [bpb - 0.04 - 0.001 * i for i, bpb in enumerate(cell["baseline"])]
+    write_sealed(path, KIND, card)
+    return folder
+
+
+@pytest.fixture
+def card(searched):
+    path = searched / "evidence" / f"{confirmed.WINNER}.json"
+    yield path
+    record_path(path).unlink(missing_ok=True)
+
+
+def record(path, **changes):
+    """Writes the record of a replay that agrees."""
+    seal = json.loads(path.read_text())["seal"]
+    write_sealed(record_path(path), REPLAY, {"card": seal, "agrees": True} | changes)
+
+
+def level(path):
+    found = with_replay(read_sealed(path, KIND), read_replay(path))["level"]
+    return found["level"], found["missing"]
+
+
+def test_a_card_without_a_replay_stays_at_level_4(card):
+    assert level(card) == (4, "it was not replayed")
+
+
+def test_a_replay_that_agrees_lifts_its_card_to_level_5_wherever_a_level_is_shown(card, searched):
+    record(card)
+    assert level(card) == (5, None)
+    history = read_history(searched)
+    assert list(history.cards) == [confirmed.WINNER]
+    assert verdict(history).endswith("(win level 5).")
+    assert find(confirmed.WINNER, searched).origin.level == 5
+
+
+def test_a_replay_that_disagrees_does_not_count(card):
+    for answer in (False, 1, "yes", None):
+        record(card, agrees=answer)
+        assert level(card) == (4, "its replay disagreed")
+
+
+def test_the_replay_of_another_card_does_not_count(card):
+    for seal in ("0" * 16, None, 5):
+        record(card, card=seal)
+        assert level(card) == (4, "it was not replayed")
+
+
+def test_an_edited_replay_is_refused(card):
+    record(card, agrees=False)
+    path = record_path(card)
+    path.write_text(path.read_text().replace("false", "true"))
+    with pytest.raises(EvidenceError, match="changed after it was written"):
+        level(card)
+
+
+@pytest.mark.parametrize("lower", [0, 1, 2, 3])
+def test_a_replay_lifts_no_card_below_level_4(card, lower):
+    document = read_sealed(card, KIND)
+    document["level"] = {"level": lower, "missing": "why", "static": False}
+    own = {"card": document["seal"], "agrees": True}
+    assert with_replay(document, own)["level"] == document["level"]
+
+
+def test_a_card_that_says_level_5_itself_is_not_believed(card):
+    document = read_sealed(card, KIND)
+    document["level"] = {"level": 5, "missing": None, "static": False}
+    assert with_replay(document, None)["level"]["level"] == 4
+    document["export"] = document["export"] | {"passes": False}
+    own = {"card": document["seal"], "agrees": True}
+    assert with_replay(document, own)["level"]["level"] == 4

@@ -94,7 +94,8 @@ def _config_of(history: History, here: ConfigDict, fingerprint: str | None) -> C
     """
     source = str(history.folder / "config.json")
     config = received(history.config.to_dict(), here, source)
-    given = here.data.corpus if is_folder(here.data.corpus) else SAME
+    both = is_folder(config.data.corpus) and is_folder(here.data.corpus)
+    given = here.data.corpus if both else SAME
     config.data.corpus = corpus_here(
         *(config.data.corpus, given, here.data.cache_dir, fingerprint, "data.corpus", source)
     )
