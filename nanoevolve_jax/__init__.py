@@ -13,6 +13,7 @@ _HOMES = {
     "candidate_optimizer": "policy.transform",
     "default_labels": "policy.labels",
     "evolved_muon": "policy.transform",
+    "labels": "policy.labels",
     "load_spec": "policy.spec_json",
     "optimizer": "policy.drop_in",
     "spec_from_json": "policy.spec_json",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from nanoevolve_jax.policy.labels import default_labels
+from nanoevolve_jax.policy.routing import summary_of, warn_of_doubts
 from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
 from nanoevolve_jax.policy.spec_json import SpecError, load_spec
 from nanoevolve_jax.policy.transform import AdamWGroup, beside_adamw, evolved_muon
@@ -95,38 +96,40 @@ def optimizer(
     labels: Callable[[Any], Any] | Any = None,
     stacked: Collection[str] = (),
     layout: str = "inputs_outputs",
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
+    summary: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy on the matrices of a model, and AdamW on everything else.
 
-    It takes the parameters of Flax (NNX and Linen), Haiku, Equinox or any other tree of arrays;
-    None stands for no parameter, as everywhere in optax.
+    It accepts the parameters of Flax (NNX and Linen), Haiku, Equinox or any other tree of arrays.
+    None stands for no parameter, as everywhere in optax. It can be wrapped like `optax.adamw`:
+    `optax.inject_hyperparams(ne.optimizer)` needs `static_args` only for a function as `labels`.
 
     Args:
-      policy: a spec, a preset's name, or a JSON file with a spec, a record or an export. One
-        with rewritten functions is used by its file for optax.
-      total_steps: horizon in steps: what the sensors' windows and `step_fraction` refer to.
-      learning_rate: of the matrices; a number or a schedule from the step count. There is no
-        default: the best one depends on the model, the batch and the horizon, and the one that
-        an export was trained with is for another run.
-      weight_decay: of the matrices; a number or a schedule, multiplied by the learning rate.
-      momentum: a number or a schedule; by default the policy's plateau at every step.
-      others: AdamW hyperparameters by label; one group alone serves the label `other`.
-      labels: a tree like the parameters, or a function from parameters to one, with `matrix` or a
-        key of `others` for every array; by default `default_labels`.
-      stacked: words; arrays of 3 axes or more whose path has one of them are stacks of matrices
-        over their last two axes, and go to the policy as well.
-      layout: of a matrix: `inputs_outputs` (Flax, Haiku) or `outputs_inputs` (Equinox, PyTorch).
-        It matters, for the outputs' weights are what is equilibrated.
-      dtype: of the Polar Express iteration.
+      policy: Spec, name of a preset, or JSON file with a spec, a record or an export. A policy
+        with rewritten functions is used through its file for optax.
+      total_steps: Horizon in steps, which the sensors' windows and `step_fraction` refer to.
+      learning_rate: Learning rate of the matrices; a number or a schedule from the step count.
+        There is no default: the best one depends on the model, the batch and the horizon.
+      weight_decay: Weight decay of the matrices; a number or a schedule, multiplied by the
+        learning rate.
+      momentum: Number or schedule; by default the policy's plateau at every step.
+      others: AdamW hyperparameters by label; a single group serves the label `other`.
+      labels: Tree like the parameters, or function from parameters to one, with `matrix` or a key
+        of `others` for every array; by default `ne.labels`.
+      stacked: Words that name stacked layers, see `ne.labels`.
+      layout: Layout of a matrix: `inputs_outputs` (Flax, Haiku) or `outputs_inputs` (Equinox,
+        PyTorch). It matters because the policy normalises the weights of each output.
+      dtype: Dtype of the Polar Express iteration, such as "bfloat16"; float32 by default.
+      summary: Whether `init` prints one line that says which arrays the policy updates.
 
     Returns:
       A transform; call `update(grads, state, params, value=loss)`. Without `value` if the policy
       has no gate.
 
     Raises:
-      SpecError: if the policy is none.
-      ValueError: if the layout is none of the two.
+      SpecError: If there is no such policy.
+      ValueError: If the layout is unknown or the horizon is not a whole number of at least 1.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; allowed: {' or '.join(LAYOUTS)}")
@@ -140,6 +143,17 @@ def optimizer(
     )
     if layout == "outputs_inputs":
         matrices = transposed(matrices)
-    if labels is None:
-        labels = lambda params: default_labels(params, stacked)  # noqa: E731
-    return beside_adamw(matrices, others, labels)
+    chosen = labels
+    if chosen is None:
+        chosen = lambda params: default_labels(params, stacked)  # noqa: E731
+    inner = beside_adamw(matrices, others, chosen)
+
+    def init_fn(params):
+        state = inner.init(params)
+        if labels is None:
+            warn_of_doubts(params, stacked)
+        if summary:
+            print(summary_of(params, chosen(params) if callable(chosen) else chosen))
+        return state
+
+    return optax.GradientTransformationExtraArgs(init_fn, inner.update)

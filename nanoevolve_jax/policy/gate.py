@@ -93,24 +93,26 @@ def gated(
     value_optional = is_known(control.enabled) and not control.enabled
 
     def init_fn(params):
-        zero = jnp.zeros((), jnp.float32)
-        sample = sensing.sample_entries(params)
+        def zero():  # every leaf has a buffer of its own, so that the state can be donated
+            return jnp.zeros((), jnp.float32)
+
+        def no_sample(x):
+            return jnp.zeros(sensing.sample_shape(x.shape), x.dtype)
+
         return GateState(
             count=jnp.zeros((), jnp.int32),
-            first_log_loss=zero,
+            first_log_loss=zero(),
             averages=sensing.init_averages(),
-            last_log_update_ratio=zero,
-            previous_sample=jax.tree.map(jnp.zeros_like, sample),
-            log_grad_norm=zero,
-            sensors=Sensors(*[zero] * len(Sensors._fields)),
-            gate=zero,
-            actuators=Actuators(*[zero] * len(Actuators._fields)),
+            last_log_update_ratio=zero(),
+            previous_sample=jax.tree.map(no_sample, params),
+            log_grad_norm=zero(),
+            sensors=Sensors(*[zero() for _ in Sensors._fields]),
+            gate=zero(),
+            actuators=Actuators(*[zero() for _ in Actuators._fields]),
             inner_state=inner.init(params),
         )
 
     def update_fn(updates, state, params=None, *, value=None, gate=None, **extra_args):
-        if params is None:
-            raise ValueError("params is None; allowed: the parameters (the policy senses them)")
         if value is None:
             if not value_optional:
                 raise ValueError(
@@ -120,17 +122,27 @@ def gated(
             value = 1.0
         started = state.count > 0
         sample = sensing.sample_entries(updates)
-        log_loss = sensing.safe_log(value)
-        first_log_loss = jnp.where(started, state.first_log_loss, log_loss)
         log_grad_norm = sensing.log_norm(updates)
         signals = sensing.Signals(
-            log_loss=log_loss,
+            log_loss=sensing.safe_log(value),
             log_step=jnp.log(state.count.astype(jnp.float32) + 1.0),
             log_grad_norm=log_grad_norm,
             log_update_ratio=state.last_log_update_ratio,
             alignment=sensing.cosine(sample, state.previous_sample),
         )
-        seen = sensing.Signals(True, True, True, started, started)
+        # A signal that is not finite is not averaged, so that one bad step leaves no trace.
+        finite_loss, finite_sample = jnp.isfinite(value), sensing.is_finite(sample)
+        seen = sensing.Signals(
+            log_loss=finite_loss,
+            log_step=finite_loss,  # progress is the slope of one over the other
+            log_grad_norm=jnp.isfinite(log_grad_norm),
+            log_update_ratio=started & jnp.isfinite(state.last_log_update_ratio),
+            alignment=started & finite_sample,
+        )
+        before = state.averages.seen(1)
+        first_log_loss = jnp.where(
+            before.log_loss | ~finite_loss, state.first_log_loss, signals.log_loss
+        )
         averages = sensing.update_averages(
             state.averages, signals, seen, control.ema_beta, total_steps
         )
@@ -141,7 +153,8 @@ def gated(
         moved = blended_actuators(spec, gate, slots)
         actuators = select(control.enabled, moved, static_actuators(spec))
         # The norm before this step: a spike must not raise the limit it is measured against.
-        running = jnp.where(started, state.averages.mean(1).log_grad_norm, log_grad_norm)
+        usual = state.averages.mean(1).log_grad_norm
+        running = jnp.where(before.log_grad_norm, usual, log_grad_norm)
         direction, inner_state = inner.update(
             updates,
             state.inner_state,
@@ -158,10 +171,12 @@ def gated(
             first_log_loss=first_log_loss,
             averages=averages,
             last_log_update_ratio=log_ratio,
-            previous_sample=sample,
+            previous_sample=jax.tree.map(
+                lambda new, old: jnp.where(finite_sample, new, old), sample, state.previous_sample
+            ),
             log_grad_norm=log_grad_norm,
             sensors=jax.tree.map(as_scalar, sensors),
-            gate=gate,
+            gate=as_scalar(gate),
             actuators=jax.tree.map(as_scalar, actuators),
             inner_state=inner_state,
         )

@@ -183,21 +183,22 @@ def scale_by_muon(
     spec: OptimizerSpec,
     momentum: Any = None,
     *,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
     """Turns gradients of matrices into Muon directions of Frobenius norm `sqrt(min(m, n))`.
 
     Args:
-      spec: the policy; numbers or traced scalars.
-      momentum: coefficient, or a schedule from the step count to it; by default the spec's.
-      dtype: of the Polar Express iteration.
-      slots: functions in the place of the built-in ones.
+      spec: Policy; numbers or traced scalars.
+      momentum: Coefficient, or a schedule from the step count to it; by default the spec's.
+      dtype: Dtype of the Polar Express iteration; float32 by default.
+      slots: Functions that replace the built-in ones.
 
     Returns:
       A transform that reads `actuators` from its extra arguments.
     """
     momentum = spec.momentum if momentum is None else momentum
+    dtype = jnp.float32 if dtype is None else dtype
 
     def init_fn(params):
         return MuonState(
@@ -209,6 +210,8 @@ def scale_by_muon(
     def update_fn(updates, state, params=None, *, actuators, **extra_args):
         del extra_args
         coefficient = momentum(state.count) if callable(momentum) else momentum
+        if hasattr(coefficient, "dtype"):
+            coefficient = jnp.asarray(coefficient, jnp.float32)
         knobs = knobs_of(spec, actuators, coefficient)
         step = slots.direction or functools.partial(muon_step, dtype=dtype)
 

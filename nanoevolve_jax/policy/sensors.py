@@ -45,6 +45,10 @@ class Averages(NamedTuple):
     def mean(self, row: int) -> Signals:
         return Signals(*(self.total[row] / jnp.maximum(self.weight[row], _TINY)))
 
+    def seen(self, row: int) -> Signals:
+        """Whether each signal was averaged at all; booleans."""
+        return Signals(*(self.weight[row] > 0))
+
 
 def init_averages() -> Averages:
     """Averages that have seen nothing."""
@@ -82,12 +86,26 @@ def log_norm(tree: Any) -> jax.Array:
     return 0.5 * safe_log(squared_norm(tree))
 
 
+def sample_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the sample of a matrix [..., inputs, outputs]."""
+    *stack, inputs, outputs = shape
+    return (*stack, -(-inputs * outputs // SAMPLE_STRIDE))
+
+
 def sample_entries(tree: Any) -> Any:
-    """A fixed, scattered sample of every matrix's entries, scaled so that the largest is 1."""
+    """Returns a fixed, scattered sample of every matrix's entries, scaled to a largest of 1.
+
+    A gradient that is not finite gives a sample that is not finite.
+    """
     sample = jax.tree.map(lambda x: x.reshape(*x.shape[:-2], -1)[..., ::SAMPLE_STRIDE], tree)
     peaks = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(sample)]
     peak = jnp.maximum(jnp.max(jnp.stack(peaks)), _TINY) if peaks else 1.0
     return jax.tree.map(lambda x: (x / peak).astype(x.dtype), sample)
+
+
+def is_finite(sample: Any) -> jax.Array:
+    """Whether a sample comes from a finite gradient; shape=(), dtype=bool."""
+    return jnp.isfinite(squared_norm(sample))
 
 
 def cosine(a: Any, b: Any) -> jax.Array:

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 @jax.tree_util.register_pytree_node_class
 class Stacks:
-    """A tree's leaves grouped by shape and dtype, each group stacked on a new first axis."""
+    """A tree's leaves grouped by shape, each group stacked on a new first axis."""
 
     def __init__(self, arrays: Sequence[jax.Array]):
         self.arrays = tuple(arrays)
@@ -33,22 +33,30 @@ class Stacks:
 
 
 def group_by_shape(leaves: Sequence[Any]) -> list[list[int]]:
-    """Positions of the leaves of each shape and dtype, in order of first appearance."""
+    """Returns the positions of the leaves of each shape, in order of first appearance.
+
+    Leaves without entries are in no group.
+    """
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        groups.setdefault((leaf.shape, leaf.dtype.name), []).append(i)
+        if leaf.size:
+            groups.setdefault(leaf.shape, []).append(i)
     return list(groups.values())
 
 
 def over_stacks(
     inner: optax.GradientTransformationExtraArgs, axis: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Hands `inner` its updates, parameters and parameter-shaped state as `Stacks`.
+    """Passes updates, parameters and parameter-shaped state to `inner` as `Stacks`.
+
+    Matrices of one shape and different dtypes share a stack of the promoted dtype; `at_boundary`
+    restores the dtypes. Matrices without entries are left as they are.
 
     Args:
-      inner: a transform that treats every matrix `[..., inputs, outputs]` alike, and whose
-        state holds whole trees shaped like the parameters, or none.
-      axis: of the surrounding mesh, of type Auto; its devices share the matrices of each stack.
+      inner: Transform that treats every matrix `[..., inputs, outputs]` alike, and whose state
+        consists of scalars and of whole trees shaped like the parameters.
+      axis: Name of an Auto axis of the surrounding mesh whose devices share the matrices of each
+        stack.
 
     Returns:
       The same transform on the original trees.
@@ -67,8 +75,8 @@ def over_stacks(
                 arrays = jax.lax.with_sharding_constraint(arrays, PartitionSpec(axis))
             return Stacks(arrays)
 
-        def unstack(stacks):
-            xs: list[Any] = [None] * len(leaves)
+        def unstack(stacks, like):
+            xs = jax.tree.leaves(like)
             for group, array in zip(groups, stacks.arrays, strict=True):
                 for k, i in enumerate(group):
                     xs[i] = array[k]
@@ -87,10 +95,11 @@ def over_stacks(
             **extra_args,
         )
         restored = jax.tree.map(
-            lambda x: unstack(x) if isinstance(x, Stacks) else x,
+            lambda x, old: unstack(x, old) if isinstance(x, Stacks) else x,
             new_state,
+            state,
             is_leaf=lambda x: isinstance(x, Stacks),
         )
-        return unstack(out), restored
+        return unstack(out, updates), restored
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)

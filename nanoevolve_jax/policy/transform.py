@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nanoevolve_jax.policy.boundary import at_boundary, cast_like, require_arrays, require_horizon
 from nanoevolve_jax.policy.gate import gated
 from nanoevolve_jax.policy.labels import MATRIX, OTHER, default_labels
 from nanoevolve_jax.policy.muon import INPUTS, OUTPUTS, frobenius, scale_by_muon
@@ -162,25 +163,31 @@ def evolved_muon(
     total_steps: Any,
     momentum: Any = None,
     weight_decay: Any = 0.0,
-    dtype: Any = jnp.float32,
+    dtype: Any = None,
     data_axis: str | None = None,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy for a tree of matrices.
 
+    Updates have the promoted dtype of gradient and parameter, as those of `optax.adamw` have, and
+    the state keeps its dtypes. A step whose loss or gradient is not finite is not sensed.
+
     Args:
-      spec: the policy; numbers, or traced scalars for a program that runs any spec.
-      learning_rate: a number or a schedule from the step count.
-      total_steps: horizon in steps: what the sensors' windows and `step_fraction` refer to.
-      momentum: a number or a schedule; by default `spec.momentum`.
-      weight_decay: a number or a schedule, multiplied by the learning rate.
-      dtype: of the Polar Express iteration.
-      data_axis: mesh axis whose devices share the matrices, see `over_stacks`.
-      slots: functions in the place of the built-in ones.
+      spec: Policy; numbers, or traced scalars for a program that runs any spec.
+      learning_rate: Number or schedule from the step count.
+      total_steps: Horizon in steps, which the sensors' windows and `step_fraction` refer to.
+      momentum: Number or schedule; by default `spec.momentum`.
+      weight_decay: Number or schedule, multiplied by the learning rate.
+      dtype: Dtype of the Polar Express iteration; float32 by default.
+      data_axis: Mesh axis whose devices share the matrices, see `over_stacks`.
+      slots: Functions that replace the built-in ones.
 
     Returns:
       A transform for kernels of shape [..., inputs, outputs]. Its `update` needs `params`, and
       `value=loss` unless the gate is known to be off.
+
+    Raises:
+      ValueError: If `total_steps` is known and is not a whole number of at least 1.
     """
     direction = optax.chain(
         clip_by_running_norm(spec),
@@ -189,15 +196,13 @@ def evolved_muon(
         scale_by_update_multiplier(),
         clip_update_rms(spec),
     )
-    return over_stacks(
-        optax.chain(
-            gated(direction, spec, total_steps=total_steps, slots=slots),
-            add_decay(spec, weight_decay),
-            scale_by_aspect(),
-            optax.scale_by_learning_rate(learning_rate),
-        ),
-        data_axis,
+    policy = optax.chain(
+        gated(direction, spec, total_steps=require_horizon(total_steps), slots=slots),
+        add_decay(spec, weight_decay),
+        scale_by_aspect(),
+        optax.scale_by_learning_rate(learning_rate),
     )
+    return at_boundary(over_stacks(policy, data_axis))
 
 
 def adamw(group: AdamWGroup) -> optax.GradientTransformation:
@@ -217,7 +222,17 @@ def beside_adamw(
     """A transform for matrices with AdamW for everything else; see `candidate_optimizer`."""
     groups = {OTHER: others} if isinstance(others, AdamWGroup) else dict(others)
     transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
-    return optax.partition(transforms, labels)
+    inner = optax.partition(transforms, labels)
+
+    def init_fn(params):
+        require_arrays(params)
+        return inner.init(params)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        updates, following = inner.update(updates, state, params, **extra_args)
+        return updates, cast_like(following, state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def candidate_optimizer(
@@ -226,21 +241,38 @@ def candidate_optimizer(
     *,
     total_steps: Any,
     others: Mapping[str, AdamWGroup] | AdamWGroup,
-    labels: Callable[[Any], Any] = default_labels,
-    **policy_args: Any,
+    labels: Callable[[Any], Any] | Any = None,
+    momentum: Any = None,
+    weight_decay: Any = 0.0,
+    dtype: Any = None,
+    data_axis: str | None = None,
+    slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy on matrices and AdamW on everything else.
 
     Args:
-      spec: the policy.
-      learning_rate: of the matrices; a number or a schedule from the step count.
-      total_steps: horizon in steps.
-      others: AdamW hyperparameters by label; one group alone serves the label `other`.
-      labels: from parameters to a tree of labels, `matrix` or a key of `others`.
-      **policy_args: see `evolved_muon`.
+      spec: Policy; numbers or traced scalars.
+      learning_rate: Learning rate of the matrices; a number or a schedule from the step count.
+      total_steps: Horizon in steps.
+      others: AdamW hyperparameters by label; a single group serves the label `other`.
+      labels: Tree of labels, or a function from parameters to one: `matrix` or a key of `others`
+        for every array; by default `default_labels`.
+      momentum: See `evolved_muon`, as for the rest.
 
     Returns:
       A transform; call `update(grads, state, params, value=loss)`.
+
+    Raises:
+      ValueError: If `total_steps` is known and is not a whole number of at least 1.
     """
-    policy = evolved_muon(spec, learning_rate, total_steps=total_steps, **policy_args)
-    return beside_adamw(policy, others, labels)
+    policy = evolved_muon(
+        spec,
+        learning_rate,
+        total_steps=total_steps,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        dtype=dtype,
+        data_axis=data_axis,
+        slots=slots,
+    )
+    return beside_adamw(policy, others, default_labels if labels is None else labels)
