@@ -5,6 +5,7 @@ float32 scalar, there is at least one matrix entry, and no mesh axis is of type 
 """
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,6 +64,26 @@ def require_matrices(params: Any) -> None:
             )
 
 
+def only_updated(params: Any, updates: Any) -> Any:
+    """Returns the parameters without leaves that have no update, such as a module's functions.
+
+    Raises:
+      ValueError: If a floating-point array has no update.
+    """
+
+    def keep(path, update, param):
+        if update is not None:
+            return param
+        if jnp.issubdtype(getattr(param, "dtype", bool), np.inexact):
+            raise ValueError(
+                f"the gradient of params{jax.tree_util.keystr(path)} must be an array, got None; "
+                "remove the parameter from params, or exclude it with optax.masked"
+            )
+        return None
+
+    return jax.tree_util.tree_map_with_path(keep, updates, params, is_leaf=lambda x: x is None)
+
+
 def scalar_loss(value: Any) -> jax.Array:
     """Returns a loss of one element as float32[].
 
@@ -75,22 +96,28 @@ def scalar_loss(value: Any) -> jax.Array:
 
 
 def at_boundary(
-    inner: optax.GradientTransformationExtraArgs,
+    make: Callable[..., optax.GradientTransformationExtraArgs], *settings: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Makes a transform for matrices accept what optax.adamw accepts.
 
     Args:
-      inner: Transform whose `update` takes `value`. It sees one dtype per matrix, that of gradient
-        and parameter promoted, and a float32[] loss.
+      make: Function from the settings to a transform whose `update` takes `value`. The transform
+        sees one dtype per matrix, that of gradient and parameter promoted, and a float32[] loss.
+      *settings: Numbers, schedules or trees of them; arrays among them may be traced.
 
     Returns:
       A transform that keeps the dtype of every leaf of its state, does nothing to a tree without
       entries, and works under meshes with Explicit axes.
     """
+    leaves, treedef = jax.tree.flatten(settings)
+    traced = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+    def transform(traced):
+        return make(*treedef.unflatten([traced.get(i, leaf) for i, leaf in enumerate(leaves)]))
 
     def init_fn(params):
         require_matrices(params)
-        return inner.init(params)
+        return transform(traced).init(params)
 
     def update_fn(updates, state, params=None, *, value=None, **extra_args):
         if params is None:
@@ -99,16 +126,16 @@ def at_boundary(
             return updates, state
         value = None if value is None else scalar_loss(value)
         updates = jax.tree.map(lambda g, p: g.astype(jnp.result_type(g, p)), updates, params)
-
         arrays = {name: x for name, x in extra_args.items() if _is_array(x)}
         others = {name: x for name, x in extra_args.items() if name not in arrays}
 
-        def update(updates, state, params, value, arrays):
-            extra_args = others | arrays
-            out, following = inner.update(updates, state, params, value=value, **extra_args)
+        def update(updates, state, params, value, arrays, traced):
+            out, following = transform(traced).update(
+                updates, state, params, value=value, **others, **arrays
+            )
             return cast_like(out, updates), cast_like(following, state)
 
-        arguments = (updates, state, params, value, arrays)
+        arguments = (updates, state, params, value, arrays, traced)
         return in_auto_mode(update, (updates, state), arguments)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -62,8 +62,8 @@ def update_averages(
     """Folds one step's signals in; `seen` holds booleans."""
     fast = jnp.asarray(ema_beta, jnp.float32) ** (REFERENCE_STEPS / total_steps)
     beta = jnp.stack([fast, fast ** (1.0 / SLOW_WINDOW)])[:, None]  # [2, 1]
-    values = jnp.stack([jnp.asarray(x, jnp.float32) for x in signals])  # [5]
-    present = jnp.stack([jnp.asarray(x, bool) for x in seen])  # [5]
+    values = jnp.stack([jnp.asarray(x, jnp.float32) for x in signals])[None]  # [1, 5]
+    present = jnp.stack([jnp.asarray(x, bool) for x in seen])[None]  # [1, 5]
     return Averages(
         jnp.where(present, beta * averages.total + (1 - beta) * values, averages.total),
         jnp.where(present, beta * averages.weight + (1 - beta), averages.weight),

@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nanoevolve_jax.policy.boundary import at_boundary, cast_like, require_arrays, require_horizon
+from nanoevolve_jax.policy.boundary import (
+    at_boundary,
+    cast_like,
+    only_updated,
+    require_arrays,
+    require_horizon,
+)
 from nanoevolve_jax.policy.gate import gated
 from nanoevolve_jax.policy.labels import MATRIX, OTHER, default_labels
 from nanoevolve_jax.policy.muon import INPUTS, OUTPUTS, frobenius, scale_by_muon
@@ -189,20 +195,25 @@ def evolved_muon(
     Raises:
       ValueError: If `total_steps` is known and is not a whole number of at least 1.
     """
-    direction = optax.chain(
-        clip_by_running_norm(spec),
-        scale_by_muon(spec, momentum, dtype=dtype, slots=slots),
-        scale_by_trust_ratio(spec),
-        scale_by_update_multiplier(),
-        clip_update_rms(spec),
-    )
-    policy = optax.chain(
-        gated(direction, spec, total_steps=require_horizon(total_steps), slots=slots),
-        add_decay(spec, weight_decay),
-        scale_by_aspect(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return at_boundary(over_stacks(policy, data_axis))
+
+    def make(spec, learning_rate, total_steps, momentum, weight_decay):
+        direction = optax.chain(
+            clip_by_running_norm(spec),
+            scale_by_muon(spec, momentum, dtype=dtype, slots=slots),
+            scale_by_trust_ratio(spec),
+            scale_by_update_multiplier(),
+            clip_update_rms(spec),
+        )
+        policy = optax.chain(
+            gated(direction, spec, total_steps=total_steps, slots=slots),
+            add_decay(spec, weight_decay),
+            scale_by_aspect(),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+        return over_stacks(policy, data_axis)
+
+    total_steps = require_horizon(total_steps)
+    return at_boundary(make, spec, learning_rate, total_steps, momentum, weight_decay)
 
 
 def adamw(group: AdamWGroup) -> optax.GradientTransformation:
@@ -229,6 +240,7 @@ def beside_adamw(
         return inner.init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
+        params = None if params is None else only_updated(params, updates)
         updates, following = inner.update(updates, state, params, **extra_args)
         return updates, cast_like(following, state)
 
