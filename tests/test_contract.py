@@ -207,12 +207,17 @@ def test_the_state_keeps_its_dtypes_and_updates_have_those_of_adamw(
 
 @every_policy
 def test_matrices_of_one_shape_may_have_several_dtypes(make):
-    params = {f"w{i}": jnp.ones((4, 6), dtype) for i, dtype in enumerate(DTYPES)}
+    params = {f"emb{i}": jnp.ones((4, 6), dtype) for i, dtype in enumerate(DTYPES)}
+    params |= {f"w{i}": jnp.ones((4, 6), dtype) for i, dtype in enumerate(DTYPES)}
     tx = make()
     state = jax.eval_shape(tx.init, params)
-    updates, following = jax.eval_shape(tx.update, params, state, params, value=jnp.float32(1.0))
-    assert described(following) == described(state)
-    assert described(updates) == described(params)
+    for dtype in (None, "float32"):
+        grads = jax.tree.map(lambda x, d=dtype: x.astype(d or x.dtype), params)
+        arguments = (grads, state, params)
+        updates, following = jax.eval_shape(tx.update, *arguments, value=jnp.float32(1.0))
+        matrix = lambda tree: tree.inner_states["matrix"]  # noqa: E731
+        assert described(matrix(following)) == described(matrix(state))
+        assert described(updates) == described(grads)
 
 
 @every_factory
@@ -327,7 +332,8 @@ def test_sharded_parameters_get_the_same_updates(make, kind):
 def test_injected_hyperparameters_are_traced_under_an_explicit_mesh(name):
     tx = INJECTABLE[name]()
     with jax.set_mesh(jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))):
-        params = {"layer": jax.device_put(jnp.ones((4, 6)), PartitionSpec("x", None))}
+        ones = jax.device_put(jnp.ones((4, 6)), PartitionSpec("x", None))
+        params = {"layer": ones, "head": ones}
         value = {} if name == "adamw" else {"value": jnp.float32(2.0)}
         step = lambda g, s, p: tx.update(g, s, p, **value)  # noqa: E731
         updates, _ = jax.eval_shape(step, params, tx.init(params), params)
@@ -352,7 +358,7 @@ def test_gradients_may_be_accumulated(make):
 
 @pytest.mark.parametrize("make", INJECTABLE.values(), ids=INJECTABLE.keys())
 def test_hyperparameters_may_be_injected(make):
-    params, tx = {"layer": jnp.ones((4, 6))}, make()
+    params, tx = {"layer": jnp.ones((4, 6)), "head": jnp.ones((6, 3))}, make()
     state = tx.init(params)
     assert float(state.hyperparams["learning_rate"]) == pytest.approx(LR)
     update = jax.jit(lambda g, s: tx.update(g, s, params, value=2.0))
@@ -362,13 +368,6 @@ def test_hyperparameters_may_be_injected(make):
     following.hyperparams["learning_rate"] = jnp.float32(0.0)
     updates, _ = update(params, following)
     assert not jnp.any(updates["layer"])
-
-
-def test_the_dtype_of_the_iteration_may_be_injected_by_its_name():
-    tx = optax.inject_hyperparams(ne.optimizer)(
-        "nanochat", total_steps=STEPS, learning_rate=LR, dtype="bfloat16"
-    )
-    assert "dtype" not in tx.init(tree()).hyperparams
 
 
 @every_compiled_factory
@@ -405,6 +404,7 @@ def test_masked_leaves_are_left_alone(make):
      {"kernel": jnp.ones((0, 5))}, {"kernel": jnp.ones((5, 0)), "b": jnp.ones(2)}],
     ids=["empty", "list", "nested", "no matrix", "no input", "no output"],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:ne.optimizer")
 def test_trees_without_matrices_are_no_error(make, params):
     tx = make()
     state = tx.init(params)
@@ -415,10 +415,10 @@ def test_trees_without_matrices_are_no_error(make, params):
 
 @every_compiled_policy
 def test_a_matrix_without_entries_is_left_alone_beside_others(make):
-    params = {"layer": jnp.ones((4, 6)), "none": jnp.ones((0, 6)), "wide": jnp.ones((4, 0))}
+    params = tree() | {"none": jnp.ones((0, 6)), "wide": jnp.ones((4, 0))}
     tx = make()
     updates, state = jax.jit(tx.update)(params, tx.init(params), params, value=2.0)
-    assert is_finite(state) and jnp.all(updates["layer"] < 0)
+    assert is_finite(state) and jnp.all(updates["out"]["kernel"] != 0)
     assert updates["none"].shape == (0, 6) and updates["wide"].shape == (4, 0)
 
 
@@ -531,8 +531,8 @@ def test_a_horizon_may_be_any_whole_number(make, steps):
 
 @pytest.mark.parametrize("make", [FACTORIES["adamw"], FACTORIES["baseline"]])
 def test_numbers_among_the_parameters_are_treated_as_adamw_treats_them(make):
-    params = {"layer": jnp.ones((4, 6)), "scale": 2.0, "steps": jnp.int32(3)}
-    grads = {"layer": jnp.ones((4, 6)), "scale": 1.0, "steps": jnp.float32(0.0)}
+    params = {"head": jnp.ones((4, 6)), "scale": 2.0, "steps": jnp.int32(3)}
+    grads = {"head": jnp.ones((4, 6)), "scale": 1.0, "steps": jnp.float32(0.0)}
     group = ne.AdamWGroup(LR, 0.9, 0.999, 1e-4)
     tx = make() if make is adamw else make(others=group)
     updates, _ = tx.update(grads, tx.init(params), params, value=2.0)

@@ -150,36 +150,146 @@ def test_a_layout_that_is_none_is_a_clear_error():
 # Labels.
 
 
+def label_of(name, shape=(4, 6), **args):
+    """The label of an array `w` at a dotted path."""
+    tree = {"w": jnp.ones(shape)}
+    for part in reversed(name.split(".")):
+        tree = {part: tree}
+    (label,) = labels_by_path(tree, **args).values()
+    return label
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "label"),
     [
         ("dense_kernel", (4, 6), "matrix"),
-        ("bias", (6,), "other"),
-        ("scale", (), "other"),
         ("conv_kernel", (3, 3, 4, 6), "other"),
         ("attention_kernel", (4, 2, 3), "other"),
-        ("token_embedding", (10, 4), "other"),
-        ("wte", (10, 4), "other"),
-        ("lm_head", (4, 10), "other"),
-        ("Head_0", (4, 10), "other"),
-        ("logits", (4, 10), "other"),
-        ("multi_head_attention", (4, 6), "matrix"),
-        ("MultiHeadDotProductAttention_0", (4, 6), "matrix"),
-        ("header_proj", (4, 6), "matrix"),
+        ("vector", (6,), "other"),
+        ("scalar", (), "other"),
     ],
 )
-def test_matrices_are_told_by_shape_and_name(name, shape, label):
-    (found,) = labels_by_path({name: {"w": jnp.ones(shape)}}).values()
-    assert found == label
+def test_arrays_of_two_axes_are_matrices(name, shape, label):
+    assert label_of(name, shape) == label
+
+
+EMBEDDINGS = """emb tok_emb pos_emb wte wpe embed embeddings Embed_0 token_embedding tokenembedding
+embed_tokens word_embeddings tok_embd tokEmb posEmb1D patch_embed.proj pos position_table cls_token
+positional_encoding codebook input"""
+OUTPUTS = """head Head_0 heads heads.cls lm_head LMHead lmHead lm_head_weight head_dense cls_head
+value_head key_encoder.head attention_model.lm_head classifier readout unembed unembed_proj logits
+to_logits logits_proj vocab_proj model.embed_out output output_layer params.output"""
+HIDDEN = """attn.heads attention.heads.0 attn.head_0.query multi_head_attention multihead_attn
+MultiHeadDotProductAttention_0 query_heads kv_heads n_head head_dim head_proj header_proj ahead
+embed_proj embedding_projection member pos_ffn positionwise_ffn token_mixer tokenizer out_proj
+attention.output.dense blocks.0.output decoder shared overhead mlp.fc1 W_q"""
+
+
+@pytest.mark.parametrize("name", (EMBEDDINGS + " " + OUTPUTS).split())
+def test_the_words_of_a_path_tell_embeddings_and_output_layers(name):
+    assert label_of(name) == "other"
+    if name.split(".")[-1] not in ("input", "output", "output_layer"):  # which are so outermost
+        assert label_of(f"blocks.0.{name}") == "other"
+
+
+@pytest.mark.parametrize("name", HIDDEN.split())
+def test_hidden_layers_with_words_like_those_of_embeddings_are_matrices(name):
+    assert label_of(name) == label_of(f"blocks.0.{name}") == "matrix"
+
+
+def test_biases_scales_and_whole_numbers_are_never_matrices():
+    two_axes = jnp.ones((3, 4))
+    params = {
+        "query": {"bias": two_axes, "kernel": two_axes},
+        "layer_norm": {"scale": two_axes, "offset": two_axes, "w": two_axes},
+        "ln_1": {"w": two_axes},
+        "steps": jnp.ones((3, 4), jnp.int32),
+    }
+    found = labels_by_path(params)
+    assert [name for name, label in found.items() if label == "matrix"] == ["['query']['kernel']"]
+
+
+def test_an_equinox_embedding_is_told_by_its_class():
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        words: eqx.nn.Embedding
+        hidden: eqx.nn.Linear
+
+    first, second = jax.random.split(jax.random.key(0))
+    net = Net(eqx.nn.Embedding(9, 4, key=first), eqx.nn.Linear(4, 4, key=second))
+    assert sorted(labels_by_path(net).values()) == ["matrix", "other", "other"]
+    assert labels_by_path(net)[".hidden.weight"] == "matrix"
 
 
 def test_stacks_of_matrices_can_be_asked_for():
-    params = {"blocks": {"kernel": jnp.ones((3, 4, 6)), "bias": jnp.ones((3, 6))},
+    params = {"blocks": {"kernel": jnp.ones((3, 4, 6)), "bias": jnp.ones((3, 6)),
+                         "attention": {"bias": jnp.ones((3, 2, 4))}},
               "embed": {"blocks": jnp.ones((3, 4, 6))},
               "conv": jnp.ones((3, 4, 6))}  # fmt: skip
     labels = default_labels(params, stacked=["blocks"])
     assert labels["blocks"]["kernel"] == "matrix"
+    assert labels["blocks"]["bias"] == labels["blocks"]["attention"]["bias"] == "other"
     assert labels["embed"]["blocks"] == labels["conv"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "label"),
+    [
+        ("layers", (3, 6), "other"),  # one vector per layer
+        ("layers.gain_of_unknown_name", (3, 6), "other"),
+        ("layer_stack", (3, 4, 6), "matrix"),
+        ("scanLayers_0", (3, 4, 6), "matrix"),
+        ("players", (3, 4, 6), "other"),
+        ("layers.experts", (3, 2, 6), "other"),  # one vector per layer and expert
+        ("layers.experts", (3, 2, 4, 6), "matrix"),
+    ],
+)
+def test_every_word_for_stacks_accounts_for_one_axis(name, shape, label):
+    assert label_of(name, shape, stacked=["layers", "experts"]) == label
+
+
+def test_vectors_of_stacked_layers_are_updated_by_adamw():
+    rng = np.random.default_rng(0)
+    stack = jnp.float32(rng.normal(size=(3, 6)))
+    params = {"layers": {"kernel": jnp.ones((3, 4, 6)), "scale": stack, "shift": stack},
+              "head": jnp.ones((6, 4))}  # fmt: skip
+    tx = ne.optimizer("nanochat", total_steps=9, learning_rate=0.1, stacked=("layers",))
+    updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+    reference = optax.adamw(3e-4, b1=0.9, b2=0.95, eps=1e-10, weight_decay=0.0)
+    expected, _ = reference.update(stack, reference.init(stack), stack)
+    for name in ("scale", "shift"):
+        np.testing.assert_allclose(updates["layers"][name], expected, rtol=1e-5)
+
+
+def test_the_routing_can_be_shown(capsys):
+    params = {"tok_emb": jnp.ones((9, 4)), "mlp": {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(6)}}
+    assert ne.labels(params) == {"tok_emb": "other", "mlp": {"kernel": "matrix", "bias": "other"}}
+    ne.optimizer("nanochat", total_steps=9, learning_rate=0.1).init(params)
+    assert capsys.readouterr().out == ""
+    for labels in (None, ne.labels, ne.labels(params)):
+        tx = ne.optimizer("nanochat", total_steps=9, learning_rate=0.1, labels=labels, summary=True)
+        tx.init(params)
+        line = "matrix: 1 array, 24 parameters; other: 2 arrays, 42 parameters (tok_emb)\n"
+        assert capsys.readouterr().out == line
+
+
+@pytest.mark.parametrize(
+    ("params", "args", "message"),
+    [
+        ({"first": jnp.ones((4, 6)), "last": jnp.ones((6, 3))}, {}, "no array looks like an embed"),
+        ({"head": jnp.ones((4, 6))}, {"stacked": ["blocks"]}, "stacked='blocks' occurs in the"),
+        ({"head": jnp.ones((4, 6)), "w": jnp.ones((6, 6))}, {}, None),
+        ({"bias": jnp.ones(4)}, {}, None),
+        ({"first": jnp.ones((4, 6))}, {"labels": ne.labels}, None),
+    ],
+)
+def test_a_doubtful_routing_warns_once_at_init(params, args, message, recwarn):
+    tx = ne.optimizer("nanochat", total_steps=9, learning_rate=0.1, **args)
+    state = tx.init(params)
+    jax.eval_shape(tx.update, params, state, params)
+    assert len(recwarn) == (message is not None)
+    assert message is None or message in str(recwarn[0].message)
 
 
 def test_a_stack_is_updated_like_its_matrices():

@@ -31,7 +31,8 @@ def summary_of(params: Any, labelled: Any) -> str:
             if label != MATRIX and np.ndim(leaf) > 1
         ]
         names = f" ({', '.join(named)})" if named else ""
-        parts.append(f"{label} {len(members)} arrays, {entries:,} parameters{names}")
+        arrays = f"{len(members)} array{'s' * (len(members) != 1)}"
+        parts.append(f"{label}: {arrays}, {entries:,} parameters{names}")
     return "; ".join(parts)
 
 
