@@ -143,6 +143,11 @@ def is_finite(state):
     return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state))
 
 
+def assert_unshared(tree):
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree)]
+    assert len(set(pointers)) == len(pointers)
+
+
 # State.
 
 
@@ -150,9 +155,7 @@ def is_finite(state):
 def test_no_two_leaves_of_a_fresh_state_share_a_buffer(make):
     params, tx = tree(), make()
     for init in (tx.init, jax.jit(tx.init)):
-        leaves = jax.tree.leaves((params, init(params)))
-        pointers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
-        assert len(set(pointers)) == len(pointers)
+        assert_unshared((params, init(params)))
 
 
 @every_compiled_factory
@@ -290,6 +293,7 @@ def test_a_compiled_step_equals_one_that_is_not_compiled(make):
     params = tree()
     state = tx.init(params)
     plain = tx.update(tree(1), state, params, value=2.0)
+    assert_unshared((params, plain))
     assert_same(step(tree(1), state, params, 2.0), plain, atol=1e-5)
 
 

@@ -74,19 +74,21 @@ def gated(
 ) -> optax.GradientTransformationExtraArgs:
     """Runs `inner` under the policy's gate.
 
+    A signal that is not finite, such as a NaN loss, is not averaged at that step.
+
     Args:
-      inner: a transform that takes `actuators` (an `Actuators` of scalars) and
-        `log_running_norm` (log of the running mean gradient norm before this step) as extra
-        arguments and returns a direction, not yet scaled by a learning rate.
-      spec: the policy; numbers or traced scalars.
-      total_steps: horizon of the run in steps; a number or a traced scalar.
-      slots: functions in the place of the built-in ones.
+      inner: Transform that takes `actuators` (an `Actuators` of scalars), `log_running_norm` (log
+        of the running mean gradient norm before this step) and `log_grad_norm` as extra arguments
+        and returns a direction that is not yet scaled by a learning rate.
+      spec: Policy; numbers or traced scalars.
+      total_steps: Horizon of the run in steps; a number or a traced scalar.
+      slots: Functions that replace the built-in ones.
 
     Returns:
       A transform whose `update` takes the loss as `value`. Only a spec whose gate is known to
-      be off may go without one; its loss sensors then read 0. `update` also takes `gate`, a
-      scalar that replaces what the sensors say (NaN: it does not), so that constants and
-      recorded trajectories run through the very program that a sensing policy runs through.
+      be off may omit it; its loss sensors then read 0. `update` also takes `gate`, a scalar that
+      replaces the sensed gate unless it is NaN, so that constants and recorded trajectories run
+      through the same program as a sensing policy.
     """
     inner = optax.with_extra_args_support(inner)
     control = spec.control
@@ -139,10 +141,8 @@ def gated(
             log_update_ratio=started & jnp.isfinite(state.last_log_update_ratio),
             alignment=started & finite_sample,
         )
-        before = state.averages.seen(1)
-        first_log_loss = jnp.where(
-            before.log_loss | ~finite_loss, state.first_log_loss, signals.log_loss
-        )
+        keep_first = state.averages.seen(0).log_loss | ~finite_loss
+        first_log_loss = jnp.where(keep_first, state.first_log_loss, signals.log_loss)
         averages = sensing.update_averages(
             state.averages, signals, seen, control.ema_beta, total_steps
         )
@@ -154,7 +154,7 @@ def gated(
         actuators = select(control.enabled, moved, static_actuators(spec))
         # The norm before this step: a spike must not raise the limit it is measured against.
         usual = state.averages.mean(1).log_grad_norm
-        running = jnp.where(before.log_grad_norm, usual, log_grad_norm)
+        running = jnp.where(state.averages.seen(1).log_grad_norm, usual, log_grad_norm)
         direction, inner_state = inner.update(
             updates,
             state.inner_state,
