@@ -133,13 +133,13 @@ def gated(
             alignment=sensing.cosine(sample, state.previous_sample),
         )
         # A signal that is not finite is not averaged, so that one bad step leaves no trace.
-        finite_loss, finite_sample = jnp.isfinite(value), sensing.is_finite(sample)
+        finite_loss = jnp.isfinite(value)
         seen = sensing.Signals(
             log_loss=finite_loss,
             log_step=finite_loss,  # progress is the slope of one over the other
             log_grad_norm=jnp.isfinite(log_grad_norm),
             log_update_ratio=started & jnp.isfinite(state.last_log_update_ratio),
-            alignment=started & finite_sample,
+            alignment=started & jnp.isfinite(signals.alignment),
         )
         keep_first = state.averages.seen(0).log_loss | ~finite_loss
         first_log_loss = jnp.where(keep_first, state.first_log_loss, signals.log_loss)
@@ -171,9 +171,7 @@ def gated(
             first_log_loss=first_log_loss,
             averages=averages,
             last_log_update_ratio=log_ratio,
-            previous_sample=jax.tree.map(
-                lambda new, old: jnp.where(finite_sample, new, old), sample, state.previous_sample
-            ),
+            previous_sample=sample,
             log_grad_norm=log_grad_norm,
             sensors=jax.tree.map(as_scalar, sensors),
             gate=as_scalar(gate),

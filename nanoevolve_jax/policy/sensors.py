@@ -103,18 +103,13 @@ def sample_entries(tree: Any) -> Any:
     return jax.tree.map(lambda x: (x / peak).astype(x.dtype), sample)
 
 
-def is_finite(sample: Any) -> jax.Array:
-    """Whether a sample comes from a finite gradient; shape=(), dtype=bool."""
-    return jnp.isfinite(squared_norm(sample))
-
-
 def cosine(a: Any, b: Any) -> jax.Array:
-    """Cosine between two trees of samples; 0 if either is zero."""
+    """Cosine between two trees of samples; 0 if either is zero, NaN if either is not finite."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     zero = jnp.zeros((), jnp.float32)
     dot = sum((jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)) for x, y in pairs), zero)
     scale = jnp.sqrt(squared_norm(a)) * jnp.sqrt(squared_norm(b))
-    return jnp.where(scale > 0, dot / jnp.where(scale > 0, scale, 1.0), 0.0)
+    return jnp.where(scale == 0, 0.0, dot / jnp.where(scale == 0, 1.0, scale))
 
 
 def raw_sensors(averages: Averages, first_log_loss: Any, step: Any, total_steps: Any) -> Sensors:
