@@ -268,7 +268,7 @@ def test_the_routing_can_be_shown(capsys):
     ne.optimizer("nanochat", total_steps=9, learning_rate=0.1).init(params)
     assert capsys.readouterr().out == ""
     for labels in (None, ne.labels, ne.labels(params)):
-        tx = ne.optimizer("nanochat", total_steps=9, learning_rate=0.1, labels=labels, summary=True)
+        tx = ne.optimizer("nanochat", total_steps=9, learning_rate=0.1, labels=labels, report=print)
         tx.init(params)
         line = "matrix: 1 array, 24 parameters; other: 2 arrays, 42 parameters (tok_emb)\n"
         assert capsys.readouterr().out == line

@@ -97,13 +97,14 @@ def optimizer(
     stacked: Collection[str] = (),
     layout: str = "inputs_outputs",
     dtype: Any = None,
-    summary: bool = False,
+    report: Callable[[str], None] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The policy on the matrices of a model, and AdamW on everything else.
 
     It accepts the parameters of Flax (NNX and Linen), Haiku, Equinox or any other tree of arrays.
     None stands for no parameter, as everywhere in optax. It can be wrapped like `optax.adamw`:
-    `optax.inject_hyperparams(ne.optimizer)` needs `static_args` only for a function as `labels`.
+    `optax.inject_hyperparams(ne.optimizer)` needs `static_args` only for arguments that are
+    functions, such as `labels`.
 
     Args:
       policy: Spec, name of a preset, or JSON file with a spec, a record or an export. A policy
@@ -121,7 +122,8 @@ def optimizer(
       layout: Layout of a matrix: `inputs_outputs` (Flax, Haiku) or `outputs_inputs` (Equinox,
         PyTorch). It matters because the policy normalises the weights of each output.
       dtype: Dtype of the Polar Express iteration, such as "bfloat16"; float32 by default.
-      summary: Whether `init` prints one line that says which arrays the policy updates.
+      report: Function that `init` calls with one line that says which arrays the policy updates,
+        such as `print`.
 
     Returns:
       A transform; call `update(grads, state, params, value=loss)`. Without `value` if the policy
@@ -152,8 +154,8 @@ def optimizer(
         state = inner.init(params)
         if labels is None:
             warn_of_doubts(params, stacked)
-        if summary:
-            print(summary_of(params, chosen(params) if callable(chosen) else chosen))
+        if report is not None:
+            report(summary_of(params, chosen(params) if callable(chosen) else chosen))
         return state
 
     return optax.GradientTransformationExtraArgs(init_fn, inner.update)
