@@ -197,8 +197,8 @@ def _keep(path: Path, card: dict[str, Any], result: dict[str, Any], console: Con
     target, page = record_path(path), path.with_suffix(".md")
     try:
         record = write_sealed(target, REPLAY, result)
-        start = f"# Evidence for {card['id']}\n".encode()
-        if page.is_file() and page.read_bytes().startswith(start):
+        title = to_markdown(card).partition("\n")[0]
+        if page.is_file() and page.read_bytes().startswith(f"{title}\n".encode()):
             write_whole(page, to_markdown(with_replay(card, record)))
     except OSError as error:
         line = f"{target} cannot be written ({error.strerror}): no level counts this replay"
