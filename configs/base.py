@@ -249,7 +249,7 @@ CONFIRM_SETTINGS: dict[str, Setting] = {
 # Fields of `replay`: the same for an evidence card.
 REPLAY_SETTINGS: dict[str, Setting] = {
     **_TEXT,
-    **_of_this_machine("data.cache_dir", "devices", "threads"),
+    **_of_this_machine("data.cache_dir", "devices", "threads", "codegen.isolation"),
     "lanes": Machine(-1, "candidates a device trains at once; -1: as on the card", -1, 4096),
     "data_parallel": Machine(-1, "devices that share one candidate; -1: as on the card", -1, 4096),
 }

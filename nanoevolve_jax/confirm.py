@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs.base import CONFIRM_SETTINGS
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import agreement
+from nanoevolve_jax.codegen.jail import agreement, recertify
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
@@ -104,6 +104,10 @@ def confirm(settings: ConfigDict) -> None:
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
                 check = check_of(candidate.code, config)
+                arms = [promote.arm_of(one, folder) for one in references]
+                recertify.require_validated(
+                    [arm.code for arm in (candidate, *arms)], config.codegen.isolation
+                )
                 require_constraints(bench, promote.arm_of(records[0], folder), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 names = " and ".join(one.id for one in references)
@@ -118,7 +122,7 @@ def confirm(settings: ConfigDict) -> None:
                 found = trial.run(
                     bench,
                     candidate,
-                    [promote.arm_of(one, folder) for one in references],
+                    arms,
                     consumed=consumed,
                     calibration=calibration,
                     costs={one.id: one.cost for one in (record, *references)},

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from configs.base import REPLAY_SETTINGS
 from nanoevolve_jax import command
+from nanoevolve_jax.codegen.jail import recertify
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import to_markdown
@@ -63,13 +64,16 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
     Raises:
       EvidenceError: if the card cannot be used, or the text is not the one it was made with.
       ConfigError: if a field of its config is invalid, or its text is not found on this machine.
-      CertificateError: if the code of an arm is not in its run folder, or was changed.
+      CertificateError: if the code of an arm is not in its run folder, was changed, or is refused
+        where this machine has not validated it before.
     """
     card = read_sealed(path, KIND)
     if card.get("confirmation") is None:
         raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
     config = _config_of(card, settings, path)
     recorded = _recorded(card, config, path, pairs)
+    codes = [job.candidate.code for job in recorded.jobs]
+    recertify.require_validated(codes, config.codegen.isolation)
     site = local_site(config, console, steps=config.confirm.steps, most=1)
     _require_text(card, site.facts, path)
     results = site.engine(site.config, MAIN).run(recorded.jobs)

@@ -12,6 +12,7 @@ from certified_code import BLEND, SOURCES, certify, code_of, write_campaign
 from histories import family, make_columns, save, write_folder
 from test_search import SETTINGS, make_config, write_corpus
 
+from configs import replay as replay_config
 from configs import screen
 from nanoevolve_jax import compare, replay, site
 from nanoevolve_jax.codegen.campaign import books
@@ -249,7 +250,7 @@ def test_a_card_shows_the_sources_in_fences_they_cannot_end():
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(tmp_path_factory, walls):
     """A campaign's folder, its model's config, and a comparison that trained with its code."""
     place = tmp_path_factory.mktemp("compared")
     write_corpus(place / "corpus")
@@ -307,6 +308,8 @@ def test_a_card_with_code_is_replayed_from_its_run_folder(compared, tmp_path):
         "arms": {"baseline": runs[False].job["candidate"], "winner": runs[True].job["candidate"]},
         "config": values,
         "calibration": {"seal": "none", "paired_sigma": 0.01},
+        "id": "p0000",
+        "level": {"level": 0, "missing": "it is not confirmed", "static": False},
     }
     path = folder / "evidence" / "p0000.json"
     path.parent.mkdir()
@@ -314,8 +317,10 @@ def test_a_card_with_code_is_replayed_from_its_run_folder(compared, tmp_path):
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(site, "use_devices", lambda config: config.devices)
-        assert replay.replay(path, 1, Console(file=said)), said.getvalue()
+        settings = replay_config.get_config()
+        settings.devices, settings.data.cache_dir = config.devices, config.data.cache_dir
+        assert replay.replay(settings, path, 1, Console(file=said)), said.getvalue()
         assert "agrees exactly" in said.getvalue()
         shutil.move(path, tmp_path / "p0000.json")  # away from its code
         with pytest.raises(CertificateError, match=f"holds no certificate {function.id}"):
-            replay.replay(tmp_path / "p0000.json", 1, Console(file=said))
+            replay.replay(settings, tmp_path / "p0000.json", 1, Console(file=said))

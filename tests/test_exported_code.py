@@ -229,6 +229,24 @@ def folder(tmp_path):
     return write_campaign(tmp_path / "run", function)
 
 
+def test_the_folder_of_a_policy_does_not_choose_the_walls_around_its_file(
+    folder, tmp_path, monkeypatch
+):
+    written = json.loads((folder / "config.json").read_text())
+    written["config"]["codegen"]["isolation"] = "available"
+    (folder / "config.json").write_text(json.dumps(written))
+    asked = []
+
+    def checker(code, isolation):
+        asked.append(isolation)
+        return lambda *policy: agreement.Agreement(**ANSWER)
+
+    monkeypatch.setattr(command.jailed, "checker", checker)
+    for given in ({}, {"isolation": "available"}):
+        command.export("p0000", "optax", folder, tmp_path / "p.py", force=True, **given)
+    assert asked == ["required", "available"]
+
+
 def test_the_command_exports_a_candidate_with_code(folder, tmp_path, capsys):
     for name in ("p0000", "p0000m1"):  # the mutant has its parent's code
         out = tmp_path / f"{name}.py"

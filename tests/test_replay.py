@@ -7,15 +7,20 @@ import confirmed
 import numpy as np
 import pytest
 
+from configs import replay as replay_config
+from configs.base import get_config
+from nanoevolve_jax import replay
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.replayed import KIND as REPLAY
 from nanoevolve_jax.evidence.replayed import read_replay, record_path, with_replay
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
+from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.export import find
 from nanoevolve_jax.replay import agrees
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.words import verdict
+from nanoevolve_jax.terminal.console import Console
 
 BEFORE = np.array([[2.00, 2.01, 2.02], [1.95, 1.97, 1.99]])
 SHIFTED = BEFORE + 0.1  # other text or device, the same gains
@@ -38,6 +43,53 @@ FAILED[:, 1] = math.nan
 )
 def test_gains_agree_within_the_limit_and_the_same_runs_failed(before, found, limit, expected):
     assert agrees(before, found, limit) == expected
+
+
+@pytest.mark.parametrize("name", ["evidence", "again"])
+def test_a_committed_card_can_be_replayed_where_its_text_is_named(repository, tmp_path, name):
+    path = repository / "results" / "classics_cpu" / name / "g002c05.json"
+    card, settings = read_sealed(path, KIND), replay_config.get_config()
+    settings.data.cache_dir = str(tmp_path)
+    with pytest.raises(ConfigError, match=r"parquet:DIR, the folder of the text c55e8876c73aa453"):
+        replay._config_of(card, settings, path)
+    settings.data.corpus = "parquet:mine"
+    config = replay._config_of(card, settings, path)
+    recorded = replay._recorded(card, config, path, 64)
+    assert (config.data.corpus, config.workdir) == ("parquet:mine", get_config().workdir)
+    assert recorded.bpb.shape == (2, card["confirmation"]["pairs"])
+    np.testing.assert_array_equal(recorded.bpb[1], card["confirmation"]["winner_bpb"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seeds", 5),
+        ("seeds", ["a"]),
+        ("seeds", [2**40]),
+        ("fold", 99),
+        ("fold", None),
+        ("arms", {"baseline": {}}),
+        ("calibration", []),
+        ("confirmation", {"reason": "x"}),
+        ("confirmation", {"baseline_bpb": [1.0], "winner_bpb": ["2"]}),
+        ("config", 3),
+        ("fingerprints", None),
+        ("id", None),
+    ],
+)
+def test_a_card_of_another_form_is_refused_in_one_line(repository, tmp_path, field, value):
+    source = repository / "results" / "classics_cpu" / "evidence" / "g002c05.json"
+    card = read_sealed(source, KIND) | {field: value}
+    if value is None and field == "id":
+        del card["id"]
+    write_sealed(tmp_path / "card.json", KIND, card)
+    settings = replay_config.get_config()
+    settings.data.cache_dir = str(tmp_path / "cache")
+    if field != "fingerprints":
+        settings.data.corpus = "parquet:nowhere"
+    with pytest.raises((EvidenceError, ConfigError)) as caught:
+        replay.replay(settings, tmp_path / "card.json", 1, Console())
+    assert "\n" not in str(caught.value) and "card.json" in str(caught.value)
 
 
 # The record of a replay --------------------------------------------------------------------

@@ -27,7 +27,7 @@ from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.jail import certify, recertify, sandbox
 from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.codegen.mutators import ask, budget, providers
 from nanoevolve_jax.codegen.mutators.providers import Provider
@@ -244,7 +244,7 @@ def validator(config: ConfigDict, walls: sandbox.Isolation):
 
     def validate(slot: str, source: str) -> certify.Verdict:
         with turns:
-            return certify.validate(
+            verdict = certify.validate(
                 slot,
                 source,
                 matrices(config),
@@ -254,6 +254,9 @@ def validator(config: ConfigDict, walls: sandbox.Isolation):
                 config.codegen.max_cost,
                 also=matrices(transfer.wider(config)),
             )
+        if verdict.certified is not None:
+            recertify.remember(verdict.certified)
+        return verdict
 
     return validate
 

@@ -1,0 +1,69 @@
+"""Code of a received folder is validated in the jail of this machine before it runs."""
+
+import json
+
+import pytest
+from certified_code import checked, code_of, edited
+
+from nanoevolve_jax.codegen.jail import recertify, sandbox
+from nanoevolve_jax.codegen.validation.seeds import seed_source
+from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A cache of its own: this machine has validated nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def function():
+    return checked(seed_source("features"), "features", ())
+
+
+def forged(function, source):
+    """The programs of a function beside another source, with a certificate that fits both."""
+    facts = json.loads(json.dumps(function.certificate)) | {
+        "source_sha256": digest(source.encode())
+    }
+    return Certified(source, facts, function.programs)
+
+
+def refuse(*arguments):
+    raise AssertionError("validated again")
+
+
+def test_code_that_was_validated_here_is_not_validated_again(function, monkeypatch):
+    monkeypatch.setattr(sandbox, "run", refuse)
+    recertify.remember(function)
+    recertify.require_validated([None, code_of(function)], sandbox.REQUIRED)
+    with pytest.raises(AssertionError, match="validated again"):
+        recertify._validate(function, sandbox.isolation(sandbox.AVAILABLE))
+
+
+def test_code_that_nothing_here_has_validated_is_validated_once(function, walls, monkeypatch):
+    recertify.require_validated([code_of(function)], sandbox.REQUIRED)
+    monkeypatch.setattr(sandbox, "run", refuse)
+    recertify.require_validated([code_of(function)], sandbox.REQUIRED)
+
+
+def test_programs_of_another_source_are_refused(function, walls):
+    source = edited("features", ("(0.0, 0.0, 0.0", "(0.5, 0.0, 0.0"))
+    with pytest.raises(CertificateError, match="must be those that its source gives here"):
+        recertify.require_validated([code_of(forged(function, source))], sandbox.REQUIRED)
+
+
+def test_a_source_that_is_refused_here_does_not_run(function, walls):
+    source = "def features(sensors):\n    return open('/etc/passwd')\n"
+    other = forged(function, source)
+    with pytest.raises(CertificateError, match="is refused on this machine"):
+        recertify.require_validated([code_of(other)], sandbox.REQUIRED)
+    assert not recertify.is_known(other)
+
+
+def test_a_program_for_no_matrix_is_refused(function):
+    facts = json.loads(json.dumps(function.certificate))
+    facts["programs"] = {"../x": facts["programs"]["scalar"]}
+    other = Certified(function.source, facts, {"../x": function.programs["scalar"]})
+    with pytest.raises(CertificateError, match=r"INPUTSxOUTPUTS, got '../x'"):
+        recertify._validate(other, sandbox.isolation(sandbox.AVAILABLE))
