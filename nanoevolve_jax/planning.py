@@ -54,7 +54,7 @@ def print_plan(config: ConfigDict, console: Console) -> None:
         phase.name: plan(phase, costs, pace, segment_steps=segment_steps, machines=machines)
         for phase in phases(config, pace.width)
     }
-    console.print(plan_table(parts, machines))
+    console.page(plan_table(parts, machines))
     for line in (
         f"{pace.step:.3g} s a candidate-step, {pace.evaluation:.3g} s a validation of a candidate, "
         f"{source}; candidates at once on a machine: {pace.width}",
@@ -63,7 +63,7 @@ def print_plan(config: ConfigDict, console: Console) -> None:
         "tuning asks for one machine's candidates at a time, so more machines do not help it",
     ):
         console.say(line)
-    console.print(scenario_table(machines))
+    console.page(scenario_table(machines))
     console.say(f"nothing was trained, and nothing written to {config.workdir}")
 
 

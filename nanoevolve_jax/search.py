@@ -83,7 +83,7 @@ def search(config: ConfigDict) -> None:
         }
         summary["wall_seconds"] = round(time.monotonic() - started, 1)
         write_json(folder / "summary.json", summary)
-    console.print(results_table(records, count=5, against=against))
+    console.page(results_table(records, count=5, against=against))
     console.say(f"baseline validation bpb: {baseline_curve(folder)}")
     if hosts.is_first():
         write_at_end(folder, console.say)

@@ -154,7 +154,7 @@ def autonomous(config: ConfigDict) -> None:
             "wall_seconds": round(time.monotonic() - started, 1),
         }
         write_json(folder / "summary.json", summary)
-    console.print(results_table(found, count=5, against=against))
+    console.page(results_table(found, count=5, against=against))
     write_at_end(folder, console.say)
     for line in [*where_things_lie(folder), f"{folder / books.FILE}: what became of each proposal"]:
         console.say(line)

@@ -26,9 +26,8 @@ _GAIN = (
 
 def render(page: Page, console: Console) -> str:
     """The text of a page, at most 80 columns wide, in the colours of the console."""
-    width = min(WIDTH, console.width)
     with console.capture() as capture:
-        console.print(Group(*page), width=width)
+        console.page(*page, most=WIDTH)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 

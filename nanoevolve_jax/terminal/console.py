@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import IO, Any
 
 import rich.console
-from rich.console import ConsoleDimensions, ConsoleOptions, RenderableType
+from rich.console import ConsoleDimensions, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -17,6 +17,7 @@ from rich.text import Text
 from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
 
 NARROWEST, WIDEST = 20, 500  # columns
+READABLE = 60  # columns that a table has at least; a narrower terminal breaks its lines
 LOWEST, HIGHEST = 10, 1000  # lines
 _SHOWN = Style(conceal=False, blink=False, blink2=False)
 
@@ -66,6 +67,11 @@ class Console(rich.console.Console):
     def write(self, text: str) -> None:
         """Prints text of several lines, however wide they are."""
         self.print(Text(visible_lines(text)), soft_wrap=True, end="")
+
+    def page(self, *parts: RenderableType, most: int = WIDEST) -> None:
+        """Prints tables and paragraphs, at most `most` columns wide."""
+        width = min(max(self.width, READABLE), most)
+        self.print(Group(*parts), width=width, crop=False)
 
     def show(self, rendered: str) -> None:
         """Writes what this console has rendered, with its colours."""
