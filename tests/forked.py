@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +47,30 @@ class Shell:
         self._process.wait()
         self._process.stdout.close()
 
-    def __call__(self, *arguments, folder: Path) -> Outcome:
-        """Runs `nanoevolve ARGUMENTS` in a folder; where the first is -m, that module."""
-        request = {"arguments": list(map(str, arguments)), "folder": str(folder)}
+    def __call__(
+        self,
+        *arguments,
+        folder: Path,
+        streams: Mapping[int, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        encoding: str = "utf-8",
+    ) -> Outcome:
+        """Runs `nanoevolve ARGUMENTS` in a folder; where the first is -m, that module.
+
+        Args:
+          arguments: Words of the command line.
+          folder: Working directory.
+          streams: Descriptors 0 to 2 that are "closed", a pipe whose reader is "gone", or "full".
+          environment: Variables that are set besides those of this process.
+          encoding: Encoding of the standard streams, as PYTHONIOENCODING sets it.
+        """
+        request = {
+            "arguments": list(map(str, arguments)),
+            "folder": str(folder),
+            "streams": {str(number): state for number, state in (streams or {}).items()},
+            "environment": dict(environment or {}),
+            "encoding": encoding,
+        }
         print(json.dumps(request), file=self._process.stdin, flush=True)
         return Outcome(**json.loads(self._process.stdout.readline()))
 
@@ -76,6 +98,8 @@ def _become(request: dict, output: int, errors: int) -> None:
     signal.alarm(_SECONDS)
     for place, number in enumerate((os.open(os.devnull, os.O_RDONLY), output, errors)):
         os.dup2(number, place)
+    _spoil(request["streams"], request["encoding"])
+    os.environ.update(request["environment"])
     code = 1
     try:
         os.chdir(request["folder"])
@@ -93,9 +117,28 @@ def _become(request: dict, output: int, errors: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         os._exit(code or 0)
+
+
+def _spoil(streams: Mapping[str, str], encoding: str) -> None:
+    """Leaves the standard streams as a shell would that closed or redirected them."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding=encoding)
+    for number, state in streams.items():
+        name = ("stdin", "stdout", "stderr")[int(number)]
+        if state == "closed":
+            os.close(int(number))
+            setattr(sys, name, None)
+            setattr(sys, f"__{name}__", None)
+        elif state == "gone":
+            reader, writer = os.pipe()
+            os.close(reader)
+            os.dup2(writer, int(number))
+        else:
+            os.dup2(os.open(f"/dev/{state}", os.O_WRONLY), int(number))
 
 
 if __name__ == "__main__":

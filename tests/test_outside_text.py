@@ -3,8 +3,11 @@
 import ast
 from pathlib import Path
 
+import numpy as np
 import pytest
+from histories import family, make_columns, write_folder
 
+from nanoevolve_jax.command import NO_READER
 from nanoevolve_jax.terminal.streams import visible, visible_lines
 
 ROOT = Path(__file__).parent.parent
@@ -73,3 +76,123 @@ HOSTILE = {
 def test_every_character_can_be_seen(text):
     assert visible(text) == HOSTILE[text]
     assert visible_lines(text).replace("\n", r"\n").replace("\t", r"\t") == HOSTILE[text]
+
+
+EVIL = "\x1b[2J[/x][bold]b[/bold]:smile:\u202e\u200b\x9b31m\x07\rnew\nerror: line<b>\ud800"
+SEEN = visible(EVIL)
+CONTROLS = set("\x1b\x07\r\x9b\u202e\u200b\ud800")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run folder with hostile text in it, in a folder with a hostile name."""
+    records = family()
+    records[1] = records[1]._replace(change=EVIL, operator=EVIL)
+    records[2] = records[2]._replace(change=EVIL, operator=EVIL)
+    place = tmp_path_factory.mktemp("outside") / "run[/x]:smile:\x1b[31m"
+    columns = make_columns(np.linspace(0.1, 0.9, 6), loss=np.ones(6), grad_norm=np.ones(6))
+    columns |= {"validation_step": np.array([0, 6]), "validation_bpb": np.array([3.0, 2.0])}
+    return write_folder(place, records, dict.fromkeys(("nanochat", "annealing"), columns))
+
+
+def without_space(text):
+    """What is left of a page when its columns are narrower than its words."""
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "{folder}"),
+        ("show", "{folder}", "--front"),
+        ("show", "{folder}", "--json"),
+        ("show", "{folder}", "g001c00"),
+        ("show", "{folder}", "--diff", "nanochat", "annealing"),
+        ("show", "{folder}", EVIL[:-1]),
+        ("show", EVIL[:-1]),
+        ("show", "{folder}", f"--{EVIL[:-1]}"),
+        ("compare", EVIL[:-1], "nanochat"),
+        ("compare", "nanochat", f"{{folder}}:{EVIL[:-1]}"),
+        ("search", f"--config={EVIL[:-1]}"),
+        ("search", f"--config.data.corpus={EVIL[:-1]}"),
+        ("search", f"--config.calibration={EVIL[:-1]}"),
+        ("confirm", "--config.workdir={folder}"),
+        ("export", EVIL[:-1], "--workdir={folder}", "--to=json"),
+        ("export", "annealing", f"--to={EVIL[:-1]}"),
+        ("replay", "{folder}/[bold]"),
+        ("report", "--workdir={folder}", "--out={folder}/\x1b[1m/x"),
+        ("codegen.propose", EVIL[:-1]),
+        ("codegen.propose", "gate", f"--provider={EVIL[:-1]}"),
+        ("codegen.validate", "gate", EVIL[:-1]),
+        ("codegen.ensemble", EVIL[:-1]),
+        ("codegen.trace", EVIL[:-1]),
+        ("codegen.deploy", EVIL[:-1]),
+        (EVIL[:-1],),
+    ],
+    ids=lambda arguments: ascii(" ".join(arguments))[:60],
+)
+def test_commands_show_outside_text_as_text(shell, folder, tmp_path, arguments):
+    given = [argument.replace("{folder}", str(folder)) for argument in arguments]
+    code, output, errors = shell(*given, folder=tmp_path)
+    said = output + errors
+    assert not CONTROLS & set(said)
+    assert code in (0, 2) and "Traceback" not in said
+    assert errors.count("\n") == (code != 0) and not errors.startswith("error: line")
+
+
+def test_a_page_holds_the_text_whole(shell, folder, tmp_path):
+    pages = [shell("show", folder, *more, folder=tmp_path).output for more in ((), ("g001c00",))]
+    for page in pages:
+        assert without_space(SEEN) in without_space(page)
+    assert str(folder)[-12:-5] in pages[0]  # what Rich would take for a tag and an emoji
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-1", "1", "abc", "\u00b2", "9" * 20, "9" * 5000])
+def test_a_width_that_no_terminal_has_loses_nothing(shell, folder, tmp_path, columns):
+    code, page, errors = shell("show", folder, folder=tmp_path, environment={"COLUMNS": columns})
+    assert (code, errors) == (0, "")
+    for figure in ("g001c00", "annealing", "1.9910", "+0.0090", "rejected"):
+        assert figure in page
+    assert 60 <= max(map(len, page.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("encoding", "environment"),
+    [
+        ("ascii", {}),
+        ("latin-1", {}),
+        ("utf-8", {"NO_COLOR": "1", "TERM": "dumb"}),
+        ("ascii", {"FORCE_COLOR": "1", "TERM": "xterm"}),
+    ],
+)
+def test_any_encoding_and_terminal_gets_the_page(shell, folder, tmp_path, encoding, environment):
+    code, page, errors = shell(
+        "show", folder, folder=tmp_path, encoding=encoding, environment=environment
+    )
+    assert (code, errors) == (0, "")
+    assert "g001c00" in page and ("\x1b" in page) == ("FORCE_COLOR" in environment)
+    assert encoding == "utf-8" or page.isascii()
+
+
+STREAMS = [
+    {1: "closed"},
+    {2: "closed"},
+    {0: "closed"},
+    {0: "closed", 1: "closed", 2: "closed"},
+    {1: "gone"},
+    {1: "gone", 2: "gone"},
+    {1: "full"},
+]
+
+
+@pytest.mark.parametrize("streams", STREAMS, ids=str)
+def test_only_a_command_that_just_prints_minds_a_lost_output(shell, folder, tmp_path, streams):
+    code, output, errors = shell("show", folder, folder=tmp_path, streams=streams)
+    assert code == {"gone": NO_READER, "full": 2}.get(streams.get(1), 0)
+    assert bool(output) == (1 not in streams)
+    wanted = "error: the standard output cannot be written (No space left on device)\n"
+    assert errors == (wanted if streams.get(1) == "full" else "")
+    out = tmp_path / "policy.json"
+    words = ("export", "annealing", f"--out={out}", "--to=json")
+    assert shell(*words, folder=tmp_path, streams=streams).code == 0
+    assert out.stat().st_size

@@ -114,6 +114,22 @@ def finished(settings, tmp_path_factory):
     return folder, run(settings, folder)
 
 
+@pytest.mark.parametrize(
+    "streams",
+    [{0: "closed", 1: "closed", 2: "closed"}, {1: "gone"}, {1: "full", 2: "full"}],
+    ids=str,
+)
+def test_a_finished_search_ends_well_whatever_its_streams_are(shell, settings, finished, streams):
+    folder, _ = finished
+    (folder / "report.html").unlink()
+    flags = [f"--config.{path}={value}" for path, value in settings.items()]
+    ended = shell(
+        "search", *flags, f"--config.workdir={folder}", folder=folder.parent, streams=streams
+    )
+    assert (ended.code, ended.errors) == (0, "")
+    assert (folder / "report.html").exists()
+
+
 # What a search leaves behind ---------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ are arguments of `plain` or of a table.
 
 import os
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import rich.console
 from rich.console import ConsoleDimensions, ConsoleOptions, Group, RenderableType
@@ -17,7 +17,7 @@ from rich.text import Text
 from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
 
 NARROWEST, WIDEST = 20, 500  # columns
-READABLE = 60  # columns that a table has at least; a narrower terminal breaks its lines
+READABLE = 80  # columns that a table has at least; a narrower terminal breaks its lines
 LOWEST, HIGHEST = 10, 1000  # lines
 _SHOWN = Style(conceal=False, blink=False, blink2=False)
 
@@ -38,13 +38,13 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any):
         """Takes the options of `rich.console.Console`.
 
-        Where COLUMNS or LINES is not a positive number, 80 columns or 25 lines are assumed.
+        COLUMNS and LINES are ignored where they are not positive numbers.
         """
-        environ = options.get("_environ", os.environ)
-        for name, variable, usual in (("width", "COLUMNS", 80), ("height", "LINES", 25)):
-            if variable in environ:
-                options.setdefault(name, _positive(environ[variable]) or usual)
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
+        environ = options.pop("_environ", os.environ)
+        sizes = ("COLUMNS", "LINES")
+        environ = {k: v for k, v in environ.items() if k not in sizes or _is_positive(v)}
+        off = {"markup": False, "emoji": False, "highlight": False}
+        super().__init__(**off, **options, _environ=environ)
 
     @property
     def size(self) -> ConsoleDimensions:
@@ -71,7 +71,7 @@ class Console(rich.console.Console):
     def page(self, *parts: RenderableType, most: int = WIDEST) -> None:
         """Prints tables and paragraphs, at most `most` columns wide."""
         width = min(max(self.width, READABLE), most)
-        self.print(Group(*parts), width=width, crop=False)
+        self.print(_Wide(Group(*parts), width), crop=False)
 
     def show(self, rendered: str) -> None:
         """Writes what this console has rendered, with its colours."""
@@ -114,8 +114,18 @@ class _Styled:
         return getattr(self._stream, name)
 
 
-def _positive(digits: str) -> int | None:
+class _Wide(NamedTuple):
+    """What is drawn at a width of its own, even if the console is narrower."""
+
+    content: RenderableType
+    width: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        yield from console.render(self.content, options.update_width(self.width))
+
+
+def _is_positive(digits: str) -> bool:
     try:
-        return max(0, int(digits)) or None
+        return int(digits) > 0
     except ValueError:
-        return None
+        return False

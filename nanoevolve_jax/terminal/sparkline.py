@@ -9,16 +9,18 @@ from rich.measure import Measurement
 from nanoevolve_jax.terminal.console import Console, plain
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = "_.-~=+*#"  # where the encoding of the terminal lacks blocks
 GAP = " "  # where no value is finite
-_LEVEL = BLOCKS[3]  # of a curve that does not move
+_LEVEL = 3  # of a curve that does not move
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
-    """The values as blocks, the lowest as ▁ and the highest as █.
+def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
+    """Returns the values as blocks, the lowest as ▁ and the highest as █.
 
     Args:
       values: evenly spaced; what is not finite leaves a gap.
       width: characters at most; more values than that are averaged in as many equal parts.
+      blocks: Characters from the lowest level to the highest.
 
     Returns:
       A character a value, or `width` of them.
@@ -37,10 +39,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
     means = sums / np.maximum(counts, 1)
     low, high = means[shown].min(), means[shown].max()
     if low == high:
-        return "".join(_LEVEL if there else GAP for there in shown)
+        return "".join(blocks[_LEVEL] if there else GAP for there in shown)
     share = np.clip((means - low) / (high - low), 0.0, 1.0)
-    level = np.minimum(share * len(BLOCKS), len(BLOCKS) - 1).astype(int)
-    return "".join(BLOCKS[i] if there else GAP for i, there in zip(level, shown, strict=True))
+    level = np.minimum(share * len(blocks), len(blocks) - 1).astype(int)
+    return "".join(blocks[i] if there else GAP for i, there in zip(level, shown, strict=True))
 
 
 class Curve:
@@ -51,7 +53,9 @@ class Curve:
         self._values, self._most = values, most
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield plain(sparkline(self._values, min(options.max_width, self._most)), no_wrap=True)
+        blocks = ASCII if options.ascii_only else BLOCKS
+        width = min(options.max_width, self._most)
+        yield plain(sparkline(self._values, width, blocks), no_wrap=True)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(1, max(1, min(options.max_width, self._most)))
