@@ -148,6 +148,8 @@ def _run(
       only_prints: see `run_on_arguments`.
     """
     streams.guard(strict=only_prints)
+    if isinstance(sys.stderr, streams.SafeStream):
+        logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
     def parse(argv):
         asked = argv[1 : argv.index("--") if "--" in argv else None]

@@ -196,3 +196,11 @@ def test_only_a_command_that_just_prints_minds_a_lost_output(shell, folder, tmp_
     words = ("export", "annealing", f"--out={out}", "--to=json")
     assert shell(*words, folder=tmp_path, streams=streams).code == 0
     assert out.stat().st_size
+
+
+def test_libraries_and_tracebacks_are_shown_as_text_too(shell, tmp_path):
+    code, output, errors = shell("-m", "loud", folder=tmp_path)
+    seen = r"\x1b[2J\x9b\u202e\r"
+    assert code == 1 and output == f"1 {seen}red\n"
+    assert [f"{number} {seen}" in errors for number in (2, 3, 4, 5)] == [True] * 4
+    assert not CONTROLS & set(output + errors)

@@ -5,6 +5,7 @@ Only Python's own library is imported, because `nanoevolve --help` must answer a
 
 import errno
 import io
+import logging
 import os
 import re
 import select
@@ -126,13 +127,22 @@ def guard(*, strict: bool = False) -> None:
     if sys.stdout is sys.__stdout__ or (strict and isinstance(sys.stdout, SafeStream)):
         sys.stdout = _guarded(sys.stdout, _STDOUT, strict)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _guarded(sys.stderr, _STDERR, strict=False)
+        before, sys.stderr = sys.stderr, _guarded(sys.stderr, _STDERR, strict=False)
+        _move_logs(before)
 
 
 def _guarded(stream: io.TextIOWrapper | None, number: int, strict: bool) -> SafeStream:
     if stream is not None:
         stream.flush()
     return SafeStream(number, getattr(stream, "encoding", None) or "utf-8", strict)
+
+
+def _move_logs(before: io.TextIOBase | None) -> None:
+    """Lets logs that went to the standard error before go to the present one."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+                handler.setStream(sys.stderr)
 
 
 def say(line: object) -> None:
