@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from configs.base import CONFIRM_SETTINGS, SETTINGS
+from nanoevolve_jax.cli import COMMANDS
 from nanoevolve_jax.execution.settings import allowed
 from nanoevolve_jax.terminal.mistakes import parses
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAM = re.compile(r"^\s*nanoevolve (?!COMMAND|help)([a-z.]+)")
 OURS = ("nanoevolve_jax", "benchmarks", "model", "examples")
 
 
@@ -28,6 +30,7 @@ def commands():
         blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
         for line in [*lines, *re.findall(r"`(python -m [^`]+)`", text)]:
+            line = PROGRAM.sub(r"python -m nanoevolve_jax.\1", line)
             words = shlex.split(line.strip(), comments=True) if "python -m " in line else []
             if words[:2] == ["python", "-m"] and words[2].split(".")[0] in OURS:
                 yield pytest.param(words[2:], id=f"{page.stem}: {' '.join(words[2:])[:60]}")
@@ -46,6 +49,59 @@ def test_a_command_of_the_documents_exists_and_its_settings_do(words):
             path = name.removeprefix("--config.")
             assert path in settings
             assert parses(value, settings[path]) or value in ("...", "N"), allowed(settings[path])
+
+
+MADE = re.compile(
+    r"(runs|cache|DIR|proposals|code|evidence|nanoevolve)(/|$)"
+)  # by commands, so not in the checkout
+GROUPS = {path.partition(".")[0] for path in SETTINGS if "." in path}
+
+
+def mentions():
+    """Everything between single backticks outside of blocks, as (page, text)."""
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for text in sorted(set(re.findall(r"`([^`\n]+)`", prose))):
+            yield page, text
+
+
+def what_it_names(page, text):
+    """The (kind, exists) of what stands between backticks; None if it names nothing of ours."""
+    path = re.match(r"([\w.-]+/[\w./-]*)( |$)", text)
+    if path and not MADE.match(path[1]) and path[1] not in ("tokens/s", "gain/$"):
+        return "file", any((place / path[1]).exists() for place in (ROOT, page.parent))
+    if field := re.fullmatch(r"--config\.([a-z_.]+)(=.*)?", text):
+        return "field", field[1] in {*SETTINGS, *CONFIRM_SETTINGS}
+    name = re.fullmatch(r"(?:config\.)?(([a-z]+)\.[a-z_0-9]+)(=.*)?", text)
+    if name and name[2] in GROUPS:
+        module = (ROOT / name[1].replace(".", "/")).with_suffix(".py")
+        return "field or module", name[1] in {*SETTINGS, *COMMANDS} or module.exists()
+    if command := re.match(r"nanoevolve ([a-z.]+)", text):
+        return "command", command[1] in (*COMMANDS, "help")
+    if target := re.fullmatch(r"make (\w+)", text):
+        return "target", f"\n{target[1]}:" in (ROOT / "Makefile").read_text()
+    return None
+
+
+def test_files_fields_commands_and_targets_that_the_documents_name_exist():
+    found = [(page.name, text, what_it_names(page, text)) for page, text in mentions()]
+    named = [row for row in found if row[2]]
+    assert {kind for *_, (kind, _) in named} >= {"file", "field", "field or module", "target"}
+    assert not [row for row in named if not row[2][1]]
+
+
+def test_flags_of_commands_in_the_documents_exist(shell, tmp_path):
+    used = {}
+    for parameter in commands():
+        module, *arguments = parameter.values[0]
+        if module.startswith("nanoevolve_jax."):
+            flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+            own = {flag for flag in flags if not flag.startswith("--config")}
+            used.setdefault(module.removeprefix("nanoevolve_jax."), set()).update(own)
+    assert len(used) >= 10
+    for command, flags in used.items():
+        words = shell(command, "--help", folder=tmp_path).output.split()
+        assert not [flag for flag in flags if {flag, flag.replace("--no", "--")}.isdisjoint(words)]
 
 
 @pytest.mark.slow
