@@ -38,12 +38,15 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 NO_READER = 141
 _CONFIG = ("--config", "-config")
+_LONGEST = 2000  # characters of an error
 
 
 def fail(message: object) -> None:
-    """Prints one line and exits with code 2."""
-    first_line = (str(message).splitlines() or ["unknown error"])[0]
-    streams.complain(f"error: {first_line}")
+    """Prints a message in one line and exits with code 2."""
+    text = str(message).strip() or "unknown error"
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    streams.complain(f"error: {text}")
     hosts.leave(BAD_INPUT)
 
 

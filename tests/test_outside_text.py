@@ -1,6 +1,10 @@
 """Text from outside is printed as text, and nothing that a terminal does ends a finished run."""
 
 import ast
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,7 @@ import pytest
 from histories import family, make_columns, write_folder
 
 from nanoevolve_jax.command import NO_READER
-from nanoevolve_jax.terminal.streams import visible, visible_lines
+from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
 
 ROOT = Path(__file__).parent.parent
 # The only modules that may write to a terminal; `remote` runs before its folder is checked, so it
@@ -204,3 +208,28 @@ def test_libraries_and_tracebacks_are_shown_as_text_too(shell, tmp_path):
     assert code == 1 and output == f"1 {seen}red\n"
     assert [f"{number} {seen}" in errors for number in (2, 3, 4, 5)] == [True] * 4
     assert not CONTROLS & set(output + errors)
+
+
+def test_a_signal_handler_may_print_while_a_write_waits():
+    reader, writer = os.pipe()
+    stream = SafeStream(writer, "utf-8")
+    before = signal.signal(signal.SIGALRM, lambda *_: stream.write("stop\n"))
+    drained = []
+
+    def drain():
+        time.sleep(0.1)
+        while not drained or drained[-1]:
+            drained.append(os.read(reader, 1 << 16))
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        stream.write("x" * (1 << 18))  # more than a pipe holds
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
+    found = b"".join(drained)
+    assert found.count(b"x") == 1 << 18 and found.count(b"stop\n") == 1

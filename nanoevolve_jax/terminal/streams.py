@@ -62,8 +62,9 @@ class SafeStream(io.TextIOWrapper):
           strict: Whether a pipe without a reader raises BrokenPipeError.
         """
         self._descriptor = _Descriptor(number, strict)
+        # Without a buffer, so that a signal handler may print while a write waits.
         super().__init__(
-            io.BufferedWriter(self._descriptor),
+            self._descriptor,
             encoding=encoding,
             errors="backslashreplace",
             line_buffering=number == _STDERR or self._descriptor.isatty(),
@@ -98,15 +99,18 @@ class _Descriptor(io.FileIO):
         self.error: OSError | None = None
 
     def write(self, content) -> int:
+        rest = memoryview(content)
         try:
-            while (written := super().write(content)) is None:  # it does not block, and is full
-                select.select([], [self], [])
-            return written
+            while rest:
+                written = super().write(rest)
+                if written is None:  # the descriptor does not block, and is full
+                    select.select([], [self], [])
+                rest = rest[written or 0 :]
         except OSError as error:
             self.error = self.error or error
             if self.strict and error.errno == errno.EPIPE:
                 raise
-            return len(content)
+        return len(content)
 
 
 def guard(*, strict: bool = False) -> None:
