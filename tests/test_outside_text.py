@@ -82,9 +82,9 @@ def test_every_character_can_be_seen(text):
     assert visible_lines(text).replace("\n", r"\n").replace("\t", r"\t") == HOSTILE[text]
 
 
-EVIL = "\x1b[2J[/x][bold]b[/bold]:smile:\u202e\u200b\x9b31m\x07\rnew\nerror: line<b>\ud800"
+EVIL = "\x1b[2J[/x][bold]b[/bold]:smile:\u202e\u200b\x9b31m\x07\rnew\nerror: line<b>"
 SEEN = visible(EVIL)
-CONTROLS = set("\x1b\x07\r\x9b\u202e\u200b\ud800")
+CONTROLS = set("\x1b\x07\r\x9b\u202e\u200b")
 
 
 @pytest.fixture(scope="module")
@@ -112,26 +112,26 @@ def without_space(text):
         ("show", "{folder}", "--json"),
         ("show", "{folder}", "g001c00"),
         ("show", "{folder}", "--diff", "nanochat", "annealing"),
-        ("show", "{folder}", EVIL[:-1]),
-        ("show", EVIL[:-1]),
-        ("show", "{folder}", f"--{EVIL[:-1]}"),
-        ("compare", EVIL[:-1], "nanochat"),
-        ("compare", "nanochat", f"{{folder}}:{EVIL[:-1]}"),
-        ("search", f"--config={EVIL[:-1]}"),
-        ("search", f"--config.data.corpus={EVIL[:-1]}"),
-        ("search", f"--config.calibration={EVIL[:-1]}"),
+        ("show", "{folder}", EVIL),
+        ("show", EVIL),
+        ("show", "{folder}", f"--{EVIL}"),
+        ("compare", EVIL, "nanochat"),
+        ("compare", "nanochat", f"{{folder}}:{EVIL}"),
+        ("search", f"--config={EVIL}"),
+        ("search", f"--config.data.corpus={EVIL}"),
+        ("search", f"--config.calibration={EVIL}"),
         ("confirm", "--config.workdir={folder}"),
-        ("export", EVIL[:-1], "--workdir={folder}", "--to=json"),
-        ("export", "annealing", f"--to={EVIL[:-1]}"),
+        ("export", EVIL, "--workdir={folder}", "--to=json"),
+        ("export", "annealing", f"--to={EVIL}"),
         ("replay", "{folder}/[bold]"),
         ("report", "--workdir={folder}", "--out={folder}/\x1b[1m/x"),
-        ("codegen.propose", EVIL[:-1]),
-        ("codegen.propose", "gate", f"--provider={EVIL[:-1]}"),
-        ("codegen.validate", "gate", EVIL[:-1]),
-        ("codegen.ensemble", EVIL[:-1]),
-        ("codegen.trace", EVIL[:-1]),
-        ("codegen.deploy", EVIL[:-1]),
-        (EVIL[:-1],),
+        ("codegen.propose", EVIL),
+        ("codegen.propose", "gate", f"--provider={EVIL}"),
+        ("codegen.validate", "gate", EVIL),
+        ("codegen.ensemble", EVIL),
+        ("codegen.trace", EVIL),
+        ("codegen.deploy", EVIL),
+        (EVIL,),
     ],
     ids=lambda arguments: ascii(" ".join(arguments))[:60],
 )
