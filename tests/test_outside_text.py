@@ -1,6 +1,7 @@
 """Text from outside is printed as text, and nothing that a terminal does ends a finished run."""
 
 import ast
+import io
 import os
 import signal
 import threading
@@ -12,6 +13,9 @@ import pytest
 from histories import family, make_columns, write_folder
 
 from nanoevolve_jax.command import NO_READER
+from nanoevolve_jax.execution.engine import Progress
+from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.display import DataDisplay, Display
 from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +204,20 @@ def test_only_a_command_that_just_prints_minds_a_lost_output(shell, folder, tmp_
     words = ("export", "annealing", f"--out={out}", "--to=json")
     assert shell(*words, folder=tmp_path, streams=streams).code == 0
     assert out.stat().st_size
+
+
+def test_the_live_picture_shows_names_as_text():
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, height=30, _environ={})
+    with Display(console, total_steps=100, batch_tokens=1.0, task=EVIL) as display:
+        display.say(EVIL)
+        losses = np.ones((1, 25), np.float32)
+        display.on_progress(Progress(1, 50, 100, losses, np.ones(1), (EVIL,), 0))
+        display.note(EVIL)
+    with DataDisplay(console) as display:
+        display.on_progress(EVIL, 1, 2)
+    shown = console.file.getvalue()
+    assert not (CONTROLS - set("\x1b\r")) & set(shown) and "\x1b[2J" not in shown
+    assert shown.count(SEEN[:40]) >= 3
 
 
 def test_libraries_and_tracebacks_are_shown_as_text_too(shell, tmp_path):

@@ -19,7 +19,7 @@ from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
 NARROWEST, WIDEST = 20, 500  # columns
 READABLE = 80  # columns that a table has at least; a narrower terminal breaks its lines
 LOWEST, HIGHEST = 10, 1000  # lines
-_SHOWN = Style(conceal=False, blink=False, blink2=False)
+_SHOWN = Style(conceal=False, blink=False, blink2=False)  # libraries print through a live picture
 
 
 def plain(text: object = "", style: str = "", **options: Any) -> Text:
@@ -63,10 +63,6 @@ class Console(rich.console.Console):
     def say(self, line: object) -> None:
         """Prints one line, however wide it is."""
         self.print(plain(line), soft_wrap=True)
-
-    def write(self, text: str) -> None:
-        """Prints text of several lines, however wide they are."""
-        self.print(Text(visible_lines(text)), soft_wrap=True, end="")
 
     def page(self, *parts: RenderableType, most: int = WIDEST) -> None:
         """Prints tables and paragraphs, at most `most` columns wide."""
