@@ -1,6 +1,8 @@
 """Edits do what an answer says, or say what is wrong with it."""
 
 import ast
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nanoevolve_jax.codegen
-from nanoevolve_jax.codegen.mutators.edits import MAX_BYTES, EditError, apply
+from nanoevolve_jax.codegen.mutators.edits import GIVEN, MAX_BYTES, EditError, apply
+from nanoevolve_jax.codegen.validation.vocabulary import ROOTS
 
 SEEDS = Path(nanoevolve_jax.codegen.__file__).parent / "seeds"
 SOURCE = """\
@@ -188,3 +191,105 @@ def test_no_answer_raises_anything_else_or_breaks_the_syntax(pieces):
 
 def definitions_or_names(source: str) -> set[str]:
     return {getattr(node, "name", "") for node in ast.parse(source).body}
+
+
+FOUR = SOURCE.replace("2.0", "4.0")
+EDIT = block("SCALE = 2.0", "SCALE = 4.0")
+WHOLE = "SCALE = 4.0"
+ACCEPTED = {
+    "a colon": EDIT.replace("SEARCH", "SEARCH:"),
+    "a file name": EDIT.replace("SEARCH", "SEARCH direction.py"),
+    "a file name in backticks": EDIT.replace("SEARCH", "SEARCH `src/direction.py`:"),
+    "a number": EDIT.replace("SEARCH", "SEARCH (block 1)").replace("REPLACE", "REPLACE (block 1)"),
+    "lower case": EDIT.lower().replace("scale", "SCALE"),
+    "mixed case": EDIT.replace("SEARCH", "Search").replace("REPLACE", "Replace"),
+    "no blanks": EDIT.replace("< S", "<S").replace("> R", ">R"),
+    "two blanks": EDIT.replace("< S", "<  S").replace("> R", ">  R"),
+    "blanks at the end": EDIT.replace("\n", "  \n"),
+    "no word at the end": EDIT.replace(" REPLACE", ""),
+    "five brackets": EDIT.replace("<<<<<<<", "<<<<<").replace(">>>>>>>", ">>>>>"),
+    "nine brackets": EDIT.replace("<<<<<<<", "<<<<<<<<<").replace("=======", "========="),
+    "carriage returns": EDIT.replace("\n", "\r\n"),
+    "a byte order mark": "\ufeff" + EDIT,
+    "zero-width blanks": EDIT.replace("SCALE", "\u200bSCALE\u200d"),
+    "blanks that do not break": EDIT.replace(" ", "\u00a0"),
+    "an indented list": "1. Less:\n   ```\n   " + EDIT.replace("\n", "\n   ") + "\n   ```",
+    "markers with indentation": EDIT.replace("<<<<<<<", "    <<<<<<<"),
+    "a last token": EDIT.rstrip() + "<|im_end|>",
+    "an import in a block": block("SCALE = 2.0", "import jax.numpy as jnp\nSCALE = 4.0"),
+    **{
+        f"a fence of {language or 'no language'}": fenced(WHOLE, language)
+        for language in ("", "py", "py3", "Python", "python3", "python3.11", "jax", "ipython")
+    },
+    "a title": fenced(WHOLE, 'python title="direction.py"'),
+    "a fence in braces": fenced(WHOLE, "{.python}"),
+    "tildes": fenced(WHOLE).replace("```", "~~~"),
+    "four backticks": fenced(WHOLE).replace("```", "````"),
+    "an indented fence": "- as follows\n\n    " + fenced(WHOLE).replace("\n", "\n    "),
+    "a fence with a tab": fenced(WHOLE).replace("\n", "\n\t").replace("```p", "\t```p"),
+    "a docstring": fenced(f'"""Less."""\n{WHOLE}'),
+    "a formula beside it": fenced(WHOLE) + "where\n\n" + fenced("u = m / sqrt(v) ...", ""),
+    **{
+        f"import {given}": fenced(f"{given}\n\n{WHOLE}")
+        for given in (
+            "import jax",
+            "import jax.numpy as jnp",
+            "from jax import numpy as jnp",
+            "from jax import lax, numpy as jnp",
+            "import jax.nn, math",
+            "import jax; import jax.lax as lax",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("answer", ACCEPTED.values(), ids=ACCEPTED)
+def test_answers_that_can_mean_one_thing_only_are_accepted(answer):
+    assert apply(answer, SOURCE, "gate") == FOUR
+
+
+def test_an_answer_that_is_python_alone_needs_no_fence():
+    found = apply(f"import jax.numpy as jnp\n\n{FOUR}", SOURCE, "gate")
+    assert definitions(found) == definitions(FOUR)
+
+
+AMBIGUOUS = {
+    "code beside the marker": (EDIT.replace("SEARCH", "SEARCH y = x * SCALE"), "a marker must be"),
+    "three brackets": (EDIT.replace("<<<<<<<", "<<<"), "a marker must be"),
+    "half of a second block": (EDIT + EDIT.replace("SEARCH", "FIND"), "has no <<<<<<< SEARCH"),
+    "another name": (fenced(f"import jax.numpy as np\n{WHOLE}"), "is 'import jax.numpy as np'"),
+    "another module": (fenced(f"import numpy as jnp\n{WHOLE}"), "is 'import numpy as jnp'"),
+    "a part of a module": (fenced(f"from jax import nn\n{WHOLE}"), "is 'from jax import nn'"),
+    "everything": (fenced(f"from math import *\n{WHOLE}"), "is 'from math import *'"),
+    "prose around code": (f"I propose:\n\n{FOUR}\nIt is better.", "no code block"),
+}
+
+
+@pytest.mark.parametrize(("answer", "words"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_answers_that_can_mean_several_things_are_refused(answer, words):
+    with pytest.raises(EditError, match=re.escape(words)):
+        apply(answer, SOURCE, "gate")
+
+
+def test_names_that_may_be_imported_are_those_that_every_source_has():
+    assert GIVEN.keys() == ROOTS
+
+
+LENGTHY = (
+    *("<", "`", "```\n", "```python\n", "~~~\n", "<<<<<<< SEARCH\n", ">>>>>>> REPLACE\n", "\n"),
+    *("<think", "<think>", "</think>", "[think", "<a_a_a_a_", "<|channel|>", "</s>", "<think>`"),
+    *("```python\n<think>\n</think>\n", "```python\n# <think>\n```\n", "\r", "\u200b"),
+)
+
+
+@pytest.mark.parametrize("piece", LENGTHY)
+def test_the_time_to_read_an_answer_is_linear_in_its_length(piece):
+    """Ten times the length takes ten times the time; a quadratic reader takes a hundred times."""
+    times = []
+    for size in (20_000, 200_000):
+        answer = piece * (size // len(piece))
+        began = time.process_time()
+        with pytest.raises(EditError):
+            apply(answer, SOURCE, "gate")
+        times.append(time.process_time() - began)
+    assert times[1] < 40 * times[0] + 0.2

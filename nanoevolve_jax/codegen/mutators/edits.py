@@ -1,65 +1,56 @@
 """From the text of an answer to new source.
 
-An answer holds SEARCH/REPLACE blocks, or code blocks with whole functions. What is parsed is never
-run, and is not yet judged: that is the jail's work.
+An answer holds SEARCH/REPLACE blocks, or whole functions. It is parsed here and never run. Whether
+the source may run is decided by the sandbox.
 """
 
 import ast
-import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
+from nanoevolve_jax.codegen.mutators.markup import (
+    LONGEST_QUOTE,
+    Block,
+    EditError,
+    blocks,
+    code_blocks,
+    plain,
+)
+from nanoevolve_jax.codegen.mutators.reasoning import without_reasoning
 from nanoevolve_jax.codegen.validation.parsing import parse
 
 MAX_BYTES = 100_000
-"""Of an answer; nothing that a slot needs is nearly as long."""
-
-LONGEST_QUOTE = 80
-"""Characters of an answer in a message; messages stand in books and on screens."""
-
-_SEARCH = re.compile(r"<{5,9} ?SEARCH")
-_DIVIDER = re.compile(r"={5,9}")
-_REPLACE = re.compile(r">{5,9} ?REPLACE")
-_FENCE = re.compile(r" {0,3}(```+|~~~+)[ \t]*([\w+-]*)[^`\n]*")
-_PYTHON = ("", "python", "py", "python3")
-
-
-class EditError(ValueError):
-    """An answer that gives no new source; the message is for whoever answered."""
-
-
-class Block(NamedTuple):
-    """One SEARCH/REPLACE block, as lines."""
-
-    search: tuple[str, ...]
-    replace: tuple[str, ...]
+"""Bytes of an answer without its reasoning; no slot needs nearly as many."""
+LONGEST_ANSWER = 4_000_000
+"""Characters of an answer with its reasoning."""
+GIVEN = {"jax": "jax", "jnp": "jax.numpy", "lax": "jax.lax", "math": "math"}
+"""Modules by the name under which every source has them."""
 
 
 def apply(answer: str, source: str, slot: str) -> str:
-    """The source after an answer's edits.
+    """Returns the source after an answer's edits.
+
+    Imports of the names that every source has are dropped, because they change nothing.
 
     Args:
       answer: SEARCH/REPLACE blocks, in code blocks or not; or code blocks whose functions and
-        constants replace those of the same name, and are added where there is none.
-      source: what is edited.
-      slot: the name of the function that the source must define.
+        constants replace those of the same name, and are added where there is none; or nothing but
+        Python. Reasoning in it is dropped.
+      source: Source to edit.
+      slot: Name of the function that the source must define.
 
     Raises:
       EditError: if the edits cannot be applied, break the syntax or change nothing.
     """
-    if len(answer.encode(errors="replace")) > MAX_BYTES:
-        raise EditError(f"the answer is longer than {MAX_BYTES} bytes")
-    lines = answer.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    blocks = list(_blocks(lines))
+    text = _answer_alone(answer)
+    lines = text.split("\n")
     edited = source
-    if blocks:
-        for number, block in enumerate(blocks, 1):
-            edited = _replaced(edited, block, number)
-    else:
-        pieces = [code for language, code in _fenced(lines) if language in _PYTHON]
-        if not pieces:
-            raise EditError("the answer has no SEARCH/REPLACE block and no code block")
-        edited = _merged(source, pieces, slot)
+    found = list(blocks(lines))
+    for number, block in enumerate(found, 1):
+        edited = _replaced(edited, block, number)
+    if not found:
+        edited = _merged(source, _code(text, lines, slot), slot)
+    tree = _parsed(edited, "the edited source")
+    edited = _without_imports(edited, tree)
     tree = _parsed(edited, "the edited source")
     if slot not in _definitions(tree):
         raise EditError(f"the edited source has no function named {slot}")
@@ -68,38 +59,26 @@ def apply(answer: str, source: str, slot: str) -> str:
     return edited.strip("\n") + "\n"
 
 
-def _blocks(lines: Sequence[str]) -> Iterator[Block]:
-    """The SEARCH/REPLACE blocks of an answer."""
-    parts: list[list[str]] = []  # none outside a block; then its two sides as far as read
-    for line in lines:
-        mark = line.strip()
-        if _SEARCH.fullmatch(mark):
-            if parts:
-                raise EditError("a SEARCH begins inside a block; end that with >>>>>>> REPLACE")
-            parts = [[]]
-        elif len(parts) == 1 and _DIVIDER.fullmatch(mark):
-            parts.append([])
-        elif parts and _REPLACE.fullmatch(mark):
-            if len(parts) == 1:
-                raise EditError("a SEARCH has no line ======= before its >>>>>>> REPLACE")
-            yield Block(tuple(parts[0]), tuple(parts[1]))
-            parts = []
-        elif parts:
-            parts[-1].append(line)
-    if parts:
-        raise EditError("the last SEARCH/REPLACE block does not end with >>>>>>> REPLACE")
+def _answer_alone(answer: str) -> str:
+    """The text of an answer that edits are read from."""
+    if len(answer) > LONGEST_ANSWER:
+        raise EditError(f"the answer is longer than {LONGEST_ANSWER} characters")
+    text = without_reasoning(plain(answer))
+    if len(text.encode(errors="replace")) > MAX_BYTES:
+        raise EditError(f"the answer is longer than {MAX_BYTES} bytes")
+    return text
 
 
 def _replaced(source: str, block: Block, number: int) -> str:
     """The source with a block applied; blanks at the ends of lines do not count."""
-    lines = source.split("\n")
-    wanted = [line.rstrip() for line in block.search]
-    if not any(wanted):
+    if not any(line.strip() for line in block.search):
         raise EditError(f"the SEARCH of block {number} is empty; quote the lines to be replaced")
-    known = [line.rstrip() for line in lines]
-    count = len(wanted)
-    places = [i for i in range(len(known) - count + 1) if known[i : i + count] == wanted]
-    first = next(line.strip() for line in wanted if line)[:LONGEST_QUOTE]
+    lines = source.split("\n")
+    places = _places(lines, block)
+    if not places and block.indent:  # the whole block is indented, as in a list
+        block = block.dedented()
+        places = _places(lines, block)
+    first = next(line.strip() for line in block.search if line.strip())[:LONGEST_QUOTE]
     if not places:
         raise EditError(
             f"the SEARCH of block {number} (at {first!r}) is not in the source; quote whole lines "
@@ -110,45 +89,53 @@ def _replaced(source: str, block: Block, number: int) -> str:
             f"the SEARCH of block {number} (at {first!r}) is in the source {len(places)} times; "
             "quote more lines, so that it is there once"
         )
-    start = places[0]
-    return "\n".join([*lines[:start], *block.replace, *lines[start + count :]])
+    start, end = places[0], places[0] + len(block.search)
+    return "\n".join([*lines[:start], *(x.rstrip() for x in block.replace), *lines[end:]])
 
 
-def _fenced(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Language and text of every code block."""
-    fence, language, inside = "", "", []
-    for line in lines:
-        match = _FENCE.fullmatch(line)
-        if not fence:
-            if match:
-                fence, language, inside = match[1], match[2].lower(), []
-        elif line.strip().startswith(fence) and not line.strip().strip(fence[0]):
-            yield language, "\n".join(inside) + "\n"
-            fence = ""
-        else:
-            inside.append(line)
-    if fence:
-        raise EditError("the last code block is not closed")
+def _places(lines: Sequence[str], block: Block) -> list[int]:
+    """Where the lines of a block's SEARCH stand in a source."""
+    wanted = [line.rstrip() for line in block.search]
+    known = [line.rstrip() for line in lines]
+    count = len(wanted)
+    return [i for i in range(len(known) - count + 1) if known[i : i + count] == wanted]
+
+
+def _code(text: str, lines: Sequence[str], slot: str) -> list[str]:
+    """The Python code of an answer without SEARCH/REPLACE blocks."""
+    found = list(code_blocks(lines))
+    pieces = [code.text for code in found if code.is_python]
+    unnamed = [code.text for code in found if not code.language]
+    # Beside code blocks that are said to be Python, others may hold formulas or output.
+    pieces += [code for code in unnamed if not pieces or _tree(code) is not None]
+    if not found and (tree := _tree(text)) is not None and slot in _definitions(tree):
+        pieces = [text]
+    if not pieces:
+        raise EditError("the answer has no SEARCH/REPLACE block and no code block")
+    return pieces
 
 
 def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
-    """The source with the functions and constants of code blocks in the place of its own."""
+    """The source with the functions and constants of some code in the place of its own."""
     given: dict[str, str] = {}
     functions = set()
     for piece in pieces:
-        tree = _parsed(piece, "a code block")
-        for node in tree.body:
+        lines = piece.split("\n")
+        for node in _parsed(piece, "a code block").body:
+            if _is_given(node) or _is_docstring(node):
+                continue
             name = _name(node)
             if name is None:
+                line = lines[node.lineno - 1].strip()[:LONGEST_QUOTE]
                 raise EditError(
-                    f"line {node.lineno} of a code block is {_line(piece, node)!r}; allowed: "
+                    f"line {node.lineno} of a code block is {line!r}; allowed: "
                     "functions, and constants that are literals"
                 )
             if name in given:
                 raise EditError(
                     f"the code blocks define {name[:LONGEST_QUOTE]} twice; give it once"
                 )
-            given[name] = _text(piece, node)
+            given[name] = "\n".join(lines[_first_line(node) : node.end_lineno])
             if isinstance(node, ast.FunctionDef):
                 functions.add(name)
     known = _definitions(_parsed(source, "the source"))
@@ -169,6 +156,40 @@ def _with(source: str, known: dict[str, ast.stmt], given: dict[str, str], slot: 
             text = f"{added}\n\n\n{text}"
         lines[start:end] = text.split("\n")
     return "\n".join(lines) if slot in known else "\n".join([*lines, added])
+
+
+def _without_imports(source: str, tree: ast.Module) -> str:
+    """The source without the lines that only import what every source has."""
+    given = [node for node in tree.body if _is_given(node)]
+    others = [node for node in tree.body if not _is_given(node)]
+    dropped = {n for node in given for n in range(node.lineno, node.end_lineno + 1)}
+    dropped -= {n for node in others for n in (node.lineno, node.end_lineno)}
+    lines = source.split("\n")
+    return "\n".join(line for n, line in enumerate(lines, 1) if n not in dropped)
+
+
+def _is_given(node: ast.stmt) -> bool:
+    """Whether a statement imports nothing but names that every source has."""
+    if isinstance(node, ast.Import):
+        names = [(alias.asname, alias.name) for alias in node.names]
+        bound = [(name, path) if name else (path.split(".")[0],) * 2 for name, path in names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        names = [(alias.asname or alias.name, alias.name) for alias in node.names]
+        bound = [(name, f"{node.module}.{path}") for name, path in names]
+    else:
+        return False
+    return all(GIVEN.get(name) == module for name, module in bound)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
+
+
+def _tree(code: str) -> ast.Module | None:
+    try:
+        return _parsed(code, "")
+    except EditError:
+        return None
 
 
 def _parsed(code: str, what: str) -> ast.Module:
@@ -209,11 +230,3 @@ def _first_line(node: ast.stmt) -> int:
     """The index of a statement's first line, its decorators included."""
     decorators = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1
-
-
-def _text(code: str, node: ast.stmt) -> str:
-    return "\n".join(code.split("\n")[_first_line(node) : node.end_lineno])
-
-
-def _line(code: str, node: ast.stmt) -> str:
-    return code.split("\n")[node.lineno - 1].strip()[:LONGEST_QUOTE]

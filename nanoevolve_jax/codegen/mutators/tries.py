@@ -7,7 +7,9 @@ from typing import NamedTuple
 from nanoevolve_jax.codegen.mutators import edits
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.ask import NotPermitted
+from nanoevolve_jax.codegen.mutators.markup import plain
 from nanoevolve_jax.codegen.mutators.prompts import complaint
+from nanoevolve_jax.codegen.mutators.reasoning import without_reasoning
 from nanoevolve_jax.execution.json_files import write_whole
 
 TRIES = 2
@@ -69,8 +71,16 @@ def propose(
         tries.append(_judged(answer, source, slot, place, judge))
         if tries[-1].wrong is None or answer.failure is not None:
             break
-        asked = complaint(prompt, answer.text, tries[-1].wrong)
+        asked = complaint(prompt, _quotable(answer.text), tries[-1].wrong)
     return Proposal(tuple(tries), None)
+
+
+def _quotable(text: str) -> str:
+    """An answer as the second prompt quotes it: without its reasoning if that has an end."""
+    try:
+        return without_reasoning(plain(text))
+    except edits.EditError:
+        return text
 
 
 def _judged(

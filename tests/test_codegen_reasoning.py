@@ -1,0 +1,123 @@
+"""Nothing that a model wrote while it was reasoning becomes a candidate."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from test_codegen_edits import _PIECES, SOURCE, block, fenced
+
+from nanoevolve_jax.codegen.mutators.edits import EditError, apply
+from nanoevolve_jax.codegen.mutators.tries import propose
+
+DRAFT = block("SCALE = 2.0", "SCALE = 9.0")
+EDIT = block("SCALE = 2.0", "SCALE = 4.0")
+EDITED = SOURCE.replace("2.0", "4.0")
+TAGS = (
+    *(("<think>", "</think>"), ("<Think>", "</THINK>"), ("<thinking>", "</thinking>")),
+    *(("<reasoning>", "</reasoning>"), ("<thought>", "</thought>"), ("<draft>", "</draft>")),
+    *(("<scratchpad>", "</scratchpad>"), ("<analysis>", "</analysis>"), ("[THINK]", "[/THINK]")),
+    *(('<think budget="high">', "</think >"), ("<seed:think>", "</seed:think>")),
+    *(("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|START_THINKING|>", "<|END_THINKING|>")),
+    *(("<antThinking>", "</antThinking>"), ("◁think▷", "◁/think▷")),
+    ("<|channel>thought\n", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|channel|>commentary to=x <|message|>", "<|end|>"),
+    ("analysisWe need less. ", "assistantfinal"),
+)
+drafts = st.lists(st.sampled_from([*_PIECES, DRAFT, fenced("SCALE = 9.0"), "why"]), max_size=12)
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+@pytest.mark.parametrize("answer", [EDIT, fenced("SCALE = 4.0")], ids=["block", "code"])
+def test_drafts_in_reasoning_are_dropped(opening, closing, answer):
+    for draft in (DRAFT, fenced("SCALE = 9.0"), "```python\nSCALE = 9.0\n", "<<<<<<< SEARCH\n"):
+        for line in ("", "\n"):
+            text = f"{opening}{line}{draft}{line}{closing}{line}{answer}"
+            assert apply(text, SOURCE, "gate") == EDITED
+
+
+@pytest.mark.parametrize("closing", [tag for _, tag in TAGS[:-3]])
+def test_all_that_stands_before_a_lone_closing_tag_is_reasoning(closing):
+    for draft in (DRAFT, fenced(f"{DRAFT}Wait, no."), "```python\nSCALE = 9.0\n"):
+        assert apply(f"Less?\n{draft}\n{closing}\n{EDIT}", SOURCE, "gate") == EDITED
+
+
+@pytest.mark.parametrize("opening", [tag for tag, _ in TAGS])
+def test_reasoning_without_an_end_is_no_answer(opening):
+    for text in (f"{opening}{DRAFT}", f"{opening}{fenced('SCALE = 9.0')}"):
+        with pytest.raises(EditError, match="ends inside its reasoning"):
+            apply(text, SOURCE, "gate")
+
+
+@given(drafts, st.sampled_from(TAGS))
+def test_no_draft_changes_what_comes_of_an_answer(pieces, tag):
+    text = "\n".join([tag[0], *pieces, tag[1], EDIT])
+    assert apply(text, SOURCE, "gate") == EDITED
+
+
+@given(drafts, st.sampled_from(["</think>", "[/THINK]", " no.</reasoning>"]))
+@example(["<<<<<<< SEARCH", "SCALE = 2.0", "=======", "SCALE = 9.0"], "</think>")
+def test_no_draft_before_a_lone_closing_tag_becomes_the_source(pieces, closing):
+    try:
+        found = apply("\n".join([*pieces, f"{closing}\n{EDIT}"]), SOURCE, "gate")
+    except EditError:
+        return
+    assert found == EDITED
+
+
+NESTED = {
+    "nested": (f"<think>a<think>b</think>{DRAFT}</think>{EDIT}", True),
+    "nested with other names": (f"<think><reasoning>b</reasoning>{DRAFT}</think>{EDIT}", True),
+    "opened twice, by a template and the model": (f"<think>\n<think>\n{DRAFT}</think>{EDIT}", True),
+    "closed by another name": (f"<thinking>{DRAFT}</think>{EDIT}", True),
+    "several": (f"<think>a</think>{EDIT}<think>{DRAFT}</think>", True),
+    "a mention": (f"I use no `<think>` here.\n{EDIT}", True),
+    "an empty element": (f"<think/>\n{EDIT}", True),
+    "an outer one without an end": (f"<think><reasoning>b</reasoning>{DRAFT}", False),
+    "one after the answer without an end": (f"{EDIT}<think>{DRAFT}", False),
+    "nothing after it": (f"<think>{DRAFT}</think>", False),
+}
+
+
+@pytest.mark.parametrize(("text", "good"), NESTED.values(), ids=NESTED)
+def test_reasoning_nests(text, good):
+    if good:
+        assert apply(text, SOURCE, "gate") == EDITED
+    else:
+        with pytest.raises(EditError):
+            apply(text, SOURCE, "gate")
+
+
+MENTION = "SCALE = 4.0  # not <think>, </think> or [/THINK]"
+
+
+@pytest.mark.parametrize("reasoning", ["", "<think>why</think>\n", "why</think>\n"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        block("SCALE = 2.0", MENTION),
+        fenced(block("SCALE = 2.0", MENTION), ""),
+        fenced(MENTION),
+        fenced(MENTION, ""),
+        fenced(f'def gate(a):\n    "Uses <think>."\n    return a\n\n\n{MENTION}'),
+    ],
+)
+def test_tags_in_the_code_of_an_answer_are_code(reasoning, answer):
+    assert MENTION in apply(f"{reasoning}{answer}", SOURCE, "gate")
+
+
+def test_tags_in_an_answer_that_is_python_alone_are_code():
+    assert MENTION in apply(SOURCE.replace("SCALE = 2.0", MENTION), SOURCE, "gate")
+
+
+def test_a_second_prompt_does_not_repeat_the_reasoning(tmp_path):
+    from nanoevolve_jax.codegen.mutators.answers import Answer
+
+    asked = []
+
+    def ask(prompt, place):
+        asked.append(prompt)
+        text = f"<think>secret thoughts</think>{block('is not there', 'x')}"
+        return Answer(text, 1, 1, 0.0, 0.0, 1, 0, None, "a", "m")
+
+    propose(ask, "Proposal 1, try 1: go\n", SOURCE, "gate", tmp_path, lambda *_: None)
+    assert "> is not there" in asked[1] and "secret thoughts" not in asked[1]
