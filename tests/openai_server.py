@@ -19,9 +19,9 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _FIRST_LINE = re.compile(r"Proposal (\d+), try (\d+)")
 
@@ -32,11 +32,13 @@ class Reply(NamedTuple):
     text: str = ""
     status: int = 200
     retry_after: str | None = None  # a header
+    headers: Mapping[str, str] = {}  # more of them
     seconds: float = 0.0  # of waiting before it replies
     body: bytes | None = None  # instead of a completion
     cut: bool = False  # closes the connection without a word
     trickle: bool = False  # a byte of it every now and then, without end
-    usage: bool = True  # whether it says how many tokens there were
+    usage: Any = True  # tokens it reports; True: as many as there were; False: none
+    message: Mapping[str, Any] | None = None  # instead of one with the text
     finish_reason: str = "stop"
 
 
@@ -113,6 +115,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_response(reply.status)
             if reply.retry_after is not None:
                 self.send_header("Retry-After", reply.retry_after)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(10**6 if reply.trickle else len(content)))
             self.end_headers()
@@ -140,11 +144,12 @@ def _completion(body: dict, prompt: str, reply: Reply) -> dict:
     if reply.status != 200:
         return {"error": {"message": reply.text or "scripted", "type": "scripted", "code": None}}
     used = {"prompt_tokens": tokens(prompt), "completion_tokens": tokens(reply.text)}
-    message = {"role": "assistant", "content": reply.text}
+    message = reply.message or {"role": "assistant", "content": reply.text}
+    usage = used | {"total_tokens": sum(used.values())} if reply.usage is True else reply.usage
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 0,
         "model": body["model"],
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
-    } | ({"usage": used | {"total_tokens": sum(used.values())}} if reply.usage else {})
+    } | ({"usage": usage} if reply.usage is not False else {})

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from pathlib import Path
 import pytest
 from openai_server import Reply, Server, tokens
 
+from nanoevolve_jax.codegen.mutators import by_command
 from nanoevolve_jax.codegen.mutators.answers import read_answer
 from nanoevolve_jax.codegen.mutators.ask import LOST, ask
+from nanoevolve_jax.codegen.mutators.attempts import call
 from nanoevolve_jax.codegen.mutators.budget import Spent, books, worst_attempt, worst_call
 from nanoevolve_jax.codegen.mutators.providers import Provider, ProviderError
 from nanoevolve_jax.codegen.mutators.requests import Request, write_request
@@ -214,6 +218,52 @@ def test_keys_reach_no_file_and_no_other_process(tmp_path):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
 
+@pytest.mark.parametrize("place", ["user:{}@", "{}@"])
+def test_a_profile_with_credentials_in_its_url_is_refused_before_anything_is_written(
+    tmp_path, place
+):
+    with Server(replies(GOOD)) as server:
+        url = server.url.replace("//", "//" + place.format(KEY))
+        with pytest.raises(ProviderError, match="base_url must be") as error:
+            ask(api(server, base_url=url), PROMPT, tmp_path / "call")
+    assert KEY not in str(error.value) and not (tmp_path / "call").exists()
+    assert server.requests.total() == 0
+    write_request(tmp_path, Request(api(server, base_url=url), PROMPT))
+    assert KEY not in (tmp_path / "request.json").read_text()
+
+
+def test_credentials_in_what_a_call_says_are_redacted(tmp_path):
+    said = "cannot reach http://user:hunter2hunter2@proxy/v1?api_key=hunter2hunter2"
+    answer = ask(python(f"raise SystemExit({said!r})", prompt_on_stdin=True), PROMPT, tmp_path)
+    assert "cannot reach http://[secret]@proxy/v1?api_key=[secret]" in answer.failure
+    assert "hunter2" not in (tmp_path / "answer.json").read_text()
+
+
+def test_each_line_of_a_key_is_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "first-line-of-it\nsecond-line-of-it\n")
+    code = "import os; raise SystemExit(os.environ['TEST_KEY'])"
+    answer = ask(python(code, prompt_on_stdin=True, key_env="TEST_KEY"), PROMPT, tmp_path)
+    assert answer.failure.endswith("code 1: [secret]")
+
+
+def test_a_command_that_crashes_leaves_no_core_dump(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    if hard == 0:
+        pytest.skip("no core dumps are possible here")
+    mark = tmp_path / "limits"
+    code = (
+        "import os, pathlib, resource, sys; limits = resource.getrlimit(resource.RLIMIT_CORE);"
+        "pathlib.Path(sys.argv[1]).write_text(str(limits)); os.abort()"
+    )
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        provider = python(code, str(mark), prompt_on_stdin=True)
+        attempt = by_command.asker(provider, PROMPT, {"PATH": os.environ["PATH"]})()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    assert f"code {-signal.SIGABRT}" in attempt.failure and mark.read_text() == "(0, 0)"
+
+
 def test_an_answer_can_always_be_written(tmp_path):
     with Server(replies(Reply("half a character: \ud83d"))) as server:
         assert ask(api(server), PROMPT, tmp_path).text == "half a character: ?"
@@ -260,6 +310,45 @@ def test_usage_is_read_from_json_lines(tmp_path):
     answer = ask(provider, PROMPT, tmp_path)
     assert (answer.text, answer.input_tokens, answer.output_tokens) == ("one\ntwo", 43, 5)
     assert (answer.dollars, answer.estimated) == (0.75, 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "dollars", "counted"),
+    [
+        ("30", "5", "0.25", (30, 5, 0.25)),
+        ("0", "0", "0", (None, None, None)),
+        ("30", "0", "0.25", (30, None, 0.25)),
+        ("-1", "5", "-1", (None, 5, None)),
+        ("NaN", "Infinity", "NaN", (None, None, None)),
+        ('"30"', "true", '"free"', (None, None, None)),
+        ("null", "[5]", "null", (None, None, None)),
+        ("1e300", "1" + "0" * 400, "Infinity", (None, None, None)),
+    ],
+)
+def test_what_a_command_cannot_have_used_counts_as_the_most(inputs, outputs, dollars, counted):
+    printed = f'{{"in": {inputs}, "out": {outputs}, "cost": {dollars}}}'
+    provider = python(
+        f"print({printed!r})",
+        prompt_on_stdin=True,
+        input_tokens_at=("in",),
+        output_tokens_at=("out",),
+        dollars_at=("cost",),
+    )
+    attempt = by_command.asker(provider, PROMPT, {})()
+    answer = call(provider, PROMPT, lambda: attempt)
+    worst = worst_attempt(provider, PROMPT)
+    most = [w if c is None else c for c, w in zip(counted, worst, strict=False)]
+    assert [answer.input_tokens, answer.output_tokens] == most
+    price = provider.dollars(*most) if counted[2] is None else counted[2]
+    assert answer.dollars == pytest.approx(price)
+
+
+def test_a_command_that_is_killed_used_more_than_it_has_reported_yet(tmp_path):
+    code = 'import time; print(\'{"in": 1, "out": 1}\', flush=True); time.sleep(60)'
+    fields = {"input_tokens_at": ("in",), "output_tokens_at": ("out",), "timeout_seconds": 0.5}
+    provider = python(code, prompt_on_stdin=True, **fields)
+    attempt = by_command.asker(provider, PROMPT, {})()
+    assert (attempt.input_tokens, attempt.output_tokens) == (None, None) and attempt.again
 
 
 def test_a_command_that_hangs_is_killed_with_all_its_children(tmp_path):
@@ -367,7 +456,10 @@ def test_a_call_whose_own_process_was_killed_is_lost_and_not_made_again(tmp_path
         worst = worst_call(provider, PROMPT)
         assert books(run) == (Spent(), worst)
         process = _process_of(folder)
-        assert b"another-secret" not in Path(f"/proc/{process}/environ").read_bytes()
+        with contextlib.suppress(PermissionError):  # of root alone
+            assert b"another-secret" not in Path(f"/proc/{process}/environ").read_bytes()
+        limits = Path(f"/proc/{process}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
         os.kill(process, signal.SIGKILL)
         answer = waiting.result(20)
         assert answer.failure == LOST

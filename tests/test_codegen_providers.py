@@ -3,9 +3,12 @@
 import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted_mutator import profile, provider
 
 from nanoevolve_jax.codegen.mutators import providers
+from nanoevolve_jax.codegen.mutators.credentials import redacted
 from nanoevolve_jax.codegen.mutators.providers import FILE, ProviderError, from_json, load, to_json
 
 API = {
@@ -69,11 +72,11 @@ BAD = [
     (API, {"timeout_seconds": "0"}, "timeout_seconds is 0; allowed: a number from 0.1"),
     (API, {"retries": "99"}, "mine.retries is 99; allowed: an integer from 0 to 20"),
     (API, {"limit_field": '"n"'}, "allowed: max_completion_tokens or max_tokens"),
-    (API, {"env": "[1]"}, "mine.env is [1]; allowed: a list of texts"),
-    (API, {"extra_body": "1"}, "mine.extra_body is 1; allowed: a table"),
-    (API, {"colour": "1"}, "mine.colour is 1, but there is no such field; allowed: kind, model"),
-    (API, {"command": '["a"]'}, "mine.command is ['a'], but there is no such field"),
-    (COMMAND, {"base_url": '"x"'}, "mine.base_url is 'x', but there is no such field"),
+    (API, {"env": "[1]"}, "mine.env must be a list of names of environment variables"),
+    (API, {"extra_body": "1"}, "mine.extra_body must be a table without keys"),
+    (API, {"colour": "1"}, "mine.colour is not a field of a provider of this kind; allowed: kind"),
+    (API, {"command": '["a"]'}, "mine.command is not a field"),
+    (COMMAND, {"base_url": '"x"'}, "mine.base_url is not a field"),
     (COMMAND, {"command": "[]"}, "mine.command is []; allowed: a list of texts"),
     (COMMAND, {"command": '["a", "{promptfile}"]'}, "allowed in braces: prompt_file, answer_file"),
     (
@@ -94,13 +97,74 @@ def test_mistakes_are_named(tmp_path, table, changed, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+SECRET = "sk-4f9a8b7c6d5e"
+KEPT = [
+    *(
+        (API, {"base_url": f'"{url}"'}, "mine.base_url must be an http:// or https:// URL without")
+        for url in (
+            f"https://user:{SECRET}@host/v1",
+            f"https://{SECRET}@host/v1",
+            f"https://host/v1?key={SECRET}",
+            f"https://host/v1?{SECRET}",
+            f"https://host/v1#{SECRET}",
+            f"https://user:a/{SECRET}@host/v1",
+            f"user:{SECRET}@host/v1",
+            f"ftp://host/{SECRET}",
+            f"http://host:{SECRET}/v1",
+            f"http:///{SECRET}",
+            f"http://[{SECRET}/v1",
+            f"http://host/v1 {SECRET}",
+        )
+    ),
+    (API, {"key_env": f'"{SECRET}"'}, "mine.key_env must be the name of an environment variable"),
+    (API, {"env": f'["A", "{SECRET}"]'}, "mine.env must be a list of names"),
+    (API, {"api_key": f'"{SECRET}"'}, "mine.api_key is not a field"),
+    (API, {"extra_body": f'{{api_key = "{SECRET}"}}'}, "mine.extra_body must be a table without"),
+    (API, {"extra_body": f'{{a = [{{Authorization = "{SECRET}"}}]}}'}, "a table without keys"),
+    (COMMAND, {"command": f'["a", "{{prompt_file}}", "--api-key", "{SECRET}"]'}, "hold no key"),
+    (COMMAND, {"command": f'["a", "{{prompt_file}}", "--token={SECRET}"]'}, "hold no key"),
+]
+
+
+@pytest.mark.parametrize(("table", "changed", "words"), KEPT, ids=range(len(KEPT)))
+def test_keys_in_a_profile_are_refused_and_not_repeated(tmp_path, table, changed, words):
+    with pytest.raises(ProviderError) as error:
+        load(write(tmp_path, table, **changed))
+    message = str(error.value)
+    assert words in message and SECRET not in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost:8000/v1", "https://a.b/v1/", "http://[::1]:80/v1", "HTTPS://10.0.0.7/x/y"],
+)
+def test_urls_without_keys_are_accepted(tmp_path, url):
+    assert load(write(tmp_path, API, base_url=f'"{url}"'))["mine"].base_url == url
+
+
+def test_a_limit_of_tokens_is_not_taken_for_a_key(tmp_path):
+    table = "{max_tokens = 5, logit_bias = {key_words = 1}, reasoning = {max_tokens = 2}}"
+    assert load(write(tmp_path, API, extra_body=table))["mine"].extra_body["max_tokens"] == 5
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_what_is_redacted_holds_no_credentials_of_urls(name):
+    user = "".join(name.split()) or "u"
+    for character in "\"'<>&)]":
+        user = user.replace(character, "")
+    text = (
+        f"GET https://{user}:{SECRET}@host/v1?a=1&api_key={SECRET} Authorization: Bearer {SECRET}"
+    )
+    assert SECRET not in redacted(f"{text}, {text}") and "//[secret]@host/v1?a=1" in redacted(text)
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ProviderError, match=r"allowed: a TOML file, such as configs/providers"):
         load(tmp_path / "none.toml")
     for text, words in [
         ("a = [", "read as TOML"),
         ("", "no profile"),
-        ("a = 1", "a is 1; allowed"),
+        ("a = 1", "a must be in a table; allowed: one table per provider"),
     ]:
         (tmp_path / "bad.toml").write_text(text)
         with pytest.raises(ProviderError, match=words):

@@ -30,6 +30,7 @@ from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail import certify, recertify, sandbox
 from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.codegen.mutators import ask, budget, providers
+from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
 from nanoevolve_jax.codegen.mutators.providers import Provider
 from nanoevolve_jax.evidence import transfer
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -62,6 +63,7 @@ HERE = "none"  # config.codegen.address
 
 def autonomous(config: ConfigDict) -> None:
     """The command."""
+    forbid_core_dumps()
     started = time.monotonic()
     console = Console()
     require_installed(config)

@@ -21,6 +21,7 @@ from nanoevolve_jax.codegen.campaign.books import folder_of
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, prompts, providers
 from nanoevolve_jax.codegen.mutators.ask import ask
+from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
 from nanoevolve_jax.codegen.mutators.tries import SOURCE, Proposal, propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
@@ -96,6 +97,7 @@ def difference(before: str, after: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """The command."""
+    forbid_core_dumps()
     if len(arguments) not in (1, 2):
         command.fail(f"arguments are {' '.join(arguments)!r}; allowed: SLOT, or SLOT FILE")
     slot, file, *_ = [*arguments, None]

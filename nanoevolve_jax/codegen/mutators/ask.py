@@ -25,6 +25,7 @@ from nanoevolve_jax.codegen.mutators import by_api, by_command
 from nanoevolve_jax.codegen.mutators.answers import Answer, read_answer, write_answer
 from nanoevolve_jax.codegen.mutators.attempts import call, cleaned
 from nanoevolve_jax.codegen.mutators.budget import worst_attempt, worst_call
+from nanoevolve_jax.codegen.mutators.credentials import hide_memory
 from nanoevolve_jax.codegen.mutators.providers import Provider, ProviderError, missing
 from nanoevolve_jax.codegen.mutators.requests import Request, read_request, write_request
 
@@ -180,6 +181,7 @@ def _settle(folder: Path, answer: Answer) -> None:
 
 def main(folder: Path) -> None:
     """The process of one call; does nothing if another had it."""
+    hide_memory()
     with open(folder / _LOCK, "ab") as file:
         # Whoever looks whether a process has the call holds the lock for a moment.
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.budget import worst_attempt
+from nanoevolve_jax.codegen.mutators.credentials import redacted, without_secrets
 from nanoevolve_jax.codegen.mutators.providers import Provider
 
-SHORTEST_SECRET = 8
-"""Characters; anything shorter may well be a word of an answer."""
 LONGEST_FAILURE = 500  # characters
 
 
@@ -18,7 +17,7 @@ class Attempt(NamedTuple):
     """How one attempt ended."""
 
     text: str = ""
-    input_tokens: int | None = None  # None: nobody said
+    input_tokens: int | None = None  # None: not reported, counts as the most possible
     output_tokens: int | None = None
     dollars: float | None = None  # as the provider counts them, if it does
     failure: str | None = None  # in words
@@ -80,10 +79,10 @@ def _summed(provider: Provider, prompt: str, made: list[Attempt], seconds: float
     dollars = 0.0
     paid = [attempt for attempt in made if attempt.paid]
     for attempt in paid:
-        reported = attempt.input_tokens is not None and attempt.output_tokens is not None
-        tokens = (attempt.input_tokens, attempt.output_tokens) if reported else worst
+        reported = attempt.input_tokens, attempt.output_tokens
+        tokens = [w if r is None else r for r, w in zip(reported, worst, strict=True)]
         inputs, outputs = inputs + tokens[0], outputs + tokens[1]
-        estimated += not reported
+        estimated += None in reported
         price = provider.dollars(*tokens)
         dollars += price if attempt.dollars is None else attempt.dollars
     return Answer(
@@ -103,17 +102,16 @@ def _summed(provider: Provider, prompt: str, made: list[Attempt], seconds: float
 def cleaned(answer: Answer, provider: Provider, environment: Mapping[str, str]) -> Answer:
     """The answer as it may be kept: text that can be written, failures in one line, no secrets.
 
-    Secrets are the values of the variables that the call was given beside PATH and HOME.
+    Secrets are the values of the variables that the call was given beside PATH and HOME, and
+    credentials in URLs and headers that a failure quotes.
     """
-    names = (provider.key_env, *provider.env)
-    secrets = {environment.get(name, "") for name in names}
-    text, failure = answer.text, answer.failure
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= SHORTEST_SECRET:
-            text = text.replace(secret, "[secret]")
-            failure = failure and failure.replace(secret, "[secret]")
-    failure = failure and " ".join(_writable(failure).split())[:LONGEST_FAILURE]
-    return answer._replace(text=_writable(text), failure=failure)
+    secrets = [environment.get(name, "") for name in (provider.key_env, *provider.env)]
+    text = _writable(without_secrets(answer.text, secrets))
+    failure = answer.failure
+    if failure is not None:
+        failure = redacted(_writable(without_secrets(failure, secrets)))
+        failure = " ".join(failure.split())[:LONGEST_FAILURE]
+    return answer._replace(text=text, failure=failure)
 
 
 def _writable(text: str) -> str:

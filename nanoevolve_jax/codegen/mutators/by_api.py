@@ -5,12 +5,10 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from nanoevolve_jax.codegen.mutators import replies
 from nanoevolve_jax.codegen.mutators.attempts import Attempt
 from nanoevolve_jax.codegen.mutators.providers import EXTRA, Provider
 
-# Gateways that gave up on whoever they asked: that one may have worked, and may be paid.
-_PERHAPS_PAID = (408, 502, 504)
-_AGAIN = (408, 409, 425, 429)
 NO_KEY = "none"
 """What an endpoint without a key is told."""
 
@@ -54,47 +52,19 @@ def _attempt(client: Any, provider: Provider, prompt: str) -> Attempt:
     messages = [{"role": "user", "content": prompt}]
     try:
         with _alarm(provider.timeout_seconds):
-            return _read(
-                client.chat.completions.create(model=provider.model, messages=messages, **options)
+            reply = client.chat.completions.with_raw_response.create(
+                model=provider.model, messages=messages, **options
             )
+            return replies.read(reply.http_response.content, reply.headers)
     except openai.APIStatusError as error:
-        return _refused(error)
+        headers = error.response.headers
+        return replies.refused(error.status_code, error.message, error.body, headers)
     except (openai.APITimeoutError, _TimeUp):
         return Attempt(failure=f"no answer within {provider.timeout_seconds:g} s", again=True)
     except openai.APIConnectionError as error:
         return _unconnected(error, provider)
-    except Exception as error:  # a reply that is no JSON, or whatever else an endpoint sends
+    except Exception as error:  # whatever else an endpoint sends
         return Attempt(failure=f"the reply cannot be read: {error!r}")
-
-
-def _read(completion: Any) -> Attempt:
-    """An attempt from a completion, which is as it was sent: nothing in it is certain."""
-    usage = getattr(completion, "usage", None)
-    tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    known = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in tokens)
-    inputs, outputs = tokens if known else (None, None)
-    choices = getattr(completion, "choices", None)
-    text, reason = None, "no choices"
-    if isinstance(choices, list) and choices:
-        text = getattr(getattr(choices[0], "message", None), "content", None)
-        reason = f"finish_reason {getattr(choices[0], 'finish_reason', None)!r}"
-    if not isinstance(text, str) or not text.strip():
-        return Attempt("", inputs, outputs, failure=f"the reply holds no text: {reason}")
-    return Attempt(text, inputs, outputs)
-
-
-def _refused(error: Any) -> Attempt:
-    """An attempt that ended with a status of 4xx or 5xx."""
-    status = error.status_code
-    wait = None
-    with contextlib.suppress(TypeError, ValueError):
-        wait = max(float(error.response.headers.get("retry-after")), 0.0)
-    return Attempt(
-        failure=f"status {status}: {error.message}",
-        paid=status in _PERHAPS_PAID,
-        again=status in _AGAIN or status >= 500,
-        wait=wait,
-    )
 
 
 def _unconnected(error: Exception, provider: Provider) -> Attempt:

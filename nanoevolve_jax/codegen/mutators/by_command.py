@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nanoevolve_jax.codegen.mutators.attempts import Attempt
+from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
 from nanoevolve_jax.codegen.mutators.providers import PLACES, Provider, filled
+from nanoevolve_jax.codegen.mutators.usage import MOST_TOKENS, count
 
 MAX_BYTES = 4_000_000
 """Of an output that is read."""
@@ -53,17 +55,10 @@ def _run(provider: Provider, prompt: str, environment: Mapping[str, str], privat
         return Attempt(failure=f"{arguments[0]} cannot be started: {error}", paid=False)
     printed = _text(output)
     documents = list(_documents(printed)) if _reports(provider) else []
-    inputs = _added(documents, provider.input_tokens_at)
-    outputs = _added(documents, provider.output_tokens_at)
-    dollars = _added(documents, provider.dollars_at)
-    usage = {
-        "input_tokens": None if inputs is None else round(inputs),
-        "output_tokens": None if outputs is None else round(outputs),
-        "dollars": dollars,
-    }
-    if code is None:
+    if code is None:  # what it reported until then is less than it used
         failure = f"{arguments[0]} took longer than {provider.timeout_seconds:g} s and was killed"
-        return Attempt(failure=failure, again=True, **usage)
+        return Attempt(failure=failure, again=True)
+    usage = _usage(documents, provider)
     if code:
         last = (_text(errors).strip() or printed.strip() or "no output").splitlines()[-1]
         failure = f"{arguments[0]} ended with code {code}: {last}"
@@ -97,7 +92,7 @@ def _wait(
             stdout=out,
             stderr=err,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_confine,
         )
     try:
         return process.wait(provider.timeout_seconds)
@@ -109,8 +104,9 @@ def _wait(
         process.wait()
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent is killed; other systems cannot."""
+def _confine() -> None:
+    """Forbids core dumps, and asks Linux to kill this process when its parent is killed."""
+    forbid_core_dumps()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -156,13 +152,29 @@ def _found(documents: Iterable[Any], path: str) -> list[Any]:
     return nodes
 
 
+def _usage(documents: list[Any], provider: Provider) -> dict[str, Any]:
+    """What a command says it used; what it cannot have used is unknown, zero among it.
+
+    Zero dollars are the report of a command that knows no price, unless the profile has none.
+    """
+    dollars = _added(documents, provider.dollars_at)
+    free = provider.dollars_in == provider.dollars_out == provider.dollars_call == 0
+    return {
+        "input_tokens": count(_added(documents, provider.input_tokens_at)),
+        "output_tokens": count(_added(documents, provider.output_tokens_at)),
+        "dollars": dollars if dollars or free else None,
+    }
+
+
 def _added(documents: Iterable[Any], paths: Iterable[str]) -> float | None:
-    """The sum of the numbers at some paths; None if there are none."""
+    """The sum of the numbers at some paths; None if there are none, or one is not an amount."""
     documents = list(documents)
-    numbers = [
-        value
-        for path in paths
-        for value in _found(documents, path)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-    ]
-    return sum(numbers) if numbers else None
+    found = [value for path in paths for value in _found(documents, path) if value is not None]
+    if not found or not all(map(_is_amount, found)):
+        return None
+    return sum(found)
+
+
+def _is_amount(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= MOST_TOKENS

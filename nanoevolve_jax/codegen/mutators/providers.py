@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.lookup import locate
 from nanoevolve_jax.codegen.errors import CodegenError
+from nanoevolve_jax.codegen.mutators.credentials import is_plain_url, names_secret, redacted
 from nanoevolve_jax.codegen.mutators.profile_fields import KINDS, RULES
 
 FILE = "configs/providers.toml"
@@ -90,7 +91,7 @@ def load(path: str | Path = FILE) -> dict[str, Provider]:
 
 def _profile(name: str, table: Any, where: str) -> Provider:
     if not isinstance(table, dict):
-        raise ProviderError(f"{where}{name} is {table!r}; allowed: a table, a provider each")
+        raise ProviderError(f"{where}{name} must be in a table; allowed: one table per provider")
     where = f"{where}{name}."
     kind = table.get("kind")
     values = {}
@@ -99,9 +100,11 @@ def _profile(name: str, table: Any, where: str) -> Provider:
         if rule is None or (rule.kind and kind in KINDS and rule.kind != kind):
             own = [name for name, rule in RULES.items() if not rule.kind or rule.kind == kind]
             raise ProviderError(
-                f"{where}{key} is {value!r}, but there is no such field; allowed: {', '.join(own)}"
+                f"{where}{key} is not a field of a provider of this kind; allowed: {', '.join(own)}"
             )
         values[key] = rule.read(value)
+        if values[key] is None and rule.private:
+            raise ProviderError(f"{where}{key} must be {rule.allowed()}")
         if values[key] is None:
             raise ProviderError(f"{where}{key} is {value!r}; allowed: {rule.allowed()}")
     for key, rule in RULES.items():
@@ -114,8 +117,14 @@ def _profile(name: str, table: Any, where: str) -> Provider:
 
 
 def _require_usable(values: Mapping[str, Any], where: str) -> None:
-    """Refuses a command that names unknown places, or that never sees the prompt."""
+    """Refuses a command that holds a key, names unknown places, or never sees the prompt."""
     command = values["command"]
+    flags = [part.partition("=")[0] for part in command if part.startswith("-")]
+    if secret := [flag for flag in flags if names_secret(flag)]:
+        raise ProviderError(
+            f"{where}command must hold no key, got the argument {secret[0]}; name the environment "
+            "variable that holds the key in key_env"
+        )
     unknown = {name for part in command for name in _PLACE.findall(part)} - set(PLACES)
     if unknown:
         raise ProviderError(
@@ -135,6 +144,8 @@ def filled(command: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
 
 def missing(provider: Provider) -> str | None:
     """What a provider lacks on this machine before it can be asked, in words; None if nothing."""
+    if provider.kind == "api" and not is_plain_url(provider.base_url):
+        return f"its base_url must be {RULES['base_url'].allowed()}"
     if provider.key_env and not os.environ.get(provider.key_env):
         return f"the environment variable {provider.key_env} is not set"
     if provider.kind == "api":
@@ -163,7 +174,7 @@ def chosen(known: Mapping[str, Provider], name: str, field: str = "provider") ->
 
 def to_json(provider: Provider) -> dict[str, Any]:
     """A profile as JSON; it holds no key, only the name of the variable that does."""
-    return asdict(provider)
+    return asdict(provider) | {"base_url": redacted(provider.base_url)}
 
 
 def from_json(document: Mapping[str, Any]) -> Provider:
