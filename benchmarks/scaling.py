@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import ray
 from absl import app, logging
 from ml_collections import ConfigDict
 from rich.table import Table
@@ -22,6 +21,7 @@ from nanoevolve_jax import site
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.ray_connection import ray
 from nanoevolve_jax.execution.ray_pool import Pool
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe
 from nanoevolve_jax.execution.train import Candidate

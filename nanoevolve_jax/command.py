@@ -22,6 +22,7 @@ from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
 from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
+from nanoevolve_jax.stopping import interrupt_on_sigterm
 from nanoevolve_jax.terminal import streams, usage
 from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
@@ -171,6 +172,7 @@ def _run(
 
     def main(argv):
         logging.set_verbosity(logging.WARNING)  # or every library reports what it does
+        interrupt_on_sigterm()
         try:
             code = command(argv[1:])
             sys.stdout.flush()
@@ -200,6 +202,9 @@ def _run(
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout.relax()
         sys.exit(NO_READER)
+    except SystemExit as end:
+        hosts.leave_if_handlers_hang(end.code)
+        raise
 
 
 def _located(arguments: Sequence[str]) -> list[str]:

@@ -119,23 +119,25 @@ def open_site(
         yield local_site(config, console, steps=steps, most=most)
         return
     try:
-        from nanoevolve_jax.execution import ray_pool
+        from nanoevolve_jax.execution import ray_connection, ray_pool
     except ImportError as error:
         raise ConfigError(
             f"config.engine is 'ray', which cannot be imported ({error}); allowed: local, or ray "
             "after `pip install 'nanoevolve-jax[ray]'`"
         ) from None
     jax.config.update("jax_platforms", "cpu")  # accelerators of this machine are its workers'
-    with ray_pool.connected(config.ray.address) as resources:
+    with ray_connection.connected(config.ray.address) as resources:
         automatic = config.data_parallel if resources.get("GPU", 0) else 0
         gpus = automatic if config.ray.gpus == ray_pool.AUTOMATIC else config.ray.gpus
         shared = for_every_node(config, config.threads or (1 if gpus else visible_cores()))
         make = functools.partial(worker_site, shared.to_json(), steps=steps, most=most)
-        pool = ray_pool.Pool(make, config.ray, cpus=shared.threads, gpus=gpus, say=console.say)
-        facts = pool.facts()
-        settled = config.copy_and_resolve_references()
-        settled.lanes = facts.lanes
-        yield RaySite(settled, facts, pool)
+        with ray_pool.Pool(
+            make, config.ray, cpus=shared.threads, gpus=gpus, say=console.say
+        ) as pool:
+            facts = pool.facts()
+            settled = config.copy_and_resolve_references()
+            settled.lanes = facts.lanes
+            yield RaySite(settled, facts, pool)
 
 
 def for_every_node(config: ConfigDict, threads: int) -> ConfigDict:

@@ -4,6 +4,7 @@ That makes every command resumable, every comparison repeatable, and the compute
 spent, failures included, a sum over a file.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -154,17 +155,17 @@ class Runs:
         missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}
         if missing:
             engine = self.engine(program)
-            results = engine.run(
-                list(missing.values()), named(self._on_progress, self._names(missing, stage))
-            )
-            tokens = engine.task.batch_tokens
-            for (key, job), result in zip(missing.items(), results, strict=True):
-                if (result.failure or "").startswith(LOST):
-                    # That a machine failed says nothing about a candidate, so it is no evidence.
-                    raise ClusterError(
-                        f"a run of {stage!r} was {result.failure}; the same command tries it again"
-                    )
-                self._keep(_as_run(key, stage, program, job, result, tokens), result)
+            on_progress = named(self._on_progress, self._names(missing, stage))
+            with contextlib.closing(engine.run(list(missing.values()), on_progress)) as results:
+                for (key, job), result in zip(missing.items(), results, strict=True):
+                    if (result.failure or "").startswith(LOST):
+                        # A failed machine says nothing about the candidate.
+                        raise ClusterError(
+                            f"a run of {stage!r} was {result.failure}; the same command tries it "
+                            "again"
+                        )
+                    tokens = engine.task.batch_tokens
+                    self._keep(_as_run(key, stage, program, job, result, tokens), result)
         return [self._known[key] for key in keys]
 
     def known_steps(self) -> int:

@@ -1,5 +1,6 @@
 """A whole search: generations proposed, trained, scored and kept."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -62,16 +63,16 @@ class Campaign(NamedTuple):
             proposals = self.propose(records, generation)
             jobs = [self.job(proposal) for proposal in proposals]
             names = {job_key(job): p.id for job, p in zip(jobs, proposals, strict=True)}
-            results = self.engine.run(jobs, named(on_progress, names))
             fresh: list[Record] = []
-            for proposal, result in zip(proposals, results, strict=True):
-                columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
-                kept = telemetry_columns(columns, result.curve)
-                save_telemetry(self.folder, proposal.id, kept)
-                baseline = (records + fresh)[0] if records or fresh else None
-                losses = result.telemetry[:, TELEMETRY.index("loss")]
-                shake = instability(losses) if result.failure is None else float("nan")
-                fresh.append(self.judge(proposal, result, shake, baseline))
+            with contextlib.closing(self.engine.run(jobs, named(on_progress, names))) as results:
+                for proposal, result in zip(proposals, results, strict=True):
+                    columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
+                    kept = telemetry_columns(columns, result.curve)
+                    save_telemetry(self.folder, proposal.id, kept)
+                    baseline = (records + fresh)[0] if records or fresh else None
+                    losses = result.telemetry[:, TELEMETRY.index("loss")]
+                    shake = instability(losses) if result.failure is None else float("nan")
+                    fresh.append(self.judge(proposal, result, shake, baseline))
             fresh = tournament.settle(records, fresh, self.config.search.survivors)
             archive.append(self.folder / ARCHIVE, fresh)
             records = [*records, *fresh]

@@ -7,7 +7,7 @@ smaller program would be a second one to compile, and would round differently.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -97,15 +97,19 @@ def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
 
 
 class Engine(Protocol):
-    """What a search asks of whatever trains its candidates."""
+    """Trains jobs, in this process or elsewhere."""
 
     task: Task
     width: int  # jobs of a full batch
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = ...
-    ) -> Iterator[RunResult]:
-        """Yields one result a job, in order."""
+    ) -> Generator[RunResult, None, None]:
+        """Yields one result per job, in order.
+
+        The caller closes the generator (`contextlib.closing`), also when it leaves its loop by an
+        exception: workers may still train for it.
+        """
         ...
 
     def checkpoint_bytes(self, job: Job) -> int:
@@ -127,7 +131,7 @@ class LocalEngine(NamedTuple):
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
-    ) -> Iterator[RunResult]:
+    ) -> Generator[RunResult, None, None]:
         """Trains the jobs in order, a batch of lanes at a time; yields one result a job.
 
         Goes on from the newest checkpoint, if that is of these jobs.

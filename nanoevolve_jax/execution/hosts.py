@@ -29,6 +29,7 @@ _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _PART = 2**26  # bytes that are sent at once
 _at_end = contextlib.ExitStack()
 atexit.register(_at_end.close)
+_without_handlers = False
 
 
 def join() -> None:
@@ -58,15 +59,37 @@ def join() -> None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
+def exit_without_handlers() -> None:
+    """Makes this process skip the exit handlers of libraries, because one of them would hang."""
+    global _without_handlers
+    _without_handlers = True
+    atexit.register(_exit, 1)  # runs first; an exit that passes `leave` has its own code
+
+
+def leave_if_handlers_hang(code: Any) -> None:
+    """Ends the process at once after `exit_without_handlers`; otherwise does nothing.
+
+    Args:
+      code: As for `sys.exit`.
+    """
+    if _without_handlers:
+        _exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _exit(code: int) -> None:
+    _at_end.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def leave(code: int) -> None:
     """Ends a process that has failed, at once; JAX ends the others, or they have failed too.
 
     The usual end would wait for all processes, some of which may be waiting for this one.
     """
     if jax.distributed.is_initialized():
-        sys.stderr.flush()
-        _at_end.close()
-        os._exit(code)
+        _exit(code)
     sys.exit(code)
 
 

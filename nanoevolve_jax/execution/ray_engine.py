@@ -4,8 +4,9 @@ Workers get the batches that a local engine would have made, so with the same la
 threads they give the same bits, in whatever order they end.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ class RayEngine(NamedTuple):
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
-    ) -> Iterator[RunResult]:
+    ) -> Generator[RunResult, None, None]:
         """Yields one result a job, in order; a batch that was lost too often gives failures.
 
         Finished batches are kept at a kill or a stop, those under way are begun again.
@@ -44,16 +45,16 @@ class RayEngine(NamedTuple):
         known = self._resume(keys)
         missing = [job for job, key in zip(jobs, keys, strict=True) if key not in known]
         groups = batches(missing, self.width)
-        training = self.pool.train(self.wanted, groups, on_progress)
-        for key in keys:
-            while key not in known:
-                ended = next(training)
-                if ended is not None:
-                    number, results = ended
-                    known |= _by_key(groups[number], results)
-                if ended is not None or self._stopping():
-                    self._boundary(known)
-            yield known[key]
+        with contextlib.closing(self.pool.train(self.wanted, groups, on_progress)) as training:
+            for key in keys:
+                while key not in known:
+                    ended = next(training)
+                    if ended is not None:
+                        number, results = ended
+                        known |= _by_key(groups[number], results)
+                    if ended is not None or self._stopping():
+                        self._boundary(known)
+                yield known[key]
 
     def checkpoint_bytes(self, job: Job) -> int:
         """None to speak of: the state of a batch stays with its worker."""

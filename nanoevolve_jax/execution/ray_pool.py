@@ -6,24 +6,21 @@ Actors that find no room wait in Ray until a node joins. Needs the extra `ray`.
 """
 
 import contextlib
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import ray
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.execution.engine import ClusterError, Progress
 from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.ray_connection import first_line, ray
 from nanoevolve_jax.execution.ray_worker import MISTAKES, Refusal, Worker
 from nanoevolve_jax.execution.results import LOST, RunResult
 
 AUTOMATIC = -1  # config.ray.gpus: one if the cluster has any
-LOCAL = "local"
-_CONNECT = 10.0  # seconds for a cluster to answer
 _TICK = 1.0  # seconds between looks at silent workers
 _STARTS = 3  # workers that may die while starting, one after the other
 _GRACE = 10.0  # seconds that a better node has to turn up after one was refused
@@ -55,41 +52,8 @@ class _Member:
         self.heard = time.monotonic()
 
 
-@contextlib.contextmanager
-def connected(address: str) -> Iterator[dict[str, float]]:
-    """The connection to a cluster, and the resources it has now.
-
-    Raises:
-      ClusterError: if there is none at the address.
-    """
-    try:
-        _require_listener(address)
-        ray.init(
-            address=address,
-            include_dashboard=False if address == LOCAL else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ClusterError(
-            f"config.ray.address is {address!r} ({_line(error)}); allowed: local, auto, or the "
-            "address of a running cluster"
-        ) from None
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
-
-
-def _require_listener(address: str) -> None:
-    """Raises an OSError if nobody listens there: Ray itself would try for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon:
-        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-
-
-class Pool:
-    """The workers of one command."""
+class Pool(contextlib.AbstractContextManager):
+    """The workers of one command; must be closed before the connection ends."""
 
     def __init__(
         self,
@@ -120,6 +84,10 @@ class Pool:
         self._refusals: dict[str, str] = {}  # why, by node
         self._failed_starts = 0
 
+    def __exit__(self, *error: object) -> None:
+        """Gives up all workers, which end with the connection; calls nothing of Ray."""
+        self._members.clear()
+
     def facts(self) -> Facts:
         """What the results of every worker depend on, once there is one.
 
@@ -147,6 +115,9 @@ class Pool:
           batches: jobs that share a horizon and a fold.
           on_progress: hears of running batches.
 
+        Workers that still train when the generator is closed are killed, so it must be closed
+        before the pool is.
+
         Yields:
           (number of a batch, its results or why it was given up) in the order in which they end,
           and None about once a second, so that the caller can look up.
@@ -167,7 +138,7 @@ class Pool:
                 yield from done.items()
                 done.clear()
                 yield None
-        finally:  # whoever still trains was left behind by an interrupted command
+        finally:  # these workers still train batches of an interrupted call
             for member in [m for m in self._members if m.batch is not None]:
                 self._dismiss(member)
 
@@ -205,7 +176,7 @@ class Pool:
                 else:
                     self._take(member, ray.get(next(reference)), done, on_progress)
             except ray.exceptions.RayError as error:
-                self._lose(member, _line(error), waiting, done)
+                self._lose(member, first_line(error), waiting, done)
 
     def _welcome(self, member: _Member, answer: tuple[str, Facts | Refusal]) -> None:
         """Lets a worker in, or says why not."""
@@ -300,10 +271,3 @@ class Pool:
                 f"config.ray.wait_seconds, {self._settings.wait_seconds}; allowed: a cluster with "
                 f"{self._needs['CPU']} CPUs and {self._needs['GPU']} GPUs free"
             )
-
-
-def _line(error: BaseException) -> str:
-    cause = getattr(error, "cause", None)
-    told = cause if isinstance(cause, Exception) else error
-    lines = [line for line in str(told).splitlines() if line.strip()]
-    return f"{type(told).__name__}: {lines[0] if lines else ''}"[:300]

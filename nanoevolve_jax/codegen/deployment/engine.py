@@ -1,7 +1,7 @@
 """An engine whose runs are jobs of a Ray cluster, one folder a run, for campaigns of code."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class DeployedEngine(NamedTuple):
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
-    ) -> Iterator[RunResult]:
+    ) -> Generator[RunResult, None, None]:
         """Sends all jobs at once and yields one result a job, in order.
 
         Raises:

@@ -1,0 +1,119 @@
+"""The connection of a command to a Ray cluster; it ends in bounded time, whatever Ray does.
+
+Import `ray` from this module. Ray would otherwise start a new cluster when one of its functions is
+called without a connection, for example after the connection has ended. Needs the extra `ray`.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read once, when `ray` is imported
+
+import psutil  # a dependency of Ray
+import ray
+
+from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution.engine import ClusterError
+from nanoevolve_jax.stopping import handle, unchanged_handlers
+
+LOCAL = "local"
+_CONNECT_SECONDS = 10.0  # for a cluster to answer
+_SHUTDOWN_SECONDS = 8.0  # for Ray's own shutdown; that of a local cluster takes 1 to 4
+_TICK = 0.02
+_KILL_SECONDS = 2.0  # for killed processes to end
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[dict[str, float]]:
+    """Connects to a cluster, or starts a local one; yields the resources it has now.
+
+    On leaving, the processes of a local cluster have ended, and Ctrl-C and SIGTERM are handled as
+    they were before. Both are ignored while it ends, which takes a few seconds.
+
+    Raises:
+      ClusterError: if there is no cluster at the address.
+      KeyboardInterrupt: if a signal asks to stop while it connects.
+    """
+    before, started = set(_children()), []
+    try:
+        try:
+            with unchanged_handlers():  # Ray installs one for SIGTERM
+                _connect(address)
+        finally:
+            started += [child for child in _children() if child not in before]
+        yield ray.cluster_resources()
+    finally:
+        with unchanged_handlers():
+            _end(started)
+
+
+def _connect(address: str) -> None:
+    try:
+        _require_listener(address)
+        ray.init(
+            address=address,
+            include_dashboard=False if address == LOCAL else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except SystemExit:  # raised by Ray's handler of SIGTERM
+        raise KeyboardInterrupt from None
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise ClusterError(
+            f"config.ray.address is {address!r} ({first_line(error)}); allowed: local, auto, or "
+            "the address of a running cluster"
+        ) from None
+
+
+def _require_listener(address: str) -> None:
+    """Raises an OSError if no server listens there: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+
+
+def _end(started: list[psutil.Process]) -> None:
+    """Disconnects, and ends all processes of a local cluster.
+
+    Args:
+      started: children of this process that Ray has started.
+    """
+    family = [*started, *_descendants(started)]
+    shutdown = threading.Thread(target=ray.shutdown, daemon=True)
+    shutdown.start()
+    until = time.monotonic() + _SHUTDOWN_SECONDS
+    while shutdown.is_alive() and time.monotonic() < until:
+        handle(signal.SIG_IGN)  # Ray's shutdown restores the system's handler of SIGTERM
+        shutdown.join(_TICK)
+    handle(signal.SIG_IGN)
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()  # psutil spares a process that was given the number of another one
+    psutil.wait_procs(family, timeout=_KILL_SECONDS)
+    if shutdown.is_alive():  # Ray would call it again when the interpreter exits
+        hosts.exit_without_handlers()
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the type and the first line of an error, or of the cause that Ray has wrapped."""
+    cause = getattr(error, "cause", None)
+    shown = cause if isinstance(cause, Exception) else error
+    lines = [line for line in str(shown).splitlines() if line.strip()]
+    return f"{type(shown).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children()
+
+
+def _descendants(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            found += process.children(recursive=True)
+    return found
