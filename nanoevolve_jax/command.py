@@ -22,7 +22,7 @@ from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
 from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.mutations import ExhaustedError
 from nanoevolve_jax.policy.spec_json import SpecError
-from nanoevolve_jax.stopping import interrupt_on_sigterm
+from nanoevolve_jax.stopping import INTERRUPTED, interrupt_on_signals
 from nanoevolve_jax.terminal import streams, usage
 from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
@@ -36,7 +36,6 @@ PLACE_ERRORS = (
     *(errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 )
 BAD_INPUT = 2
-INTERRUPTED = 130
 NO_READER = 141
 _CONFIG = ("--config", "-config")
 _LONGEST = 2000  # characters of an error
@@ -172,7 +171,7 @@ def _run(
 
     def main(argv):
         logging.set_verbosity(logging.WARNING)  # or every library reports what it does
-        interrupt_on_sigterm()
+        interrupt_on_signals()
         try:
             code = command(argv[1:])
             sys.stdout.flush()

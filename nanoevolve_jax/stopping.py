@@ -1,21 +1,29 @@
 """Ctrl-C and SIGTERM: the segment is finished and saved first; asking again does not wait.
 
-Outside of `graceful_stop` both raise KeyboardInterrupt, so every block is left in order.
+Outside of `graceful_stop` both raise KeyboardInterrupt, so every block is left in order. Python
+handles a signal only when a call into a library returns; `exit_if_stuck` limits that wait.
 """
 
 import contextlib
+import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130  # exit code
+_handled = threading.Event()  # a handler has run
 
 
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM raise KeyboardInterrupt from now on, unless the process ignores it."""
-    if _is_main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def interrupt_on_signals() -> None:
+    """Makes both signals raise KeyboardInterrupt from now on, unless the process ignores them."""
+    if _is_main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, _interrupt)
 
 
 def handle(handler: Any) -> None:
@@ -50,13 +58,59 @@ def graceful_stop(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
     def on_signal(number, frame):
         del number, frame
+        _handled.set()
         asked.set()
-        handle(signal.default_int_handler)
+        handle(_interrupt)
         say("stopping after this segment; ask again to stop at once")
 
     with unchanged_handlers():
         handle(on_signal)
         yield asked.is_set
+
+
+@contextlib.contextmanager
+def exit_if_stuck(seconds: float, clean_up: Callable[[], None]) -> Iterator[None]:
+    """Ends the process if a library call in the block delays the handler of a signal for so long.
+
+    Args:
+      seconds: Time from a signal to the call of its handler.
+      clean_up: Called in another thread before the process ends.
+    """
+    if not _is_main_thread():
+        yield
+        return
+    (reader, writer), left = os.pipe(), threading.Event()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _handled.clear()
+    threading.Thread(target=_watch, args=(reader, left, seconds, clean_up), daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _watch(
+    reader: int, left: threading.Event, seconds: float, clean_up: Callable[[], None]
+) -> None:
+    """Waits for signals, each of which writes a byte at once, and for their handlers."""
+    while select.select([reader], [], []) and not left.is_set():
+        if not _handled.wait(seconds) and not left.is_set():
+            clean_up()
+            message = b"interrupted; the same command goes on from what is saved\n"
+            os.write(sys.stderr.fileno(), message)
+            os._exit(INTERRUPTED)
+        _handled.clear()
+        os.read(reader, 64)  # last: signals in quick succession may share one call of the handler
+    os.close(reader)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    del number, frame
+    _handled.set()
+    raise KeyboardInterrupt
 
 
 def _is_main_thread() -> bool:

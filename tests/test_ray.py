@@ -1,18 +1,32 @@
 """The Ray engine: workers that die, hang, join late or do not fit; and life without Ray."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from test_evidence import TINY
 from test_search import SETTINGS, archive_bytes, assert_one_line, read, start, write_corpus
 
+from training import TASK, candidate
+
+from nanoevolve_jax.evidence.runs import Runs
+from nanoevolve_jax.execution.checkpoint import Interrupted
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.results import RunResult
+from nanoevolve_jax.execution.train import TELEMETRY
+
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 from ray.cluster_utils import Cluster
+
+from nanoevolve_jax.execution.ray_engine import RayEngine
 
 LONGER = {"train.steps": 400, "train.segment_steps": 20, "data.max_epochs": 1000.0}
 ONE_THREAD = {"devices": 1, "threads": 1, "search.generations": 1, "search.population": 6}
@@ -226,3 +240,202 @@ def test_calibration_search_and_confirmation_on_ray_are_those_of_the_local_engin
         finish(start(repository_root, *confirm, command="confirm"))
     for name in ("calibration/runs.jsonl", "run/runs.jsonl", "run/archive.jsonl"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+
+# Stopping ----------------------------------------------------------------------------------
+
+
+class RecordedPool:
+    """Stands for workers that always train one more batch; records when it is closed."""
+
+    def __init__(self, events):
+        self._events = events
+
+    def train(self, wanted, batches, on_progress):
+        result = RunResult(1.0, 1.0, None, None, 1, np.ones((1, len(TELEMETRY))), np.ones((1, 2)))
+        try:
+            for number, jobs in enumerate(batches):
+                yield number, [result] * len(jobs)
+                yield None
+        finally:
+            self._events.append("training closed")
+
+
+class Asked:
+    """Checkpoints of a command that was asked to stop."""
+
+    def restore(self, wanted, template):
+        return None
+
+    def stopping(self):
+        return True
+
+    def boundary(self, make):
+        raise Interrupted
+
+
+def interrupt(run):
+    raise KeyboardInterrupt
+
+
+def fail(run):
+    raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "on_run", "error"),
+    [(Asked(), (), Interrupted), (None, interrupt, KeyboardInterrupt), (None, fail, OSError)],
+)
+def test_training_is_closed_before_the_connection_ends(tmp_path, checkpoints, on_run, error):
+    events = []
+
+    @contextlib.contextmanager
+    def connection():
+        try:
+            yield
+        finally:
+            events.append("connection ended")
+
+    engine = RayEngine(TASK, RecordedPool(events), ("{}", "main"), 1, checkpoints)
+    runs = Runs(tmp_path, {"main": lambda: engine}, hear=[on_run] if on_run else [])
+    jobs = [Job(candidate(), seed, 1) for seed in range(3)]
+    # The traceback keeps the frames of all callers, so nothing is closed by being collected.
+    with pytest.raises(error) as held, connection():
+        runs.run(jobs, "screening")
+    assert events == ["training closed", "connection ended"], held
+
+
+def stoppable(root, flags, folder, mark, **changes):
+    """A search on a local Ray in a process group of its own; its processes carry a mark."""
+    more = [f"--config.{k.replace('__', '.')}={v}" for k, v in changes.items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanoevolve_jax.search", *flags, "--config.engine=ray"]
+        + [f"--config.workdir={folder}", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"MARK": mark, "COLUMNS": "200"},
+        cwd=root,
+        start_new_session=True,
+    )
+
+
+def read_until(process, text):
+    """Reads the lines of a process up to one with a text."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.wait())
+
+
+def marked(mark):
+    """The living processes that a command or Ray has started under a mark."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("MARK") == mark and process.status() != "zombie":
+                found.append(process)
+    return found
+
+
+def assert_ends(process, mark, words, seconds=30):
+    """The process ends with 130 in so many seconds (a busy machine has one core) and alone."""
+    output, _ = process.communicate(timeout=seconds)
+    assert process.returncode == 130, output
+    assert words in output and "Traceback" not in output and "Started a local Ray" not in output
+    for _ in range(50):
+        if not (left := marked(mark)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(left)
+
+
+SAVED, BEGUN = "stopped and saved", "the same command goes on from"
+MOMENTS = [  # line to wait for, seconds after it, signal, to the whole group, once more, words
+    ("waiting for a worker", 1.0, signal.SIGTERM, False, False, BEGUN),
+    ("steps | val bpb", 0.0, signal.SIGTERM, False, False, SAVED),
+    ("steps | val bpb", 1.0, signal.SIGINT, True, False, SAVED),  # Ctrl-C in a terminal
+    ("steps | val bpb", 0.5, signal.SIGTERM, False, True, BEGUN),
+]
+
+
+@pytest.mark.slow
+def test_asked_to_stop_at_any_moment_it_ends_within_seconds_with_all_of_ray_and_resumes(
+    repository_root, flags, tmp_path
+):
+    longer = {"search__generations": 4}
+    whole, folder = tmp_path / "local", tmp_path / "run"
+    finish(
+        start(repository_root, *flags, f"--config.workdir={whole}", "--config.search.generations=4")
+    )
+    for text, seconds, number, to_all, again, words in MOMENTS:
+        mark = uuid.uuid4().hex
+        process = stoppable(repository_root, flags, folder, mark, **longer)
+        read_until(process, text)
+        time.sleep(seconds)
+        os.killpg(process.pid, number) if to_all else process.send_signal(number)
+        if again:
+            time.sleep(0.2)
+            process.send_signal(number)
+        assert_ends(process, mark, words)
+    output = finish(on_ray(repository_root, flags, folder, **longer))
+    assert "lost a batch" not in output
+    assert archive_bytes(folder) == archive_bytes(whole)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_search_whose_cluster_does_not_answer(repository_root, flags, tmp_path):
+    mark = uuid.uuid4().hex
+    process = stoppable(repository_root, flags, tmp_path / "run", mark)
+    read_until(process, "waiting for a worker")
+    for child in psutil.Process(process.pid).children():
+        if child.name() in ("gcs_server", "raylet"):
+            child.suspend()
+    process.terminate()
+    assert_ends(process, mark, BEGUN, seconds=60)
+
+
+@pytest.mark.slow
+def test_a_search_that_no_worker_can_train_for_ends_with_all_of_ray(
+    repository_root, flags, tmp_path
+):
+    mark = uuid.uuid4().hex
+    lacking = {"ray__gpus": 1, "ray__wait_seconds": 3}
+    process = stoppable(repository_root, flags, tmp_path / "run", mark, **lacking)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "no worker came within config.ray.wait_seconds, 3" in output
+    assert not marked(mark)
+
+
+@pytest.mark.slow
+def test_ray_never_starts_by_itself_and_an_exit_handler_that_hangs_is_skipped(repository_root):
+    script = """
+import atexit, os, sys, time
+from nanoevolve_jax import command
+from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution.ray_connection import psutil, ray
+
+def main(arguments):
+    for use in (lambda: ray.put(1), lambda: ray.remote(print).remote(), lambda: ray.wait([])):
+        try:
+            use()
+        except Exception as error:
+            assert not ray.is_initialized(), error
+        else:
+            raise AssertionError(use)
+    assert not psutil.Process().children()
+    atexit.register(time.sleep, 600)
+    hosts.exit_without_handlers()
+    raise KeyboardInterrupt
+
+command.run_on_arguments(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=repository_root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 130, done.stderr

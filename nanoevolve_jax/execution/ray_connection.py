@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read once, when `ray` is imported
 
@@ -19,11 +19,12 @@ import ray
 
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.stopping import handle, unchanged_handlers
+from nanoevolve_jax.stopping import exit_if_stuck, handle, unchanged_handlers
 
 LOCAL = "local"
 _CONNECT_SECONDS = 10.0  # for a cluster to answer
 _SHUTDOWN_SECONDS = 8.0  # for Ray's own shutdown; that of a local cluster takes 1 to 4
+_STUCK_SECONDS = 10.0  # for a call of Ray to return after a signal; without a cluster it may not
 _TICK = 0.02
 _KILL_SECONDS = 2.0  # for killed processes to end
 
@@ -46,7 +47,8 @@ def connected(address: str) -> Iterator[dict[str, float]]:
                 _connect(address)
         finally:
             started += [child for child in _children() if child not in before]
-        yield ray.cluster_resources()
+        with exit_if_stuck(_STUCK_SECONDS, lambda: _kill(_family(started))):
+            yield ray.cluster_resources()
     finally:
         with unchanged_handlers():
             _end(started)
@@ -83,7 +85,7 @@ def _end(started: list[psutil.Process]) -> None:
     Args:
       started: children of this process that Ray has started.
     """
-    family = [*started, *_descendants(started)]
+    family = _family(started)
     shutdown = threading.Thread(target=ray.shutdown, daemon=True)
     shutdown.start()
     until = time.monotonic() + _SHUTDOWN_SECONDS
@@ -91,10 +93,7 @@ def _end(started: list[psutil.Process]) -> None:
         handle(signal.SIG_IGN)  # Ray's shutdown restores the system's handler of SIGTERM
         shutdown.join(_TICK)
     handle(signal.SIG_IGN)
-    for process in family:
-        with contextlib.suppress(psutil.Error):
-            process.kill()  # psutil spares a process that was given the number of another one
-    psutil.wait_procs(family, timeout=_KILL_SECONDS)
+    _kill(family)
     if shutdown.is_alive():  # Ray would call it again when the interpreter exits
         hosts.exit_without_handlers()
 
@@ -111,9 +110,18 @@ def _children() -> list[psutil.Process]:
     return psutil.Process().children()
 
 
-def _descendants(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    found = []
+def _family(started: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Returns processes and their descendants."""
+    family = list(started)
+    for process in started:
+        with contextlib.suppress(psutil.Error):
+            family += process.children(recursive=True)
+    return family
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    """Kills processes that still run, and waits for their end."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            found += process.children(recursive=True)
-    return found
+            process.kill()  # psutil spares a process that was given the number of another one
+    psutil.wait_procs(processes, timeout=_KILL_SECONDS)
