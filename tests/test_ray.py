@@ -14,7 +14,6 @@ import psutil
 import pytest
 from test_evidence import TINY
 from test_search import SETTINGS, archive_bytes, assert_one_line, read, start, write_corpus
-
 from training import TASK, candidate
 
 from nanoevolve_jax.evidence.runs import Runs
@@ -363,14 +362,12 @@ MOMENTS = [  # line to wait for, seconds after it, signal, to the whole group, o
 def test_asked_to_stop_at_any_moment_it_ends_within_seconds_with_all_of_ray_and_resumes(
     repository_root, flags, tmp_path
 ):
-    longer = {"search__generations": 4}
+    flags = [*flags, "--config.search.generations=4"]
     whole, folder = tmp_path / "local", tmp_path / "run"
-    finish(
-        start(repository_root, *flags, f"--config.workdir={whole}", "--config.search.generations=4")
-    )
+    finish(start(repository_root, *flags, f"--config.workdir={whole}"))
     for text, seconds, number, to_all, again, words in MOMENTS:
         mark = uuid.uuid4().hex
-        process = stoppable(repository_root, flags, folder, mark, **longer)
+        process = stoppable(repository_root, flags, folder, mark)
         read_until(process, text)
         time.sleep(seconds)
         os.killpg(process.pid, number) if to_all else process.send_signal(number)
@@ -378,7 +375,7 @@ def test_asked_to_stop_at_any_moment_it_ends_within_seconds_with_all_of_ray_and_
             time.sleep(0.2)
             process.send_signal(number)
         assert_ends(process, mark, words)
-    output = finish(on_ray(repository_root, flags, folder, **longer))
+    output = finish(on_ray(repository_root, flags, folder))
     assert "lost a batch" not in output
     assert archive_bytes(folder) == archive_bytes(whole)
 
