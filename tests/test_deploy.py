@@ -16,9 +16,12 @@ from histories import family, write_folder
 from test_deployed_folder import SECRET, changed, sent
 from test_search import make_config
 
+from nanoevolve_jax.codegen.deployment import cluster as jobs_of_cluster
+from nanoevolve_jax.codegen.deployment import engine as deployed
 from nanoevolve_jax.codegen.deployment import folder
 from nanoevolve_jax.codegen.deployment.intact import FolderError
 from nanoevolve_jax.evidence.comparison import Arm
+from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.spec import TRUST_RATIO
@@ -83,6 +86,55 @@ def test_an_address_that_cannot_be_used_is_one_line(address):
         connected(address),
     ):
         pass
+
+
+def test_a_server_that_does_not_answer_is_one_line_in_time(monkeypatch):
+    pytest.importorskip("ray")
+    from nanoevolve_jax.codegen.deployment import server
+
+    monkeypatch.setattr(server, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match="Timeout"), server.connected(address):
+            pass
+
+
+def test_a_stop_while_runs_are_sent_to_a_cluster_sends_no_more(monkeypatch):
+    sent = []
+    engine = deployed.DeployedEngine(None, None, "", None, {}, stopping=lambda: bool(sent))
+    monkeypatch.setattr(deployed.DeployedEngine, "_folder", lambda self, job: job)
+    monkeypatch.setattr(deployed, "job_key", str)
+    monkeypatch.setattr(
+        jobs_of_cluster, "submit", lambda folder, address, **more: sent.append(folder)
+    )
+    with pytest.raises(Interrupted):
+        next(engine.run(["first", "second"]))
+    assert sent == ["first"]
+
+
+@pytest.mark.slow
+def test_a_local_ray_that_is_interrupted_while_it_starts_leaves_no_process(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    pytest.importorskip("ray")
+    process = run("deploy", "annealing", *fields(TINY), cwd=tmp_path, MARK=tmp_path.name)
+    log = tmp_path / "cache" / "cluster" / "head.log"
+    while not log.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(2.0)  # some of its processes run by now
+    began = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
+    assert began
+    process.send_signal(signal.SIGTERM)
+    assert "interrupted" in finish_interrupted(process)
+    assert not began & set(psutil.pids())
+    assert not (log.parent / "head.json").exists()
+
+
+def finish_interrupted(process):
+    """What a command that was interrupted printed about that."""
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    return errors
 
 
 def test_without_ray_the_way_to_get_it_is_named(monkeypatch):

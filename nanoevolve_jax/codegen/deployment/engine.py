@@ -42,10 +42,12 @@ class DeployedEngine(NamedTuple):
           ConfigError: for a run that no folder can describe.
           Interrupted: if someone asked to stop; the jobs go on, and are found again.
         """
-        names = [
-            cluster.submit(self._folder(job), self.address, candidate=job_key(job), again=True)
-            for job in jobs
-        ]
+        names = []
+        for job in jobs:
+            if self.stopping():
+                raise Interrupted
+            folder, key = self._folder(job), job_key(job)
+            names.append(cluster.submit(folder, self.address, candidate=key, again=True))
         for job, name in zip(jobs, names, strict=True):
             while (state := cluster.poll(name, self.address)).status not in cluster.ENDED:
                 if self.stopping():

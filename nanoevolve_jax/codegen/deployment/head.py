@@ -16,11 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil  # which `import ray` brings along
-
 from data.files import locked
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.ray_connection import psutil
 from nanoevolve_jax.execution.threads import visible_cores
 
 FILE, LOG, _LOCK = "head.json", "head.log", "head.lock"
@@ -105,17 +104,30 @@ def _start(place: Path, cpus: int, gpus: int | None) -> str:
             cwd="/",
             start_new_session=True,  # so that it outlives this process and its terminal
         )
-    until = time.monotonic() + _START_SECONDS
-    while not _listens(port):
-        if process.poll() is not None or time.monotonic() > until:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise ClusterError(f"a local Ray does not start; {place / LOG} says why")
-        time.sleep(_TICK)
-    address = f"http://127.0.0.1:{port}"
-    started = psutil.Process(process.pid).create_time()
-    write_json(place / FILE, {"address": address, "process": process.pid, "started": started})
+    address, until = f"http://127.0.0.1:{port}", time.monotonic() + _START_SECONDS
+    try:
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > until:
+                raise ClusterError(f"a local Ray does not start; {place / LOG} says why")
+            time.sleep(_TICK)
+        started = psutil.Process(process.pid).create_time()
+        write_json(place / FILE, {"address": address, "process": process.pid, "started": started})
+    except BaseException:  # also Ctrl-C: without its file the head would never be found again
+        _kill(process.pid)
+        raise
     return address
+
+
+def _kill(head: int) -> None:
+    """Kills the process of a head, its descendants and its process group."""
+    with contextlib.suppress(psutil.Error):
+        family = psutil.Process(head).children(recursive=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(family, timeout=_STOP_SECONDS)
 
 
 def _read(place: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ An address is `http://HOST:PORT` of a cluster's jobs server, `local` for a Ray o
 """
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 LOCAL = "local"
 _PLACE = Path("cache") / "cluster"
 _FIRST_NODE_SECONDS = 30.0
+_ANSWER_SECONDS = 60.0  # for the next byte of an answer
 _TICK = 0.2
 # Loggers that tell of every package that is sent.
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
@@ -62,8 +64,6 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
       ClusterError: if it cannot be reached, or what is asked of it inside goes wrong.
     """
     head = _head()
-    from ray.job_submission import JobSubmissionClient
-
     place, url = local_place(address), address
     if place is not None:
         url = head.start(place) if start else head.find(place)
@@ -76,7 +76,7 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
         logging.getLogger(module).setLevel(logging.ERROR)
     try:
         headers = _headers(local=place is not None)
-        yield url and Server(url, JobSubmissionClient(url, headers=headers), headers)
+        yield url and Server(url, _client(url, headers), headers)
     except ClusterError:
         raise
     except Exception as error:  # of Ray, of HTTP, of the system: all say that it did not work
@@ -87,6 +87,17 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
             f"{(lines or ['no reason given'])[-1][:300]}); allowed: local, or http://HOST:PORT of "
             "a cluster that runs"
         ) from None
+
+
+def _client(url: str, headers: dict[str, str]) -> Any:
+    """Returns Ray's client of a jobs server, with a limit on the time that an answer may take."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **more: Any) -> Any:
+            return super()._do_request(*arguments, **{"timeout": _ANSWER_SECONDS} | more)
+
+    return Client(url, headers=headers)
 
 
 def local_place(address: str) -> Path | None:
@@ -126,9 +137,10 @@ def _head() -> Any:
       ConfigError: if Ray is not installed.
     """
     try:
-        import ray.job_submission  # noqa: F401  brings psutil, which `head` needs
-
         from nanoevolve_jax.codegen.deployment import head
+
+        for name in ("ray", "ray.job_submission"):  # `head` has turned automatic starts off
+            importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
             f"deployment needs Ray, which cannot be imported ({error}); allowed: after "
