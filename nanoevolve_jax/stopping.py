@@ -8,7 +8,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -98,10 +97,11 @@ def _watch(
     """Waits for signals, each of which writes a byte at once, and for their handlers."""
     while select.select([reader], [], []) and not left.is_set():
         if not _handled.wait(seconds) and not left.is_set():
-            clean_up()
-            message = b"interrupted; the same command goes on from what is saved\n"
-            os.write(sys.stderr.fileno(), message)
-            os._exit(INTERRUPTED)
+            try:
+                clean_up()
+                os.write(2, b"interrupted; the same command goes on from what is saved\n")
+            finally:
+                os._exit(INTERRUPTED)
         _handled.clear()
         os.read(reader, 64)  # last: signals in quick succession may share one call of the handler
     os.close(reader)

@@ -77,10 +77,12 @@ def leave_if_handlers_hang(code: Any) -> None:
 
 
 def _exit(code: int) -> None:
-    _at_end.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        _at_end.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def leave(code: int) -> None:
