@@ -199,7 +199,12 @@ SETTINGS: dict[str, Setting] = {
         "walls of the jail; available: those that this machine has, at your risk",
         choices=("required", "available"),
     ),
-    "codegen.jail_seconds": Machine(120, "that the validation of a source may take", 1, 86_400),
+    "codegen.jail_seconds": Machine(
+        120,
+        "that the validation of a source may take; compiling its training program, five times that",
+        1,
+        86_400,
+    ),
     "codegen.max_cost": Machine(
         4.0, "FLOPs of a function at most, in those of the built-in one", 1.0, 1000.0
     ),

@@ -30,6 +30,7 @@ from nanoevolve_jax.evolution.run_folder import (
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import FOLDER as CHECKPOINTS
 from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.compile_check import CompileLimits
 from nanoevolve_jax.execution.engine import Engine, LocalEngine, validation_sets
 from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.job import Job
@@ -159,6 +160,7 @@ def make_engine(
         evaluations=config.train.evaluations,
         checkpoints=checkpoints,
         say=checkpoints.say if checkpoints else logging.warning,
+        compile_limits=CompileLimits(seconds=5.0 * config.codegen.jail_seconds),
     )
 
 

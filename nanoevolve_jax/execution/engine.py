@@ -15,8 +15,9 @@ import numpy as np
 from absl import logging
 
 from model.loss import bits_per_byte
-from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution import compile_check, hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
+from nanoevolve_jax.execution.compile_check import CompileLimits, TrainingProgram
 from nanoevolve_jax.execution.job import Job, job_key
 from nanoevolve_jax.execution.layout import POPULATION
 from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
@@ -26,10 +27,11 @@ from nanoevolve_jax.execution.population import (
     stack_candidates,
     with_code,
 )
-from nanoevolve_jax.execution.results import RunResult, run_result
+from nanoevolve_jax.execution.results import RunResult, dead_result, run_result
 from nanoevolve_jax.execution.resume import Batch, Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.stream import Stream, feed
 from nanoevolve_jax.execution.train import ALIVE, TELEMETRY, Segment, Task, TrainState
+from nanoevolve_jax.policy.certified import Code
 
 
 class ClusterError(ValueError):
@@ -118,7 +120,7 @@ class Engine(Protocol):
 
 
 class LocalEngine(NamedTuple):
-    """Everything a job needs but the job; an `Engine`."""
+    """Trains jobs on the devices of this process; an `Engine`."""
 
     task: Task
     programs: Programs
@@ -128,6 +130,7 @@ class LocalEngine(NamedTuple):
     evaluations: int
     checkpoints: Checkpoints | None = None
     say: Callable[[str], None] = logging.warning
+    compile_limits: CompileLimits = CompileLimits()  # of programs with rewritten code
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
@@ -181,6 +184,16 @@ class LocalEngine(NamedTuple):
             batch = call.batch._replace(state=programs.place(call.batch.state))
         else:
             batch = self._begin(padded, candidates, initial)
+        refusal = self._refusal(
+            jobs[0].candidate.code, Call(self.program, call.finished, keys, batch)
+        )
+        if refusal is not None:
+            return [
+                dead_result(
+                    refusal, batch.telemetry[i], [(step, bpb[i]) for step, bpb in batch.curve]
+                )
+                for i in range(count)
+            ]
         evaluated = evaluation_steps(steps, self.evaluations, self.segment_steps)
         while batch.step < steps and np.any(_failed_steps(batch) == ALIVE):
             before, batch = batch.step, self._advance(batch, padded, candidates, evaluated)
@@ -229,6 +242,38 @@ class LocalEngine(NamedTuple):
             curve = (*curve, (end, self._evaluate(state.params, jobs[0].fold)))
         telemetry = hosts.gather(telemetry)[:, : end - batch.step]
         return Batch(end, state, np.concatenate([batch.telemetry, telemetry], axis=1), curve)
+
+    def _refusal(self, code: Code | None, call: Call) -> str | None:
+        """Returns why the training program of code must not be compiled, or None.
+
+        Args:
+          code: Rewritten functions of the batch, if any.
+          call: Where the engine stands, for a checkpoint if the user asks to stop meanwhile.
+
+        Raises:
+          Interrupted: if the user asked to stop.
+          ConfigError: see `compile_check.refusal`.
+        """
+        if code is None:
+            return None
+        mesh = self.programs.mesh
+        # A child process has the devices of one host.
+        devices = mesh.size if jax.process_count() == 1 else jax.local_device_count()
+        lanes = self.programs.width // mesh.shape[POPULATION]
+        task = self.task._replace(code=code)
+        program = TrainingProgram(task, devices, lanes, self.segment_steps)
+        stopping = self.checkpoints.stopping if self.checkpoints else lambda: False
+
+        def check() -> tuple[bool, str | None]:
+            try:
+                return False, compile_check.refusal(program, self.compile_limits, stopping)
+            except compile_check.Stopped:
+                return True, None
+
+        stopped, refusal = hosts.from_first(check)
+        if stopped:
+            self._boundary(call)
+        return refusal
 
     def _segment(self, jobs: Sequence[Job], start: int) -> Segment:
         """What every lane is fed, axes [width, K, ...]."""

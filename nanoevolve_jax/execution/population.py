@@ -45,12 +45,22 @@ class Programs(NamedTuple):
 
         Restored and initial state must be placed alike, or the same program compiles twice.
         """
+        return hosts.scatter(tree, self._shardings(tree))
+
+    def abstract(self, tree: Any) -> Any:
+        """Returns shapes, dtypes and shardings of what `place` gives for such a tree."""
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            tree,
+            self._shardings(tree),
+        )
+
+    def _shardings(self, tree: Any) -> Any:
         lane = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), tree)
-        shardings = jax.tree.map(
+        return jax.tree.map(
             lambda spec: NamedSharding(self.mesh, PartitionSpec(POPULATION, *spec)),
             layout(lane, self.mesh.shape.get(train.DATA, 1)),
         )
-        return hosts.scatter(tree, shardings)
 
 
 _KEPT = 16  # training programs of rewritten code that stay compiled

@@ -47,17 +47,28 @@ def run_result(
     )
 
 
+def dead_result(reason: str, telemetry: np.ndarray, curve: list[tuple[int, float]]) -> RunResult:
+    """Returns the result of a run that cannot go on.
+
+    Args:
+      reason: Why; it becomes `failure`.
+      telemetry: float32[steps, 14], of the steps done.
+      curve: Pairs (step, validation bpb).
+    """
+    return RunResult(
+        val_bpb=float("nan"),
+        train_loss=float("nan"),
+        failure=reason,
+        failed_step=len(telemetry),
+        steps=len(telemetry),
+        telemetry=telemetry,
+        curve=np.asarray(curve, np.float64).reshape(-1, 2),
+    )
+
+
 LOST = "lost"
 
 
 def lost_result(reason: str) -> RunResult:
     """The result of a run that no machine could finish; `failure` begins with `LOST`."""
-    return RunResult(
-        val_bpb=float("nan"),
-        train_loss=float("nan"),
-        failure=reason,
-        failed_step=0,
-        steps=0,
-        telemetry=np.zeros((0, len(TELEMETRY)), np.float32),
-        curve=np.zeros((0, 2)),
-    )
+    return dead_result(reason, np.zeros((0, len(TELEMETRY)), np.float32), [])

@@ -1,0 +1,164 @@
+"""Compiles training programs of rewritten code in a child process, within limits.
+
+Some short functions take XLA minutes and gigabytes to compile, and a compilation cannot be
+interrupted. So this process compiles a program only after a child process has compiled the same
+program in time. The child fills the persistent compilation cache, where this process finds the
+result.
+"""
+
+import contextlib
+import os
+import pickle
+import re
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import IO, Any, NamedTuple
+
+import jax
+
+from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.execution.train import Task
+
+MODULE = "nanoevolve_jax.execution.compile_child"
+BEGUN, DONE = b"compiling\n", b"compiled\n"
+"""Lines that the child writes to its standard output."""
+_POLL_SECONDS = 0.1
+_START_SECONDS = 600.0  # to import JAX and to trace the program, on a busy machine too
+_SHOWN = 300  # characters of the child's last line
+_OUT_OF_MEMORY = re.compile(rb"MemoryError|bad_alloc|RESOURCE_EXHAUSTED|out of memory", re.I)
+
+
+class CompileLimits(NamedTuple):
+    """What the compilation of one training program may use."""
+
+    seconds: float = 600.0  # of wall-clock time
+    memory: int = 8 << 30  # bytes of private memory
+
+
+class TrainingProgram(NamedTuple):
+    """The static arguments of one training program."""
+
+    task: Task  # with code
+    devices: int
+    lanes: int
+    segment_steps: int
+
+
+class Stopped(Exception):
+    """The user asked to stop while a program was compiling."""
+
+
+_refusals: dict[tuple[TrainingProgram, CompileLimits], str | None] = {}
+
+
+def refusal(
+    program: TrainingProgram,
+    limits: CompileLimits,
+    stopping: Callable[[], bool] = lambda: False,
+) -> str | None:
+    """Returns why a training program must not be compiled here, or None if it may be.
+
+    Every program is tried once per process.
+
+    Args:
+      program: What is to be compiled.
+      limits: What its compilation may use.
+      stopping: Returns whether the user has asked to stop.
+
+    Raises:
+      Stopped: if the user asked to stop; the child has been killed.
+      ConfigError: if the child fails before it starts to compile, which says nothing about the
+        program.
+    """
+    key = (program, limits)
+    if key not in _refusals:
+        _refusals[key] = _tried(program, limits, stopping)
+    return _refusals[key]
+
+
+def _tried(program: TrainingProgram, limits: CompileLimits, stopping) -> str | None:
+    with tempfile.TemporaryFile() as errors, _child(errors) as child:
+        with contextlib.suppress(BrokenPipeError):
+            pickle.dump((program, limits, _jax_settings(), jax.default_backend()), child.stdin)
+            child.stdin.flush()
+        if not _reads(child, BEGUN, _START_SECONDS, stopping):
+            last = _last_line(child, errors)
+            raise ConfigError(
+                f"code {program.task.code.id} cannot be compiled in a process of its own: {last}"
+            )
+        if _reads(child, DONE, limits.seconds, stopping):
+            return None
+        if child.poll() is None:
+            return f"its training program does not compile within {limits.seconds:g} s"
+        return _failure(child, errors, limits)
+
+
+@contextlib.contextmanager
+def _child(errors: IO[bytes]):
+    """Starts the child; kills it at the end."""
+    paths = [os.path.abspath(path or os.getcwd()) for path in sys.path]
+    # A GPU is shared with this process, which has reserved most of its memory.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    child = subprocess.Popen(
+        [sys.executable, "-B", "-m", MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=environment,
+        start_new_session=True,  # Ctrl-C in a terminal is sent to this process alone
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        child.stdout.close()
+
+
+def _jax_settings() -> dict[str, Any]:
+    """JAX's settings in this process, which decide the key of a program in the cache."""
+    plain = (bool, int, float, str)
+    return {name: value for name, value in jax.config.values.items() if isinstance(value, plain)}
+
+
+def _reads(child: subprocess.Popen, line: bytes, seconds: float, stopping) -> bool:
+    """Waits for a line of the child; returns whether it came before the end or the deadline."""
+    deadline = time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while time.monotonic() < deadline:
+            if stopping():
+                raise Stopped
+            if selector.select(_POLL_SECONDS):
+                if os.read(child.stdout.fileno(), len(line)) == line:
+                    return True
+                child.wait()
+                return False
+    return False
+
+
+def _failure(child: subprocess.Popen, errors: IO[bytes], limits: CompileLimits) -> str:
+    """Returns why a child that had begun to compile ended without a result."""
+    errors.seek(0)
+    if _OUT_OF_MEMORY.search(errors.read()):
+        memory = limits.memory / 2**30
+        return f"its training program does not compile within {memory:.3g} GiB of memory"
+    if child.returncode < 0:
+        return f"its training program does not compile: signal {-child.returncode} in the compiler"
+    return f"its training program does not compile: {_last_line(child, errors)}"
+
+
+def _last_line(child: subprocess.Popen, errors: IO[bytes]) -> str:
+    """Returns the last line of the child's standard error, or how it ended."""
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    if lines and child.poll() is not None:
+        return lines[-1][:_SHOWN]
+    return "it takes too long to start" if child.poll() is None else f"code {child.returncode}"
