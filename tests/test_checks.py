@@ -23,6 +23,7 @@ from nanoevolve_jax.codegen.validation.jaxprs import equations, require_harmless
 from nanoevolve_jax.codegen.validation.namespace import globals_for
 from nanoevolve_jax.codegen.validation.programs import exported
 from nanoevolve_jax.codegen.validation.refusals import REASONS, Refused
+from nanoevolve_jax.codegen.validation.tracing import traced
 from nanoevolve_jax.policy import muon
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 from nanoevolve_jax.policy.slots import SLOTS, Knobs
@@ -161,12 +162,6 @@ REFUSED = {
         "nondeterministic",
         direction(update="gradient.at[jnp.array([0, 0])].add(1.0)"),
     ),
-    "another computation each time": (
-        "nondeterministic",
-        "CALLS = [1.0]\n"
-        "def grow(calls):\n    calls += [1.0]\n    return len(calls) * 1.0\n"
-        + features("sensors.loss_ema * grow(CALLS)"),
-    ),
     "not finite": ("non_finite", direction(update="gradient / jnp.sum(jnp.abs(gradient))")),
     "not finite for the huge": ("non_finite", direction(update="gradient ** 8")),
     "not finite in a corner": ("non_finite", features("jnp.log(sensors.loss_ema + 1.0)")),
@@ -195,6 +190,14 @@ def test_much_memory_is_refused_where_arithmetic_is_cheap():
     with pytest.raises(Refused) as caught:
         judged(direction(*lines, update="x[3] * x[5]"), "direction", [(64, 64)], max_cost=50.0)
     assert caught.value.refusal.reason == "memory"
+
+
+def test_a_function_that_is_traced_differently_each_time_is_refused():
+    """The language has no way to write one; the check does not rely on it."""
+    source = "CALLS = [1.0]\ndef grow(calls):\n    calls += [1.0]\n    return len(calls) * 1.0\n"
+    with pytest.raises(Refused) as caught:
+        traced(source + features("sensors.loss_ema * grow(CALLS)"), "features", None, "float32")
+    assert caught.value.refusal.reason == "nondeterministic"
 
 
 def test_what_ends_after_the_time_limit_is_refused(monkeypatch):

@@ -76,6 +76,17 @@ def test_usual_code_is_in_the_language(source):
     language.check(source, "features")
 
 
+def test_bounds_hold_for_the_text_that_is_kept():
+    many = ",".join(["1e9"] * 2000)
+    source = in_features(f"x = ({many})")
+    assert len(source) < language.MAX_SOURCE_BYTES < len(language.normalised(source))
+    assert reason(source) == "too_long"
+    size = len(language.normalised(in_features("x = 1e9")).encode())
+    language.check(in_features("x = 1e9"), "features", size)
+    with pytest.raises(Refused, match=f"at most {size - 1} bytes, got {size}"):
+        language.check(in_features("x = 1e9"), "features", size - 1)
+
+
 NESTED = "x = " + "[" * 80 + "1" + "]" * 80
 UNREADABLE = "x = " + "(" * 300 + "1" + ")" * 300
 UNUSUAL = {
@@ -115,6 +126,8 @@ UNUSUAL = {
     "call alone": ("syntax", in_features("sum(sensors)")),
     "loop at the top": ("syntax", "for x in (1, 2):\n    y = x\n" + in_features()),
     "call at the top": ("syntax", "A = jnp.zeros(3)\n" + in_features()),
+    "list at the top": ("syntax", "A = (1.0, [2.0])\n" + in_features()),
+    "list in a default": ("syntax", "def f(*, x=[]):\n    return x\n" + in_features()),
     "call in a default": ("syntax", "def f(x=jnp.zeros(3)):\n    return x\n" + in_features()),
     "element assigned": ("syntax", in_features("sensors[0] = 1.0")),
     "attribute assigned": ("attribute", in_features("jnp.sum = 1")),

@@ -1,7 +1,7 @@
 # tries: keep a value by += on a global list
-# reason: trace
+# reason: syntax
 # slot: gate
-# found: computation
+# found: text
 KEPT = [0.0]
 
 

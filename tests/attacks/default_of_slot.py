@@ -1,5 +1,5 @@
 # tries: give the slot's function a further parameter that keeps state
-# reason: name
+# reason: syntax
 # slot: gate
 # found: text
 def gate(sensors, features, control, kept=[]):

@@ -1,7 +1,8 @@
 """The small language that functions are written in: an allow-list over Python's syntax.
 
-Nothing is run and JAX is not imported. What passes consists of function definitions and literal
-constants; inside functions there is arithmetic, static control flow and calls of allowed functions.
+Nothing is run and JAX is not imported. What passes consists of function definitions and constants,
+which are numbers and tuples of numbers; inside functions there is arithmetic, static control flow
+and calls of allowed functions.
 """
 
 import ast
@@ -18,21 +19,37 @@ MAX_SOURCE_BYTES = 20_000
 MAX_NODES = 6_000
 MAX_DEPTH = 60
 
-_LITERALS = (ast.Constant, ast.Tuple, ast.List, ast.UnaryOp, ast.unaryop, ast.expr_context)
+# What is evaluated once and lives on between calls must be immutable, or it would carry state.
+_LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.unaryop, ast.expr_context)
 
 
 def check(source: str, slot: str, max_bytes: int = MAX_SOURCE_BYTES) -> None:
     """Refuses a source that is outside the language or does not define its slot's function.
 
+    The normalised source is what is kept and read later, so it must pass as well.
+
     Args:
       source: Python text.
-      slot: one of `contract.PARAMETERS`.
-      max_bytes: bound on the source in UTF-8.
+      slot: One of `contract.PARAMETERS`.
+      max_bytes: Bound on the source, and on the normalised source, in UTF-8.
 
     Raises:
       Refused: with reason 'syntax', 'name', 'attribute', 'import' or 'too_long', or the reason of
         an attribute in `vocabulary.POINTED`; the message names the line.
     """
+    _check(source, slot, max_bytes)
+    kept = normalised(source)
+    size = len(kept.encode())
+    if size > max_bytes:
+        raise Refused(
+            "too_long",
+            f"the normalised source must have at most {max_bytes} bytes, got {size}",
+        )
+    if kept != source:
+        _check(kept, slot, max_bytes)
+
+
+def _check(source: str, slot: str, max_bytes: int) -> None:
     tree = _parsed(source, max_bytes)
     _require_small(tree)
     docstrings = set(map(id, _docstrings(tree)))
@@ -103,7 +120,7 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
 
 
 def _require_plain_module(tree: ast.Module) -> None:
-    """At the top there is nothing that runs: definitions and literal constants."""
+    """Refuses what runs at the top, and mutable objects that would survive between calls."""
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef):
             defaults = [*statement.args.defaults, *filter(None, statement.args.kw_defaults)]
@@ -119,7 +136,9 @@ def _require_plain_module(tree: ast.Module) -> None:
         for value in defaults:
             if not all(isinstance(node, _LITERALS) for node in ast.walk(value)):
                 raise refused(
-                    statement, "syntax", "a constant or a default at the top is no plain number"
+                    statement,
+                    "syntax",
+                    "a constant or a default at the top must be a number or a tuple of numbers",
                 )
 
 
