@@ -74,7 +74,7 @@ def check_horizon(rows: np.ndarray, *, steps: int, batch_size: int, max_epochs: 
     if steps > allowed:
         raise CorpusError(
             f"train.steps: {steps} steps with train.batch_size {batch_size} need "
-            f"{steps / per_epoch:.2f} epochs of the {count} rows of data.corpus, more than "
+            f"{steps / per_epoch:.6g} epochs of the {count} rows of data.corpus, more than "
             f"data.max_epochs {max_epochs:g}; at most {allowed} steps, or a larger corpus"
         )
 

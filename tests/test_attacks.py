@@ -1,7 +1,10 @@
 """Every source of the attack corpus is contained: the right reason, in time, and nothing left."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +19,23 @@ MATRICES = [(16, 32), (32, 16)]
 LIMITS = Limits(seconds=40.0, cpu_seconds=60, memory=2 << 30)
 SECONDS = {"text": 5.0, "computation": 30.0, "clock": 41.0}
 # Of those that need JAX, the ones that are tried by default.
-FAST = ("never_finite", "wrong_shape", "long_loop", "huge_array", "comment_injection")
+FAST = (
+    *("never_finite", "wrong_shape", "long_loop", "huge_array", "comment_injection"),
+    "address_in_message",
+)
+# Prints the refusal of every source of a folder that its text shows.
+JUDGE = """
+import json, pathlib, sys
+from nanoevolve_jax.codegen.validation import language
+from nanoevolve_jax.codegen.validation.refusals import Refused
+found = {}
+for name, slot in json.load(sys.stdin):
+    try:
+        language.check(pathlib.Path(sys.argv[1], name + ".py").read_bytes().decode(), slot)
+    except Refused as error:
+        found[name] = error.refusal
+print(json.dumps(found))
+"""
 _HEADER = re.compile(r"# tries: (.+)\n# reason: (.+)\n# slot: (\w+)\n# found: (\w+)\n")
 
 
@@ -38,6 +57,8 @@ def read(path):
 
 
 CORPUS = [read(path) for path in sorted(FOLDER.glob("*.py"))]
+# Tried twice, in two processes of the jail with hash seeds and addresses of their own.
+TWICE = {a.name for a in CORPUS if a.found == "computation"} - {*FAST} | {"address_in_message"}
 GENERATED = {
     "ten megabytes": ("x = 1\n" * 1_700_000, "too_long"),
     "one line of ten megabytes": ("#" * 10**7, "too_long"),
@@ -102,6 +123,8 @@ def require_contained(attack, walls):
     reason = verdict.refusal.reason if verdict.refusal else "none"
     assert reason in attack.reasons, verdict.refusal
     assert verdict.seconds < SECONDS[attack.found]
+    if attack.name in TWICE:
+        assert validate(attack.slot, attack.source, walls)[:2] == verdict[:2]
     if verdict.refusal:
         assert verdict.certified is None
         assert len(verdict.refusal.message.splitlines()) == 1
@@ -124,6 +147,25 @@ def test_what_the_text_shows_is_refused_at_once(attack, walls, watched):
 @named(lambda attack: attack.name in FAST)
 def test_what_the_computation_shows_is_refused(attack, walls, watched):
     require_contained(attack, walls)
+
+
+def test_the_same_text_gets_the_same_refusal_in_every_process():
+    request = json.dumps([(a.name, a.slot) for a in CORPUS if a.found == "text"])
+    line = [sys.executable, "-c", JUDGE, str(FOLDER)]
+    first, second = (
+        subprocess.run(
+            line,
+            input=request,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    )
+    assert len(json.loads(first)) > 60
+    assert first == second
+    assert not re.search(r"0x[0-9a-f]{6}|/tmp/", first)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from scipy import stats
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+from nanoevolve_jax.execution.numbers import apart
 
 WIN, NULL, CONTINUE = "win", "null", "continue"
 
@@ -89,9 +90,11 @@ def decide(
     limit = (rules.p if last else rules.first_p) / rules.confirmations
     falls_short = None
     if test.p > limit:
-        falls_short = f"p is {test.p:.3g}, above {limit:g}"
+        p, most = apart(test.p, limit)
+        falls_short = f"p is {p}, above {most}"
     elif test.mean < rules.min_gain * sigma:
-        falls_short = f"its gain is {test.mean / sigma:.2f} sigma, below {rules.min_gain:g}"
+        gain, least = apart(test.mean / sigma, rules.min_gain, 2, "f")
+        falls_short = f"its gain is {gain} sigma, below {least}"
     elif candidate.max() > baseline.max() + rules.worst * sigma:
         falls_short = "its worst run is too far below the baseline's worst"
     if falls_short is None:

@@ -10,6 +10,7 @@ import optax
 from model import gpt
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
+from nanoevolve_jax.execution.numbers import apart
 from nanoevolve_jax.execution.settings import make_task
 from nanoevolve_jax.execution.train import Candidate, Task
 
@@ -43,9 +44,8 @@ class Constraints(NamedTuple):
         """What an arm does not hold, in words; None: it holds everything."""
         ratio = self.state_bytes_over_nanochat[arm]
         if ratio > STATE_LIMIT:
-            return (
-                f"its optimizer's state takes {ratio:.3f} times NanoChat's, above {STATE_LIMIT:g}"
-            )
+            times, most = apart(ratio, STATE_LIMIT, 3, "f")
+            return f"its optimizer's state takes {times} times NanoChat's, above {most}"
         failure = self.failure_at_twice_the_lr[arm]
         if failure is not None and self.failure_at_twice_the_lr[self.baseline] is None:
             return f"at twice the learning rate, where the baseline survives, it fails ({failure})"

@@ -9,6 +9,7 @@ from scipy import stats
 
 from nanoevolve_jax.evidence.confirmation import WIN
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+from nanoevolve_jax.execution.numbers import apart
 
 AUC = 0.9
 GATE_SHIFT = 0.1  # first third of training minus the last, mean over seeds
@@ -48,7 +49,8 @@ def _separates(ladder: Ladder) -> str | None:
     if ladder.panel_auc is None:
         return "there is no calibration"
     if ladder.panel_auc < AUC:
-        return f"the panel's AUC is {ladder.panel_auc:.3f}, below {AUC:g}"
+        auc, least = apart(ladder.panel_auc, AUC, 3, "f")
+        return f"the panel's AUC is {auc}, below {least}"
     if ladder.repeat_difference != 0:
         return f"a repeated run differed by {ladder.repeat_difference:g} bpb"
     return None
@@ -63,9 +65,11 @@ def _moves_with_phase(ladder: Ladder) -> str | None:
     shift = thirds[0].mean(1) - thirds[2].mean(1)
     agree = max(np.mean(shift > 0), np.mean(shift < 0))
     if agree < SIGN_SHARE:
-        return f"the gate moves the same way on only {agree:.0%} of the seeds"
+        same, least = apart(100.0 * float(agree), 100.0 * SIGN_SHARE, 0, "f")
+        return f"the gate moves the same way on only {same} % of the seeds, below {least} %"
     if abs(shift.mean()) < GATE_SHIFT:
-        return f"the gate moves by {abs(shift.mean()):.3f} over training, below {GATE_SHIFT:g}"
+        moved, least = apart(abs(float(shift.mean())), GATE_SHIFT, 3, "f")
+        return f"the gate moves by {moved} over training, below {least}"
     spread = {
         name: (max(values) - min(values)) / max(abs(float(np.mean(values))), 1e-12)
         for name, values in ladder.actuators.items()
@@ -74,7 +78,8 @@ def _moves_with_phase(ladder: Ladder) -> str | None:
         return "its gate moves no actuator"
     name = max(spread, key=spread.get)
     if spread[name] < ACTUATOR_SHIFT:
-        return f"no actuator moves by {ACTUATOR_SHIFT:.0%}; {name} moves by {spread[name]:.1%}"
+        moved, least = apart(100.0 * spread[name], 100.0 * ACTUATOR_SHIFT, 1, "f")
+        return f"no actuator moves by {least} %; {name} moves by {moved} %"
     return None
 
 

@@ -18,6 +18,7 @@ from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.json_files import write_json, write_whole
+from nanoevolve_jax.execution.numbers import apart
 from nanoevolve_jax.execution.received import received
 
 # What may change between two runs on one folder without changing any record.
@@ -127,9 +128,10 @@ def require_space(folder: Path, needed: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
+        there, least = apart(free / 1e9, needed / 1e9, 2, "f")
         raise ArchiveError(
-            f"config.workdir is {str(folder)!r}, on a disk with {free / 1e9:.2f} GB free; "
-            f"allowed: at least {needed / 1e9:.2f} GB for checkpoints and telemetry"
+            f"config.workdir is {str(folder)!r}, on a disk with {there} GB free; "
+            f"allowed: at least {least} GB for checkpoints and telemetry"
         )
 
 

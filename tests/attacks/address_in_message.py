@@ -1,5 +1,5 @@
 # tries: have the memory address of an object in the refusal
-# reason: dtype | shape
+# reason: trace
 # slot: gate
 # found: computation
 def gate(sensors, features, control):

@@ -37,6 +37,7 @@ from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution.json_files import to_text
+from nanoevolve_jax.execution.numbers import apart
 from nanoevolve_jax.execution.received import received
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting
 from nanoevolve_jax.execution.threads import visible_cores
@@ -215,9 +216,10 @@ def _text(corpus: str, shards: int) -> dict[str, Path]:
     paths = [*train, validation]
     size = sum(path.stat().st_size for path in paths)
     if size > TEXT_BYTES:
+        given, most = apart(size / 2**20, TEXT_BYTES / 2**20, 0, "f")
         raise CorpusError(
-            f"config.data.corpus is {corpus!r}, {size / 2**20:.0f} MiB; allowed: at most "
-            f"{TEXT_BYTES / 2**20:.0f} MiB that travel with a candidate, fewer config.data.shards, "
+            f"config.data.corpus is {corpus!r}, {given} MiB; allowed: at most {most} MiB that "
+            "travel with a candidate, fewer config.data.shards, "
             "or a corpus that has a name"
         )
     return {f"{_TEXT}/{path.name}": path for path in paths}

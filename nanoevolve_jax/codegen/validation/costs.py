@@ -7,6 +7,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from nanoevolve_jax.codegen.validation.jaxprs import inner
 from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.execution.numbers import apart
 
 FLOPS_FLOOR, BYTES_FLOOR = 1e3, 1e5
 """What any function may cost: some built-in ones cost nothing."""
@@ -61,4 +62,5 @@ def require_affordable(cost: Cost, baseline: Cost, multiple: float) -> None:
     for name, value, base, floor in zip(Cost._fields, cost, baseline, floors, strict=True):
         allowed = multiple * max(base, floor)
         if value > allowed:
-            raise Refused("cost", f"{value:.4g} {name} a call; allowed: {allowed:.4g}")
+            given, most = apart(value, allowed, 4)
+            raise Refused("cost", f"{name} of a call must be at most {most}, got {given}")

@@ -67,7 +67,8 @@ def require_names_in_scope(source: str) -> None:
     while tables:
         table = tables.pop()
         tables += table.get_children()
-        for symbol in table.get_symbols():
+        # Their order follows from Python's hashes of text, which differ from process to process.
+        for symbol in sorted(table.get_symbols(), key=lambda x: x.get_name()):
             if symbol.is_global() and symbol.get_name() not in known:
                 place = f"line {table.get_lineno()}, in {table.get_name()!r}"
                 raise Refused("name", f"{place}: {symbol.get_name()!r} is defined elsewhere only")

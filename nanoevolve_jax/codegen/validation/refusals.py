@@ -41,10 +41,17 @@ REASONS = {
 
 _PATH = re.compile(r"(?<![\w./])(?:/[\w.@+~-]+){2,}/?")
 
+_ADDRESS = re.compile(r"( (object )?at )?\b0x[0-9a-fA-F]+\b")
+
 
 def one_line(text: object) -> str:
-    """A message as it may be kept and shown: one line without paths, at most 500 characters."""
+    """Returns a message as it may be kept and shown.
+
+    It is one line of at most 500 characters, without paths and without memory addresses, which
+    differ from run to run.
+    """
     line = " ".join(_PATH.sub("<path>", str(text)).split())
+    line = _ADDRESS.sub("", line)
     line = "".join(character if character.isprintable() else "?" for character in line)
     if len(line) <= LONGEST_MESSAGE:
         return line

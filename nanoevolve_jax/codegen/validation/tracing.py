@@ -83,8 +83,11 @@ def _described() -> Iterator[None]:
         message = "it needs more memory than the child has"
         raise Refused("memory", _located(error, message)) from None
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise Refused("trace", _located(error, f"{type(error).__name__}: {first}")) from None
+        cause = error
+        while isinstance(cause, SystemError) and cause.__cause__ is not None:
+            cause = cause.__cause__  # what code in C met, such as a deep recursion
+        first = (str(cause).strip().splitlines() or [""])[0]
+        raise Refused("trace", _located(error, f"{type(cause).__name__}: {first}")) from None
 
 
 def _located(error: BaseException, message: str) -> str:
@@ -95,19 +98,20 @@ def _located(error: BaseException, message: str) -> str:
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Refuses what takes longer; Python's own loops end, a long call into C only after it.
+    """Refuses what takes more CPU time; Python's own loops end, a long call into C only after it.
 
-    The process that started this one has a limit of its own, which ends everything.
+    CPU time does not depend on what else the machine does. The process that started this one has
+    a limit of wall-clock time, which ends everything.
     """
 
     def ring(signum, frame):
         del signum, frame
-        raise Refused("endless", f"tracing takes over {seconds:g} s")
+        raise Refused("endless", f"tracing takes over {seconds:g} s of CPU time")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should the first be swallowed
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)  # again, should the first be swallowed
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
