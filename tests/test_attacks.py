@@ -21,7 +21,7 @@ SECONDS = {"text": 5.0, "computation": 30.0, "clock": 41.0}
 # Of those that need JAX, the ones that are tried by default.
 FAST = (
     *("never_finite", "wrong_shape", "long_loop", "huge_array", "comment_injection"),
-    "address_in_message",
+    *("address_in_message", "free_sines"),
 )
 # Prints the refusal of every source of a folder that its text shows.
 JUDGE = """

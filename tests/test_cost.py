@@ -11,6 +11,7 @@ from model.gpt import GPTConfig, init_params
 from nanoevolve_jax.execution import cost
 from nanoevolve_jax.execution.cost import lowered_flops, optimizer_step, step_flops, structure
 from nanoevolve_jax.execution.train import Task
+from nanoevolve_jax.execution.uncounted import WEIGHTS
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.spec import (
     ANNEALING,
@@ -126,6 +127,40 @@ def test_a_traced_spec_pays_for_every_branch():
     rng = np.random.default_rng(0)
     for known in [NANOCHAT, ANNEALING, TRUST_RATIO, CLIPPED, *[random_spec(rng) for _ in range(3)]]:
         assert everything > lowered(known)
+
+
+# What XLA does not count -------------------------------------------------------------------
+
+
+def flops_of(function, size=64):
+    return lowered_flops(function, (jax.ShapeDtypeStruct((size,), np.float32),))
+
+
+@pytest.mark.parametrize("name", ["sin", "cos", "exp", "log1p", "tanh", "sqrt", "cbrt"])
+def test_a_transcendental_function_costs_more_than_a_multiplication(name):
+    function = getattr(jax.numpy, name)
+    assert flops_of(function) == WEIGHTS[name] * 64 > flops_of(lambda x: 1.5 * x) == 64
+    three = flops_of(lambda x: function(function(function(x))))
+    looped = flops_of(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: function(x), x))
+    assert three == 3 * flops_of(function)
+    assert looped == pytest.approx(three, abs=64)  # and the loop's own counter
+
+
+def test_a_sort_costs_more_than_its_length():
+    one, two = (flops_of(jax.numpy.sort, n) for n in (256, 512))
+    assert one > 256 * 8 * 50
+    assert two == pytest.approx(2 * one * 9 / 8)
+
+
+def test_powers_and_remainders_are_counted_whatever_they_are_called():
+    for function in (lambda x: x**0.7, lambda x: jax.numpy.atan2(x, 0.5), lambda x: x % 0.3):
+        assert flops_of(function) >= 50 * 64
+
+
+def test_what_xla_does_not_count_is_little_of_a_step():
+    step, args = optimizer_step(TASK, ANNEALING)
+    counted = jax.jit(step).lower(*args).cost_analysis()["flops"]
+    assert counted < lowered(ANNEALING) < 1.01 * counted
 
 
 # What a step costs -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from model import gpt
 from nanoevolve_jax.execution.schedules import Recipe, nanochat_labels, nanochat_optimizer
 from nanoevolve_jax.execution.train import Task
+from nanoevolve_jax.execution.uncounted import uncounted_flops
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.certified import Code, code_flops
 from nanoevolve_jax.policy.labels import MATRIX
@@ -41,8 +42,13 @@ def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any
 
 
 def lowered_flops(function: Callable, args: tuple[Any, ...]) -> float:
-    """FLOPs of a function of abstract arguments, from its lowered program."""
-    return float(jax.jit(function).lower(*args).cost_analysis()["flops"])
+    """Returns the FLOPs of a function of abstract arguments, transcendental functions included.
+
+    XLA counts arithmetic in the lowered program; `uncounted` adds what XLA leaves out.
+    """
+    traced = jax.jit(function).trace(*args)
+    counted = traced.lower().cost_analysis() or {}
+    return float(counted.get("flops", 0.0)) + uncounted_flops(traced.jaxpr)
 
 
 @functools.lru_cache(maxsize=4096)

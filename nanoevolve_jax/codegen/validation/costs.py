@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from nanoevolve_jax.codegen.validation.jaxprs import inner
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.execution.numbers import apart
+from nanoevolve_jax.execution.uncounted import inner, uncounted_flops
 
 FLOPS_FLOOR, BYTES_FLOOR = 1e3, 1e5
 """What any function may cost: some built-in ones cost nothing."""
@@ -25,13 +25,15 @@ class Cost(NamedTuple):
 
 
 def cost_of(closed: ClosedJaxpr) -> Cost:
-    """The cost of a computation; loops count as often as they run, of branches all.
+    """Returns the cost of a computation; loops count as often as they run, of branches all.
 
+    Transcendental functions and sorts count as the multiplications that take as long.
     XLA's analysis counts the body of a loop once, and of branches the dearest; in lanes, branches
     are all taken.
     """
     one_lane = [jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in closed.in_avals]
-    return _with_loops(jax.make_jaxpr(jax.vmap(jaxpr_as_fun(closed)))(*one_lane))
+    mapped = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(closed)))(*one_lane)
+    return _with_loops(mapped).plus(Cost(uncounted_flops(mapped), 0.0))
 
 
 def _with_loops(closed: ClosedJaxpr) -> Cost:

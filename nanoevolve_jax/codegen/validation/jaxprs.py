@@ -6,26 +6,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from nanoevolve_jax.codegen.validation.primitives import require_allowed
 from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.execution.uncounted import inner
 
 MAX_OPERATIONS = 3_000
 MAX_ITERATIONS = 1_000
 MAX_CONSTANT_BYTES = 64 * 1024
 MAX_ARRAY_MULTIPLE = 64  # of the largest argument
 MIN_ARRAY_BYTES = 4 * 2**20
-
-
-def inner(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
-    """Closed jaxprs among the parameters of an equation: bodies of loops, branches, calls."""
-    for value in equation.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item
-            elif isinstance(item, Jaxpr):
-                yield ClosedJaxpr(item, ())
 
 
 def equations(closed: ClosedJaxpr) -> Iterator[JaxprEqn]:
