@@ -18,6 +18,7 @@ from model.loss import bits_per_byte
 from nanoevolve_jax.execution import compile_check, hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.compile_check import CompileLimits, TrainingProgram
+from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.job import Job, job_key
 from nanoevolve_jax.execution.layout import POPULATION
 from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
@@ -177,6 +178,10 @@ class LocalEngine(NamedTuple):
 
     def _run_batch(self, jobs, call: Call, initial, on_progress) -> list[RunResult]:
         programs, count, steps = self.programs, len(jobs), jobs[0].steps
+        code = jobs[0].candidate.code
+        with_code(programs, self.task, code)  # refuses code for devices that share a candidate
+        if code is not None:
+            code.require(matrix_shapes(self.task.model))
         keys = tuple(job_key(job) for job in jobs)
         padded = [*jobs, *[jobs[-1]] * (programs.width - count)]
         candidates = programs.place(stack_candidates([job.candidate for job in padded]))
@@ -184,9 +189,7 @@ class LocalEngine(NamedTuple):
             batch = call.batch._replace(state=programs.place(call.batch.state))
         else:
             batch = self._begin(padded, candidates, initial)
-        refusal = self._refusal(
-            jobs[0].candidate.code, Call(self.program, call.finished, keys, batch)
-        )
+        refusal = self._refusal(code, Call(self.program, call.finished, keys, batch))
         if refusal is not None:
             return [
                 dead_result(
