@@ -29,14 +29,16 @@ BEGUN, DONE = b"compiling\n", b"compiled\n"
 _POLL_SECONDS = 0.1
 _START_SECONDS = 600.0  # to import JAX and to trace the program, on a busy machine too
 _SHOWN = 300  # characters of the child's last line
-_OUT_OF_MEMORY = re.compile(rb"MemoryError|bad_alloc|RESOURCE_EXHAUSTED|out of memory", re.I)
+_OUT_OF_MEMORY = re.compile(
+    rb"MemoryError|bad_alloc|RESOURCE_EXHAUSTED|out of memory|(cannot|unable to) allocate", re.I
+)
 
 
 class CompileLimits(NamedTuple):
     """What the compilation of one training program may use."""
 
     seconds: float = 600.0  # of wall-clock time
-    memory: int = 8 << 30  # bytes of private memory
+    memory: int = 8 << 30  # bytes of private memory, beyond what the process needs before
 
 
 class TrainingProgram(NamedTuple):

@@ -8,9 +8,11 @@ not outlive its parent.
 import contextlib
 import os
 import pickle
+import re
 import resource
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 
@@ -26,15 +28,25 @@ def main() -> None:
     if platform == "cpu":  # or JAX would look for accelerators that the parent does not use
         jax.config.update("jax_platforms", platform)
     lowered = lower(program)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
-        resource.setrlimit(resource.RLIMIT_DATA, (limits.memory, limits.memory))
+    _limit_memory(limits.memory)
 
     from nanoevolve_jax.execution.compile_check import BEGUN, DONE
 
     os.write(1, BEGUN)
     lowered.compile()
     os.write(1, DONE)
+
+
+def _limit_memory(more: int) -> None:
+    """Limits private memory to so many bytes more than are in use, where the kernel tells those.
+
+    A client of a GPU has mapped many gigabytes before it compiles anything.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(ValueError, OSError):  # no such file, or a lower limit is in force
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        used = int(re.search(r"VmData:\s*(\d+) kB", status)[1]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
 
 
 def lower(program: Any) -> Any:
