@@ -86,8 +86,8 @@ MISTAKES = {
     "no look ahead": ("u = u + beta * (buffer - u)", "u = buffer"),
     "the shape factor": ("p.shape[-2] / p.shape[-1]", "p.shape[-1] / p.shape[-2]"),
     "which entries are sampled": ("samples.append(x[", "samples.append(x.flip(-1)["),
-    "the wrong side": ("u.square().mean(_kept_axis(u.shape)", "u.square().mean(-1"),
-    "what is remembered": ('["momentum_buffer"] = buffer', '["momentum_buffer"] = u'),
+    "the wrong side": ("return x * (min(x.shape[-2:])", "return x * (max(x.shape[-2:])"),
+    "what is remembered": ("_copy(buffer, (", "_copy(u, ("),
     "a spike that raises its own limit": ("usual = _mean", "usual = log_grad_norm or _mean"),
 }  # fmt: skip
 

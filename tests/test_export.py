@@ -1,7 +1,6 @@
 """The command export, and what its files are worth where nothing of this project is installed."""
 
 import ast
-import copy
 import importlib.util
 import json
 import subprocess
@@ -218,53 +217,6 @@ def torch_steps(torch, params, optimizer, steps):
     return [p.detach().clone() for p in params]
 
 
-@pytest.mark.parametrize("spec", [NANOCHAT, EVERYTHING], ids=["nanochat", "everything"])
-def test_a_torch_checkpoint_goes_on_as_if_nothing_had_happened(torch, tmp_path, spec):
-    module = load_module(source_of(spec, "torch", "policy"))
-    params, optimizer = torch_model(torch, module)
-    torch_steps(torch, params, optimizer, range(3))
-    saved = [p.detach().clone() for p in params]
-    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
-    expected = torch_steps(torch, params, optimizer, range(3, 6))
-    others, resumed = torch_model(torch, module)
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    with torch.no_grad():
-        for p, old in zip(others, saved, strict=True):
-            p.copy_(old)
-    found = torch_steps(torch, others, resumed, range(3, 6))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def test_the_gate_of_a_torch_file_is_in_its_state_dict(torch):
-    module = load_module(source_of(EVERYTHING, "torch", "policy"))
-    params, optimizer = torch_model(torch, module)
-    torch_steps(torch, params, optimizer, range(3))
-    memory = optimizer.state_dict()["state"]["policy"]
-    assert memory["count"] == 3 and 0.0 < float(memory["gate"]) < 1.0
-    assert float(memory["log_loss"][1, 0]) > 0.0  # the weight of what was averaged
-    # Without it the next steps differ: what is restored is read.
-    state = copy.deepcopy(optimizer.state_dict())
-    others, forgetful = torch_model(torch, module)
-    del state["state"]["policy"]
-    forgetful.load_state_dict(state)
-    with torch.no_grad():
-        for p, old in zip(others, params, strict=True):
-            p.copy_(old)
-    expected = torch_steps(torch, params, optimizer, range(3, 4))
-    found = torch_steps(torch, others, forgetful, range(3, 4))
-    assert not torch.equal(found[0], expected[0])
-
-
-def test_two_torch_optimizers_with_one_state_do_not_disturb_each_other(torch):
-    module = load_module(source_of(EVERYTHING, "torch", "policy"))
-    params, optimizer = torch_model(torch, module)
-    torch_steps(torch, params, optimizer, range(2))
-    others, twin = torch_model(torch, module)
-    twin.load_state_dict(optimizer.state_dict())
-    torch_steps(torch, others, twin, range(2, 5))
-    assert optimizer.state["policy"]["count"] == 2
-
-
 def test_the_policy_decides_what_groups_also_name(torch):
     module = load_module(source_of(NANOCHAT._replace(ns_steps=3), "torch", "policy"))
     runs = []
@@ -286,37 +238,6 @@ def test_adamw_groups_decay_first_and_then_update(torch):
         reference.grad = params[3].grad
         own.step()
     torch.testing.assert_close(params[3], reference, rtol=1e-6, atol=1e-6)
-
-
-def test_a_torch_file_takes_the_loss_of_a_closure_and_asks_for_one_it_reads(torch):
-    module = load_module(source_of(LOSS_GATE, "torch", "loss"))
-    params, optimizer = torch_model(torch, module)
-    for p in params:
-        p.grad = torch.ones_like(p)
-    assert float(optimizer.step(lambda: torch.tensor(2.0))) == 2.0
-    with pytest.raises(ValueError, match="loss is None; allowed: the loss"):
-        optimizer.step()
-    params[1].grad = None
-    with pytest.raises(ValueError, match="1 matrices have no gradient"):
-        optimizer.step(loss=1.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "sgd"}, "kind of a group is 'sgd'; allowed: muon or adamw"),
-        ({"lr": None}, "has no lr"),
-        ({"params": "vector"}, "allowed: 1, "),
-    ],
-)
-def test_a_group_that_is_none_is_a_clear_error(torch, change, message):
-    module = load_module(source_of(NANOCHAT, "torch", "policy"))
-    group = {"kind": "muon", "params": [torch.nn.Parameter(torch.ones(2, 2))], "lr": 0.1} | change
-    if change.get("params"):
-        group["params"] = [torch.nn.Parameter(torch.ones(3))]
-    group = {name: value for name, value in group.items() if value is not None}
-    with pytest.raises(ValueError, match=message):
-        module.MuonAdamW([group])
 
 
 def test_a_torch_file_survives_huge_gradients(torch):

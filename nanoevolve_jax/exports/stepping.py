@@ -26,7 +26,11 @@ Memory = dict[str, Any]  # arrays, or lists of one array a matrix, by name
 _SCALARS = ("count", "gate", "first_log_loss", "last_log_update_ratio")
 _OF_MUON = ("momentum", "second_moment")
 _BY_MATRIX = (*_OF_MUON, "previous_sample")
-_TORCH_NAMES = {"momentum": "momentum_buffer", "second_moment": "second_momentum_buffer"}
+_TORCH_NAMES = {  # where a file for PyTorch has other names than ours
+    "momentum": "momentum_buffer",
+    "second_moment": "second_momentum_buffer",
+    "count": "step",
+}
 
 
 class Step(NamedTuple):
@@ -162,7 +166,7 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
     """
     import torch
 
-    by_matrix, alone = _kept_in_torch(module)
+    by_matrix, shared = _kept_in_torch(module)
 
     def tensor(x):
         return torch.tensor(np.asarray(x, np.float32))
@@ -171,8 +175,6 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
         params = [torch.nn.Parameter(tensor(p.T)) for p in step.params]
         for p, g in zip(params, step.grads, strict=True):
             p.grad = tensor(g.T)
-        shapes = dict.fromkeys(p.shape for p in params)
-        places = [[i for i, p in enumerate(params) if p.shape == shape] for shape in shapes]
         settings = {
             "kind": "muon",
             "lr": float(step.learning_rate),
@@ -180,42 +182,35 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
             "weight_decay": float(step.weight_decay),
             **{"ns_steps": 1, "beta2": 0.5},  # which the policy overrules
         }
-        groups = [settings | {"params": [params[i] for i in place]} for place in places]
+        shapes = dict.fromkeys(p.shape for p in params)
+        groups = [
+            settings | {"params": [p for p in params if p.shape == shape]} for shape in shapes
+        ]
         optimizer = module.MuonAdamW(groups, total_steps=total_steps)
-        for place in places:
-            state = optimizer.state[params[place[0]]]
-            for name in by_matrix:
-                state[_TORCH_NAMES.get(name, name)] = torch.stack(
-                    [tensor(step.memory[name][i].T) for i in place]
-                )
-        if alone:
-            count = {"count": int(step.memory["count"])}
-            known = {name: tensor(step.memory[ours]) for name, ours in alone.items()}
-            optimizer.state[module.MEMORY] = known | count
+        for i, p in enumerate(params):
+            own = {name: tensor(step.memory[ours][i].T) for name, ours in by_matrix.items()}
+            statistics = {name: tensor(step.memory[ours]) for name, ours in shared.items()}
+            optimizer.state[p] = own | statistics
         optimizer.step(loss=float(step.loss))
-        memory: Memory = {name: [None] * len(params) for name in by_matrix}
-        for place in places:
-            state = optimizer.state[params[place[0]]]
-            for name in by_matrix:
-                for i, x in zip(place, state[_TORCH_NAMES.get(name, name)], strict=True):
-                    memory[name][i] = x.numpy().T
-        for name, ours in alone.items():
-            memory[ours] = np.asarray(optimizer.state[module.MEMORY][name])
+        states = [optimizer.state[p] for p in params]
+        memory: Memory = {
+            ours: [state[name].numpy().T for state in states] for name, ours in by_matrix.items()
+        }
+        memory |= {ours: states[0][name].numpy() for name, ours in shared.items()}
         return [p.detach().numpy().T for p in params], memory
 
     return run
 
 
-def _kept_in_torch(module: types.ModuleType) -> tuple[list[str], dict[str, str]]:
-    """What a file for PyTorch remembers: our names by matrix, and its names to ours of the rest."""
+def _kept_in_torch(module: types.ModuleType) -> tuple[dict[str, str], dict[str, str]]:
+    """Our names by those in the state of a file for PyTorch: of each matrix, and shared by all."""
     import torch
 
     p = torch.nn.Parameter(torch.ones(2, 2))
     p.grad = torch.ones(2, 2)
     optimizer = module.MuonAdamW([{"kind": "muon", "params": [p], "lr": 0.1}], total_steps=2)
     optimizer.step(loss=1.0)
-    kept = set(optimizer.state[p])
-    by_matrix = [name for name in _BY_MATRIX if _TORCH_NAMES.get(name, name) in kept]
-    alone = optimizer.state.get(getattr(module, "MEMORY", None), {})
-    ours = {name: name if name in _SCALARS else f"averages/{name}" for name in alone}
-    return by_matrix, ours
+    ours = {_TORCH_NAMES.get(name, name): name for name in (*_SCALARS, *_BY_MATRIX)}
+    kept = {name: ours.get(name, f"averages/{name}") for name in optimizer.state[p]}
+    by_matrix = {name: known for name, known in kept.items() if known in _BY_MATRIX}
+    return by_matrix, {name: known for name, known in kept.items() if name not in by_matrix}
