@@ -88,7 +88,7 @@ MISTAKES = {
     "which entries are sampled": ("samples.append(x[", "samples.append(x.flip(-1)["),
     "the wrong side": ("return x * (min(x.shape[-2:])", "return x * (max(x.shape[-2:])"),
     "what is remembered": ("_copy(buffer, (", "_copy(u, ("),
-    "a spike that raises its own limit": ("usual = _mean", "usual = log_grad_norm or _mean"),
+    "a spike that raises its own limit": ("_mean(before)[LONG], log_", "log_grad_norm, log_"),
 }  # fmt: skip
 
 

@@ -546,6 +546,33 @@ def test_another_loss_is_refused_before_anything_moves(subjects, loss, message):
     assert same(weights(model), before) and same(flat_state(optimizer), state)
 
 
+def after_a_loss(subject, loss, steps=range(1)):
+    """A model and its optimizer after one step with some loss, and further steps."""
+    model = Net()
+    optimizer = subject.of(model)
+    backward(model, optimizer, 0)
+    optimizer.step(loss=loss)
+    train(subject, model, optimizer, steps)
+    return model, optimizer
+
+
+@every_file
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_leaves_no_trace_in_the_averages(subjects, name, loss):
+    subject = subjects[name]
+    model, optimizer = after_a_loss(subject, loss)
+    assert all(x.isfinite().all() for x in weights(model) + flat_state(optimizer))
+    if name != "everything":  # whose gate does not read the loss
+        assert same(weights(model), weights(after_a_loss(subject, 1.0)[0]))
+        return
+    state = optimizer.state[model.middle.weight]
+    weight_of = {key: float(state[key][1, 1]) for key in ("log_loss", "log_grad_norm")}
+    assert 0 < weight_of["log_loss"] < weight_of["log_grad_norm"]  # one value and two
+    torch.testing.assert_close(state["log_loss"][0, 1] / weight_of["log_loss"],
+                               state["first_log_loss"])  # fmt: skip
+    assert state["step"] == 2
+
+
 @every
 def test_a_closure_gives_the_gradients_and_the_loss(subjects, name):
     subject = subjects[name]
