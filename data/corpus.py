@@ -24,12 +24,35 @@ class Corpus:
       fingerprint: hexadecimal hash of the content that is used, not of where it lies.
       train: gives a fresh iterator over the training documents, always in the same order.
       validation: the same for the validation documents.
+      copies: counts the training documents that are left out because they are exact copies of
+        validation documents, by reading all of them.
     """
 
     name: str
     fingerprint: str
     train: Callable[[], Iterator[str]]
     validation: Callable[[], Iterator[str]]
+    copies: Callable[[], int]
+
+    def check_text(self) -> None:
+        """Raises CorpusError unless both parts have a document."""
+        if next(self.validation(), None) is None:
+            raise CorpusError(
+                f"data.corpus: {self.name!r} must have validation text, got no document that is "
+                "not empty"
+            )
+        if next(self.train(), None) is None:
+            copies = self.copies()
+            found = f"{copies} documents, all of them copies of validation documents"
+            raise CorpusError(
+                f"data.corpus: {self.name!r} must have training text, got "
+                f"{found if copies else 'no document that is not empty'}"
+            )
+
+    def left_out(self) -> str:
+        """Words on the training documents that are left out, for an error about too little text."""
+        copies = self.copies()
+        return f"; {copies} copies of validation documents are left out" if copies else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +161,10 @@ def _disjoint(
     def kept() -> Iterator[str]:
         return (document for document in train() if _digest(document) not in held_out())
 
-    return Corpus(name, digest.hexdigest()[:16], kept, lambda: iter(validation()))
+    def copies() -> int:
+        return sum(_digest(document) in held_out() for document in train())
+
+    return Corpus(name, digest.hexdigest()[:16], kept, lambda: iter(validation()), copies)
 
 
 def _digest(document: str) -> bytes:

@@ -12,3 +12,7 @@ class CorpusError(ValueError):
     def __init__(self, message: str):
         """Folds `message` into one line, because libraries' own messages may hold several."""
         super().__init__(" ".join(message.split()))
+
+
+class TooLittleTextError(CorpusError):
+    """The text is too small or too uniform for the vocabulary."""

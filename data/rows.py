@@ -7,14 +7,14 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from data.batches import batch, batches, check_horizon
 from data.corpus import Corpus, load_corpus
-from data.errors import CorpusError, Progress
+from data.errors import CorpusError, Progress, TooLittleTextError
 from data.files import building, discard, publish, sha256_file, write_atomically
 from data.packing import pack
 from data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
@@ -136,7 +136,11 @@ def _cached_tokenizer(
             return Tokenizer.load(path)
         except CorpusError as error:
             _log.warning("%s: training it again", error)
-    tokenizer = train_tokenizer(corpus.train(), vocab_size, progress=progress)
+    corpus.check_text()
+    try:
+        tokenizer = train_tokenizer(corpus.train(), vocab_size, progress=progress)
+    except TooLittleTextError as error:
+        raise CorpusError(f"{error}{corpus.left_out()}") from error
     tokenizer.save(path)
     return tokenizer
 
@@ -149,6 +153,7 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """Writes train.bin, validation.bin and, last, meta.json with their sizes and hashes."""
+    corpus.check_text()
     length = fields["sequence_len"] + 1
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     meta = {"fields": fields, "dtype": dtype.name, "files": {}}
@@ -175,11 +180,7 @@ def _write(
                 if progress and count % _REPORT_ROWS == 0:
                     progress(f"packing {label} rows", count, limit)
         if not count:
-            each = "" if is_train or folds == 1 else f" in each of data.folds {folds}"
-            raise CorpusError(
-                f"data.corpus: {corpus.name!r} is too small; its {label} text does not fill one "
-                f"row of model.sequence_len {fields['sequence_len']}{each}"
-            )
+            raise CorpusError(_too_small(corpus, part, documents, tokenizer, fields))
         if not is_train:
             content = path.read_bytes()
             size = len(content) // count
@@ -192,6 +193,36 @@ def _write(
             "sha256": sha256_file(path),
         }
     write_atomically(folder / "meta.json", json.dumps(meta, indent=1).encode())
+
+
+def _too_small(
+    corpus: Corpus,
+    part: str,
+    documents: Callable[[], Iterator[str]],
+    tokenizer: Tokenizer,
+    fields: dict,
+) -> str:
+    """Says why a part of a corpus has no row."""
+    length, folds = fields["sequence_len"], fields["folds"]
+    where = f"data.corpus: {corpus.name!r}"
+    if part != "train":
+        if next(documents(), None) is None:
+            distinct = len(set(corpus.validation()))
+            return (
+                f"data.folds: {folds} is too many for {corpus.name!r}; its {distinct} distinct "
+                "validation documents leave a fold without any"
+            )
+        each = f" in each of data.folds {folds}" if folds > 1 else ""
+        return (
+            f"{where} is too small; its validation text does not fill one row of "
+            f"model.sequence_len {length}{each}"
+        )
+    if next(pack(_encoded(documents(), tokenizer), length + 1), None) is not None:
+        return f"{where} must have other training text; all of its rows are also validation rows"
+    return (
+        f"{where} is too small; its training text does not fill one row of "
+        f"model.sequence_len {length}{corpus.left_out()}"
+    )
 
 
 def _fold_name(number: int) -> str:

@@ -12,10 +12,16 @@ import pyarrow.parquet as pq
 from data.errors import CorpusError
 
 COLUMN = "text"
+_NOT_SHARDS = (".", "_")  # how names of hidden and temporary files begin
+_READ_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)  # of damaged files
+_NAMED = 8  # columns that an error names at most
 
 
 def list_shards(folder: Path, shards: int = 0) -> tuple[list[Path], Path]:
     """Returns the training shards, at most `shards` of them if not 0, and the validation shard.
+
+    Hidden and temporary files, whose names begin with a dot or an underscore, are not shards, and
+    neither are folders or links that lead nowhere.
 
     Raises:
       CorpusError: when the folder is missing, or does not hold two shards that can be read.
@@ -23,9 +29,15 @@ def list_shards(folder: Path, shards: int = 0) -> tuple[list[Path], Path]:
     where = f"data.corpus: 'parquet:{folder}'"
     if not folder.is_dir():
         raise CorpusError(f"{where} is not a folder; give a folder of *.parquet files")
-    paths = sorted(folder.glob("*.parquet"))
+    paths = sorted(
+        path
+        for path in folder.glob("*.parquet")
+        if not path.name.startswith(_NOT_SHARDS) and path.is_file()
+    )
     if not paths:
-        raise CorpusError(f"{where} holds no *.parquet file")
+        raise CorpusError(
+            f"{where} holds no *.parquet file; names that begin with . or _ do not count"
+        )
     if len(paths) < 2:
         raise CorpusError(
             f"{where} holds one shard, {paths[0].name}; at least 2 are needed, "
@@ -39,15 +51,20 @@ def list_shards(folder: Path, shards: int = 0) -> tuple[list[Path], Path]:
 
 def check_shard(path: Path) -> None:
     """Raises CorpusError unless the file's footer can be read and promises a column of text."""
-    with _open(path) as file:
-        schema = file.schema_arrow
-    if COLUMN not in schema.names:
+    columns = _columns(path)
+    kinds = [kind for name, kind in columns if name == COLUMN]
+    if not kinds:
+        names = [repr(name) for name, _ in columns[:_NAMED]]
+        names += ["..."] if len(columns) > _NAMED else []
         raise CorpusError(
-            f"data.corpus: {path} has no column '{COLUMN}', only {', '.join(schema.names)}"
+            f"data.corpus: {path} must have a column '{COLUMN}', got {', '.join(names)}"
         )
-    kind = schema.field(COLUMN).type
-    if not _is_text(kind):
-        raise CorpusError(f"data.corpus: column '{COLUMN}' of {path} is {kind}; it must be string")
+    if len(kinds) > 1:
+        raise CorpusError(f"data.corpus: {path} must have one column '{COLUMN}', got {len(kinds)}")
+    if not _is_text(kinds[0]):
+        raise CorpusError(
+            f"data.corpus: column '{COLUMN}' of {path} must be string, got {kinds[0]}"
+        )
 
 
 def read_documents(paths: Sequence[Path]) -> Iterator[str]:
@@ -68,8 +85,15 @@ def read_documents(paths: Sequence[Path]) -> Iterator[str]:
 def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
+    except _READ_ERRORS as error:
         raise CorpusError(f"data.corpus: {path} cannot be read as parquet ({error})") from error
+
+
+def _columns(path: Path) -> list[tuple[str, pa.DataType]]:
+    """Returns names and types of a file's columns; several may have the same name."""
+    with _open(path) as file:
+        schema = file.schema_arrow
+        return list(zip(schema.names, schema.types, strict=True))
 
 
 def _read_group(file: pq.ParquetFile, group: int, path: Path) -> list[str | None]:
@@ -77,14 +101,12 @@ def _read_group(file: pq.ParquetFile, group: int, path: Path) -> list[str | None
         column = file.read_row_group(group, columns=[COLUMN]).column(COLUMN)
         # Arrow does not check that strings are UTF-8 until they become Python's.
         return column.cast(pa.large_string()).to_pylist()
-    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+    except _READ_ERRORS as error:
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             raise CorpusError(
                 f"data.corpus: column '{COLUMN}' of {path}, row group {group}, "
                 f"holds bytes that are not UTF-8 ({error})"
             ) from error
-        raise CorpusError(f"data.corpus: {path} is damaged ({error})") from error
-    except (OSError, pa.ArrowException) as error:
         raise CorpusError(f"data.corpus: {path} is damaged ({error})") from error
 
 
@@ -100,5 +122,6 @@ def _is_text(kind: pa.DataType) -> bool:
             pa.types.is_string_view,
             pa.types.is_binary,
             pa.types.is_large_binary,
+            pa.types.is_binary_view,
         )
     )

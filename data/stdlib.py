@@ -92,8 +92,17 @@ def docstrings(source: str) -> Iterator[str]:
         return  # a template, or of another version of Python; not the user's mistake
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)) and _is_unicode(text):
             yield text
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text can be encoded, which escapes such as \\ud800 prevent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cut(text: str, limit: int) -> Iterator[str]:

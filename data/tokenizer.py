@@ -5,11 +5,14 @@ place behind the merges are facts of NanoChat:
 https://github.com/karpathy/nanochat/blob/master/nanochat/tokenizer.py
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import numpy as np
 import rustbpe
 import tiktoken
 
-from data.errors import CorpusError, Progress
+from data.errors import CorpusError, Progress, TooLittleTextError
 from data.files import write_atomically
 
 PATTERN = (
@@ -43,6 +46,12 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 DOCUMENT_CHARS = 10_000
 # More text than this hardly helps: at 1024 tokens twice as much compresses 1 % better.
 CHARS_PER_TOKEN = 4096
+
+# tiktoken's regular expressions panic on a run of 999,999 blanks, which exhausts their stack. No
+# piece of a cut document holds a run of two of these windows; other documents are not cut.
+_BLANK_WINDOW = 2**18
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN_CHARS = 40  # of a document, in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +95,29 @@ class Tokenizer:
     def encode(self, documents: list[str]) -> list[list[int]]:
         """Encodes documents, each beginning with BOS.
 
-        Text that looks like a special token is ordinary text: it never becomes one.
+        Text that looks like a special token is ordinary text: it never becomes one. Runs of some
+        hundred thousand blanks are cut before they are encoded, see `pieces`.
+
+        Raises:
+          CorpusError: when tiktoken fails on a document.
         """
+        cut = [pieces(document) for document in documents]
         threads = min(8, os.cpu_count() or 1)
-        encoded = self._encoding.encode_ordinary_batch(documents, num_threads=threads)
-        bos = self.bos
-        return [[bos, *ids] for ids in encoded]
+        flat = list(itertools.chain.from_iterable(cut))
+        try:
+            encoded = self._encoding.encode_ordinary_batch(flat, num_threads=threads)
+        except BaseException as error:
+            if not _is_panic(error):
+                raise
+            for document in flat:  # to find the one that cannot be encoded
+                with _panics_as_errors(document):
+                    self._encoding.encode_ordinary(document)
+            raise
+        bos, ids = self.bos, iter(encoded)
+        return [
+            [bos, *itertools.chain.from_iterable(itertools.islice(ids, len(parts)))]
+            for parts in cut
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turns token ids back into text; special tokens read as their names."""
@@ -151,15 +177,13 @@ def train_tokenizer(
     """
     check_vocab_size(vocab_size)
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(
-        _limited(documents, max_chars or CHARS_PER_TOKEN * vocab_size, progress),
-        vocab_size - len(SPECIAL_TOKENS),
-        pattern=PATTERN,
-    )
+    text = _limited(documents, max_chars or CHARS_PER_TOKEN * vocab_size, progress)
+    with _panics_as_errors():
+        trainer.train_from_iterator(text, vocab_size - len(SPECIAL_TOKENS), pattern=PATTERN)
     ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
     tokenizer = Tokenizer(tuple(token for _, token in ranks))
     if tokenizer.vocab_size != vocab_size:
-        raise CorpusError(
+        raise TooLittleTextError(
             f"data.vocab_size: {vocab_size} is more than this corpus can give; "
             f"its text yields at most {tokenizer.vocab_size} tokens"
         )
@@ -179,9 +203,51 @@ def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None
     done = 0
     for document in documents:
         text = document[: min(DOCUMENT_CHARS, max_chars - done)]
+        if not text.isascii() and (lone := _LONE_SURROGATE.search(text)):
+            raise CorpusError(
+                f"data.corpus: documents must be Unicode text, got {lone[0]!r} in {_shown(text)}"
+            )
         done += len(text)
         if progress:
             progress("reading text for the tokenizer", done, max_chars)
         yield text
         if done >= max_chars:
             return
+
+
+def pieces(document: str) -> list[str]:
+    """Cuts a document within very long runs of whitespace; joined, the pieces are the document.
+
+    A document without such a run is one piece, so that its tokens are those of the whole.
+    """
+    ends = [
+        start + _BLANK_WINDOW
+        for start in range(0, len(document), _BLANK_WINDOW)
+        if document[start : start + _BLANK_WINDOW].isspace()
+    ]
+    return [document[a:b] for a, b in itertools.pairwise([0, *ends, len(document)]) if b > a] or [
+        document
+    ]
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether an exception is a panic of Rust code, whose type cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextlib.contextmanager
+def _panics_as_errors(document: str | None = None) -> Iterator[None]:
+    """Turns a panic, which is not an `Exception`, into a CorpusError that names the document."""
+    try:
+        yield
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+        what = "its text" if document is None else f"the document {_shown(document)}"
+        raise CorpusError(f"data.corpus: {what} cannot be tokenised ({error})") from None
+
+
+def _shown(document: str) -> str:
+    """The beginning of a document, and its length."""
+    more = "..." if len(document) > _SHOWN_CHARS else ""
+    return f"{document[:_SHOWN_CHARS]!r}{more} of {len(document)} characters"

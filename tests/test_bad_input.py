@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from records import make_record
 from test_search import SETTINGS, write_corpus
@@ -65,6 +67,14 @@ CASES = [
             (["--config.plan=maybe"], ["config.plan is 'maybe'; allowed: False or True"]),
             (["--config=configs/screen.py:d13"], ["'d13'; allowed: cpu, d4, d12"]),
             (["--config.data.corpus=parquet:{empty}"], ["data.corpus: 'parquet:{empty}' holds no"]),
+            (
+                ["--config.data.corpus=parquet:{copies}"],
+                ["data.corpus: 'parquet:{copies}' must have training text, got 30 documents, all"],
+            ),
+            (
+                ["--config.data.corpus=parquet:{doubled}"],
+                ["data.corpus: {doubled}/shard_00000.parquet must have one column 'text', got 2"],
+            ),
             (["--config.data.cache_dir={file}"], ["config.data.cache_dir is '{file}'; allowed: "]),
             (
                 ["--config.data.cache_dir={file}/below"],
@@ -161,10 +171,16 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("bad")
     folders = ("empty", "half", "headless", "cut", "run", "cache")
     files = ("file", "card", "edited", "spec", "link", "large", "binary")
-    found = {name: root / name for name in (*folders, *files, "corpus")}
+    corpora = ("corpus", "copies", "doubled")
+    found = {name: root / name for name in (*folders, *files, *corpora)}
     for name in folders:
         found[name].mkdir()
-    write_corpus(found["corpus"])
+    for name in corpora:
+        write_corpus(found[name])
+    shard = "shard_00000.parquet"
+    shutil.copyfile(found["copies"] / "shard_00001.parquet", found["copies"] / shard)
+    text = pa.array(["some text"])
+    pq.write_table(pa.table([text, text], names=["text", "text"]), found["doubled"] / shard)
     description = json.dumps(
         {"config": screen.get_config().to_dict(), "versions": {}, "device": {}}
     )

@@ -1,5 +1,6 @@
 """Sources of documents: what they give, that their parts are disjoint, and how mistakes read."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def g():
 '''
     found = ["Of the module.", "Of the class.\n\n    Indented.\nNot.", "Of the \\d method."]
     assert list(docstrings(source)) == found
+    assert list(docstrings('def f():\n    "An escape of no character: \\ud800"\n')) == []
     assert list(docstrings("print 'of another age'")) == list(docstrings("\0")) == []
 
 
@@ -163,12 +165,33 @@ def test_parquet_reads_shards_in_order_and_the_last_is_validation(tmp_path):
     assert limited.fingerprint != corpus.fingerprint
 
 
+def test_hidden_and_temporary_files_folders_and_dangling_links_are_no_shards(tmp_path):
+    write_shard(tmp_path / "shard_0.parquet", ["a"])
+    write_shard(tmp_path / "shard_1.parquet", ["v"])
+    before = load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path).fingerprint
+    for name in ("._shard.parquet", ".tmp.parquet", "_shard.parquet"):
+        (tmp_path / name).write_bytes(b"unfinished")
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    corpus = load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path)
+    assert corpus.fingerprint == before
+    assert (list(corpus.train()), list(corpus.validation())) == (["a"], ["v"])
+    (tmp_path / "shard_2.parquet").symlink_to(tmp_path / "shard_1.parquet")  # is one
+    assert list(load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path).validation()) == ["v"]
+
+
 @pytest.mark.parametrize(
-    "kind", [pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())], ids=str
+    "kind",
+    [
+        *(pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())),
+        *(pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())),
+    ],
+    ids=str,
 )
 def test_every_kind_of_text_column_is_read(tmp_path, kind):
     texts = ["naïve", "日本", ""]
-    values = [t.encode() for t in texts] if kind == pa.binary() else texts
+    values = [t.encode() for t in texts] if "binary" in str(kind) else texts
     for index in range(2):
         write_shard(tmp_path / f"shard_{index}.parquet", [f"{index}"], group=1)
     pq.write_table(pa.table({"text": pa.array(values).cast(kind)}), tmp_path / "shard_0.parquet")
@@ -227,6 +250,38 @@ def make_numbers(folder):
     write_shard(folder / "shard_1.parquet", [1, 2], kind=pa.int64())
 
 
+def make_lists(folder):
+    write_shard(folder / "shard_0.parquet", [["a"]], kind=pa.list_(pa.string()))
+    write_shard(folder / "shard_1.parquet", ["a"])
+
+
+def make_two_columns(folder):
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, folder / "shard_0.parquet")
+    write_shard(folder / "shard_1.parquet", ["a"])
+
+
+def make_wide(folder):
+    pq.write_table(pa.table({f"c{i}": [i] for i in range(99)}), folder / "shard_0.parquet")
+    write_shard(folder / "shard_1.parquet", ["a"])
+
+
+def make_names_of_no_text(folder):
+    path = write_shard(folder / "shard_0.parquet", ["a"], column="content")
+    path.write_bytes(path.read_bytes().replace(b"content", b"c\xffntent"))
+    write_shard(folder / "shard_1.parquet", ["a"])
+
+
+def make_hidden(folder):
+    for index in range(3):
+        write_shard(folder / f".shard_{index}.parquet", ["a"])
+
+
+def make_nothing(folder):
+    for index in range(2):
+        (folder / f"shard_{index}.parquet").write_bytes(b"")
+
+
 def make_garbage(folder):
     write_shard(folder / "shard_0.parquet", ["a"])
     (folder / "shard_1.parquet").write_bytes(b"this is not parquet")
@@ -263,8 +318,14 @@ def make_latin_string(folder):
         (make_file, "not a folder"),
         (make_empty, "holds no *.parquet"),
         (make_single, "at least 2"),
-        (make_without_text, "no column 'text', only content"),
-        (make_numbers, "int64; it must be string"),
+        (make_hidden, "holds no *.parquet file; names that begin with . or _ do not count"),
+        (make_without_text, "shard_0.parquet must have a column 'text', got 'content'"),
+        (make_wide, "must have a column 'text', got 'c0', 'c1', 'c2', 'c3', 'c4', "),
+        (make_two_columns, "shard_0.parquet must have one column 'text', got 2"),
+        (make_numbers, "shard_1.parquet must be string, got int64"),
+        (make_lists, "shard_0.parquet must be string, got list<"),
+        (make_names_of_no_text, "shard_0.parquet cannot be read"),
+        (make_nothing, "shard_0.parquet cannot be read"),
         (make_garbage, "shard_1.parquet cannot be read"),
         (make_truncated, "shard_0.parquet cannot be read"),
         (make_broken_pages, "shard_0.parquet is damaged"),

@@ -304,7 +304,9 @@ def test_the_limit_of_validation_is_shared_by_the_folds(folder, tmp_path):
 
 
 def test_folds_that_nothing_fills_are_one_clear_line(folder, tmp_path):
-    with pytest.raises(CorpusError, match=r"validation text .* in each of data\.folds 500"):
+    with pytest.raises(CorpusError, match=r"validation text .* in each of data\.folds 4"):
+        build(folder, tmp_path / "cache", folds=4, sequence_len=2000)
+    with pytest.raises(CorpusError, match=r"data\.folds: 500 is too many .* its 100 distinct val"):
         build(folder, tmp_path / "cache", folds=500)
     with pytest.raises(CorpusError, match=r"data\.folds: 0 is too small; at least 1"):
         build(folder, tmp_path / "cache", folds=0)
@@ -402,6 +404,60 @@ def test_mistakes_are_one_clear_line(folder, tmp_path, changes, words):
     assert words in str(error.value) and "\n" not in str(error.value)
     rows = tmp_path / "cache" / "rows"
     assert not rows.exists() or not list(rows.iterdir())
+
+
+MANY_TEXTS = list(sentences(0, 300))
+WORDY = " ".join(sentences(0, 40))
+LITTLE_TEXT = {
+    "only copies": (
+        (MANY_TEXTS, MANY_TEXTS),
+        "must have training text, got 300 documents, all of them copies of validation documents",
+    ),
+    "only empty documents": (
+        (["", None, ""], MANY_TEXTS),
+        "must have training text, got no document that is not empty",
+    ),
+    "no rows": (([], MANY_TEXTS), "must have training text, got no document that is not empty"),
+    "no validation": (
+        (MANY_TEXTS, [None, ""]),
+        "must have validation text, got no document that is not empty",
+    ),
+    "nearly only copies": (
+        ([*MANY_TEXTS, "abc"], MANY_TEXTS),
+        "is more than this corpus can give; its text yields at most 267 tokens; 300 copies of "
+        "validation documents are left out",
+    ),
+    "training rows that are validation rows": (
+        ([WORDY], [WORDY + " "]),
+        "must have other training text; all of its rows are also validation rows",
+    ),
+    "short training text": (
+        ([*MANY_TEXTS, "a stone"], MANY_TEXTS),
+        "its training text does not fill one row of model.sequence_len 32; 300 copies of "
+        "validation documents are left out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LITTLE_TEXT)
+def test_too_little_text_is_blamed_on_the_text(tmp_path, folder, name):
+    parts, words = LITTLE_TEXT[name]
+    (tmp_path / "little").mkdir()
+    for index, texts in enumerate(parts):
+        table = pa.table({"text": pa.array(texts, pa.string())})
+        pq.write_table(table, tmp_path / "little" / f"shard_{index}.parquet")
+    known = name == "short training text"
+    tokenizer = build(folder, tmp_path / "cache").tokenizer if known else None
+    with pytest.raises(CorpusError) as error:
+        build(tmp_path / "little", tmp_path / "cache", tokenizer=tokenizer)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert f"parquet:{tmp_path / 'little'}" in str(error.value) or "this corpus" in words
+
+
+def test_a_document_of_a_million_blanks_gives_rows(tmp_path, folder):
+    texts = [" " * 1_100_000, "\t" * 1_100_000, *sentences(0, 400)]
+    pq.write_table(pa.table({"text": texts}), folder / "shard_00000.parquet")
+    check_good(build(folder, tmp_path / "cache"))
 
 
 def test_a_wide_vocabulary_needs_32_bits(tmp_path, folder, monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from data.tokenizer import (
     SMALLEST_VOCABULARY,
     SPECIAL_TOKENS,
     Tokenizer,
+    pieces,
     train_tokenizer,
 )
 
@@ -57,6 +59,65 @@ def test_text_that_looks_special_is_ordinary(tokenizer):
     (ids,) = tokenizer.encode([text])
     assert max(ids[1:]) < tokenizer.bos
     assert tokenizer.decode(ids[1:]) == text
+
+
+MANY = 1_100_000  # more characters of one kind than tiktoken's expressions can take at once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" " * MANY, "\t" * MANY + "x", "\xa0" * MANY, " \t" * MANY, "x\n" + " " * MANY + "\n\ny"],
+    ids=["blanks", "tabs", "hard blanks", "mixed", "between lines"],
+)
+def test_a_million_blanks_are_text_like_any_other(tokenizer, text):
+    ids, after = tokenizer.encode([text, "after it"])
+    assert tokenizer.decode(ids) == "<|bos|>" + text
+    assert [after] == tokenizer.encode(["after it"])
+    assert tokenizer.encode([text])[0] == ids
+
+
+@pytest.mark.parametrize("unit", ["\n", "a", "7", "!", "\0", "'", "e\u0301", "\u2028\n", "<|bos|>"])
+def test_very_many_of_one_character_are_text_like_any_other(tokenizer, unit):
+    text = unit * (MANY // 4 // len(unit))
+    (ids,) = tokenizer.encode([text])
+    assert tokenizer.decode(ids[1:]) == text and tokenizer.bos not in ids[1:]
+
+
+@given(st.text(alphabet=" \t\n\xa0ab!7'", max_size=200))
+def test_only_documents_with_long_runs_of_blanks_are_cut(tokenizer, text):
+    """With windows of 8: whatever has a shorter run is encoded whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.tokenizer._BLANK_WINDOW", 8)
+        parts = pieces(text)
+        (ids,) = tokenizer.encode([text])
+    assert "".join(parts) == text and (all(parts) or parts == [""])
+    longest = max(map(len, re.findall(r"\s+", text)), default=0)
+    assert longest >= 8 or parts == [text]
+    assert max(len(run) for part in parts for run in [*re.findall(r"\s+", part), ""]) < 2 * 8
+    assert tokenizer.decode(ids[1:]) == text
+    if len(parts) == 1:
+        assert ids[1:] == tokenizer._encoding.encode_ordinary(text)
+
+
+def test_training_takes_documents_of_blanks(documents):
+    odd = ["", " " * MANY, "\t" * MANY, "\n" * MANY, "a" * MANY, "\0" * MANY]
+    assert train_tokenizer([*odd, *documents], 300, max_chars=10**6).vocab_size == 300
+
+
+def test_a_failure_of_the_libraries_is_one_line_that_names_the_document(tokenizer, monkeypatch):
+    monkeypatch.setattr("data.tokenizer._BLANK_WINDOW", 10 * MANY)  # the guard is off
+    with pytest.raises(CorpusError) as error:
+        tokenizer.encode(["fine", "odd" + " " * MANY, "fine"])
+    assert "\n" not in str(error.value)
+    assert "data.corpus: the document 'odd" in str(error.value)
+    assert f"of {MANY + 3} characters cannot be tokenised" in str(error.value)
+
+
+def test_a_lone_surrogate_is_refused_by_training():
+    with pytest.raises(
+        CorpusError, match=r"must be Unicode text, got '\\ud800' in 'a\\ud800b' of 3"
+    ):
+        train_tokenizer(["fine", "a\ud800b"], 300)
 
 
 def test_encoding_agrees_with_merging_by_hand(tokenizer, documents):
