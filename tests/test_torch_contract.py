@@ -3,8 +3,10 @@
 import copy
 import importlib
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -310,6 +312,85 @@ def test_reading_a_distributed_state_before_training_moves_nothing(subjects, dsd
     assert not any(x.any() for x in tensors(state))
     found = train(subject, model, optimizer, range(3))
     assert same(found, weights(trained(subject)[0]))
+
+
+def whole(model):
+    return [x.full_tensor() if hasattr(x, "full_tensor") else x for x in weights(model)]
+
+
+def train_sharded(subject, dsd):
+    """Trains a sharded model, and one that resumes its distributed state; returns weights."""
+    from torch.distributed.fsdp import fully_shard
+
+    def sharded():
+        model = Net()
+        return fully_shard(model) or model
+
+    model = sharded()
+    optimizer = subject.of(model)
+    train(subject, model, optimizer, range(2))
+    states = copy.deepcopy(dsd.get_state_dict(model, optimizer))
+    train(subject, model, optimizer, range(2, 4))
+    other = sharded()
+    resumed = subject.of(other)
+    dsd.set_state_dict(other, resumed, model_state_dict=states[0], optim_state_dict=states[1])
+    train(subject, other, resumed, range(2, 4))
+    return whole(model), whole(other)
+
+
+@every
+@pytest.mark.filterwarnings("ignore")
+def test_a_sharded_model_trains_and_resumes_as_a_plain_one(subjects, dsd, name):
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        found, resumed = train_sharded(subjects[name], dsd)
+    finally:
+        dist.destroy_process_group()
+    assert same(found, resumed)
+    for a, b in zip(found, weights(trained(subjects[name], 4)[0]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+TWO_PROCESSES = """
+import sys
+sys.path[:0] = [{tests!r}, {folder!r}]
+import torch
+import test_torch_contract as contract
+import everything_torch
+from torch.distributed.checkpoint import state_dict
+store = torch.distributed.FileStore({store!r}, 2)
+torch.distributed.init_process_group("gloo", store=store, rank=int(sys.argv[1]), world_size=2)
+subject = contract.exported(everything_torch)
+found, resumed = contract.train_sharded(subject, state_dict)
+assert contract.same(found, resumed)
+plain = contract.weights(contract.trained(subject, 4)[0])
+for a, b in zip(found, plain, strict=True):
+    torch.testing.assert_close(a, b)
+torch.distributed.destroy_process_group()
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_a_model_sharded_over_two_processes_trains_as_a_plain_one(modules, repository, tmp_path):
+    code = TWO_PROCESSES.format(
+        tests=str(repository / "tests"),
+        folder=str(Path(modules["everything"].__file__).parent),
+        store=str(tmp_path / "store"),
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, str(rank)],
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    ends = [run.communicate(timeout=120) for run in runs]
+    assert [output for output, _ in ends] == ["same\n"] * 2, ends
 
 
 # Groups and gradients.
@@ -661,7 +742,7 @@ def test_a_mistaken_group_is_refused_and_not_added(modules, change, message):
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize("total_steps", [0, -5, float("nan"), None])
+@pytest.mark.parametrize("total_steps", [0, -5, float("nan"), None, "ten"])
 def test_a_horizon_must_be_positive(modules, total_steps):
-    with pytest.raises(ValueError, match=f"total_steps must be at least 1, got {total_steps}"):
+    with pytest.raises(ValueError, match=f"total_steps must be at least 1, got {total_steps!r}"):
         modules["annealing"].MuonAdamW([], total_steps=total_steps)
