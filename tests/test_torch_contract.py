@@ -725,6 +725,12 @@ def test_compiled_and_tied_models_train_as_plain_ones(subjects, name):
     [
         ({"kind": "sgd"}, "kind of a group must be muon or adamw, got 'sgd'"),
         ({"lr": None}, "a group of kind muon must have an lr, got .*'kind'"),
+        ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
+        ({"lr": float("nan")}, "lr must be at least 0, got nan"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+        ({"momentum": 1.0}, "momentum must be from 0 to below 1, got 1.0"),
+        ({"kind": "adamw", "eps": -1}, "eps must be at least 0, got -1"),
+        ({"kind": "adamw", "betas": (0.9, 1.5)}, r"betas must be .* got \(0.9, 1.5\)"),
         ({"params": [(3,)]}, r"a muon group must have one shape, \(m, n\), got \[\(3,\)\]"),
         ({"params": [(3, 2), (2, 3)]}, r"got \[\(2, 3\), \(3, 2\)\]"),
         ({"params": [(1, 2, 3)]}, r"got \[\(1, 2, 3\)\]"),
