@@ -1,7 +1,6 @@
 """Two virtual devices for every test, as the default search has on two cores."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +11,18 @@ from hypothesis import settings
 
 from nanoevolve_jax.codegen.jail import sandbox
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 jax.config.update("jax_num_cpu_devices", 2)
-# Commands that tests start share their compiled programs, apart from those of the user.
+# Test processes and the commands that they start share compiled programs, also with later runs.
+# Tests that count compilations set a folder of their own.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _PROGRAMS = tempfile.TemporaryDirectory(prefix="nanoevolve-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "xla")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 settings.register_profile("fast", deadline=None, derandomize=True)
 settings.load_profile("fast")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.slow
 def figures(tmp_path_factory):
     """What the script printed."""
     tests = Path(__file__).parent
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
     done = subprocess.run(
         [sys.executable, str(tests / "eight_devices.py"), str(tmp_path_factory.mktemp("eight"))],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(tests.parent)},
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(tests.parent)} | programs,
         capture_output=True,
         text=True,
     )

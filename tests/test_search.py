@@ -467,7 +467,7 @@ def test_a_workdir_that_cannot_be_used_is_named_and_kept(repository, settings, f
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
-def test_six_generations_in_another_process_begin_alike_and_compile_what_two_do(
+def test_six_generations_in_another_process_begin_like_two_and_compile_each_program_once(
     repository, settings, finished, tmp_path
 ):
     folder, home = tmp_path / "run", tmp_path / "home"
@@ -480,9 +480,7 @@ def test_six_generations_in_another_process_begin_alike_and_compile_what_two_do(
     assert archive_bytes(folder).startswith(archive_bytes(finished[0]))
     records, six = read(folder)
     assert len(records) == 3 + 6 * 3
-    _, two = read(finished[0])
-    expected = {name: 1 for name in PROGRAMS} | {"cache_hits": 0}
-    assert six["xla_compilations"] == two["xla_compilations"] == expected
+    assert six["xla_compilations"] == {name: 1 for name in PROGRAMS} | {"cache_hits": 0}
     assert_summary_follows(records, six)
 
     again = tmp_path / "again"
