@@ -368,6 +368,9 @@ def test_commands_that_fail_say_why(tmp_path):
     code = "import sys; sys.exit('first line\\nquota exceeded')"
     failed = ask(python(code, prompt_on_stdin=True), PROMPT, tmp_path / "1")
     assert "code 1: quota exceeded" in failed.failure and failed.requests == 1
+    again = by_command.asker(python("raise SystemExit('busy')", prompt_on_stdin=True), PROMPT, {})()
+    quota = by_command.asker(python(code, prompt_on_stdin=True), PROMPT, {})()
+    assert again.again and not quota.again
     silent = ask(python("pass", prompt_on_stdin=True), PROMPT, tmp_path / "2")
     assert "gave no answer" in silent.failure
 

@@ -216,6 +216,9 @@ ACCEPTED = {
     "an indented list": "1. Less:\n   ```\n   " + EDIT.replace("\n", "\n   ") + "\n   ```",
     "markers with indentation": EDIT.replace("<<<<<<<", "    <<<<<<<"),
     "a last token": EDIT.rstrip() + "<|im_end|>",
+    "colours": EDIT.replace("<<<<<<< SEARCH", "\x1b[1;32m<<<<<<< SEARCH\x1b[0m"),
+    "what was there, quoted before": fenced("SCALE = 2.0") + "becomes\n" + fenced(WHOLE),
+    "what was there, quoted after": fenced(WHOLE) + "instead of\n" + fenced("SCALE = 2.0"),
     "an import in a block": block("SCALE = 2.0", "import jax.numpy as jnp\nSCALE = 4.0"),
     **{
         f"a fence of {language or 'no language'}": fenced(WHOLE, language)

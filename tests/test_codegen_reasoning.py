@@ -9,6 +9,7 @@ from nanoevolve_jax.codegen.mutators.edits import EditError, apply
 from nanoevolve_jax.codegen.mutators.tries import propose
 
 DRAFT = block("SCALE = 2.0", "SCALE = 9.0")
+ELSEWHERE = block("    y = x * 3.0", "    y = x * 9.0")
 EDIT = block("SCALE = 2.0", "SCALE = 4.0")
 EDITED = SOURCE.replace("2.0", "4.0")
 TAGS = (
@@ -18,12 +19,14 @@ TAGS = (
     *(('<think budget="high">', "</think >"), ("<seed:think>", "</seed:think>")),
     *(("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|START_THINKING|>", "<|END_THINKING|>")),
     *(("<antThinking>", "</antThinking>"), ("◁think▷", "◁/think▷")),
+    ("Thinking...\n", "\n...done thinking.\n"),
     ("<|channel>thought\n", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel|>commentary to=x <|message|>", "<|end|>"),
     ("analysisWe need less. ", "assistantfinal"),
 )
-drafts = st.lists(st.sampled_from([*_PIECES, DRAFT, fenced("SCALE = 9.0"), "why"]), max_size=12)
+PIECES = (*_PIECES, DRAFT, ELSEWHERE, fenced("SCALE = 9.0"), "why")
+drafts = st.lists(st.sampled_from(PIECES), max_size=12)
 
 
 @pytest.mark.parametrize(("opening", "closing"), TAGS)
@@ -55,6 +58,8 @@ def test_no_draft_changes_what_comes_of_an_answer(pieces, tag):
 
 
 @given(drafts, st.sampled_from(["</think>", "[/THINK]", " no.</reasoning>"]))
+@example([ELSEWHERE], "</think>")
+@example(["```", ELSEWHERE], " no.</reasoning>")
 @example(["<<<<<<< SEARCH", "SCALE = 2.0", "=======", "SCALE = 9.0"], "</think>")
 def test_no_draft_before_a_lone_closing_tag_becomes_the_source(pieces, closing):
     try:

@@ -15,6 +15,7 @@ from typing import Any
 from nanoevolve_jax.codegen.mutators.attempts import Attempt
 from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
 from nanoevolve_jax.codegen.mutators.providers import PLACES, Provider, filled
+from nanoevolve_jax.codegen.mutators.replies import tells_of_quota
 from nanoevolve_jax.codegen.mutators.usage import MOST_TOKENS, count
 
 MAX_BYTES = 4_000_000
@@ -62,7 +63,7 @@ def _run(provider: Provider, prompt: str, environment: Mapping[str, str], privat
     if code:
         last = (_text(errors).strip() or printed.strip() or "no output").splitlines()[-1]
         failure = f"{arguments[0]} ended with code {code}: {last}"
-        return Attempt(failure=failure, again=True, **usage)
+        return Attempt(failure=failure, again=not tells_of_quota(last), **usage)
     text = printed
     if any("{answer_file}" in part for part in provider.command):
         text = _text(answer_file)

@@ -117,8 +117,9 @@ def _code(text: str, lines: Sequence[str], slot: str) -> list[str]:
 
 def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
     """The source with the functions and constants of some code in the place of its own."""
+    known = _definitions(_parsed(source, "the source"))
     given: dict[str, str] = {}
-    functions = set()
+    functions, changed = set(), set()
     for piece in pieces:
         lines = piece.split("\n")
         for node in _parsed(piece, "a code block").body:
@@ -131,14 +132,17 @@ def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
                     f"line {node.lineno} of a code block is {line!r}; allowed: "
                     "functions, and constants that are literals"
                 )
-            if name in given:
+            quoted = name in known and _same(node, known[name])  # what is there already
+            if name in changed and not quoted:
                 raise EditError(
                     f"the code blocks define {name[:LONGEST_QUOTE]} twice; give it once"
                 )
-            given[name] = "\n".join(lines[_first_line(node) : node.end_lineno])
+            if name not in given or not quoted:
+                given[name] = "\n".join(lines[_first_line(node) : node.end_lineno])
+            if not quoted:
+                changed.add(name)
             if isinstance(node, ast.FunctionDef):
                 functions.add(name)
-    known = _definitions(_parsed(source, "the source"))
     if not functions & (known.keys() | {slot}) and not given.keys() & known.keys():
         found = ", ".join(given)[:LONGEST_QUOTE] or "nothing"
         raise EditError(f"the code blocks define {found}; give {slot} or one of its helpers")
@@ -201,7 +205,7 @@ def _parsed(code: str, what: str) -> ast.Module:
         raise EditError(f"{what} cannot be parsed: it is nested too deeply or is no text") from None
 
 
-def _same(tree: ast.Module, other: ast.Module) -> bool:
+def _same(tree: ast.AST, other: ast.AST) -> bool:
     try:
         return ast.dump(tree) == ast.dump(other)
     except RecursionError:

@@ -25,6 +25,7 @@ _PYTHON = re.compile(r"(?:i?python|py)\d*|jax", re.IGNORECASE)
 
 _BLANK = (0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
 _INVISIBLE = (0xAD, 0x180E, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A))
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]")
 _PLAIN = dict.fromkeys(_BLANK, " ") | dict.fromkeys((*_INVISIBLE, 0xFEFF), None)
 
 
@@ -61,8 +62,8 @@ class Code(NamedTuple):
 
 
 def plain(answer: str) -> str:
-    """An answer with plain blanks and line ends, and without invisible characters."""
-    return answer.translate(_PLAIN).replace("\r\n", "\n").replace("\r", "\n")
+    """An answer with plain blanks and line ends, and without colours and invisible characters."""
+    return _ESCAPE.sub("", answer).translate(_PLAIN).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def begins_block(line: str) -> bool:

@@ -33,10 +33,12 @@ _TAG = re.compile(
     <[|｜]?(?P<slash>/)?{_WORD}(?:\s[^<>]{{0,200}})?[|｜]?>
     | (?<![\w)\]])\[(?P<slash2>/)?(?:think|thinking|thoughts?|reasoning)\](?!\()
     | ◁(?P<slash3>/)?(?:think|thinking)▷
+    | \A\s*Thinking\.{{3}}[ ]*$
+    | ^(?P<slash4>\.{{3}}done)[ ]thinking\.[ ]*$
     | (?P<end><channel\|>|<\|(?:end|call|return)\|>)
     | <\|channel\|?>\s*(?P<channel>\w+)(?:[^<\n]{{0,80}}<\|message\|>)?
     """,
-    re.IGNORECASE | re.VERBOSE,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _STRIPPED_CHANNEL = re.compile(r"\s*analysis[A-Z]")
 """How channels look when a server has removed their special tokens."""
@@ -135,8 +137,8 @@ def _pieces(text: str) -> Iterator[_Piece]:
 
 def _closes(tag: re.Match) -> bool:
     word = (tag["word"] or "").lower()
-    slash = tag["slash"] or tag["slash2"] or tag["slash3"]
-    return bool(slash or tag["end"]) or word.startswith("end")
+    slashes = (tag[name] for name in ("slash", "slash2", "slash3", "slash4", "end"))
+    return any(slashes) or word.startswith("end")
 
 
 def _between_backticks(pieces: Sequence[_Piece], here: int) -> bool:

@@ -23,8 +23,9 @@ _QUOTA = re.compile(
     re.IGNORECASE,
 )
 _QUOTA_WORDS = re.compile(
-    r"exceeded your current quota|insufficient (quota|balance|credits?|funds)|credit balance"
-    r"|billing (hard )?limit|check your (plan|billing)|payment required|out of credits",
+    r"exceeded your current quota|quota (was |is )?exceeded|credit balance"
+    r"|insufficient (quota|balance|credits?|funds)|billing (hard )?limit"
+    r"|check your (plan|billing)|payment required|out of credits",
     re.IGNORECASE,
 )
 _RATE = re.compile(r"rate_?limit|too_?many_?requests|resource_?exhausted|throttl", re.IGNORECASE)
@@ -69,6 +70,11 @@ def refused(status: int, message: str, body: Any, headers: Mapping[str, str]) ->
     fault = _fault(status, _error(error) or error, headers)
     again = fault.again and headers.get("x-should-retry") != "false"
     return fault._replace(failure=f"status {status}: {message}", again=again)
+
+
+def tells_of_quota(text: str) -> bool:
+    """Whether a message says that a quota or a balance is exhausted, so that no retry helps."""
+    return (_QUOTA.search(text) or _QUOTA_WORDS.search(text)) is not None
 
 
 def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, str]) -> Attempt:
