@@ -22,6 +22,7 @@ from configs.base import SAME
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable
+from nanoevolve_jax.codegen.jail import recertify
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.exploration import shared_seeds
@@ -117,6 +118,8 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
     if not names:
         command.fail("candidates are 0; allowed: one or more, each DIR:ID, a preset or a JSON file")
     found = [deployment(name, config) for name in names]  # mistakes come before anything is sent
+    codes = [arm.code for one in found for arm in one.order.arms.values()]
+    recertify.require_validated(codes, config.codegen.isolation)
     for one in found:
         say(_sent(one, address, cache))
     say("python -m nanoevolve_jax.codegen.trace JOB follows one; status, in its place, lists all")
