@@ -88,6 +88,8 @@ MISTAKES = {
     "which entries are sampled": ("samples.append(x[", "samples.append(x.flip(-1)["),
     "the wrong side": ("return x * (min(x.shape[-2:])", "return x * (max(x.shape[-2:])"),
     "what is remembered": ("_copy(buffer, (", "_copy(u, ("),
+    "a loss that is not finite": ("log_loss, finite = _safe_log(loss), loss.isfinite()",
+                                  "log_loss, finite = _safe_log(loss), ~loss.isinf()"),
     "a spike that raises its own limit": ("_mean(before)[LONG], log_", "log_grad_norm, log_"),
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ SHAPES: tuple[Shape, ...] = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))
 _WEIGHT_DECAY = 0.1
 _MOVE = 0.05  # of its norm, by which a step moves the matrix that moves most
 _SPIKE = 20  # the step whose gradient is 30 times as large
+_UNSENSED = 30  # the step whose loss is NaN
 
 
 class Agreement(NamedTuple):
@@ -184,10 +185,10 @@ def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agre
 def _steps(
     rng: np.random.Generator, momentum: float, steps: int, shapes: Sequence[Shape]
 ) -> Iterator[Step]:
-    """Gradients that resemble the last ones, one of them 30 times as large; falling losses.
+    """Yields steps with similar gradients and falling losses.
 
-    One output of the last matrix never has a gradient. Settings change at every step, as they do
-    under a schedule.
+    One gradient is 30 times as large, and one loss is NaN. One output of the last matrix never has
+    a gradient. Settings change at every step, as they do under a schedule.
     """
     grads = [np.zeros(shape) for shape in shapes]
     for count in range(steps):
@@ -195,10 +196,11 @@ def _steps(
         grads[-1][:, 0] = 0.0
         size = 0.01 * (1.0 + 0.5 * np.sin(count)) * (30.0 if count == _SPIKE else 1.0)
         left = 1.0 - 0.5 * count / steps
+        loss = 4.0 * (count + 1) ** -0.15 * np.exp(0.03 * rng.normal())
         yield Step(
             params=[],
             grads=[np.float32(size * g) for g in grads],
-            loss=np.float32(4.0 * (count + 1) ** -0.15 * np.exp(0.03 * rng.normal())),
+            loss=np.float32(np.nan if count == _UNSENSED else loss),
             memory={},
             learning_rate=np.float32(1.0),
             momentum=np.float32(momentum * (1.0 - 0.1 * left)),
