@@ -33,7 +33,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds a lock on `path`; the system frees it when the process ends, however it ends."""
-    with open(path, "w") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with os.fdopen(os.open(path, flags, 0o666), "rb+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

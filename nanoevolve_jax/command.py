@@ -18,6 +18,7 @@ from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.memory import OutOfMemoryError
+from nanoevolve_jax.execution.plain_files import FileError
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
 from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.mutations import ExhaustedError
@@ -29,6 +30,7 @@ from nanoevolve_jax.terminal.mistakes import explain, explain_place
 USER_ERRORS = (
     *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
     *(CheckpointError, ClusterError, OutOfMemoryError, CertificateError, CodegenError),
+    FileError,
 )
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACE_ERRORS = (

@@ -7,8 +7,8 @@ The search must have run with a calibration. Running it again goes on where it s
 
 import contextlib
 import functools
-import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,6 +20,7 @@ from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.forms import PromotionForm
 from nanoevolve_jax.evidence.page import sentence, to_markdown
 from nanoevolve_jax.evidence.replayed import read_replay, with_replay
 from nanoevolve_jax.evidence.reproduction import commands
@@ -34,7 +35,8 @@ from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spen
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.evolution.searched import read_search
 from nanoevolve_jax.execution import hosts
-from nanoevolve_jax.execution.json_files import write_json, write_whole
+from nanoevolve_jax.execution.json_files import read_json, write_json
+from nanoevolve_jax.execution.plain_files import subfolder, write_whole
 from nanoevolve_jax.execution.settings import ConfigError, check_fields
 from nanoevolve_jax.exports.agreement import Check
 from nanoevolve_jax.policy.certified import Code
@@ -144,8 +146,7 @@ def confirm(settings: ConfigDict) -> None:
             commands=commands(named, calibration.path, search.calibration, record.id),
             origin={name: description[name] for name in ("versions", "device", "fingerprints")},
         )
-        path = folder / "evidence" / f"{record.id}.json"
-        path.parent.mkdir(exist_ok=True)
+        path = subfolder(folder, "evidence") / f"{record.id}.json"
         card = with_replay(write_sealed(path, KIND, card), read_replay(path))
         write_whole(path.with_suffix(".md"), to_markdown(card))
         if is_win(card):
@@ -176,7 +177,7 @@ def crown(folder: Path, records: list[Record], winner: str, batch_tokens: float)
     """Marks the winner in the archive and the summary."""
     records = [r._replace(status="winner") if r.id == winner else r for r in records]
     archive.rewrite(folder / ARCHIVE, records)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "summary.json", dict[str, Any])
     write_json(folder / "summary.json", summary | summarise(records, batch_tokens))
 
 
@@ -187,10 +188,10 @@ def read_records(folder: Path, candidate: str) -> tuple[list[Record], dict[str, 
       EvidenceError: if promotion has not ended, or picked nothing.
       ConfigError: if the candidate is not in the archive.
     """
-    promotion = read_sealed(folder / promote.FILE, promote.KIND)
+    promotion = read_sealed(folder / promote.FILE, promote.KIND, PromotionForm)
     records = archive.load_all(folder / ARCHIVE)
     names = [record.id for record in records if record.recipe is None and record.failure is None]
-    names.remove(tournament.BASELINE_ID)
+    names = [name for name in names if name != tournament.BASELINE_ID]
     if candidate == "promoted":
         candidate = promotion["candidate"]
         if candidate is None:
@@ -200,6 +201,11 @@ def read_records(folder: Path, candidate: str) -> tuple[list[Record], dict[str, 
             )
     if candidate not in names:
         raise ConfigError(f"config.candidate is {candidate!r}; allowed: promoted, {names}")
+    if promotion["comparator"] not in [record.id for record in records]:
+        raise EvidenceError(
+            f"{folder / promote.FILE}: comparator must be an id of {folder / ARCHIVE}, got "
+            f"{promotion['comparator']!r}"
+        )
     return records, {"candidate": candidate, "comparator": promotion["comparator"]}
 
 

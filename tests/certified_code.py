@@ -6,6 +6,7 @@ from histories import write_folder
 from records import make_record
 
 from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.codegen.campaign.vouched import unified_diff
 from nanoevolve_jax.codegen.jail.certify import compose
 from nanoevolve_jax.codegen.validation import checks, language
 from nanoevolve_jax.codegen.validation.computation import computation_hash
@@ -144,7 +145,7 @@ def entry(number, **fields):
 
 def write_campaign(folder, function, *, message="line 1: imports are not allowed", **fields):
     """The baseline, a candidate with this function, its mutant; and a refused proposal."""
-    diff = "--- parent\n+++ child\n@@ -1,2 +1,2 @@\n same\n-old <b>\n+new <script>"
+    diff = unified_diff(language.normalised(seed_source(function.slot)), function)
     code = code_record(function, diff=diff, proposal=0)
     kept = {"certificates": code["certificates"], "computation": code["computation"]}
     inherited = dict.fromkeys(CODE) | kept

@@ -13,10 +13,11 @@ from records import make_dead, make_record
 
 from nanoevolve_jax.evidence.card import KIND as CARD
 from nanoevolve_jax.evidence.runs import FILE as RUNS
-from nanoevolve_jax.evidence.runs import _to_line
+from nanoevolve_jax.evidence.runs import to_document
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
 from nanoevolve_jax.evolution import archive, promote
+from nanoevolve_jax.execution import journal
 from nanoevolve_jax.policy.spec import ANNEALING, Sensors, set_field
 
 WINNER = "g002c00"
@@ -108,7 +109,7 @@ def write(folder, repository):
     for job, stage in list(bench.runs.jobs):
         run = bench.runs.run([job], stage)[0]
         made[run.key] = run
-    (folder / RUNS).write_text("".join(map(_to_line, made.values())))
+    journal.append(folder / RUNS, map(to_document, made.values()))
     for run in made.values():
         save(folder, run.key, columns_of(run.job["seed"], run.steps))
     summary = {"tokens_trained": 100, "training_runs": len(records), "wall_seconds": 12.0}

@@ -71,4 +71,6 @@ def make_columns(gate, **columns):
     own = {name: low + gate * (high - low) for name, low, high in poles}
     sensors = dict.fromkeys(Sensors._fields, np.zeros(len(gate)))
     sensors["step_fraction"] = np.arange(len(gate)) / len(gate)
-    return sensors | {"gate": gate} | own | columns
+    recorded = {"loss": 1 - gate, "grad_norm": 1 + gate, "validation_bpb": np.zeros(0)}
+    recorded["validation_step"] = np.zeros(0, int)
+    return sensors | {"gate": gate} | own | recorded | columns

@@ -42,13 +42,10 @@ def half_a_generation(path, records):
     """The first half of what an append would have written, in the middle of a line."""
     from nanoevolve_jax.evolution import archive
 
-    scratch = path.with_name("scratch")
-    whole = archive.append
-    whole(scratch, records)
-    content = scratch.read_bytes()
-    scratch.unlink()
-    with open(path, "ab") as file:
-        file.write(content[: len(content) // 2])
+    before = path.read_bytes() if path.exists() else b""
+    archive.append(path, records)
+    fresh = path.read_bytes()[len(before) :]
+    path.write_bytes(before + fresh[: len(fresh) // 2])
 
 
 def arm(moment: str, count: int) -> None:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from nanoevolve_jax.evidence import telemetry
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
+from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.json_files import write_json
 
@@ -46,8 +48,10 @@ def round_trip(record):
 )
 def test_a_record_survives_json(spec, runs, score):
     bpb, losses, seeds = map(list, zip(*runs, strict=True))
+    failed = not all(map(math.isfinite, bpb))
     record = make_record(
         "c",
+        failure={"reason": "non-finite loss", "step": 3} if failed else None,
         spec=spec,
         score=score,
         val_bpb=bpb,
@@ -82,7 +86,8 @@ SIZES = [2, 3]  # founders, then children
 
 
 def generation(number):
-    return [make_record(f"g{number}c{i}", generation=number) for i in range(SIZES[min(number, 1)])]
+    names = [f"g{number}c{i}" for i in range(3)] if number else ["nanochat", "annealing"]
+    return [make_record(name, generation=number) for name in names]
 
 
 @pytest.fixture
@@ -126,37 +131,46 @@ def test_after_a_torn_write_appending_goes_on_as_if_nothing_had_happened(path):
     assert path.read_bytes() == content
 
 
-def edit_line(path, number, edit):
-    lines = path.read_text().splitlines()
-    document = json.loads(lines[number])
-    edit(document)
-    lines[number] = json.dumps(document)
-    path.write_text("\n".join(lines) + "\n")
+def documents(path):
+    return journal.read(path).documents
 
 
 DAMAGE = {
-    "missing": lambda d: d.pop("status"),
-    "unknown": lambda d: d.update(extra=1),
-    "wrong spec": lambda d: d["spec"].update(ns_steps=9),
-    "generation": lambda d: d.update(generation="one"),
-    "boolean": lambda d: d.update(generation=True),
-    "val_bpb": lambda d: d.update(val_bpb=2.0),
-    "number": lambda d: d.update(val_bpb=["two"]),
-    "lengths": lambda d: d.update(val_bpb=[2.0, 2.0]),
-    "empty": lambda d: d.update({n: [] for n in archive._PER_SEED}),
-    "cost": lambda d: d.update(cost=None),
-    "failure": lambda d: d.update(failure="it failed"),
-    "pareto": lambda d: d.update(pareto="yes"),
+    "missing": (lambda d: d.pop("status"), "status must be there"),
+    "unknown": (lambda d: d.update(extra=1), "got 'extra'"),
+    "wrong spec": (lambda d: d["spec"].update(ns_steps=9), "spec.ns_steps is 9; allowed"),
+    "generation": (lambda d: d.update(generation="one"), "generation must be int"),
+    "boolean": (lambda d: d.update(generation=True), "generation must be int, got bool"),
+    "val_bpb": (lambda d: d.update(val_bpb=2.0), "val_bpb must be array"),
+    "number": (lambda d: d.update(val_bpb=["two"]), r"val_bpb\[0\] must be float"),
+    "lengths": (lambda d: d.update(val_bpb=[2.0, 2.0]), "one entry per seed"),
+    "empty": (lambda d: d.update({n: [] for n in archive._PER_SEED}), "of length >= 1"),
+    "cost": (lambda d: d.update(cost=None), "cost must be float"),
+    "failure": (lambda d: d.update(failure="it failed"), "failure must be object"),
+    "no failure": (lambda d: d.update(val_bpb=[None]), "must have a failure"),
+    "pareto": (lambda d: d.update(pareto="yes"), "pareto must be bool"),
+    "another status": (lambda d: d.update(status="best"), "status must be valid"),
+    "a path for an id": (lambda d: d.update(id="../../x"), "id must be an id"),
+    "an id twice": (lambda d: d.update(id="g1c0"), "id must be new, got 'g1c0' again"),
+    "no parent": (lambda d: d.update(parent_id=None), "must be the id of an earlier record"),
+    "an unknown parent": (lambda d: d.update(parent_id="g9"), "must be the id of an earlier"),
+    "a later parent": (lambda d: d.update(parent_id="g2c0"), "must be the id of an earlier"),
+    "itself as parent": (lambda d: d.update(parent_id="g1c1"), "must be the id of an earlier"),
+    "before its parent": (
+        lambda d: d.update(parent_id="g1c0", generation=0),
+        "generation of 'g1c1' must be at least its parent's, 1, got 0",
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_record_with_a_wrong_field_is_named_by_its_line(path, damage):
-    edit_line(path, 3, DAMAGE[damage])
+def test_a_record_with_a_wrong_field_is_named_by_its_line_even_if_it_is_sealed(path, damage):
+    edit, message = DAMAGE[damage]
+    found = documents(path)
+    edit(found[3])
+    journal.rewrite(path, found)
     before = path.read_bytes()
-    with pytest.raises(
-        ArchiveError, match=rf"{path.name} line 4 is damaged: .*(allowed|could not)"
-    ):
+    with pytest.raises(ArchiveError, match=rf"{path.name} line 4 is damaged: .*{message}"):
         archive.load(path, SIZES)
     assert path.read_bytes() == before
 
@@ -173,8 +187,55 @@ def test_a_damaged_line_in_the_middle_is_an_error_and_nothing_is_lost(path, line
     assert path.read_bytes() == before
 
 
+MOVES = {
+    "edited": lambda lines, other: [*lines[:3], lines[3].replace(b"1000000.0", b"1000001.0")],
+    "repeated": lambda lines, other: [*lines[:4], lines[3], *lines[4:]],
+    "swapped": lambda lines, other: [*lines[:3], lines[4], lines[3], *lines[5:]],
+    "taken out": lambda lines, other: [*lines[:3], *lines[4:]],
+    "of another archive": lambda lines, other: [*lines[:3], other[3], *lines[4:]],
+    "without its seal": lambda lines, other: [
+        *lines[:3],
+        re.sub(rb', "seal": "[0-9a-f]+"', b"", lines[3]),
+        *lines[4:],
+    ],
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_record_that_was_edited_or_moved_is_refused(path, tmp_path, move):
+    other = tmp_path / "other.jsonl"
+    archive.append(other, [make_record(), make_record("annealing", score=1.0), *generation(1)])
+    lines, others = (x.read_bytes().splitlines(keepends=True) for x in (path, other))
+    changed = b"".join(MOVES[move](lines, others))
+    assert changed != path.read_bytes()
+    path.write_bytes(changed)
+    for read in (archive.read, archive.load_all, lambda path: archive.load(path, SIZES)):
+        with pytest.raises(ArchiveError, match=r"line [45] is damaged: its seal must fit"):
+            read(path)
+    assert path.read_bytes() == changed
+
+
+def test_blank_lines_at_the_end_are_no_damage(path):
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n \n")
+    assert archive.load_all(path) == archive.read(path) == archive.load(path, SIZES)
+    archive.append(path, generation(3))
+    assert path.read_bytes().startswith(content + b"{")
+    assert len(archive.load_all(path)) == 11
+
+
+def test_an_archive_of_an_older_format_is_read_where_that_is_allowed_and_not_added_to(path):
+    records = archive.load_all(path)
+    lines = [json.dumps(document) for document in documents(path)]
+    path.write_text("".join(line + "\n" for line in lines))
+    assert archive.read(path, older=True) == records
+    for use in (archive.read, lambda path: archive.append(path, generation(3))):
+        with pytest.raises(ValueError, match="seal"):
+            use(path)
+
+
 def test_every_field_of_a_record_has_a_kind():
-    assert set(archive._KINDS) | {"spec"} == set(Record._fields)
+    assert set(archive.RecordDocument.__annotations__) == set(Record._fields)
 
 
 # The run folder ----------------------------------------------------------------------------
@@ -286,7 +347,7 @@ def test_a_folder_of_an_older_format_is_refused_by_name_and_kept(tmp_path):
     del old["format"]  # as before folders were numbered
     path = tmp_path / "config.json"
     path.write_text(json.dumps(old))
-    with pytest.raises(ArchiveError, match=r"run folder of format 1; allowed: format 2"):
+    with pytest.raises(ArchiveError, match=r"run folder of format 1; allowed: format 3"):
         open_folder(tmp_path, describe())
     assert json.loads(path.read_text()) == old
 

@@ -136,7 +136,11 @@ CASES = [
     ("replay", [], ["0 arguments; allowed: one evidence card"]),
     ("replay", ["{card}", "{card}"], ["2 arguments; allowed: one evidence card"]),
     ("replay", ["{empty}/nope.json"], ["nope.json does not exist; allowed: an evidence file"]),
-    ("replay", ["{empty}"], ["{empty} cannot be read as an evidence file", "Is a directory"]),
+    (
+        "replay",
+        ["{empty}"],
+        ["{empty} cannot be read as an evidence", "regular file, got a folder"],
+    ),
     ("replay", ["{file}"], ["{file} cannot be read as an evidence file"]),
     ("replay", ["{edited}"], ["{edited} was changed after it was written"]),
     ("replay", ["{card}"], ["{card} holds no comparison; allowed: a card with"]),
@@ -166,7 +170,7 @@ VALIDATE_CASES = [
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def places(tmp_path_factory, repository):
     """Folders and files that are empty, damaged, or fine and used wrongly."""
     root = tmp_path_factory.mktemp("bad")
     folders = ("empty", "half", "headless", "cut", "run", "cache")
@@ -195,7 +199,8 @@ def places(tmp_path_factory):
     found["link"].symlink_to(found["spec"])
     found["large"].write_text("#" * 50_000)
     found["binary"].write_bytes(b"\xff\xfe\x00")
-    write_sealed(found["card"], KIND, {"confirmation": None})
+    own = json.loads((repository / "results/classics_cpu/evidence/g002c05.json").read_text())
+    write_sealed(found["card"], KIND, own | {"confirmation": None, "retuned_baseline": True})
     found["edited"].write_text(found["card"].read_text().replace("null", "{}"))
     return found
 

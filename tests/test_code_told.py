@@ -74,7 +74,11 @@ def test_a_candidate_shows_who_rewrote_what_and_at_what_cost(folder, blend):
     assert one["cost_over_built_in"] == 2.0
     assert "by scripted in p0000 for 2 calls, 1,200 + 34 tokens, $0.2500." in spoken(said)
     assert f"Certificate {blend.id}, which passed language, trace, export." in spoken(said)
-    assert "-old <b>" in said and "+new <script>" in said and "--- parent" not in said
+    assert (
+        "-    ahead = x + knobs.momentum" in said
+        and "+    ahead = x + 0.8" in said
+        and "--- parent" not in said
+    )
     assert "generation 1, code:direction: code of direction rewritten by scripted ($0.2500)" in (
         spoken(said)
     )
@@ -89,8 +93,8 @@ def test_a_mutant_shows_whose_code_it_has(folder):
 
 
 def test_a_diff_is_coloured_where_there_are_colours(folder):
-    assert "\x1b[32m+new" in text([folder, "p0000"], color="standard")[1]
-    assert "\x1b[31m-old" in text([folder, "p0000"], color="standard")[1]
+    assert "\x1b[32m+    ahead = x" in text([folder, "p0000"], color="standard")[1]
+    assert "\x1b[31m-    ahead = x" in text([folder, "p0000"], color="standard")[1]
     assert "\x1b" not in text([folder, "p0000"])[1]
 
 
@@ -213,7 +217,7 @@ def test_the_report_has_books_best_diffs_and_gain_against_cost(folder):
     assert refused.rows[0][:5] == ["1", "direction", "nanochat", "other", "import"]
     assert section.sentences[-1].startswith("The largest gain over a parent: p0000, +0.0100 bpb")
     (diff,) = section.diffs
-    assert ("removed", "-old <b>") in diff.lines
+    assert ("removed", "-    ahead = x + knobs.momentum * (buffer - x)") in diff.lines
     (chart,) = section.groups[0].charts
     (trace,) = chart.data
     assert (trace["x"], trace["y"], trace["text"]) == ([0.25], [0.01], ["p0000"])
@@ -231,7 +235,7 @@ def test_what_strangers_wrote_is_text_in_the_report(folder):
     )
     rendered = page.render(read_history(folder))
     assert "alert(1)" in rendered and "<script>alert" not in rendered
-    assert '<span class="added">+new &lt;script&gt;' in rendered
+    assert '<span class="added">+    ahead = x + 0.8 * (buffer - x)' in rendered
     (section,) = re.findall(r'<section id="code".*?</section>', rendered, re.S)
     assert "<script" not in section and "<b>" not in section
     assert html.escape("<script>alert(1)</script>") in section

@@ -135,5 +135,8 @@ def test_a_prompt_tells_what_was_measured_what_failed_and_what_was_tried(tmp_pat
     assert "- import: line 1: imports are not allowed" in failed
     assert "- dead: non-finite loss at step 3 ```python ruined = 1 ```" in failed
     tried = told["What has been tried"]
-    assert "- p0000: `new <script>`: score " in tried and "died (non-finite loss)" in tried
+    assert (
+        "- p0000: `ahead = x + 0.8 * (buffer - x)`: score " in tried
+        and "died (non-finite loss)" in tried
+    )
     assert "- p0003: again: computes what p0000 computes" in tried

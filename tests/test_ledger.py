@@ -298,7 +298,7 @@ def test_lines_cannot_be_moved_repeated_or_taken_out(history):
         swapped[i : i + 2] = swapped[i + 1], swapped[i]
         for edited in (swapped, lines[:i] + lines[i + 1 :], lines[: i + 1] + lines[i:]):
             put(ledger, b"".join(edited), head)
-            assert "was changed after it was written" in refused(ledger.path.parent)
+            assert "its seal must fit" in refused(ledger.path.parent)
 
 
 def test_an_event_added_by_hand_is_refused(history):
@@ -306,7 +306,7 @@ def test_an_event_added_by_hand_is_refused(history):
     content, head = states[-1]
     line = json.loads(content.splitlines()[-1]) | {"candidate": "c"}
     put(ledger, content + json.dumps(line).encode() + b"\n", head)
-    assert "line 6 was changed" in refused(ledger.path.parent)
+    assert "line 6 is damaged: its seal must fit" in refused(ledger.path.parent)
 
 
 # Several processes

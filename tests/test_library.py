@@ -166,17 +166,23 @@ DAMAGES = {
         lambda folder, other: (folder / "certificate.json").write_text(
             (other / "certificate.json").read_text().replace('"format": 1', '"format": NaN')
         ),
-        "cannot be read",
+        "no certificate: numbers must be finite, got NaN",
     ),
     "a source that is no text": (_write("source.py", b"\xff\xfe"), "cannot be read"),
-    "a linked source": (_link_out("source.py"), "source.py is no plain file"),
-    "a linked program": (_link_out("scalar.stablehlo"), "scalar.stablehlo is no plain file"),
-    "a linked certificate": (_link_out("certificate.json"), "certificate.json is no plain file"),
+    "a linked source": (_link_out("source.py"), "must be a regular file, got a link"),
+    "a linked program": (
+        _link_out("scalar.stablehlo"),
+        "must be a regular file, got a link",
+    ),
+    "a linked certificate": (
+        _link_out("certificate.json"),
+        "must be a regular file, got a link",
+    ),
     "a linked folder": (_link_folder, "is no folder"),
-    "a pipe": (_pipe, "source.py is no plain file"),
+    "a pipe": (_pipe, "must be a regular file, got a pipe"),
     "a folder inside": (
         lambda folder, other: (folder / "more").mkdir(),
-        "more is no plain file",
+        "more must be a regular file, got a folder",
     ),
 }
 

@@ -23,6 +23,7 @@ from nanoevolve_jax.codegen.campaign.controller import Controller, Plan, rules_o
 from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, Status, resumed
+from nanoevolve_jax.codegen.campaign.vouched import require_vouched
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
@@ -110,7 +111,8 @@ def autonomous(config: ConfigDict) -> None:
         )
         display.already_done(runs.known_steps())
         records = archive.load(folder / ARCHIVE, [founders, 1], display.say)
-        entries = books.load(folder / books.FILE)
+        require_vouched(folder, records)
+        entries = books.read(folder / books.FILE)
         records = resumed(records, entries, folder / ARCHIVE)
         state = State(tuple(entries), tuple(as_screened(records, campaign)))
         validate = validator(config, walls)

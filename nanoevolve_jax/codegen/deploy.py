@@ -28,6 +28,7 @@ from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.exploration import shared_seeds
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.promote import arm_of
+from nanoevolve_jax.evolution.run_folder import require_own
 from nanoevolve_jax.execution.received import corpus_here, is_folder, received
 from nanoevolve_jax.execution.settings import ConfigError, make_baseline
 from nanoevolve_jax.reporting.history import History, read_history
@@ -128,6 +129,7 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
 def _sent(found: Deployment, address: str, cache: Path) -> str:
     """Sends a candidate and enters it into the book; what is to be said of that."""
     name, order, corpus, place = found
+    require_own(place)
     folder = make_folder(order, place / FOLDER / SENT, corpus)
     results = (place / FOLDER / folder.name).absolute()
     entry = book.Entry(folder.name, name, address, str(results), time.time())

@@ -6,8 +6,8 @@ python -m nanoevolve_jax.codegen.ensemble runs/mine   and what each did in a run
 The profiles are those of the run's own file, if it has one.
 """
 
-import json
 from pathlib import Path
+from typing import TypedDict
 
 from absl import flags
 
@@ -16,8 +16,15 @@ from nanoevolve_jax.codegen.campaign.books import FOLDER
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import ensemble_page
 from nanoevolve_jax.codegen.mutators.providers import FILE, load
+from nanoevolve_jax.evolution.run_folder import read_description
+from nanoevolve_jax.execution.json_files import typed
 from nanoevolve_jax.reporting import tables
 from nanoevolve_jax.terminal.console import Console
+
+
+class _Own(TypedDict):
+    providers: str
+    ensemble: str
 
 
 def settings_of(directory: Path | None) -> tuple[str, list[str] | None]:
@@ -30,10 +37,10 @@ def settings_of(directory: Path | None) -> tuple[str, list[str] | None]:
     if path is None or not path.exists():
         return FILE, None
     try:
-        own = json.loads(path.read_text(encoding="utf-8"))["config"]["codegen"]
-        return own["providers"], [name.strip() for name in own["ensemble"].split(",")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CodegenError(f"{path} is damaged: {error!r}") from None
+        own = typed(read_description(directory)["config"].get("codegen"), _Own, "config.codegen")
+    except (OSError, ValueError) as error:
+        raise CodegenError(f"{path} is damaged: {error}") from None
+    return own["providers"], [name.strip() for name in own["ensemble"].split(",")]
 
 
 def main(arguments: list[str]) -> None:

@@ -1,12 +1,15 @@
 """The evidence card of one candidate: everything its verdict rests on, as one JSON document."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm
+from nanoevolve_jax.evidence.forms import CardForm, require_consistent
 from nanoevolve_jax.evidence.levels import level_of_card, no_win
 from nanoevolve_jax.evidence.retuned import is_retuned_baseline, is_static
+from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.trial import Trial
 from nanoevolve_jax.policy.mutations import describe_change
 from nanoevolve_jax.policy.spec_json import spec_to_json
@@ -78,6 +81,17 @@ def _change(candidate: Arm, reference: Arm) -> str:
     slots = [f.slot for f in candidate.code.functions] if candidate.code else []
     code = f"code of {' and '.join(slots)} rewritten" if slots else ""
     return "; ".join(part for part in (spec, code) if part) or "none"
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Reads an evidence card.
+
+    Raises:
+      EvidenceError: if it is missing, damaged or edited, or not of a card's form.
+    """
+    card = read_sealed(path, KIND, CardForm)
+    require_consistent(card, path)
+    return card
 
 
 def is_win(card: Mapping[str, Any]) -> bool:

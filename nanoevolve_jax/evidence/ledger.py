@@ -1,9 +1,8 @@
 """The ledger: which seeds and validation folds the confirmations of an evaluation have consumed.
 
-An append-only file of JSON lines, one ledger for every calibrated evaluation. The seal of a line
-is the SHA-256 of its content and of the seal before it, so that no line can be edited, moved or
-taken out of the middle; a head file beside the ledger holds the number of lines and the last
-seal, so that none can be taken off the end.
+A journal (see `execution.journal`), one for every calibrated evaluation: no line can be edited,
+moved or taken out of the middle unnoticed. A head file beside the ledger holds the number of lines
+and the last seal, so that none can be taken off the end.
 
 An event is on disk, and then in the head, before anyone acts on it. A process killed in between
 leaves a line more than the head counts, which stands; one killed while writing the line leaves a
@@ -15,12 +14,10 @@ together with its head is a new ledger.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 from data.files import locked
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -31,6 +28,10 @@ from nanoevolve_jax.evidence.seeds import (
     confirmation_fold,
     confirmation_seeds,
 )
+from nanoevolve_jax.execution import journal
+from nanoevolve_jax.execution.job import Seed
+from nanoevolve_jax.execution.json_files import Count, Id, typed
+from nanoevolve_jax.execution.plain_files import FileError
 
 FOLDER = "ledgers"
 FORMAT = 1
@@ -75,11 +76,13 @@ class Ledger:
           EvidenceError: if it was started with another seed or number of confirmations.
         """
         with _locked(self.path):
-            log = _load(self.path, self.fingerprint)
-            known = _campaigns(log.events).get(campaign)
+            events = _load(self.path, self.fingerprint)
+            known = _campaigns(events).get(campaign)
             if known is None:
                 event = {"event": "campaign", "campaign": campaign, "seed": seed}
-                _append(self.path, log, event | {"confirm_max": confirm_max, "workdir": workdir})
+                _append(
+                    self.path, len(events), event | {"confirm_max": confirm_max, "workdir": workdir}
+                )
                 return
         for name, key, value in (
             ("confirm.max", "confirm_max", confirm_max),
@@ -102,13 +105,13 @@ class Ledger:
           EvidenceError: if the campaign was never registered, or no fold or seed is left.
         """
         with _locked(self.path):
-            log = _load(self.path, self.fingerprint)
-            for known in _confirmations(log.events):
+            events = _load(self.path, self.fingerprint)
+            for known in _confirmations(events):
                 if (known.campaign, known.candidate) == (campaign, candidate):
                     return known
-            event = _next_confirmation(log.events, campaign, candidate, self.folds)
-            _append(self.path, log, event)
-        return _confirmations([*log.events, event])[-1]
+            event = _next_confirmation(events, campaign, candidate, self.folds)
+            _append(self.path, len(events), event)
+        return _confirmations([*events, event])[-1]
 
     def finish(self, number: int, outcome: str) -> None:
         """Enters what came of a confirmation; entering the same again changes nothing.
@@ -117,8 +120,8 @@ class Ledger:
           EvidenceError: if there is no such confirmation, or another outcome is known.
         """
         with _locked(self.path):
-            log = _load(self.path, self.fingerprint)
-            known = {c.number: c for c in _confirmations(log.events)}
+            events = _load(self.path, self.fingerprint)
+            known = {c.number: c for c in _confirmations(events)}
             if number not in known:
                 raise EvidenceError(
                     f"{self.path} has no confirmation {number}; allowed: one of {[*known]}"
@@ -126,7 +129,7 @@ class Ledger:
             old = known[number].outcome
             if old is None:
                 event = {"event": "finished", "number": number, "outcome": outcome}
-                _append(self.path, log, event)
+                _append(self.path, len(events), event)
         if old not in (None, outcome):
             raise EvidenceError(
                 f"confirmation {number} ended as {old!r} and now as {outcome!r}; "
@@ -136,12 +139,12 @@ class Ledger:
     def campaigns(self) -> int:
         """How many searches were started under this evaluation."""
         with _locked(self.path):
-            return len(_campaigns(_load(self.path, self.fingerprint).events))
+            return len(_campaigns(_load(self.path, self.fingerprint)))
 
     def confirmations(self) -> list[Confirmation]:
         """Every confirmation so far, by number."""
         with _locked(self.path):
-            return _confirmations(_load(self.path, self.fingerprint).events)
+            return _confirmations(_load(self.path, self.fingerprint))
 
 
 def ledger_path(cache: Path, fingerprint: str) -> Path:
@@ -173,10 +176,10 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
     except OSError as error:
         raise EvidenceError(f"{path} cannot be read or written: {error}") from None
     with _locked(path):
-        log = _load(path, fingerprint)
-        if not log.events:
+        events = _load(path, fingerprint)
+        if not events:
             event = {"event": "ledger", "format": FORMAT, "fingerprint": fingerprint}
-            _append(path, log, event)
+            _append(path, 0, event)
     return Ledger(path, fingerprint, folds)
 
 
@@ -236,25 +239,58 @@ def _next_confirmation(events: list[Event], campaign: str, candidate: str, folds
 # The file
 
 
-class _Log(NamedTuple):
-    events: list[Event]
-    seal: str  # of the last one; "" if there is none
-    size: int  # bytes of the complete lines
+class _Head(TypedDict):
+    count: Count
+    last: str
 
 
-def _line(event: Event, previous: str) -> bytes:
-    text = json.dumps(event, allow_nan=False)
-    seal = hashlib.sha256((previous + text).encode()).hexdigest()
-    return json.dumps(event | {"seal": seal}).encode()
+class _Campaign(TypedDict, total=False):
+    event: Literal["campaign"]
+    campaign: Required[Id]
+    seed: Required[Count]
+    confirm_max: Required[Count]
+    workdir: str
 
 
-def _parse(line: bytes, previous: str) -> tuple[Event, str]:
-    """The event of a line and its seal; the line must be what `_line` makes, byte for byte."""
-    event = json.loads(line)
-    seal = event.pop("seal")
-    if _line(event, previous) != line:
-        raise ValueError("its seal does not fit")
-    return event, seal
+class _Confirmation(TypedDict):
+    event: Literal["confirmation"]
+    number: Count
+    campaign: Id
+    candidate: Id
+    fold: Count
+    exploratory: bool
+    seeds: list[Seed]
+
+
+class _Finished(TypedDict):
+    event: Literal["finished"]
+    number: Count
+    outcome: str
+
+
+class _Begun(TypedDict):
+    event: Literal["ledger"]
+    format: int
+    fingerprint: str
+
+
+_EVENTS = {
+    "ledger": _Begun,
+    "campaign": _Campaign,
+    "confirmation": _Confirmation,
+    "finished": _Finished,
+}
+
+
+def _require_event(event: Event, before: list[Event]) -> None:
+    """Checks the form of an event, and that it begins the ledger or speaks of events before it."""
+    kind = event.get("event")
+    if not isinstance(kind, str) or kind not in _EVENTS or (kind == "ledger") != (not before):
+        wanted = "one of campaign, confirmation, finished" if before else "ledger"
+        raise ValueError(f"event must be {wanted}, got {kind!r}")
+    typed(event, _EVENTS[kind])
+    if kind == "confirmation" and event["campaign"] not in _campaigns(before):
+        raise ValueError(f"campaign must be a registered one, got {event['campaign']!r}")
 
 
 def _head_path(path: Path) -> Path:
@@ -279,36 +315,35 @@ def _locked(path: Path) -> Iterator[None]:
         raise EvidenceError(f"{path} cannot be read or written: {error}") from None
 
 
-def _load(path: Path, fingerprint: str) -> _Log:
+def _load(path: Path, fingerprint: str) -> list[Event]:
     """Reads and checks a whole ledger; brings a head that a kill left behind up to date.
 
     Raises:
       EvidenceError: see `open_ledger`.
     """
-    content = path.read_bytes() if path.exists() else b""
-    *lines, tail = content.split(b"\n")
+    try:
+        found = journal.read(path)
+    except FileError as error:
+        raise EvidenceError(str(error)) from None
     events: list[Event] = []
-    seals = [""]
-    for number, line in enumerate(lines, start=1):
+    for number, event in enumerate(found.documents, start=1):
         try:
-            event, seal = _parse(line, seals[-1])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EvidenceError(
-                f"{path} line {number} was changed after it was written: {error}"
-            ) from None
+            _require_event(event, events)
+        except ValueError as error:
+            raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
         events.append(event)
-        seals.append(seal)
     head = {"count": 0, "last": ""}
     if _head_path(path).exists():
-        head = read_sealed(_head_path(path), _HEAD_KIND)
+        head = read_sealed(_head_path(path), _HEAD_KIND, _Head)
     missed = len(events) - head["count"]
-    if missed not in (0, 1) or seals[head["count"]] != head["last"] or (missed and tail):
+    counted = found.seals[head["count"] - 1] if head["count"] and missed in (0, 1) else ""
+    if missed not in (0, 1) or counted != head["last"] or (missed and found.torn):
         raise EvidenceError(
             f"{path} has {len(events)} events that do not agree with the {head['count']} of "
             f"{_head_path(path).name}: events were removed or replaced"
         )
     if missed:
-        _write_head(path, len(events), seals[-1])
+        _write_head(path, len(events), found.seals[-1])
     if events and events[0].get("format") != FORMAT:
         raise EvidenceError(f"{path} has format {events[0].get('format')!r}; allowed: {FORMAT}")
     if events and events[0]["fingerprint"] != fingerprint:
@@ -316,15 +351,10 @@ def _load(path: Path, fingerprint: str) -> _Log:
             f"{path} is the ledger of the evaluation {events[0]['fingerprint']}; "
             f"allowed: that of this one, {fingerprint}"
         )
-    return _Log(events, seals[-1], len(content) - len(tail))
+    return events
 
 
-def _append(path: Path, log: _Log, event: Event) -> None:
+def _append(path: Path, known: int, event: Event) -> None:
     """Writes an event, then the head, each synced before the next."""
-    line = _line(event, log.seal)
-    with open(path, "ab") as file:
-        file.truncate(log.size)  # a torn tail
-        file.write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    _write_head(path, len(log.events) + 1, json.loads(line)["seal"])
+    seal = journal.append(path, [event])
+    _write_head(path, known + 1, seal)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from configs import screen
 from configs.base import SETTINGS
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
+from nanoevolve_jax.evidence.forms import CalibrationForm
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.execution.received import flat
 
@@ -24,7 +25,7 @@ def commands(config: ConfigDict, calibration: Path, where: str, candidate: str) 
       where: Path of the calibration when the search was started.
       candidate: Id of the candidate.
     """
-    began_with = ConfigDict(read_sealed(calibration, CALIBRATION)["config"])
+    began_with = ConfigDict(read_sealed(calibration, CALIBRATION, CalibrationForm)["config"])
     folder, here = Path(config.workdir), _changed(config, _DEVICES)
     lines = {
         "calibrate": [*flags(began_with, recipe=True), f"--config.workdir={Path(where).parent}"],

@@ -5,12 +5,9 @@ spent, failures included, a sum over a file.
 """
 
 import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -18,9 +15,11 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
 from nanoevolve_jax.evidence.telemetry import read_telemetry, save_telemetry
 from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
-from nanoevolve_jax.execution.job import Job, job_key, job_to_json
-from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.execution.job import Job, JobDocument, job_key, job_to_json
+from nanoevolve_jax.execution.journal import Journal
+from nanoevolve_jax.execution.json_files import Count, Id, finite_or_null, typed
 from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.train import TELEMETRY
 
@@ -47,49 +46,63 @@ class Run(NamedTuple):
 _NUMBERS = ("val_bpb", "train_loss", "instability")
 
 
-def _digest(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+class _RunDocument(TypedDict):
+    key: Id
+    stage: str
+    program: str
+    job: JobDocument
+    val_bpb: float | None
+    train_loss: float | None
+    failure: str | None
+    failed_step: int | None
+    steps: Count
+    tokens: Count
+    curve: list[tuple[int, float | None]]
+    instability: float | None
 
 
-def _to_line(run: Run) -> str:
+def to_document(run: Run) -> dict[str, Any]:
+    """The JSON object of a run; what is not finite becomes null."""
     document = run._asdict()
-    document |= {name: finite_or_null(document[name]) for name in (*_NUMBERS, "curve")}
-    return json.dumps(document | {"seal": _digest(document)}, allow_nan=False) + "\n"
+    return document | {name: finite_or_null(document[name]) for name in (*_NUMBERS, "curve")}
 
 
-def _from_line(line: str) -> Run:
-    document = json.loads(line)
-    seal = document.pop("seal")
-    if seal != _digest(document):
-        raise ValueError("its seal does not fit its content")
-    for name in _NUMBERS:
-        document[name] = float("nan") if document[name] is None else document[name]
-    document["curve"] = [[s, float("nan") if v is None else v] for s, v in document["curve"]]
-    return Run(**document)
+def _from_document(document: dict[str, Any]) -> Run:
+    typed(document, _RunDocument)
+    if unknown := sorted(set(document) - set(Run._fields)):
+        raise ValueError(f"its fields must be {', '.join(Run._fields)}, got {unknown[0]!r}")
+    nan = float("nan")
+    numbers = {name: nan if document[name] is None else document[name] for name in _NUMBERS}
+    curve = [[step, nan if bpb is None else bpb] for step, bpb in document["curve"]]
+    return Run(**document | numbers | {"curve": curve})
 
 
-def _read(path: Path) -> tuple[list[Run], int]:
-    """The runs in whole lines, and the bytes of an unfinished last one."""
-    if not path.exists():
-        return [], 0
-    content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
+def _read(path: Path, older: bool = False) -> tuple[list[Run], Journal]:
+    """The runs in whole lines, and the journal that holds them."""
+    try:
+        found = journal.read(path, older=older)
+    except (OSError, ValueError) as error:
+        raise EvidenceError(str(error)) from None
     runs = []
-    for number, line in enumerate(complete.decode().splitlines(), start=1):
+    for number, document in enumerate(found.documents, start=1):
         try:
-            runs.append(_from_line(line))
-        except (ValueError, KeyError, TypeError) as error:
+            runs.append(_from_document(document))
+        except ValueError as error:
             raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
-    return runs, len(content) - len(complete)
+    return runs, found
 
 
-def read_runs(folder: Path) -> list[Run]:
+def read_runs(folder: Path, *, older: bool = False) -> list[Run]:
     """The runs of a folder, an unfinished last line left out; nothing is changed.
+
+    Args:
+      folder: Run folder.
+      older: Whether seals may be those of an older format, see `journal.read`.
 
     Raises:
       EvidenceError: if a complete line was changed.
     """
-    return _read(folder / FILE)[0]
+    return _read(folder / FILE, older)[0]
 
 
 def spent_by_stage(runs: Iterable[Run]) -> dict[str, dict[str, int]]:
@@ -136,11 +149,10 @@ class Runs:
 
     def _load(self) -> list[Run]:
         path = self.folder / FILE
-        runs, torn = _read(path)
-        if torn:  # by a kill in the middle of a write
+        runs, found = _read(path)
+        if found.torn:  # by a kill in the middle of a write
             self._say(f"{path}: an unfinished line is cut off; its run is made again")
-            with open(path, "r+b") as file:
-                file.truncate(path.stat().st_size - torn)
+            journal.cut(path, found.size)
         return runs
 
     def engine(self, program: str = MAIN) -> Engine:
@@ -190,10 +202,7 @@ class Runs:
     def _keep(self, run: Run, result: RunResult) -> None:
         columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
         save_telemetry(self.folder, run.key, columns)
-        with open(self.folder / FILE, "ab") as file:
-            file.write(_to_line(run).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        journal.append(self.folder / FILE, [to_document(run)])
         self._know(run)
 
     def _know(self, run: Run) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.execution.json_files import to_text, write_json
+from nanoevolve_jax.execution.json_files import decode, to_text, typed, write_json
+from nanoevolve_jax.execution.plain_files import read_plain
 
 FORMAT = 1
 
@@ -36,16 +37,21 @@ def write_sealed(path: Path, kind: str, document: dict[str, Any]) -> dict[str, A
     return sealed
 
 
-def read_sealed(path: Path, kind: str) -> dict[str, Any]:
+def read_sealed(path: Path, kind: str, form: type = Any) -> dict[str, Any]:
     """Reads a document of a kind; the file must be as it was written, byte for byte.
+
+    Args:
+      path: Path of the file.
+      kind: what the document is, such as 'calibration'.
+      form: Type of the document, such as a `TypedDict`.
 
     Raises:
       EvidenceError: if it is missing, truncated, edited, of another kind or another format.
     """
     wanted = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} file"
     try:
-        content = path.read_bytes()
-        document = json.loads(content)
+        content = read_plain(path)
+        document = decode(content)
     except FileNotFoundError:
         raise EvidenceError(f"{path} does not exist; allowed: {wanted}") from None
     except (OSError, ValueError) as error:
@@ -57,7 +63,10 @@ def read_sealed(path: Path, kind: str) -> dict[str, Any]:
         raise EvidenceError(f"{path} has format {document.get('format')!r}; allowed: {FORMAT}")
     if not _fits(document, content):
         raise EvidenceError(f"{path} was changed after it was written: its seal does not fit")
-    return document
+    try:
+        return typed(document, form)
+    except ValueError as error:
+        raise EvidenceError(f"{path} cannot be read as {wanted}: {error}") from None
 
 
 def _fits(document: dict[str, Any], content: bytes) -> bool:

@@ -1,18 +1,20 @@
-"""The archive: one JSON record a candidate, appended a generation at a time and synced.
+"""The archive: one JSON record per candidate, appended a generation at a time and synced.
 
-A generation is in the archive whole or not at all: a process killed while appending leaves a
-tail that the next one cuts off.
+It is a journal, so damaged, moved and edited records are noticed. A generation is in the archive
+whole or not at all: a process killed while appending leaves a tail that the next one cuts off.
 """
 
-import json
 import math
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+from msgspec import Meta
 
 from nanoevolve_jax.evidence.score import Merit
-from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.execution import journal
+from nanoevolve_jax.execution.journal import Journal
+from nanoevolve_jax.execution.json_files import Count, Id, finite_or_null, typed
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
@@ -61,33 +63,66 @@ STATUSES = (
 )
 _NUMBERS = ("val_bpb", "train_loss", "instability", "score")
 _PER_SEED = ("seeds", "val_bpb", "train_loss", "steps", "instability")
-CODE = {
-    "certificates": dict,  # of all rewritten slots, by slot
-    "slot": str | None,  # the one rewritten in this candidate; None: its parent's code
-    "source": str | None,  # of that slot
-    "diff": str | None,  # against the parent's source
-    "certificate": dict | None,  # of that slot, whole
-    "computation": dict,  # what each rewritten slot computes, as hashes
-    "proposal": int | None,  # number of the folder with prompts and answers
-    "cost": dict | None,  # of the proposal: provider, calls, tokens, dollars, seconds
-}
-"""Fields of a record's `code` and their kinds."""
-_KINDS = {
-    "id": str,
-    "parent_id": str | None,
-    "generation": int,
-    "operator": str | None,
-    "change": str | None,
-    "recipe": dict | None,
-    "status": str,
-    "failure": dict | None,
-    "stage": str,
-    **dict.fromkeys(_PER_SEED, list),
-    "score": float | int | None,
-    "cost": float | int,
-    "pareto": bool,
-    "code": dict | None,
-}
+
+Hash = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
+_OneOrMore = Meta(min_length=1)
+
+
+class Cost(TypedDict):
+    """What a proposal cost."""
+
+    provider: str
+    calls: Count
+    input_tokens: Count
+    output_tokens: Count
+    dollars: Annotated[float, Meta(ge=0)]
+    seconds: Annotated[float, Meta(ge=0)]
+
+
+class CodeDocument(TypedDict):
+    """The field `code` of a record."""
+
+    certificates: dict[str, Hash]  # ids of all rewritten slots, by slot
+    slot: str | None  # the one rewritten in this candidate; None: its parent's code
+    source: str | None  # of that slot
+    diff: str | None  # against the parent's source
+    certificate: dict[str, Any] | None  # of that slot, whole
+    computation: dict[str, Hash]  # what each rewritten slot computes
+    proposal: Count | None  # number of the folder with prompts and answers
+    cost: Cost | None  # of the proposal
+
+
+CODE = tuple(CodeDocument.__annotations__)
+"""Names of the fields of a record's `code`."""
+
+
+class _Failure(TypedDict):
+    reason: str
+    step: int | None
+
+
+class RecordDocument(TypedDict):
+    """A record as JSON has it; what is not finite is null."""
+
+    id: Id
+    parent_id: Id | None
+    generation: Count
+    operator: str | None
+    change: str | None
+    spec: dict[str, Any]
+    recipe: dict[str, float] | None
+    status: Literal[STATUSES]
+    failure: _Failure | None
+    stage: str
+    seeds: Annotated[list[Annotated[int, Meta(ge=0, lt=1 << 32)]], _OneOrMore]
+    val_bpb: Annotated[list[float | None], _OneOrMore]
+    train_loss: Annotated[list[float | None], _OneOrMore]
+    steps: Annotated[list[Count], _OneOrMore]
+    instability: Annotated[list[float | None], _OneOrMore]
+    score: float | None
+    cost: Annotated[float, Meta(ge=0)]
+    pareto: bool
+    code: CodeDocument | None
 
 
 def _null_to_nan(value: Any, empty: float) -> Any:
@@ -112,51 +147,36 @@ def record_from_json(document: dict[str, Any]) -> Record:
       SpecError: if its spec is invalid.
     """
     document = {"code": None} | document
-    if set(document) != set(Record._fields):
-        odd = sorted(set(document) ^ set(Record._fields))
-        raise ArchiveError(f"archive record has or lacks {odd[0]!r}; allowed: {Record._fields}")
-    for name, kind in _KINDS.items():
-        value = document[name]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            what = getattr(kind, "__name__", kind)
-            raise ArchiveError(f"archive record's {name} is {value!r}; allowed: {what}")
-    if document["status"] not in STATUSES:
+    try:
+        typed(document, RecordDocument)
+    except ValueError as error:
+        raise ArchiveError(f"archive record's {error}") from None
+    if unknown := sorted(set(document) - set(Record._fields)):
         raise ArchiveError(
-            f"archive record's status is {document['status']!r}; allowed: {', '.join(STATUSES)}"
+            f"archive record's fields must be {', '.join(Record._fields)}, got {unknown[0]!r}"
         )
-    if len({len(document[name]) for name in _PER_SEED}) > 1 or not document["seeds"]:
+    if len({len(document[name]) for name in _PER_SEED}) > 1:
         raise ArchiveError(
-            f"archive record {document['id']!r} has lists of different lengths, or empty ones; "
-            f"allowed: one entry a seed in each of {', '.join(_PER_SEED)}"
+            f"archive record {document['id']!r} must have one entry per seed in each of "
+            f"{', '.join(_PER_SEED)}, got lists of different lengths"
         )
-    for name, kind in CODE.items() if document["code"] else ():
-        if not isinstance(document["code"].get(name), kind):
-            raise ArchiveError(
-                f"archive record's code.{name} is {document['code'].get(name)!r}; allowed: "
-                f"{getattr(kind, '__name__', kind)}"
-            )
+    if document["failure"] is None and None in [*document["val_bpb"], document["score"]]:
+        raise ArchiveError(
+            f"archive record {document['id']!r} must have a failure where val_bpb or score is null"
+        )
     values = {name: _null_to_nan(document[name], math.nan) for name in _NUMBERS}
     values["score"] = _null_to_nan(document["score"], -math.inf)
     return Record(**document | values | {"spec": spec_from_json(document["spec"])})
 
 
-def rewrite(path: Path, records: list[Record]) -> None:
+def rewrite(path: Path, records: Iterable[Record]) -> None:
     """Replaces the whole archive, or leaves it as it is: promotion changes records' standing."""
-    scratch = path.with_name(f".{path.name}")
-    scratch.unlink(missing_ok=True)
-    append(scratch, records)
-    os.replace(scratch, path)
+    journal.rewrite(path, map(record_to_json, records))
 
 
-def append(path: Path, records: list[Record]) -> None:
+def append(path: Path, records: Iterable[Record]) -> None:
     """Appends a generation in one write and syncs it to disk."""
-    lines = "".join(
-        json.dumps(record_to_json(record), allow_nan=False) + "\n" for record in records
-    )
-    with open(path, "ab") as file:
-        file.write(lines.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    journal.append(path, map(record_to_json, records))
 
 
 def load(
@@ -172,43 +192,35 @@ def load(
     Raises:
       ArchiveError: if a complete line within them is not a record.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()  # torn by a kill in the middle of a write
+    found = _journal(path)
     complete = 0
-    for generation in range(len(lines) + 1):
+    for generation in range(len(found.documents) + 1):
         following = complete + sizes[min(generation, len(sizes) - 1)]
-        if following > len(lines):
+        if following > len(found.documents):
             break
         complete = following
-    records = _parse(path, lines[:complete])
-    kept = sum(map(len, lines[:complete]))
-    if kept < path.stat().st_size:
+    records = _records(path, found.documents[:complete])
+    if found.torn or complete < len(found.documents):
+        kept = found.ends[complete - 1] if complete else 0
         say(
             f"{path}: {path.stat().st_size - kept} bytes of an unfinished generation are cut off; "
             "it is made again"
         )
-        with open(path, "r+b") as file:
-            file.truncate(kept)
-            os.fsync(file.fileno())
+        journal.cut(path, kept)
     return records
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, *, older: bool = False) -> list[Record]:
     """The records in whole lines, of a search that may be under way; nothing is changed.
+
+    Args:
+      path: of `archive.jsonl`; a missing file is an empty archive.
+      older: whether records may be without seals, see `journal.read`.
 
     Raises:
       ArchiveError: if it cannot be read, or such a line is not a record.
     """
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from None
-    return _parse(path, [line for line in lines if line.endswith(b"\n")])
+    return _records(path, _journal(path, older=older).documents)
 
 
 def load_all(path: Path) -> list[Record]:
@@ -217,17 +229,50 @@ def load_all(path: Path) -> list[Record]:
     Raises:
       ArchiveError: if it cannot be read, or any line is not a record.
     """
+    found = _journal(path)
+    if found.torn or not found.documents:
+        raise ArchiveError(
+            f"{path} must be the archive of a finished search, got an unfinished one"
+        )
+    return _records(path, found.documents)
+
+
+def _journal(path: Path, *, older: bool = False) -> Journal:
     try:
-        return _parse(path, path.read_bytes().splitlines())
-    except OSError as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from None
+        return journal.read(path, older=older)
+    except (OSError, ValueError) as error:
+        raise ArchiveError(str(error)) from None
 
 
-def _parse(path: Path, lines: list[bytes]) -> list[Record]:
-    records = []
-    for number, line in enumerate(lines, start=1):
+def _records(path: Path, documents: list[dict[str, Any]]) -> list[Record]:
+    """The records of an archive, each of which descends from one that stands before it."""
+    records: list[Record] = []
+    known: dict[str, Record] = {}
+    for number, document in enumerate(documents, start=1):
         try:
-            records.append(record_from_json(json.loads(line)))
-        except (ValueError, TypeError) as error:
+            record = record_from_json(document)
+            _require_descent(record, known)
+        except ValueError as error:
             raise ArchiveError(f"{path} line {number} is damaged: {error}") from None
+        records.append(record)
+        known[record.id] = record
     return records
+
+
+def _require_descent(record: Record, known: dict[str, Record]) -> None:
+    """Checks a record's id, parent and generation against the records before it."""
+    if record.id in known:
+        raise ArchiveError(f"archive record's id must be new, got {record.id!r} again")
+    parent = known.get(record.parent_id)
+    if parent is None and (known or record.parent_id is not None):
+        raise ArchiveError(
+            f"parent_id of {record.id!r} must be the id of an earlier record, got "
+            f"{record.parent_id!r}"
+        )
+    if record.generation < (parent.generation if parent else 0):
+        raise ArchiveError(
+            f"generation of {record.id!r} must be at least its parent's, {parent.generation}, got "
+            f"{record.generation}"
+        )
+    if record.parent_id is None and record.generation:
+        raise ArchiveError(f"generation of {record.id!r} must be 0, got {record.generation}")

@@ -15,7 +15,7 @@ from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.telemetry import save_telemetry
 from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.evolution import archive, tournament
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
@@ -50,8 +50,21 @@ class Campaign(NamedTuple):
         return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
     def load(self, say: Callable[[str], None]) -> list[Record]:
-        """The records of all complete generations; `say` hears of what is cut off."""
-        return archive.load(self.folder / ARCHIVE, generation_sizes(self.config), say)
+        """The records of all complete generations; `say` hears of what is cut off.
+
+        Raises:
+          ArchiveError: if one is not of the generation that its place in the archive stands for.
+        """
+        first, later = generation_sizes(self.config)
+        records = archive.load(self.folder / ARCHIVE, [first, later], say)
+        for place, record in enumerate(records):
+            due = 0 if place < first else 1 + (place - first) // later
+            if record.generation != due:
+                raise ArchiveError(
+                    f"{self.folder / ARCHIVE} line {place + 1} is damaged: generation of "
+                    f"{record.id!r} must be {due}, got {record.generation}"
+                )
+        return records
 
     def generations(
         self, records: list[Record], on_progress: Callable[[Progress], None]

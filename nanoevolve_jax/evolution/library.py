@@ -7,16 +7,16 @@ it. A hash is no signature. Who may write to the folder can put other code under
 code is still held to a program's allowed operations when it is loaded (`policy.certified`).
 """
 
-import json
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from data.files import building, discard, publish
-from nanoevolve_jax.execution.json_files import to_text
+from nanoevolve_jax.execution.json_files import decode, to_text, typed
+from nanoevolve_jax.execution.plain_files import FileError, read_plain
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.slots import SLOTS
 
@@ -130,33 +130,36 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def _plain(path: Path) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise CertificateError(f"{path} is no plain file ({error.strerror})") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise CertificateError(f"{path} is no plain file")
-    with os.fdopen(descriptor, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise CertificateError(f"{path} has over {MOST_BYTES} bytes, the most allowed")
-    return content
+        return read_plain(path, MOST_BYTES, follow=False)
+    except (FileError, OSError) as error:
+        raise CertificateError(str(error)) from None
+
+
+class _Program(TypedDict):
+    sha256: str
+    flops: float
+    baseline_flops: float
+
+
+class Certificate(TypedDict):
+    """The form of a certificate, as far as it is read."""
+
+    slot: Literal[tuple(SLOTS)]
+    source_sha256: str
+    computation: str
+    programs: dict[str, _Program]
+    checks: NotRequired[list[str]]
+    isolation: NotRequired[str]
 
 
 def _certificate(folder: Path, contents: Mapping[str, bytes]) -> dict:
     """The certificate of a folder, of the form that everything else relies on."""
     try:
-        found = json.loads(contents.get(CERTIFICATE, b""))
-        fits = found["slot"] in SLOTS and all(
-            isinstance(facts["sha256"], str) for facts in found["programs"].values()
-        )
-        fits = fits and isinstance(found["source_sha256"], str)
-        fits = fits and isinstance(found["computation"], str)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        fits = False
-    if not fits:
-        raise CertificateError(f"{folder / CERTIFICATE} is missing or no certificate")
-    return found
+        return typed(decode(contents.get(CERTIFICATE, b"")), Certificate)
+    except ValueError as error:
+        raise CertificateError(
+            f"{folder / CERTIFICATE} is missing or no certificate: {error}"
+        ) from None
 
 
 def code_of(folder: Path, document: Mapping[str, Any] | None) -> Code | None:

@@ -1,6 +1,5 @@
 """Promotion inside a search: the best candidates on fresh seeds, one of which goes on."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.work import Call, call, total_runs
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution import campaign as screening
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes
 from nanoevolve_jax.evolution.library import code_of
+from nanoevolve_jax.evolution.run_folder import read_description
+from nanoevolve_jax.execution.json_files import Id, typed
 
 KIND = "promotion"
 FILE = "promotion.json"
@@ -41,8 +42,10 @@ def campaign_id(folder: Path) -> str:
     Equal settings give equal runs, so they are one campaign in however many folders; how it is
     confirmed is no part of that, or other rules would buy another confirmation.
     """
-    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return document["fingerprints"]["campaign"]
+    try:
+        return typed(read_description(folder).get("fingerprints"), dict[str, Id])["campaign"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ArchiveError(f"{folder} must have fingerprints in its config.json: {error}") from None
 
 
 def register(campaign: Campaign, calibration: Calibration) -> None:

@@ -9,16 +9,26 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, BinaryIO, NotRequired, TypedDict
 
 from ml_collections import ConfigDict
+from msgspec import Meta
 
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.facts import Facts, differences
-from nanoevolve_jax.execution.json_files import write_json, write_whole
+from nanoevolve_jax.execution.json_files import read_json, write_json
 from nanoevolve_jax.execution.numbers import apart
+from nanoevolve_jax.execution.plain_files import (
+    FileError,
+    open_in_place,
+    open_plain,
+    read_plain,
+    require_own_files,
+    subfolder,
+    write_whole,
+)
 from nanoevolve_jax.execution.received import received
 
 # What may change between two runs on one folder without changing any record.
@@ -30,8 +40,41 @@ _FREE = (
 # What comes after a search: other rules of confirmation do not make it another campaign.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
 _DECIDING = ("corpus", "tokenizer", "calibration", "config")  # of the fingerprints
-FORMAT = 2  # of what lies in a run folder; 1 had no checkpoints and no number
+FORMAT = 3  # of a run folder; 1 had no checkpoints and no number, 2 an archive without seals
+FILE = "config.json"
 _LOCK = ".lock"
+_OTHERS = ("wandb",)  # folders of trackers, which keep links of their own in them
+
+
+class Description(TypedDict):
+    """The form of `config.json`."""
+
+    format: NotRequired[Annotated[int, Meta(ge=1)]]  # 1 if it is not there
+    config: dict[str, Any]
+    versions: dict[str, str]
+    device: dict[str, str | int]
+    fingerprints: NotRequired[dict[str, str]]
+
+
+def read_description(folder: Path) -> Description:
+    """Reads the `config.json` of a run folder.
+
+    Raises:
+      FileError: if it is not of that form, or of a format that this version does not know.
+      OSError: if it is missing or cannot be read.
+    """
+    document = read_json(folder / FILE, Description)
+    if document.get("format", 1) > FORMAT:
+        raise FileError(
+            f"{folder / FILE} cannot be read: format must be at most {FORMAT}, got "
+            f"{document['format']}"
+        )
+    return document
+
+
+def is_older(description: Description) -> bool:
+    """Whether a run folder is of a format whose archive and runs were not sealed in a chain."""
+    return description.get("format", 1) < FORMAT
 
 
 def _without(document: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
@@ -72,6 +115,15 @@ def describe_run(config: ConfigDict, facts: Facts, calibration: str) -> dict[str
     }
 
 
+def require_own(folder: Path) -> None:
+    """Refuses a run folder from which something leads out of it, before anything is written.
+
+    Raises:
+      FileError: if it holds a link, or something else that is not a file or folder of its own.
+    """
+    require_own_files(folder, _OTHERS)
+
+
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """Keeps the folder to this process; the system lets go of it when the process ends.
@@ -81,7 +133,8 @@ def holding(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / _LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        require_own(folder)
+        file = open_in_place(folder / _LOCK)
     except OSError as error:
         raise ArchiveError(
             f"config.workdir is {str(folder)!r}; allowed: a folder that can be written ({error})"
@@ -89,31 +142,35 @@ def holding(folder: Path) -> Iterator[None]:
     with file:
         _lock(file, fcntl.LOCK_EX, folder)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         file.flush()
         yield
 
 
-def _lock(file: TextIO, kind: int, folder: Path) -> None:
+def _lock(file: BinaryIO, kind: int, folder: Path) -> None:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError:
         file.seek(0)
+        holder = file.read(200).decode(errors="replace") or "another process"
         raise ArchiveError(
-            f"config.workdir is {str(folder)!r}, in use by {file.read() or 'another process'}; "
+            f"config.workdir is {str(folder)!r}, in use by {holder}; "
             "allowed: another folder, or this one when that has ended"
         ) from None
 
 
 def require_free(folder: Path) -> None:
-    """Refuses a folder that another process has, before anything else is prepared for it.
+    """Refuses a folder that cannot be used, before anything else is prepared for it.
 
     Raises:
-      ArchiveError: if it has.
+      ArchiveError: if another process has it.
+      FileError: if it holds a link, or something else that is not a file of its own.
     """
     # Whatever else is wrong with the folder, `holding` says.
-    with contextlib.suppress(OSError), open(folder / _LOCK, encoding="utf-8") as file:
-        _lock(file, fcntl.LOCK_SH, folder)
+    with contextlib.suppress(OSError):
+        require_own(folder)
+        with os.fdopen(open_plain(folder / _LOCK, os.O_RDONLY), "rb") as file:
+            _lock(file, fcntl.LOCK_SH, folder)
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -157,9 +214,9 @@ def config_of(document: Any, folder: Path, here: ConfigDict) -> ConfigDict:
 
 def keep_calibration(folder: Path, calibration: Path) -> None:
     """Copies the calibration of a run into its folder, so that the folder can be read alone."""
-    kept, text = folder / CALIBRATION, calibration.read_text(encoding="utf-8")
-    if not kept.is_file() or kept.read_text(encoding="utf-8") != text:
-        write_whole(kept, text)
+    kept, content = folder / CALIBRATION, read_plain(calibration)
+    if not kept.exists() or read_plain(kept) != content:
+        write_whole(kept, content)
 
 
 def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False) -> None:
@@ -175,8 +232,8 @@ def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False
       ArchiveError: if the folder holds a run with other fingerprints, naming what differs, or
         its `config.json` is damaged.
     """
-    path = folder / "config.json"
-    if path.exists():
+    path = folder / FILE
+    if os.path.lexists(path):
         _require_same(path, description)
         if keep:
             return
@@ -186,7 +243,7 @@ def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False
             "was made; allowed: a new folder"
         )
     try:
-        (folder / "telemetry").mkdir(parents=True, exist_ok=True)
+        subfolder(folder, "telemetry")
         write_json(path, description)
     except OSError as error:
         raise ArchiveError(
@@ -198,7 +255,7 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
     """Refuses a `config.json` of another format or another run, naming what differs."""
     folder = str(path.parent)
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_description(path.parent)
         old_format, prints = old.get("format", 1), new["fingerprints"]
         changed = [name for name in _DECIDING if old["fingerprints"].get(name) != prints[name]]
         details = [
@@ -207,7 +264,7 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
             for difference in differences(_bound(old[part]), _bound(new[part]))
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArchiveError(f"{path} is damaged ({error!r}); choose another workdir") from None
+        raise ArchiveError(f"{path} is damaged ({error}); choose another workdir") from None
     if old_format != FORMAT:
         raise ArchiveError(
             f"config.workdir is {folder!r}, a run folder of format {old_format}; "

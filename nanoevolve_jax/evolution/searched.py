@@ -1,6 +1,5 @@
 """The run folder of a finished search, read by whoever tests one of its candidates."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from configs.base import SAME
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.evolution.run_folder import config_of
+from nanoevolve_jax.evolution.run_folder import config_of, read_description
 from nanoevolve_jax.execution.received import corpus_here
 from nanoevolve_jax.execution.settings import get_setting
 
@@ -43,14 +42,14 @@ def read_search(settings: ConfigDict) -> Search:
     """
     folder = Path(settings.workdir)
     try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        document, prints = description["config"], description.get("fingerprints", {})
-        calibration = str(document.get("calibration", UNCALIBRATED))
-        fingerprint = prints.get("corpus")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        description = read_description(folder)
+    except (OSError, ValueError) as error:
         raise ArchiveError(
             f"config.workdir is {str(folder)!r}; allowed: the folder of a finished search ({error})"
         ) from None
+    document = description["config"]
+    calibration = str(document.get("calibration", UNCALIBRATED))
+    fingerprint = description.get("fingerprints", {}).get("corpus")
     config = config_of(document, folder, settings)
     if config.calibration == UNCALIBRATED:
         raise EvidenceError(

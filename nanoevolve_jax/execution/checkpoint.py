@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
 from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution.plain_files import FileError, subfolder
 
 FOLDER = "checkpoints"
 FORMAT = 1
@@ -89,6 +90,8 @@ class Checkpoints:
             return
         try:
             self._manager = self._open()
+        except FileError:  # a link, behind which nothing may be deleted
+            raise
         except Exception as error:  # Orbax has no exception of its own for a damaged folder
             say(f"{self._folder} cannot be read ({_line(error)}); starting without checkpoints")
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -96,7 +99,7 @@ class Checkpoints:
         self._next = max(self._manager.all_steps(), default=-1) + 1
 
     def _open(self) -> ocp.CheckpointManager:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        subfolder(self._folder.parent, FOLDER)
         # Orbax would do it in a thread that it waits for only when it saves.
         for unfinished in self._folder.glob(f"*{TMP_DIR_SUFFIX}*"):
             shutil.rmtree(unfinished)

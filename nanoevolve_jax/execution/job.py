@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import Candidate
@@ -34,6 +35,38 @@ class Job(NamedTuple):
     gate: np.ndarray | None = None  # float32[steps] that replace the policy's own gate
     disturbance: Disturbance | None = None
     attempt: int = 0  # tells repeats of one run apart; nothing else reads it
+
+
+Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+class CandidateDocument(TypedDict):
+    """What a candidate trains, as JSON has it."""
+
+    spec: dict[str, Any]
+    recipe: dict[str, float]
+    code: NotRequired[dict[str, str]]  # certificates by slot
+
+
+class DisturbanceDocument(TypedDict):
+    """A disturbance as JSON has it."""
+
+    kind: Literal[LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE]
+    start: int
+    stop: int
+    amount: float
+
+
+class JobDocument(TypedDict):
+    """A job as JSON has it."""
+
+    candidate: CandidateDocument
+    seed: Seed
+    steps: Annotated[int, Meta(ge=1)]
+    fold: Annotated[int, Meta(ge=0)]
+    gate: list[float] | None
+    disturbance: DisturbanceDocument | None
+    attempt: Annotated[int, Meta(ge=0)]
 
 
 def candidate_to_json(candidate: Candidate) -> dict[str, Any]:

@@ -1,14 +1,153 @@
-"""Numbers that JSON has no word for, and files that are written whole or not at all."""
+"""JSON in and out: strict decoding, typed documents, and numbers that JSON has no word for."""
 
-import contextlib
 import json
 import math
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
+
+from nanoevolve_jax.execution.plain_files import FileError, read_plain, write_whole
+
+Id = Annotated[
+    str,
+    msgspec.Meta(pattern=r"\A(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z", description="an id"),
+]
+"""A name that is also the name of a file: it can lead to no other folder."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
+MOST_DEPTH = 64  # of lists and objects within each other
+_MOST_INTEGER = 1 << 63
+_T = TypeVar("_T")
+
+
+# Reading ------------------------------------------------------------------------------------
+
+
+def decode(content: bytes | str) -> Any:
+    """Decodes a JSON text strictly.
+
+    NaN, infinities, numbers that no float holds, integers of more than 64 bits, repeated names,
+    unpaired surrogates and deep nesting are refused, which Python's own decoder accepts or fails
+    on in other ways.
+
+    Raises:
+      ValueError: If it is anything but such a text.
+    """
+    text = content.decode() if isinstance(content, bytes) else content
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_float=_finite,
+            parse_int=_integer,
+            parse_constant=_finite,
+        )
+    except RecursionError:
+        raise ValueError(f"it must be nested at most {MOST_DEPTH} deep") from None
+    _require_shallow(document, MOST_DEPTH)
+    if "\\ud" in text.lower():
+        json.dumps(document, ensure_ascii=False).encode()
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} must stand once in an object, got it twice")
+    return document
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"numbers must be finite, got {text[:40]}")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -_MOST_INTEGER <= (value := int(text)) < _MOST_INTEGER:
+        raise ValueError(f"integers must have at most 64 bits, got {text[:40]}")
+    return value
+
+
+def _require_shallow(node: Any, left: int) -> None:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        if isinstance(child, dict | list):
+            if left == 1:
+                raise ValueError(f"it must be nested at most {MOST_DEPTH} deep")
+            _require_shallow(child, left - 1)
+
+
+def typed(document: Any, kind: type[_T], name: str = "") -> _T:
+    """Returns a decoded document after checking it against a type.
+
+    Args:
+      document: Decoded JSON.
+      kind: A `TypedDict`, or any other type that msgspec knows.
+      name: Name of the document's place in a larger one, for messages.
+
+    Raises:
+      ValueError: If it is of another form, naming the field.
+    """
+    try:
+        msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_in_words(str(error), name)) from None
+    return document
+
+
+def is_id(name: Any) -> bool:
+    """Returns whether a value may be the id of a candidate, a run or a job."""
+    try:
+        typed(name, Id)
+    except ValueError:
+        return False
+    return True
+
+
+_MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?\$?\.?(?P<field>.*)`)?", re.DOTALL)
+_EXPECTED = re.compile(r"Expected (?P<wanted>.*?)(?:, got (?P<got>.*))?", re.DOTALL)
+
+
+def _in_words(message: str, name: str) -> str:
+    """The message of a validation error as `FIELD must be ..., got ...`."""
+    what, field = _MESSAGE.fullmatch(message).group("what", "field")
+    place = ".".join(part for part in (name, field) if part) or "the document"
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        inside = ".".join(part for part in (name, field, missing[1]) if part)
+        return f"{inside} must be there, got nothing"
+    if expected := _EXPECTED.fullmatch(what):
+        wanted, got = (x and x.replace("`", "") for x in expected.group("wanted", "got"))
+        wanted = "an id (letters, digits, _ . -)" if "matching regex" in wanted else wanted
+        return f"{place} must be {wanted}" + (f", got {got}" if got else "")
+    return f"{place} must be valid: {what}"
+
+
+def read_json(path: Path, kind: type[_T] = Any) -> _T:
+    """Reads a JSON file.
+
+    Args:
+      path: Path of a regular file.
+      kind: Type of the document.
+
+    Raises:
+      FileError: If it is not a regular file, not JSON, or of another form; the message names the
+        file and the field.
+      OSError: If it is missing or cannot be read.
+    """
+    content = read_plain(path)
+    try:
+        return typed(decode(content), kind)
+    except ValueError as error:
+        raise FileError(f"{path} cannot be read: {error}") from None
+
+
+# Writing ------------------------------------------------------------------------------------
 
 
 def finite_or_null(values: Any) -> Any:
@@ -29,21 +168,6 @@ def finite_or_null(values: Any) -> Any:
 def to_text(document: Any) -> str:
     """The text of a file; ValueError for NaN and infinities, which JSON has no word for."""
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: to a neighbour, synced, then renamed."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            scratch.unlink()  # a full disk needs the room
-        raise
 
 
 def write_json(path: Path, document: Any) -> None:

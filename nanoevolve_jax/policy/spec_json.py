@@ -95,7 +95,7 @@ def load_spec(path: str | Path) -> OptimizerSpec:
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise SpecError(f"spec file is {str(path)!r}; allowed: a JSON file ({reason})") from None
     if isinstance(document, Mapping) and isinstance(document.get("spec"), Mapping):
@@ -110,3 +110,5 @@ def load_spec(path: str | Path) -> OptimizerSpec:
         return spec_from_json(document)
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path}: spec is nested too deeply") from None

@@ -1,9 +1,8 @@
 """What a run folder tells of its search, finished or under way; nothing in it is changed."""
 
 import difflib
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,20 +10,23 @@ from ml_collections import ConfigDict
 from configs.base import get_config
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
+from nanoevolve_jax.codegen.campaign.vouched import require_vouched
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.card import KIND as CARD
+from nanoevolve_jax.evidence.card import read_card
 from nanoevolve_jax.evidence.comparison import Bench
+from nanoevolve_jax.evidence.forms import CalibrationForm, PromotionForm
 from nanoevolve_jax.evidence.replayed import is_record, read_replay, with_replay
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
-from nanoevolve_jax.evidence.telemetry import read_telemetry
+from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
-from nanoevolve_jax.evolution.run_folder import config_of
+from nanoevolve_jax.evolution.run_folder import config_of, is_older, read_description
 from nanoevolve_jax.execution.job import job_to_json
+from nanoevolve_jax.execution.json_files import Count, read_json
 
 
 class History(NamedTuple):
@@ -78,7 +80,8 @@ class History(NamedTuple):
         Raises:
           EvidenceError: if the file is damaged.
         """
-        return read_telemetry(self.folder, name)
+        screened = any(record.id == name for record in self.records)
+        return read_telemetry(self.folder, name, SCREENED if screened else ())
 
     def runs_of(self, record: Record) -> list[Run]:
         """The runs of promotion that trained this candidate as it was screened."""
@@ -116,59 +119,96 @@ def read_history(folder: Path, field: str = "workdir") -> History:
       EvidenceError: if what stands in it was changed.
     """
     description = _description(folder, field)
+    older = is_older(description)
     config = config_of(description.pop("config"), folder, get_config())
-    records = archive.read(folder / ARCHIVE)
+    records = archive.read(folder / ARCHIVE, older=older)
     if not records or records[0].id != tournament.BASELINE_ID:
         raise ArchiveError(
             f"{field} is {str(folder)!r}, in which no generation is finished; "
             "allowed: the folder of a search that has finished one"
         )
-    return History(
+    if records[0].failure is not None:
+        raise ArchiveError(f"{folder / ARCHIVE} must have a baseline that trained, got a failure")
+    require_vouched(folder, records)
+    history = History(
         folder,
         config,
         description,
         records,
-        read_runs(folder),
+        read_runs(folder, older=older),
         _if_there(folder / "summary.json"),
-        _sealed_if_there(folder / promote.FILE, promote.KIND),
-        _cards(folder / "evidence"),
+        _sealed_if_there(folder / promote.FILE, promote.KIND, PromotionForm),
+        _cards(folder),
         _calibration(folder, config),
-        books.read(folder / books.FILE) if (folder / books.FILE).exists() else None,
+        books.read(path, older=older) if (path := folder / books.FILE).exists() else None,
     )
+    _require_known(history)
+    return history
+
+
+def _require_known(history: History) -> None:
+    """Checks that what other files say of candidates is said of candidates of the archive."""
+    ids = {record.id for record in history.records}
+    named = {
+        f"evidence/{name}.json": [name, card["baseline"]["id"]]
+        for name, card in history.cards.items()
+    }
+    if (found := history.promotion) is not None:
+        own = [found["comparator"], *found["first_round"]]
+        named[promote.FILE] = own + ([found["candidate"]] if found["candidate"] else [])
+    for file, names in named.items():
+        for name in names:
+            if name not in ids:
+                raise ArchiveError(
+                    f"{history.folder / file} must name candidates of {ARCHIVE}, got {name!r}"
+                )
 
 
 def _description(folder: Path, field: str) -> dict[str, Any]:
-    path = folder / "config.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        document["config"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return dict(read_description(folder))
+    except (OSError, ValueError) as error:
         raise ArchiveError(
-            f"{field} is {str(folder)!r}; allowed: the folder of a search ({error!r})"
+            f"{field} is {str(folder)!r}; allowed: the folder of a search ({error})"
         ) from None
-    return document
 
 
 def _cards(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns the cards of an evidence folder, each with the level that its replay gives it."""
-    paths = [path for path in sorted(folder.glob("*.json")) if not is_record(path)]
-    return {p.stem: with_replay(read_sealed(p, CARD), read_replay(p)) for p in paths}
+    """Returns the cards of a run folder by candidate, each with the level that its replay gives it.
+
+    The id of a card's candidate is the name of its file.
+    """
+    cards = {}
+    for path in sorted((folder / "evidence").glob("*.json")):
+        if not is_record(path):
+            card = read_card(path)
+            if card["id"] != path.stem:
+                raise ArchiveError(f"{path}: id must be {path.stem!r}, got {card['id']!r}")
+            cards[path.stem] = with_replay(card, read_replay(path))
+    return cards
 
 
 def _calibration(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
     """Returns the calibration of the search, which lies in the folder."""
     tuned = config.calibration != UNCALIBRATED
-    return _sealed_if_there(folder / CALIBRATION_FILE, CALIBRATION) if tuned else None
+    path = folder / CALIBRATION_FILE
+    return _sealed_if_there(path, CALIBRATION, CalibrationForm) if tuned else None
 
 
-def _sealed_if_there(path: Path, kind: str) -> dict[str, Any] | None:
-    return read_sealed(path, kind) if path.exists() else None
+def _sealed_if_there(path: Path, kind: str, form: type) -> dict[str, Any] | None:
+    return read_sealed(path, kind, form) if path.exists() else None
+
+
+class _Summary(TypedDict):
+    wall_seconds: NotRequired[float]
+    tokens_trained: Count
+    training_runs: Count
 
 
 def _if_there(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, _Summary)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from None
+        raise ArchiveError(str(error)) from None

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.execution.json_files import write_whole
+from nanoevolve_jax.execution.plain_files import write_whole
 from nanoevolve_jax.reporting import training, words
 from nanoevolve_jax.reporting.candidates import candidates
 from nanoevolve_jax.reporting.history import History, read_history

@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from nanoevolve_jax.evidence.runs import Run
+from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
@@ -240,6 +241,6 @@ def where_things_lie(folder: Path) -> list[str]:
 
 def baseline_curve(folder: Path) -> str:
     """The baseline's validation curve in one line."""
-    with np.load(folder / "telemetry" / f"{tournament.BASELINE_ID}.npz") as data:
-        points = zip(data["validation_step"], data["validation_bpb"], strict=True)
-        return ", ".join(f"{bpb:.3f} at step {step}" for step, bpb in points)
+    data = read_telemetry(folder, tournament.BASELINE_ID, SCREENED)
+    points = zip(data["validation_step"], data["validation_bpb"], strict=True)
+    return ", ".join(f"{bpb:.3f} at step {step}" for step, bpb in points)

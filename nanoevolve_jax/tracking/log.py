@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs.base import SETTINGS
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run
-from nanoevolve_jax.evidence.telemetry import read_telemetry
+from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.settings import ConfigError, get_setting
@@ -64,7 +64,7 @@ class Log:
             return
         self._candidates.add(name)
         try:
-            columns = read_telemetry(self._folder, name)
+            columns = read_telemetry(self._folder, name, SCREENED)
         except EvidenceError as error:
             return self._say(f"{error}; its curves are not tracked")
         if columns is not None:

@@ -17,9 +17,10 @@ from nanoevolve_jax.codegen.mutators.tries import SOURCE
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.seeds import seed_source
-from nanoevolve_jax.evidence.telemetry import read_telemetry
+from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.library import code_of
+from nanoevolve_jax.execution.plain_files import read_plain
 from nanoevolve_jax.policy.spec import Sensors
 
 _FAILURES, _TRIED, _LINES = 4, 12, 4
@@ -106,7 +107,7 @@ def evidence_of(record: Record, baseline: Record, folder: Path) -> prompts.Evide
 
 def facts_of(record: Record, folder: Path) -> list[str]:
     """What a candidate's telemetry says, in sentences."""
-    columns = read_telemetry(folder, record.id)
+    columns = read_telemetry(folder, record.id, SCREENED)
     if columns is None or not len(columns["loss"]):
         return []
     steps = len(columns["loss"])
@@ -161,9 +162,9 @@ def refused_source(folder: Path, number: int, slot: str) -> str | None:
     """
     *_, last = sorted(books.folder_of(folder, number).glob("try-*")) or [Path()]
     try:
-        source = (last / SOURCE).read_text(encoding="utf-8")
+        source = read_plain(last / SOURCE).decode()
         language.check(source, slot)
-    except (FileNotFoundError, Refused):
+    except (OSError, ValueError, Refused):
         return None
     return language.normalised(source)
 

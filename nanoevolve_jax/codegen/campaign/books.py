@@ -1,16 +1,19 @@
-"""The books of a campaign of code: one line a proposal, in order, whatever became of it.
+"""The journal of a campaign of code: one line per proposal, in order, with its outcome.
 
-They are a file that can be made again from the proposals' folders and the archive; a line is there
-whole or not at all.
+It can be made again from the proposals' folders and the archive. A line is there whole or not at
+all; the next append cuts off what a killed process left of one.
 """
 
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+from msgspec import Meta
 
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.execution import journal
+from nanoevolve_jax.execution.json_files import Count, Id, typed
+from nanoevolve_jax.policy.slots import SLOTS
 
 FILE = "proposals.jsonl"
 FOLDER = "proposals"
@@ -47,43 +50,55 @@ def folder_of(workdir: Path, number: int) -> Path:
     return workdir / FOLDER / f"{number:04d}"
 
 
+class _EntryDocument(TypedDict):
+    number: Count
+    island: Count
+    slot: Literal[tuple(SLOTS)]
+    parent: Id
+    provider: str
+    outcome: Literal[OUTCOMES]
+    candidate: Id | None
+    reason: str | None
+    message: str | None
+    gain: Annotated[float, Meta(ge=0)]
+    calls: Count
+    input_tokens: Count
+    output_tokens: Count
+    dollars: Annotated[float, Meta(ge=0)]
+    seconds: Annotated[float, Meta(ge=0)]
+
+
 def append(path: Path, entry: Entry) -> None:
     """Adds a line and syncs it to disk."""
-    with open(path, "ab") as file:
-        file.write((json.dumps(entry._asdict(), allow_nan=False) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+    journal.append(path, [entry._asdict()])
 
 
-def read(path: Path) -> list[Entry]:
+def read(path: Path, *, older: bool = False) -> list[Entry]:
     """The entries in whole lines; nothing is changed.
+
+    Args:
+      path: Path of the file; a missing one has no entries.
+      older: whether lines may be without seals, see `journal.read`.
 
     Raises:
       ArchiveError: if a whole line is no entry, or entries are missing before it.
     """
-    if not path.exists():
-        return []
-    content = path.read_bytes()
+    try:
+        documents = journal.read(path, older=older).documents
+    except (OSError, ValueError) as error:
+        raise ArchiveError(str(error)) from None
     entries: list[Entry] = []
-    for line in content[: content.rfind(b"\n") + 1].splitlines():
+    for document in documents:
         try:
-            entry = Entry(**json.loads(line))
-            if entry.number != len(entries) or entry.outcome not in OUTCOMES:
-                raise ValueError(f"proposal {entry.number} is {entry.outcome!r}")
+            entry = Entry(**typed(document, _EntryDocument))
+            if entry.number != len(entries):
+                raise ValueError(f"number must be {len(entries)}, got {entry.number}")
+            settled = entry.outcome in (CANDIDATE, SAME)
+            if settled != (entry.candidate is not None):
+                raise ValueError(f"candidate must be an id if trained, got {entry.candidate!r}")
         except (ValueError, TypeError) as error:
             raise ArchiveError(f"{path} line {len(entries) + 1} is damaged: {error}") from None
         entries.append(entry)
-    return entries
-
-
-def load(path: Path) -> list[Entry]:
-    """The entries; an unfinished last line, of a kill in the middle of a write, is cut off."""
-    entries = read(path)
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        content = path.read_bytes()
-        with open(path, "r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-            os.fsync(file.fileno())
     return entries
 
 

@@ -8,20 +8,21 @@ there is not done again. So a proposal that a kill has interrupted is simply pur
   try-1/source.py verdict.json           what came of its answer, and what the jail says of that
 """
 
-import difflib
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
+from nanoevolve_jax.codegen.campaign.vouched import unified_diff
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail.certify import Verdict
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.tries import propose
 from nanoevolve_jax.evolution.library import Library
-from nanoevolve_jax.execution.json_files import write_json, write_whole
+from nanoevolve_jax.execution.json_files import Count, Id, read_json, write_json
+from nanoevolve_jax.execution.plain_files import read_plain, write_whole
 from nanoevolve_jax.policy.certified import Certified
+from nanoevolve_jax.policy.slots import SLOTS
 
 INPUTS, PROMPT, VERDICT = "inputs.json", "prompt.txt", "verdict.json"
 NO_EDIT = "no_edit"  # beside the jail's reasons: the answer is no edit of the source
@@ -87,7 +88,10 @@ def _verdict(path: Path, source: str, brief: Brief, steps: Steps) -> dict[str, A
     """What validation says of a source; asked once, and kept."""
     if not path.exists():
         write_json(path, _validated(source, brief, steps))
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return read_json(path, _VerdictDocument)
+    except (OSError, ValueError) as error:
+        raise CodegenError(str(error)) from None
 
 
 def _validated(source: str, brief: Brief, steps: Steps) -> dict[str, Any]:
@@ -96,9 +100,30 @@ def _validated(source: str, brief: Brief, steps: Steps) -> dict[str, Any]:
     if found.refusal is not None:
         return verdict | {"reason": found.refusal.reason, "message": found.refusal.message}
     steps.library.put(found.certified)
-    lines = (text.splitlines() for text in (brief.source, found.certified.source))
-    diff = "\n".join(difflib.unified_diff(*lines, "parent", "child", lineterm=""))
+    diff = unified_diff(brief.source, found.certified)
     return verdict | {"certificate": found.certified.id, "diff": diff}
+
+
+class _VerdictDocument(TypedDict):
+    certificate: Id | None
+    diff: str | None
+    reason: str | None
+    message: str | None
+
+
+class _AimDocument(TypedDict):
+    number: Count
+    island: Count
+    slot: Literal[tuple(SLOTS)]
+    parent: Id
+    shown: list[Id]
+
+
+class _BriefDocument(TypedDict):
+    slot: Literal[tuple(SLOTS)]
+    source: str
+    provider: str
+    aim: NotRequired[_AimDocument]
 
 
 def write_brief(folder: Path, brief: Brief, more: dict[str, Any]) -> None:
@@ -120,9 +145,9 @@ def read_brief(folder: Path) -> tuple[Brief, dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        prompt = (folder / PROMPT).read_text(encoding="utf-8")
-        own = {name: document.pop(name) for name in ("slot", "source", "provider")}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CodegenError(f"{path} is damaged: {error!r}") from None
+        document = read_json(path, _BriefDocument)
+        prompt = read_plain(folder / PROMPT).decode()
+    except (OSError, ValueError) as error:
+        raise CodegenError(f"{path} is damaged: {error}") from None
+    own = {name: document.pop(name) for name in ("slot", "source", "provider")}
     return Brief(**own, prompt=prompt), document

@@ -1,18 +1,25 @@
 """The local book of deployments: one JSON a job, by which it is found whoever asks for it later."""
 
 import difflib
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from nanoevolve_jax.codegen.deployment.intact import FolderError
 from nanoevolve_jax.codegen.deployment.reply import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
-from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.json_files import Id, is_id, read_json, write_json
 
 FOLDER = "deployments"  # in the cache
 RESULT = "result.json"
+
+
+class _EntryDocument(TypedDict):
+    job: Id
+    candidate: str
+    address: str
+    place: str
+    sent: float
 
 
 class Entry(NamedTuple):
@@ -41,7 +48,13 @@ class Entry(NamedTuple):
 
 
 def enter(cache: Path, entry: Entry) -> None:
-    """Writes an entry, or replaces that of the same job."""
+    """Writes an entry, or replaces that of the same job.
+
+    Raises:
+      FolderError: if the job's id is not one, which would lead to another folder.
+    """
+    if not is_id(entry.job):
+        raise FolderError(f"job must be an id (letters, digits, _ . -), got {entry.job!r}")
     (cache / FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(cache / FOLDER / f"{entry.job}.json", entry._asdict())
 
@@ -68,7 +81,9 @@ def entries(cache: Path) -> list[Entry]:
     found = []
     for path in sorted((cache / FOLDER).glob("*.json")):
         try:
-            found.append(Entry(**json.loads(path.read_text(encoding="utf-8"))))
+            entry = Entry(**read_json(path, _EntryDocument))
         except (OSError, ValueError, TypeError):
             continue
+        if entry.job == path.stem:
+            found.append(entry)
     return sorted(found, key=lambda entry: (entry.sent, entry.job))

@@ -5,7 +5,6 @@ What it starts inherits a few harmless variables and nothing else of this proces
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -14,11 +13,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from data.files import locked
 from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.json_files import read_json, write_json
 from nanoevolve_jax.execution.ray_connection import psutil
 from nanoevolve_jax.execution.threads import visible_cores
 
@@ -130,9 +129,15 @@ def _kill(head: int) -> None:
         psutil.wait_procs(family, timeout=_STOP_SECONDS)
 
 
+class _Head(TypedDict):
+    address: str
+    process: int
+    started: float
+
+
 def _read(place: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((place / FILE).read_text(encoding="utf-8"))
+        return read_json(place / FILE, _Head)
     except (OSError, ValueError):
         return None
 

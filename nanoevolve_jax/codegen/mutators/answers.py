@@ -3,12 +3,14 @@
 `DIR/proposals/0007/try-1/answer.json` is the answer to `request.json` beside it.
 """
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+from msgspec import Meta
 
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.json_files import Count, decode, typed, write_json
+from nanoevolve_jax.execution.plain_files import read_plain
 
 FORMAT = 1
 REQUEST, ANSWER = "request.json", "answer.json"
@@ -31,6 +33,19 @@ class Answer(NamedTuple):
     model: str
 
 
+class _AnswerDocument(TypedDict):
+    text: str
+    input_tokens: Count
+    output_tokens: Count
+    dollars: Annotated[float, Meta(ge=0)]
+    seconds: Annotated[float, Meta(ge=0)]
+    requests: Count
+    estimated: Count
+    failure: str | None
+    provider: str
+    model: str
+
+
 def write_answer(folder: Path, answer: Answer) -> None:
     """Writes a call's answer whole or not at all."""
     write_json(folder / ANSWER, {"format": FORMAT} | answer._asdict())
@@ -46,9 +61,10 @@ def read_answer(folder: Path) -> Answer | None:
     if document is None:
         return None
     try:
-        return Answer(**{name: document[name] for name in Answer._fields})
-    except KeyError as error:
-        raise CodegenError(f"{folder / ANSWER} is damaged: it has no {error}") from None
+        typed(document, _AnswerDocument)
+    except ValueError as error:
+        raise CodegenError(f"{folder / ANSWER} is damaged: {error}") from None
+    return Answer(**{name: document[name] for name in Answer._fields})
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -58,10 +74,10 @@ def read_document(path: Path) -> dict[str, Any] | None:
       CodegenError: if it is damaged or of another format.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = decode(read_plain(path))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CodegenError(f"{path} is damaged: {error}") from None
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:

@@ -28,6 +28,7 @@ from nanoevolve_jax.codegen.mutators.budget import worst_attempt, worst_call
 from nanoevolve_jax.codegen.mutators.credentials import hide_memory
 from nanoevolve_jax.codegen.mutators.providers import Provider, ProviderError, missing
 from nanoevolve_jax.codegen.mutators.requests import Request, read_request, write_request
+from nanoevolve_jax.execution.plain_files import open_in_place
 
 LOST = "lost: the call was under way when its machine or its process died"
 _LOCK, _STARTED = "lock", "started"
@@ -170,7 +171,7 @@ def _under_way(folder: Path) -> bool:
 
 def _settle(folder: Path, answer: Answer) -> None:
     """Writes the answer of a call that no process has, unless one has it by now, or had it."""
-    with open(folder / _LOCK, "ab") as file:
+    with open_in_place(folder / _LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -182,7 +183,7 @@ def _settle(folder: Path, answer: Answer) -> None:
 def main(folder: Path) -> None:
     """The process of one call; does nothing if another had it."""
     hide_memory()
-    with open(folder / _LOCK, "ab") as file:
+    with open_in_place(folder / _LOCK) as file:
         # Whoever looks whether a process has the call holds the lock for a moment.
         fcntl.flock(file, fcntl.LOCK_EX)
         if read_answer(folder) is not None or (folder / _STARTED).exists():

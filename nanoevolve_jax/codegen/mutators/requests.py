@@ -1,18 +1,23 @@
 """What a call asks of whom, as a file; its answer will lie beside it."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators.answers import FORMAT, REQUEST, read_document
 from nanoevolve_jax.codegen.mutators.providers import Provider, from_json, to_json
-from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.json_files import typed, write_json
 
 
 class Request(NamedTuple):
     """One call."""
 
     provider: Provider
+    prompt: str
+
+
+class _RequestDocument(TypedDict):
+    provider: dict[str, Any]
     prompt: str
 
 
@@ -32,6 +37,7 @@ def read_request(folder: Path) -> Request | None:
     if document is None:
         return None
     try:
+        typed(document, _RequestDocument)
         return Request(from_json(document["provider"]), document["prompt"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CodegenError(f"{folder / REQUEST} is damaged: {error!r}") from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CodegenError(f"{folder / REQUEST} is damaged: {error}") from None

@@ -10,7 +10,7 @@ from nanoevolve_jax.codegen.mutators.ask import NotPermitted
 from nanoevolve_jax.codegen.mutators.markup import plain
 from nanoevolve_jax.codegen.mutators.prompts import complaint
 from nanoevolve_jax.codegen.mutators.reasoning import without_reasoning
-from nanoevolve_jax.execution.json_files import write_whole
+from nanoevolve_jax.execution.plain_files import write_whole
 
 TRIES = 2
 SOURCE = "source.py"

@@ -1,0 +1,164 @@
+"""Regular files, opened so that a link, a pipe or a device in their place is refused.
+
+A run folder may come from someone else. The folder itself, and everything above it, is the user's
+choice and may be a link. Inside it nothing is written through a link, so that no file outside is
+changed, and nothing but a regular file is read, so that no reader waits for a pipe.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+MOST_BYTES = 1 << 30  # of a file that is read at once
+_IN_PLACE = (".jsonl", ".lock")  # endings of files that are written in place, not replaced
+
+
+class FileError(ValueError):
+    """A file or folder that must not be used; the message names it and says why."""
+
+
+def open_plain(path: Path, flags: int, *, follow: bool = False) -> int:
+    """Opens a regular file and returns its descriptor.
+
+    Args:
+      path: Path of the file.
+      flags: Flags of `os.open`.
+      follow: Whether the path may be a link to a regular file.
+
+    Raises:
+      FileError: If something else is at the path.
+      OSError: If it is missing or cannot be opened.
+    """
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV):
+            raise _unlike("regular file", path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unlike("regular file", path)
+    return descriptor
+
+
+def read_plain(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> bytes:
+    """Returns the bytes of a regular file.
+
+    Args:
+      path: Path of the file.
+      most: Number of bytes that it may have.
+      follow: Whether the path may be a link to a regular file.
+
+    Raises:
+      FileError: If something else is at the path, or the file is larger.
+      OSError: If it is missing or cannot be read.
+    """
+    with os.fdopen(open_plain(path, os.O_RDONLY, follow=follow), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(most + 1) if size <= most else b""
+    if max(size, len(content)) > most:
+        raise FileError(f"{path} must have at most {most:,} bytes, got {size:,}")
+    return content
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a whole file or nothing: to a new file beside it, synced, then renamed."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a new file that takes the name of `path` once it is complete and synced."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.unlink(missing_ok=True)
+    try:
+        # An exclusive open creates a file; it never follows a link.
+        with open(scratch, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            scratch.unlink()  # a full disk needs the room
+        raise
+
+
+def open_in_place(path: Path) -> BinaryIO:
+    """Opens a file to be read, truncated and appended to, and creates it if it is missing.
+
+    Raises:
+      FileError: If it is a link, has a second name, or is not a regular file.
+    """
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise _unlike("file with one name", path)
+    return os.fdopen(descriptor, "r+b")
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    """Returns a folder inside a folder, created if it is missing.
+
+    Raises:
+      FileError: If a link or a file has that name.
+    """
+    path = folder / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise _unlike("folder", path) from None
+    if path.is_symlink():
+        raise _unlike("folder", path)
+    return path
+
+
+def require_own_files(folder: Path, apart: Collection[str] = ()) -> None:
+    """Refuses a folder that holds links, pipes, sockets or devices, at any depth.
+
+    Files that are written in place must also have no second name.
+
+    Args:
+      folder: Directory to search; it may be missing, or itself a link.
+      apart: Names of folders directly inside it whose content is not searched.
+
+    Raises:
+      FileError: If there is such an entry.
+    """
+    pending = [folder] if folder.is_dir() else []
+    while pending:
+        place = pending.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if place != folder or entry.name not in apart:
+                        pending.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    raise _unlike("file or folder", Path(entry.path))
+                elif entry.name.endswith(_IN_PLACE) and entry.stat().st_nlink > 1:
+                    raise _unlike("file with one name", Path(entry.path))
+
+
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFREG: "a file",
+}
+
+
+def _unlike(wanted: str, path: Path) -> FileError:
+    status = os.lstat(path)
+    found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        found = f"one with {status.st_nlink} (hard links)"
+    return FileError(f"{path} must be a {wanted}, got {found}")
