@@ -51,8 +51,8 @@ class Description(TypedDict):
 
     format: NotRequired[Annotated[int, Meta(ge=1)]]  # 1 if it is not there
     config: dict[str, Any]
-    versions: dict[str, str]
-    device: dict[str, str | int]
+    versions: NotRequired[dict[str, str]]
+    device: NotRequired[dict[str, str | int]]
     fingerprints: NotRequired[dict[str, str]]
 
 
