@@ -70,7 +70,7 @@ def deployment(name: str, config: ConfigDict) -> Deployment:
         history = read_history(Path(folder), "candidate's folder")
         records = history.record(candidate), history.baseline
         arms = [arm_of(record, history.folder) for record in records]
-        prints = history.description["fingerprints"]
+        prints = history.description.get("fingerprints", {})
         known = {kind: prints[kind] for kind in _TEXT if kind in prints}
         place, text = history.folder, known or None
         config = _config_of(history, config, known.get("corpus"))
