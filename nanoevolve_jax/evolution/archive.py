@@ -160,9 +160,9 @@ def record_from_json(document: dict[str, Any]) -> Record:
             f"archive record {document['id']!r} must have one entry per seed in each of "
             f"{', '.join(_PER_SEED)}, got lists of different lengths"
         )
-    if document["failure"] is None and None in [*document["val_bpb"], document["score"]]:
+    if document["failure"] is None and None in document["val_bpb"]:
         raise ArchiveError(
-            f"archive record {document['id']!r} must have a failure where val_bpb or score is null"
+            f"archive record {document['id']!r} must have a failure where val_bpb is null"
         )
     values = {name: _null_to_nan(document[name], math.nan) for name in _NUMBERS}
     values["score"] = _null_to_nan(document["score"], -math.inf)
