@@ -8,6 +8,7 @@ import jax
 import pytest
 import training
 from certified_code import BLEND, certify, code_of
+from jax.experimental.compilation_cache import compilation_cache
 
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.work import MAIN
@@ -96,11 +97,13 @@ def engine(tmp_path, monkeypatch):
     before = {name: jax.config.values[name] for name in names}
     for name, value in zip(names, (str(tmp_path / "xla"), 0.0), strict=True):
         jax.config.update(name, value)
+    compilation_cache.reset_cache()  # or JAX would go on with the folder that it has opened
     yield training.make_engine(make_programs(training.TASK, devices=1, lanes=1))._replace(
         compile_limits=CompileLimits(seconds=300.0)
     )
     for name, value in before.items():
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.mark.slow
