@@ -47,6 +47,12 @@ def test_code_that_nothing_here_has_validated_is_validated_once(function, walls,
     recertify.require_validated([code_of(function)], sandbox.REQUIRED)
 
 
+def test_the_lines_of_the_answer_that_a_source_came_from_do_not_matter(walls):
+    """A certificate keeps the normalised source, and its programs know the lines of the answer."""
+    source = f"# a remark\n\n\n{seed_source('gate')}"
+    recertify.require_validated([code_of(checked(source, "gate", ()))], sandbox.REQUIRED)
+
+
 def test_programs_of_another_source_are_refused(function, walls):
     source = edited("features", ("(0.0, 0.0, 0.0", "(0.5, 0.0, 0.0"))
     with pytest.raises(CertificateError, match="must be those that its source gives here"):
