@@ -35,6 +35,12 @@ def operations(module: str) -> set[str]:
         return set(_named(mlir.ir.Module.parse(module).operation))
 
 
+def without_lines(module: str) -> str:
+    """Returns MLIR text without the places in a source that its operations come from."""
+    with mlir.make_ir_context():
+        return mlir.ir.Module.parse(module).operation.get_asm(enable_debug_info=False)
+
+
 def _named(operation: Any) -> Iterator[str]:
     name = operation.operation.name
     if name == _CUSTOM_CALL:

@@ -12,6 +12,7 @@ from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.execution.program_cache import private_folder, user_cache
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.slots import SCALAR, shape_key
+from nanoevolve_jax.policy.stablehlo import without_lines
 
 FOLDER = "certified"  # in the user's cache: an empty file per certificate
 _SHAPE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
@@ -73,13 +74,12 @@ def _validate(function: Certified, walls: sandbox.Isolation) -> None:
 
 
 def _programs(function: Certified) -> dict[str, str]:
-    """Text of the programs by shape; unlike their bytes it has no line numbers of the source."""
-    return {
-        key: function.load(
-            SCALAR if key == shape_key(SCALAR) else _matrix(key, function.id)
-        ).mlir_module()
+    """Text of the programs by shape, without the lines of the source that they came from."""
+    shapes = {
+        key: SCALAR if key == shape_key(SCALAR) else _matrix(key, function.id)
         for key in function.certificate["programs"]
     }
+    return {key: without_lines(function.load(x).mlir_module()) for key, x in shapes.items()}
 
 
 def _matrix(key: str, id: str) -> tuple[int, int]:
