@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -119,13 +120,13 @@ def finished(settings, tmp_path_factory):
     [{0: "closed", 1: "closed", 2: "closed"}, {1: "gone"}, {1: "full", 2: "full"}],
     ids=str,
 )
-def test_a_finished_search_ends_well_whatever_its_streams_are(shell, settings, finished, streams):
-    folder, _ = finished
+def test_a_finished_search_ends_well_whatever_its_streams_are(
+    shell, settings, finished, tmp_path, streams
+):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
     (folder / "report.html").unlink()
     flags = [f"--config.{path}={value}" for path, value in settings.items()]
-    ended = shell(
-        "search", *flags, f"--config.workdir={folder}", folder=folder.parent, streams=streams
-    )
+    ended = shell("search", *flags, f"--config.workdir={folder}", folder=tmp_path, streams=streams)
     assert (ended.code, ended.errors) == (0, "")
     assert (folder / "report.html").exists()
 

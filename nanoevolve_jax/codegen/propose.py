@@ -135,8 +135,8 @@ def _print(proposal: Proposal, before: str, folder: Path) -> None:
         console.say(f"not asked: {proposal.stopped}")
     if proposal.source:
         text = difference(before, proposal.source)
-        style = "ansi_dark"
-        console.print(Syntax(visible_lines(text), "diff", theme=style, background_color="default"))
+        look = {"theme": "ansi_dark", "background_color": "default"}
+        console.print(Syntax(visible_lines(text), "diff", **look), soft_wrap=True)
         console.say(
             f"{folder / f'try-{len(proposal.tries)}' / SOURCE}: the new source, to be validated"
         )
