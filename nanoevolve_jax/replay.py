@@ -7,7 +7,6 @@ The card decides what is trained; the fields below belong to this machine. A tex
 is found if it was used here before. The result is written beside the card, for level 5.
 """
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +17,12 @@ from ml_collections import ConfigDict
 from configs.base import REPLAY_SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.jail import recertify
-from nanoevolve_jax.evidence.card import KIND
+from nanoevolve_jax.evidence.card import read_card
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import to_markdown
 from nanoevolve_jax.evidence.replayed import KIND as REPLAY
 from nanoevolve_jax.evidence.replayed import record_path, with_replay
-from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
+from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.execution.facts import Facts
@@ -38,7 +37,6 @@ from nanoevolve_jax.terminal.console import Console
 _PAIRS = flags.DEFINE_integer("pairs", 1, "pairs of the confirmation to run again", lower_bound=1)
 DISAGREES = 1
 _AS_ON_CARD = -1
-_SEEDS = 2**32  # seeds are uint32
 
 
 class Recorded(NamedTuple):
@@ -68,8 +66,8 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
       CertificateError: if the code of an arm is not in its run folder, was changed, or is refused
         where this machine has not validated it before.
     """
-    card = read_sealed(path, KIND)
-    if card.get("confirmation") is None:
+    card = read_card(path)
+    if card["confirmation"] is None:
         raise EvidenceError(f"{path} holds no comparison; allowed: a card with a confirmation")
     config = _config_of(card, settings, path)
     recorded = _recorded(card, config, path, pairs)
@@ -107,12 +105,10 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
 
 def _config_of(card: dict[str, Any], settings: ConfigDict, path: Path) -> ConfigDict:
     """The config to run a card with: what decides results from the card, the rest from here."""
-    config = received(card.get("config"), settings, str(path))
-    prints = card.get("fingerprints")
-    fingerprint = prints.get("corpus") if isinstance(prints, dict) else None
+    config = received(card["config"], settings, str(path))
     config.data.corpus = corpus_here(
         *(config.data.corpus, settings.data.corpus, config.data.cache_dir),
-        *(fingerprint, "data.corpus", str(path)),
+        *(card["fingerprints"].get("corpus"), "data.corpus", str(path)),
     )
     for name in ("lanes", "data_parallel"):
         if settings[name] != _AS_ON_CARD:
@@ -124,53 +120,31 @@ def _recorded(card: dict[str, Any], config: ConfigDict, path: Path, pairs: int) 
     """The first pairs of a card.
 
     Raises:
-      EvidenceError: if it holds none, or is not of the form of a card.
+      EvidenceError: if it holds none, or names a fold or a recipe that does not exist.
     """
-    confirmation = card["confirmation"]
+    confirmation, seeds = card["confirmation"], card["seeds"][:pairs]
+    if not seeds:
+        raise EvidenceError(
+            f"{path} must hold pairs of runs, got none because {confirmation['reason']}"
+        )
+    if card["fold"] >= config.data.folds:
+        raise EvidenceError(
+            f"{path}: fold must be below config.data.folds, {config.data.folds}, got {card['fold']}"
+        )
     code = Library(path.resolve().parent.parent / FOLDER)  # of the run folder with the card
+    common = {"steps": config.confirm.steps, "fold": card["fold"]}
+    common |= {"attempt": 0, "gate": None, "disturbance": None}
+    arms = ("baseline", "winner")
     try:
-        if not card["seeds"]:
-            raise EvidenceError(
-                f"{path} holds no pair of runs, for {confirmation['reason']}; "
-                "allowed: a card with pairs"
-            )
-        seeds = [_integer(seed, _SEEDS) for seed in card["seeds"][:pairs]]
-        common = {"steps": config.confirm.steps, "attempt": 0, "gate": None, "disturbance": None}
-        common["fold"] = _integer(card["fold"], config.data.folds)
-        arms = [card["arms"][arm] for arm in ("baseline", "winner")]
         jobs = [
-            job_from_json({"candidate": arm, "seed": seed} | common, code.get)
+            job_from_json({"candidate": card["arms"][arm], "seed": seed} | common, code.get)
             for arm in arms
             for seed in seeds
         ]
-        [_number(value) for job in jobs for value in job.candidate.recipe]
-        bpb = np.array(
-            [
-                [math.nan if x is None else _number(x) for x in confirmation[f"{arm}_bpb"]]
-                for arm in ("baseline", "winner")
-            ]
-        )[:, : len(seeds)]
-        if bpb.shape != (2, len(seeds)):
-            raise ValueError(f"{len(seeds)} seeds and {bpb.shape[1]} pairs of runs")
-        sigma = _number(card["calibration"]["paired_sigma"])
-        card["id"], card["versions"], card["device"], card["level"]["level"]  # are read later
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, command.USER_ERRORS):
-            raise
-        raise EvidenceError(f"{path} must be an evidence card, got one with {error!r}") from None
-    return Recorded(jobs, bpb, sigma, seeds)
-
-
-def _integer(value: Any, end: int) -> int:
-    if type(value) is not int or not 0 <= value < end:
-        raise ValueError(f"{value!r:.40} where an integer from 0 to {end - 1} must be")
-    return value
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"{value!r:.40} where a number must be")
-    return float(value)
+    except TypeError as error:
+        raise EvidenceError(f"{path}: the recipe of an arm must be a recipe: {error}") from None
+    bpb = np.array([confirmation[f"{arm}_bpb"] for arm in arms], np.float64)  # null becomes NaN
+    return Recorded(jobs, bpb[:, : len(seeds)], card["calibration"]["paired_sigma"], seeds)
 
 
 def _require_text(card: dict[str, Any], facts: Facts, path: Path) -> None:
