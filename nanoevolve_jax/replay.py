@@ -174,16 +174,25 @@ def _is_exact(card: dict[str, Any], config: ConfigDict, facts: Facts) -> bool:
 def _keep(path: Path, card: dict[str, Any], result: dict[str, Any], console: Console) -> None:
     """Writes the record of a replay, and the page of its card anew, if there is one."""
     target, page = record_path(path), path.with_suffix(".md")
+    shown = page.is_file() and _is_page_of(card, page)
     try:
         record = write_sealed(target, REPLAY, result)
-        title = to_markdown(card).partition("\n")[0]
-        if page.is_file() and page.read_bytes().startswith(f"{title}\n".encode()):
+        if shown:
             write_whole(page, to_markdown(with_replay(card, record)))
     except OSError as error:
         line = f"{target} cannot be written ({error.strerror}): no level counts this replay"
     else:
         line = f"{target}: the record of this replay"
     console.say(line)
+
+
+def _is_page_of(card: dict[str, Any], page: Path) -> bool:
+    """Whether a file is the page of a card, which may be written anew."""
+    try:
+        title = to_markdown(card).partition("\n")[0]
+        return page.read_bytes().startswith(f"{title}\n".encode())
+    except (KeyError, TypeError, ValueError, AttributeError, OSError):
+        return False  # a card that has no page
 
 
 def agrees(before: np.ndarray, found: np.ndarray, limit: float) -> bool:
