@@ -5,8 +5,10 @@ import json
 import pytest
 from certified_code import checked, code_of, edited
 
+from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.jail import recertify, sandbox
 from nanoevolve_jax.codegen.validation.seeds import seed_source
+from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 
 
@@ -73,3 +75,14 @@ def test_a_program_for_no_matrix_is_refused(function):
     other = Certified(function.source, facts, {"../x": function.programs["scalar"]})
     with pytest.raises(CertificateError, match=r"INPUTSxOUTPUTS, got '../x'"):
         recertify._validate(other, sandbox.isolation(sandbox.AVAILABLE))
+
+
+def test_a_campaign_in_a_received_folder_validates_its_library(function, walls, tmp_path):
+    library = Library(tmp_path / FOLDER)
+    library.put(function)
+    autonomous.validated_library(tmp_path, sandbox.REQUIRED)
+    assert recertify.is_known(function)
+    source = edited("features", ("(0.0, 0.0, 0.0", "(0.5, 0.0, 0.0"))
+    library.put(forged(function, source))
+    with pytest.raises(CertificateError, match="must be those that its source gives here"):
+        autonomous.validated_library(tmp_path, sandbox.REQUIRED)

@@ -51,6 +51,7 @@ from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import Site, open_site
@@ -116,7 +117,7 @@ def autonomous(config: ConfigDict) -> None:
         records = resumed(records, entries, folder / ARCHIVE)
         state = State(tuple(entries), tuple(as_screened(records, campaign)))
         validate = validator(config, walls)
-        library = Library(folder / CODE)
+        library = validated_library(folder, config.codegen.isolation)
         if not entries:
             require_seeds(config, validate, library, display.say)
         if records:
@@ -263,6 +264,18 @@ def validator(config: ConfigDict, walls: sandbox.Isolation):
         return verdict
 
     return validate
+
+
+def validated_library(folder: Path, isolation: str) -> Library:
+    """Opens the library of a campaign's folder, and validates what this machine has not yet.
+
+    Raises:
+      CertificateError: if a function is damaged or refused, or its programs are not those of its
+        source.
+    """
+    library = Library(folder / CODE)
+    recertify.require_validated((Code((function,)) for function in library.all()), isolation)
+    return library
 
 
 def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
