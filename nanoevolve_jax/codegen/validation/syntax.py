@@ -24,24 +24,6 @@ _PARTS = (
     *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
 )
 _ALLOWED = (*_STATEMENTS, *_EXPRESSIONS, *_PARTS)
-_IDENTIFIER = 40  # characters
-MAX_INTEGER = 2**32 - 1  # a bit mask of float32
-
-_STATEMENTS = (
-    *(ast.FunctionDef, ast.Return, ast.Assign, ast.AugAssign, ast.For, ast.If, ast.Expr),
-    *(ast.Pass, ast.Break, ast.Continue),
-)
-_EXPRESSIONS = (
-    *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Lambda, ast.IfExp, ast.ListComp, ast.GeneratorExp),
-    *(ast.Compare, ast.Call, ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name),
-    *(ast.List, ast.Tuple, ast.Slice),
-)
-_PARTS = (
-    *(ast.Module, ast.arguments, ast.arg, ast.keyword, ast.comprehension, ast.expr_context),
-    *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
-)
-_ALLOWED = (*_STATEMENTS, *_EXPRESSIONS, *_PARTS)
-_LITERALS = (ast.Constant, ast.Tuple, ast.List, ast.UnaryOp, ast.unaryop, ast.expr_context)
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
