@@ -1,12 +1,14 @@
 """Journals: what was appended is read, and nothing that was changed passes for it."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoevolve_jax.execution import journal
+from nanoevolve_jax.execution.json_files import decode
 from nanoevolve_jax.execution.plain_files import FileError
 
 LINES = [{"a": 1, "b": [1.5, None, "naïve"]}, {"a": 2}, {}, {"a": 2}]
@@ -30,6 +32,14 @@ def test_what_is_appended_is_read_however_it_is_divided(path, tmp_path):
     assert (found.seals[-1], found.size, found.torn) == (last, whole.stat().st_size, 0)
     journal.rewrite(whole, LINES[:2])
     assert journal.read(whole).documents == LINES[:2]
+
+
+def test_a_name_that_is_repeated_among_many_is_named_at_once():
+    names = [f'"{i}": 0' for i in range(30_000)]
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="'29999' must stand once in an object"):
+        decode(f"{{{', '.join([*names, names[-1]])}}}")
+    assert time.monotonic() - started < 2.0
 
 
 def test_a_missing_journal_is_empty(tmp_path):
