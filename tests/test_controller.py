@@ -1,5 +1,6 @@
 """The loop of a campaign of code, on runs that cost nothing and answers that are written down."""
 
+import json
 import random
 import re
 import shutil
@@ -18,6 +19,7 @@ from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps
 from nanoevolve_jax.codegen.campaign.records import inherited_code
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, resumed
+from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail.certify import Verdict
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.budget import Limits, Spent
@@ -25,10 +27,12 @@ from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, Campaign, identity
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.tournament import Proposal
 from nanoevolve_jax.execution.checkpoint import Interrupted
+from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 
 PROPOSALS = 9
@@ -293,6 +297,49 @@ def test_records_of_a_proposal_that_is_not_in_the_books_are_made_again(whole, tm
     (tmp_path / ARCHIVE).write_bytes(b"".join(lines[:-1]))  # torn between candidate and mutant
     world.run()
     assert world.lines() == reference
+
+
+def damaged(whole, folder, harm):
+    """A campaign to be continued by one proposal, after some harm to its folder."""
+    shutil.copytree(whole.folder, folder)
+    harm(folder)
+    return World(folder, codegen__proposals=PROPOSALS + 1)
+
+
+def cut_archive(folder):
+    lines = (folder / ARCHIVE).read_bytes().splitlines(keepends=True)
+    (folder / ARCHIVE).write_bytes(b"".join(lines[:-1]))
+
+
+def lose_question(folder):
+    shutil.rmtree(books.folder_of(folder, PROPOSALS - 1))
+
+
+def ask_next(**changes):
+    """Puts a question of another campaign in the place of the next one."""
+
+    def harm(folder):
+        last, following = (books.folder_of(folder, PROPOSALS - 1 + i) for i in (0, 1))
+        shutil.copytree(last, following)
+        document = json.loads((following / pipeline.INPUTS).read_text())
+        document["aim"] |= changes
+        write_json(following / pipeline.INPUTS, document)
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "message"),
+    [
+        (cut_archive, ArchiveError, r"must hold every candidate of proposals.jsonl, got none of"),
+        (lose_question, CodegenError, r"0008/inputs.json is missing"),
+        (ask_next(), CodegenError, r"must be of proposal 9 .* got proposal 8"),
+        (ask_next(number=9, parent="x"), CodegenError, r"got proposal 9 of 'x'"),
+    ],
+)
+def test_a_campaign_whose_files_disagree_does_not_go_on(whole, tmp_path, harm, error, message):
+    with pytest.raises(error, match=message):
+        damaged(whole, tmp_path / "copy", harm).run()
 
 
 def test_lanes_that_are_left_over_train_mutants_under_the_same_code(tmp_path):

@@ -121,6 +121,8 @@ def read_history(folder: Path, field: str = "workdir") -> History:
     description = _description(folder, field)
     older = is_older(description)
     config = config_of(description.pop("config"), folder, get_config())
+    # Before the archive, which gets every candidate first, should the campaign be under way.
+    proposals = books.read(path, older=older) if (path := folder / books.FILE).exists() else None
     records = archive.read(folder / ARCHIVE, older=older)
     if not records or records[0].id != tournament.BASELINE_ID:
         raise ArchiveError(
@@ -140,7 +142,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
         _sealed_if_there(folder / promote.FILE, promote.KIND, PromotionForm),
         _cards(folder),
         _calibration(folder, config),
-        books.read(path, older=older) if (path := folder / books.FILE).exists() else None,
+        proposals,
     )
     _require_known(history)
     return history
@@ -156,6 +158,7 @@ def _require_known(history: History) -> None:
     if (found := history.promotion) is not None:
         own = [found["comparator"], *found["first_round"]]
         named[promote.FILE] = own + ([found["candidate"]] if found["candidate"] else [])
+    named[books.FILE] = [entry.candidate for entry in history.proposals or () if entry.candidate]
     for file, names in named.items():
         for name in names:
             if name not in ids:

@@ -24,6 +24,7 @@ from nanoevolve_jax.codegen.campaign.pipeline import Brief, Proposed, Steps
 from nanoevolve_jax.codegen.campaign.records import entry_of
 from nanoevolve_jax.codegen.campaign.screening import Screening, Trained, equal_of
 from nanoevolve_jax.codegen.campaign.state import State, Status, best_of, spent_on, status_of
+from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators.budget import Limits, Spent, allows, total
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import identity
@@ -90,6 +91,7 @@ class Controller:
 
         Raises:
           Interrupted: if someone asked to stop; calls under way go on, and are found again.
+          CodegenError: if what a proposal asks is damaged, or not a question of this campaign.
           CheckpointError, ClusterError, ConfigError: see `Screening` and the engine.
         """
         if not state.records:
@@ -129,7 +131,7 @@ class Controller:
                 return
             folder = books.folder_of(self._folder, number)
             if pipeline.read_brief(folder) is None:
-                pipeline.write_brief(folder, brief, {"aim": aim._asdict()})
+                pipeline.write_brief(folder, brief, aim._asdict())
             future = in_thread(pipeline.pursue, folder, brief, self._plan.steps)
             self._under_way[number] = UnderWay(brief, aim, future)
 
@@ -148,13 +150,19 @@ class Controller:
     def _draft(self, number: int, known: State) -> tuple[Brief, Aim]:
         """What a proposal asks; the first answer to that question stands for ever."""
         if number not in self._drafts:
-            kept = pipeline.read_brief(books.folder_of(self._folder, number))
-            if kept is None:
+            folder = books.folder_of(self._folder, number)
+            if (kept := pipeline.read_brief(folder)) is None:
                 aim = aim_of(number, known, rules_of(self._config))
                 self._drafts[number] = self._plan.brief(aim, known), aim
             else:
-                brief, more = kept
-                aim = Aim(**more["aim"] | {"shown": tuple(more["aim"]["shown"])})
+                brief, found = kept
+                aim = Aim(*(found[name] for name in Aim._fields))
+                aim = aim._replace(shown=tuple(aim.shown))
+                if aim.number != number or aim.parent not in [r.id for r in known.records]:
+                    raise CodegenError(
+                        f"{folder / pipeline.INPUTS} must be of proposal {number} and name a "
+                        f"parent that it may know of, got proposal {aim.number} of {aim.parent!r}"
+                    )
                 self._drafts[number] = brief, aim
         return self._drafts[number]
 
@@ -173,8 +181,10 @@ class Controller:
 
     def _worst_of(self, number: int) -> Spent:
         """The most that a proposal that was started may cost, settled or not."""
-        brief, _ = pipeline.read_brief(books.folder_of(self._folder, number))
-        return self._plan.worst(brief)
+        folder = books.folder_of(self._folder, number)
+        if (kept := pipeline.read_brief(folder)) is None:
+            raise CodegenError(f"{folder / pipeline.INPUTS} is missing, and its proposal was made")
+        return self._plan.worst(kept[0])
 
     # One step
 

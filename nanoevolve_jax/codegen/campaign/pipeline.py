@@ -11,7 +11,7 @@ there is not done again. So a proposal that a kill has interrupted is simply pur
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from nanoevolve_jax.codegen.campaign.vouched import unified_diff
 from nanoevolve_jax.codegen.errors import CodegenError
@@ -123,20 +123,20 @@ class _BriefDocument(TypedDict):
     slot: Literal[tuple(SLOTS)]
     source: str
     provider: str
-    aim: NotRequired[_AimDocument]
+    aim: _AimDocument
 
 
-def write_brief(folder: Path, brief: Brief, more: dict[str, Any]) -> None:
-    """Fixes a brief; the same one is read ever after."""
+def write_brief(folder: Path, brief: Brief, aim: dict[str, Any]) -> None:
+    """Fixes a brief and what it aims at; the same one is read ever after."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / PROMPT, brief.prompt)
-    document = brief._asdict() | more
+    document = brief._asdict() | {"aim": aim}
     del document["prompt"]
     write_json(folder / INPUTS, document)
 
 
 def read_brief(folder: Path) -> tuple[Brief, dict[str, Any]] | None:
-    """The brief of a folder and what was kept with it; None if it has none yet.
+    """Returns the brief of a folder and what it aims at, or None if it has none yet.
 
     Raises:
       CodegenError: if it is damaged.
@@ -150,4 +150,4 @@ def read_brief(folder: Path) -> tuple[Brief, dict[str, Any]] | None:
     except (OSError, ValueError) as error:
         raise CodegenError(f"{path} is damaged: {error}") from None
     own = {name: document.pop(name) for name in ("slot", "source", "provider")}
-    return Brief(**own, prompt=prompt), document
+    return Brief(**own, prompt=prompt), document["aim"]

@@ -8,7 +8,7 @@ from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.mutators.budget import Spent, total
 from nanoevolve_jax.evolution import archive, tournament
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
 
 MUTANT = "m"  # stands between a candidate's id and the number of a mutant of its spec
 
@@ -62,8 +62,15 @@ def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> 
       records: of the archive, founders first.
       entries: of the books.
       path: of the archive, which is rewritten if any are cut off.
+
+    Raises:
+      ArchiveError: if the archive lacks a candidate of the books, which are written after it.
     """
     names = {entry.candidate for entry in entries}
+    if missing := sorted(names - {None} - {record.id for record in records}):
+        raise ArchiveError(
+            f"{path} must hold every candidate of {books.FILE}, got none of id {missing[0]!r}"
+        )
     kept = [r for r in records if r.generation == 0 or origin(r.id) in {*names, ""}]
     if len(kept) < len(records):
         archive.rewrite(path, kept)
