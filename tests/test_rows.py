@@ -1,6 +1,7 @@
 """Packing against a naive packer, batches as a function of (seed, step), and the cache."""
 
 import collections
+import functools
 import itertools
 import json
 import os
@@ -354,9 +355,30 @@ def damage_forget_a_fold(path):
     path.write_text(json.dumps(meta))
 
 
+def damage_nest(path):
+    path.write_text("[" * 200_000)
+
+
+def damage_edit(path, edit):
+    """Edits a JSON file; nothing in it is taken for granted."""
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(edit(meta)))
+
+
+EDITS = (
+    lambda meta: [],
+    lambda meta: meta | {"files": []},
+    lambda meta: meta | {"dtype": "object"},
+    lambda meta: meta | {"fields": meta["fields"] | {"folds": 10**12}},
+    lambda meta: meta | {"fields": meta["fields"] | {"sequence_len": 16}},
+)
+
+
 @pytest.mark.parametrize(
     ("harm", "name"),
     [
+        *((functools.partial(damage_edit, edit=edit), "meta.json") for edit in EDITS),
+        (damage_nest, "meta.json"),
         (damage_truncate, "train.bin"),
         (damage_flip, "train.bin"),
         (damage_delete, "train.bin"),
@@ -379,12 +401,35 @@ def test_a_damaged_cache_is_built_again_with_a_warning(folder, tmp_path, caplog,
     assert [path.name for path in (tmp_path / "cache" / "rows").iterdir()] == [target.name]
 
 
-def test_a_damaged_tokenizer_is_trained_again(folder, tmp_path, caplog):
+def drop_a_token(fields):
+    return fields | {"ranks": fields["ranks"][:-1]}
+
+
+def repeat_a_token(fields):
+    return fields | {"ranks": [*fields["ranks"][:-1], fields["ranks"][0]]}
+
+
+def rename_a_special(fields):
+    return fields | {"specials": ["x", *fields["specials"][1:]]}
+
+
+HARM = (
+    damage_truncate,
+    damage_nest,
+    *(
+        functools.partial(damage_edit, edit=edit)
+        for edit in (drop_a_token, repeat_a_token, rename_a_special)
+    ),
+)
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_tokenizer_is_trained_again(folder, tmp_path, caplog, harm):
     first = build(folder, tmp_path / "cache")
     (path,) = (tmp_path / "cache" / "tokenizers").iterdir()
-    damage_truncate(path)
+    harm(path)
     assert build(folder, tmp_path / "cache").fingerprints == first.fingerprints
-    assert "damaged" in caplog.text
+    assert "again" in caplog.text
 
 
 @pytest.mark.parametrize(
