@@ -8,7 +8,7 @@ from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution import journal
-from nanoevolve_jax.policy.certified import CertificateError
+from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 from nanoevolve_jax.reporting.history import read_history
 
 
@@ -93,6 +93,22 @@ def test_a_record_that_says_something_else_is_refused_even_if_it_is_sealed(folde
     with pytest.raises((ArchiveError, CertificateError), match=message) as caught:
         read_history(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_source_longer_than_any_that_is_certified_is_refused_before_it_is_compared(
+    folder, functions
+):
+    source = "x = 1\n" * 4_000
+    certificate = dict(functions[0].certificate) | {"source_sha256": digest(source.encode())}
+    forged = Certified(source, certificate, functions[0].programs)
+    Library(folder / "code").put(forged)
+
+    def forge(code):
+        code.update(certificates={"direction": forged.id}, source=source, certificate=certificate)
+
+    edit(folder, 1, forge)
+    with pytest.raises(CertificateError, match="must have at most 20,000 bytes, got 24,000"):
+        require_vouched(folder, archive.load_all(folder / "archive.jsonl"))
 
 
 def test_a_damaged_library_is_named(folder, functions):

@@ -9,7 +9,7 @@ from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.library import FOLDER, Library
-from nanoevolve_jax.policy.certified import Certified, digest
+from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 
 
 def require_vouched(folder: Path, records: Sequence[Record]) -> None:
@@ -29,6 +29,7 @@ def require_vouched(folder: Path, records: Sequence[Record]) -> None:
     def find(name: str) -> Certified:
         if name not in functions:
             functions[name] = library.get(name)
+            _require_short(functions[name])
         return functions[name]
 
     for record in records:
@@ -39,6 +40,15 @@ def require_vouched(folder: Path, records: Sequence[Record]) -> None:
                 if type(error) is not ValueError:
                     raise
                 raise ArchiveError(f"archive record {record.id!r}: {error}") from None
+
+
+def _require_short(function: Certified) -> None:
+    """Refuses a source that no campaign certifies, whose differences could take hours to find."""
+    if len(function.source) > language.MAX_SOURCE_BYTES:
+        raise CertificateError(
+            f"the source of certificate {function.id} must have at most "
+            f"{language.MAX_SOURCE_BYTES:,} bytes, got {len(function.source):,}"
+        )
 
 
 def _require_code(record: Record, parent: Record | None, find) -> None:
