@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from histories import family, write_folder
 from jax import export
@@ -24,17 +25,19 @@ from data.errors import CorpusError
 from nanoevolve_jax import compare, site
 from nanoevolve_jax.codegen import trace
 from nanoevolve_jax.codegen.deployment import book, folder, intact, paired, reply
+from nanoevolve_jax.codegen.deployment.engine import result_of
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable, read_folder
 from nanoevolve_jax.codegen.deployment.intact import JOB, FolderError, job_id
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.exploration import shared_seeds
-from nanoevolve_jax.evidence.sealed import FORMAT, seal_of
+from nanoevolve_jax.evidence.sealed import FORMAT, seal_of, write_sealed
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.json_files import to_text
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_baseline
 from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.certified import Certified, Code, digest
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, shape_key
 from nanoevolve_jax.policy.spec import ANNEALING, TRUST_RATIO
@@ -311,6 +314,37 @@ def test_a_result_of_another_form_is_no_result(content):
     line = reply.MARK + base64.b64encode(zlib.compress(content)).decode()
     with pytest.raises(EvidenceError, match="damaged"):
         reply.from_log(line + "\n", "nano-1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidate": []},
+        {"candidate": None},
+        {"candidate": [RUN | {"val_bpb": "x"}]},
+        {"candidate": [RUN | {"val_bpb": None}]},
+        {"candidate": [{}]},
+        {"baseline": [RUN, RUN]},
+    ],
+)
+def test_a_sealed_result_of_another_form_is_refused_wherever_it_is_read(tmp_path, changes):
+    line = reply.to_line(RESULT | changes)
+    with pytest.raises(EvidenceError, match="damaged"):
+        reply.from_log(f"{line}\n", "nano-1")
+    entry = book.Entry("nano-1", "runs/a:g1", "local", str(tmp_path), 1.0)
+    write_sealed(tmp_path / book.RESULT, reply.KIND, RESULT | changes)
+    assert entry.result is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": None}, {"curve": [[1]]}, {"telemetry": {"shape": [9, 14], "float32": ""}}]
+)
+def test_a_run_of_another_form_is_refused(changes):
+    run = RUN | {"train_loss": 1.0, "failed_step": None, "steps": 1, "curve": [[1, 0.5]]}
+    run |= {"telemetry": reply.pack(np.zeros((1, len(TELEMETRY)), np.float32))}
+    assert result_of(run).telemetry.shape == (1, len(TELEMETRY))
+    with pytest.raises(EvidenceError, match="the result in the job's log is damaged"):
+        result_of(run | changes)
 
 
 def test_a_result_in_words():

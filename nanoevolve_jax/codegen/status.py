@@ -14,6 +14,7 @@ from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 from nanoevolve_jax.codegen.deployment.book import Entry
 from nanoevolve_jax.codegen.deployment.cluster import State
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.reporting.tables import show
 from nanoevolve_jax.terminal.console import Console, plain
@@ -63,7 +64,10 @@ def outcome(entry: Entry, state: State) -> str:
     """What a job gave, in a few words; a result that is new here is kept."""
     result = entry.result
     if result is None and state.status == cluster.SUCCEEDED:
-        result = cluster.result(entry.job, entry.address)
+        try:
+            result = cluster.result(entry.job, entry.address)
+        except EvidenceError as error:  # which says nothing about other jobs
+            return str(error)
         if result and entry.place:
             entry.keep(result)
     return reply.in_words(result) if result else state.message if _bad(state) else ""

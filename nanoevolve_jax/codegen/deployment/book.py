@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from nanoevolve_jax.codegen.deployment.intact import FolderError
-from nanoevolve_jax.codegen.deployment.reply import KIND
-from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.codegen.deployment.reply import KIND, require_form
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.execution.json_files import Id, is_id, read_json, write_json
 
@@ -34,10 +33,14 @@ class Entry(NamedTuple):
     @property
     def result(self) -> dict[str, Any] | None:
         """Its result, if that was fetched; one that was damaged since counts as not fetched."""
-        try:
-            return read_sealed(Path(self.place) / RESULT, KIND) if self.place else None
-        except EvidenceError:
+        if not self.place:
             return None
+        try:
+            found = read_sealed(Path(self.place) / RESULT, KIND)
+            require_form(found)
+        except ValueError:
+            return None
+        return found
 
     def keep(self, result: dict[str, Any]) -> Path:
         """Writes its result; returns where."""

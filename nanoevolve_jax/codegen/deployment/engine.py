@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.codegen.deployment import cluster, reply
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.json_files import Count, typed
 from nanoevolve_jax.execution.results import RunResult, lost_result
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.train import TELEMETRY, Task
@@ -83,18 +85,44 @@ class DeployedEngine(NamedTuple):
         return make_folder(order, self.sent, self.config.data.corpus)
 
 
+class _Packed(TypedDict):
+    shape: tuple[Count, Count]
+    float32: str
+
+
+class _RunDocument(TypedDict):
+    val_bpb: float | None
+    train_loss: float | None
+    failure: str | None
+    failed_step: int | None
+    steps: Count
+    telemetry: _Packed
+    curve: list[tuple[int, float | None]]
+
+
 def result_of(run: dict[str, Any]) -> RunResult:
-    """The result of a run as a job reported it."""
+    """Returns the result of a run as a job reported it.
+
+    Raises:
+      EvidenceError: if it is of another form.
+    """
 
     def number(value: float | None) -> float:
         return float("nan") if value is None else float(value)
 
+    try:
+        typed(run, _RunDocument)
+        telemetry = reply.unpack(run["telemetry"])
+        if telemetry.shape[1] != len(TELEMETRY):
+            raise ValueError(f"telemetry must have {len(TELEMETRY)} columns")
+    except ValueError as error:
+        raise EvidenceError(f"the result in the job's log is damaged: {error}") from None
     return RunResult(
         val_bpb=number(run["val_bpb"]),
         train_loss=number(run["train_loss"]),
         failure=run["failure"],
         failed_step=run["failed_step"],
         steps=run["steps"],
-        telemetry=reply.unpack(run["telemetry"]),
+        telemetry=telemetry,
         curve=np.array([[step, number(bpb)] for step, bpb in run["curve"]], np.float64),
     )

@@ -3,16 +3,31 @@
 import base64
 import json
 import zlib
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import FORMAT, seal_of
+from nanoevolve_jax.execution.json_files import typed
 
 MARK = "NANOEVOLVE-RESULT "
 KIND = "deployment"
 _MOST_BYTES = 64 * 2**20  # of a result once it is unpacked
+
+
+class _Run(TypedDict):
+    val_bpb: float | None
+    failure: str | None
+
+
+class Result(TypedDict):
+    """The form of a result, as far as every reader needs it."""
+
+    job: str
+    candidate: Annotated[list[_Run], Meta(min_length=1)]
+    baseline: NotRequired[list[_Run]]
 
 
 def to_line(document: dict[str, Any]) -> str:
@@ -42,6 +57,7 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
         document = json.loads(unpacker.decompress(packed, _MOST_BYTES))
         intact = document["seal"] == seal_of(document)
         kind, of_job = (document["kind"], document["format"]), document["job"]
+        require_form(document)
     except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
         raise EvidenceError(f"the result in the job's log is damaged: {error!r}") from None
     if not intact or kind != (KIND, FORMAT):
@@ -49,6 +65,19 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
     if of_job != job:
         raise EvidenceError(f"the log of job {job} has the result of job {of_job}")
     return document
+
+
+def require_form(document: dict[str, Any]) -> None:
+    """Refuses a result of another form, which anyone can seal.
+
+    Raises:
+      ValueError: naming what is wrong.
+    """
+    found = typed(document, Result)
+    if len(found.get("baseline", found["candidate"])) != len(found["candidate"]):
+        raise ValueError("baseline must have a run for each of the candidate's")
+    if any(run["val_bpb"] is None and not run["failure"] for run in found["candidate"]):
+        raise ValueError("candidate must have a failure where val_bpb is null")
 
 
 def pack(array: np.ndarray) -> dict[str, Any]:
