@@ -152,6 +152,15 @@ def test_a_sort_costs_more_than_its_length():
     assert two == pytest.approx(2 * one * 9 / 8)
 
 
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "bool"])
+def test_a_product_of_integers_costs_more_than_one_of_floats(dtype):
+    def product(x, dtype="float32"):
+        square = x.reshape(8, 8).astype(dtype)
+        return jax.numpy.matmul(square, square).astype("float32")
+
+    assert flops_of(lambda x: product(x, dtype)) > 50 * flops_of(product)
+
+
 def test_powers_and_remainders_are_counted_whatever_they_are_called():
     for function in (lambda x: x**0.7, lambda x: jax.numpy.atan2(x, 0.5), lambda x: x % 0.3):
         assert flops_of(function) >= 50 * 64

@@ -7,6 +7,7 @@ as long as a multiplication. Here each of them counts as the multiplications tha
 import math
 from collections.abc import Iterator
 
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 # Per element of the result, in elementwise multiplications of float32 arrays that take as long, on
@@ -24,6 +25,7 @@ WEIGHTS = {
 }
 # Per element of the operand.
 _OF_OPERANDS = dict.fromkeys(("argmax", "argmin"), 50)
+_INTEGER_PRODUCT = 60  # per FLOP of a matrix product of integers, in those of a float product
 _COMPARISON = 70  # of a sort, per element and doubling of the sorted length
 
 
@@ -55,6 +57,10 @@ def _own(equation: JaxprEqn) -> float:
     if name == "sort":
         length = operand.shape[equation.params["dimension"]]
         return _COMPARISON * math.prod(operand.shape) * math.log2(max(2, length))
+    if name == "dot_general" and not jnp.issubdtype(operand.dtype, jnp.floating):
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        length = math.prod(operand.shape[axis] for axis in contracted)
+        return (_INTEGER_PRODUCT - 1) * 2 * length * math.prod(equation.outvars[0].aval.shape)
     if name in _OF_OPERANDS:
         return _OF_OPERANDS[name] * math.prod(operand.shape)
     if name in WEIGHTS:
