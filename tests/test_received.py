@@ -1,6 +1,7 @@
 """What a received document may decide, and where compiled programs are kept."""
 
 import os
+import pwd
 
 import jax
 import pytest
@@ -137,6 +138,16 @@ def test_compiled_programs_lie_in_a_private_folder_of_the_user(programs, tmp_pat
     assert place == str(tmp_path / "home" / "nanoevolve" / "xla") and not said
     for folder in (place, os.path.dirname(place)):
         assert os.stat(folder).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("home", [None, "relative"])
+def test_a_user_without_a_home_keeps_no_programs(programs, tmp_path, monkeypatch, home):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+    place, said = programs("")
+    assert place is None and not list(tmp_path.iterdir())
+    assert ["XDG_CACHE_HOME must be an absolute path" in line for line in said] == [True]
 
 
 def test_a_cache_home_that_is_not_absolute_is_not_followed(programs, tmp_path, monkeypatch):

@@ -12,13 +12,24 @@ from pathlib import Path
 
 import jax
 
+from nanoevolve_jax.execution.plain_files import FileError
+
 _PRIVATE = 0o700
 
 
 def user_cache() -> Path:
-    """`nanoevolve` in XDG_CACHE_HOME, if that is an absolute path, otherwise in ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "nanoevolve"
+    """Returns `nanoevolve` in XDG_CACHE_HOME, if that is an absolute path, otherwise in ~/.cache.
+
+    Raises:
+      FileError: if there is neither, as for a user of a container that has no name.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    home = Path(given) if os.path.isabs(given) else Path(os.path.expanduser("~/.cache"))
+    if not home.is_absolute():
+        raise FileError(
+            f"XDG_CACHE_HOME must be an absolute path where the user has no home, got {given!r}"
+        )
+    return home / "nanoevolve"
 
 
 def keep_programs(warn: Callable[[str], None]) -> None:
@@ -28,8 +39,11 @@ def keep_programs(warn: Callable[[str], None]) -> None:
       warn: Called with one line if the folder is not private. Programs are then compiled anew.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        place = user_cache() / "xla"
-        reason = next(filter(None, map(_not_private, (place.parent, place))), None)
+        try:
+            place = user_cache() / "xla"
+            reason = next(filter(None, map(_not_private, (place.parent, place))), None)
+        except FileError as error:
+            reason = str(error)
         if reason:
             warn(f"compiled programs are not kept: {reason}")
         else:
