@@ -1,5 +1,6 @@
 """Exported torch files keep the contract of torch.optim.AdamW, which is checked beside them."""
 
+import contextlib
 import copy
 import importlib
 import pickle
@@ -146,6 +147,43 @@ def trained(subject, steps=3, dtype=torch.float32, **changes):
 
 def flat_state(optimizer):
     return tensors(copy.deepcopy(optimizer.state_dict()["state"]))
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# Surroundings.
+
+
+@every
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: default_dtype(torch.bfloat16),
+        lambda: default_dtype(torch.float64),
+        lambda: torch.autocast("cpu", torch.bfloat16),
+    ],
+    ids=["default dtype bfloat16", "default dtype float64", "autocast"],
+)
+def test_a_step_does_not_depend_on_the_dtypes_of_its_surroundings(subjects, name, surroundings):
+    subject, model = subjects[name], Net()
+    with surroundings():
+        optimizer = subject.of(model)
+    for step in range(3):
+        loss = backward(model, optimizer, step)
+        with surroundings():
+            subject.step(optimizer, loss)
+    expected, reference = trained(subject)
+    assert same(weights(model), weights(expected))
+    if name != "adamw":  # which counts its steps in float64 where that is the default
+        assert same(flat_state(optimizer), flat_state(reference))
 
 
 # Saving and resuming.
@@ -491,6 +529,19 @@ def test_a_step_without_any_gradient_does_nothing(subjects, name):
     fresh = subject.of(Net())
     fresh.step()
     assert not fresh.state
+
+
+@every
+def test_a_step_begins_the_state_of_a_parameter_whose_state_was_read_before(subjects, name):
+    subject = subjects[name]
+    model = Net()
+    optimizer = subject.of(model)
+    assert not any(optimizer.state[p] for p in model.parameters())
+    frozen = lambda model, step: step or setattr(model.middle.weight, "grad", None)  # noqa: E731
+    train(subject, model, optimizer, range(3), frozen)
+    other = Net()
+    expected = train(subject, other, subject.of(other), range(3), frozen)
+    assert same(weights(model), expected)
 
 
 def test_alignment_compares_matrices_with_a_gradient_in_both_steps(subjects):
