@@ -107,7 +107,7 @@ def tree(seed=0, dtype=jnp.float32):
     return {
         "embed": draw(10, 4),
         "layers": [{"kernel": draw(4, 6), "bias": draw(6)}, {"kernel": draw(4, 6)}],
-        "out": {"kernel": draw(6, 4)},
+        "down": {"kernel": draw(6, 4)},
     }
 
 
@@ -391,7 +391,7 @@ def test_gradients_that_are_not_finite_may_be_skipped(make):
 def test_masked_leaves_are_left_alone(make):
     params = tree()
     mask = {"embed": True, "layers": [{"kernel": False, "bias": True}, {"kernel": True}],
-            "out": {"kernel": True}}  # fmt: skip
+            "down": {"kernel": True}}  # fmt: skip
     tx = optax.masked(make(), mask)
     updates, _ = jax.jit(tx.update)(tree(1), tx.init(params), params, value=2.0)
     np.testing.assert_array_equal(updates["layers"][0]["kernel"], tree(1)["layers"][0]["kernel"])
@@ -422,7 +422,7 @@ def test_a_matrix_without_entries_is_left_alone_beside_others(make):
     params = tree() | {"none": jnp.ones((0, 6)), "wide": jnp.ones((4, 0))}
     tx = make()
     updates, state = jax.jit(tx.update)(params, tx.init(params), params, value=2.0)
-    assert is_finite(state) and jnp.all(updates["out"]["kernel"] != 0)
+    assert is_finite(state) and jnp.all(updates["down"]["kernel"] != 0)
     assert updates["none"].shape == (0, 6) and updates["wide"].shape == (4, 0)
 
 

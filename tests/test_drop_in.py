@@ -175,21 +175,28 @@ def test_arrays_of_two_axes_are_matrices(name, shape, label):
 
 EMBEDDINGS = """emb tok_emb pos_emb wte wpe embed embeddings Embed_0 token_embedding tokenembedding
 embed_tokens word_embeddings tok_embd tokEmb posEmb1D patch_embed.proj pos position_table cls_token
-positional_encoding codebook input"""
+positional_encoding codebook soft_prompt"""
 OUTPUTS = """head Head_0 heads heads.cls lm_head LMHead lmHead lm_head_weight head_dense cls_head
 value_head key_encoder.head attention_model.lm_head classifier readout unembed unembed_proj logits
-to_logits logits_proj vocab_proj model.embed_out output output_layer params.output"""
+to_logits logits_proj vocab_proj model.embed_out"""
+OUTERMOST = """input output output_layer params.output input_proj output_projection proj_out fc_out
+out out.kernel final_layer final_dense"""
 HIDDEN = """attn.heads attention.heads.0 attn.head_0.query multi_head_attention multihead_attn
 MultiHeadDotProductAttention_0 query_heads kv_heads n_head head_dim head_proj header_proj ahead
-embed_proj embedding_projection member pos_ffn positionwise_ffn token_mixer tokenizer out_proj
-attention.output.dense blocks.0.output decoder shared overhead mlp.fc1 W_q"""
+embed_proj embedding_projection member pos_ffn positionwise_ffn token_mixer tokenizer attn.out_proj
+attention.output.dense blocks.0.output decoder shared overhead mlp.fc1 W_q
+sa.heads.0.key prompt_mlp without layout_proj"""
 
 
 @pytest.mark.parametrize("name", (EMBEDDINGS + " " + OUTPUTS).split())
 def test_the_words_of_a_path_tell_embeddings_and_output_layers(name):
+    assert label_of(name) == label_of(f"blocks.0.{name}") == "other"
+
+
+@pytest.mark.parametrize("name", OUTERMOST.split())
+def test_the_outermost_layers_of_a_model_are_told_by_words_that_layers_within_may_have(name):
     assert label_of(name) == "other"
-    if name.split(".")[-1] not in ("input", "output", "output_layer"):  # which are so outermost
-        assert label_of(f"blocks.0.{name}") == "other"
+    assert label_of(f"blocks.0.{name}") == "matrix"
 
 
 @pytest.mark.parametrize("name", HIDDEN.split())

@@ -29,18 +29,18 @@ _OUTPUTS = _word_set(
 _EMBEDDINGS = _word_set("emb embs embd wte wpe codebook")
 _PROJECTIONS = _word_set("proj projection projector mlp ffn")
 # Words that name an embedding at the end of a component, or before a word for a table.
-_LOOKUPS = _word_set("pos position positions positional pe tok token tokens")
+_LOOKUPS = _word_set("pos position positions positional pe tok token tokens prompt prompts")
 _TABLES = _word_set("enc encoding encodings table tables")
 # A head is an output layer unless it is one of the heads of an attention layer.
 _HEADS = frozenset(("head", "heads"))
-_ATTENTION = _word_set("attention attn mha mhsa mqa gqa multihead")
+_ATTENTION = _word_set("attention attn mha mhsa mqa gqa multihead sa")
 _COUNTED_HEADS = _word_set("multi per num n kv q k v qkv query key talking") | _ATTENTION
 _OF_HEADS = _word_set("dim dims size count mix mixing mixer norm gate") | (
     _ATTENTION | _PROJECTIONS
 )
-# A first component of these words alone is the first or the last layer of the model.
-_OUTERMOST = _word_set("input inputs output outputs")
-_LAYERS = _word_set("layer linear dense")
+# A first component of these words, and none but those of layers, is an end of the model.
+_OUTERMOST = _word_set("input inputs out output outputs final")
+_LAYERS = _word_set("layer linear dense fc proj projection")
 # Words that name vectors: with a leading axis for layers or heads they have two axes or more.
 _VECTORS = _word_set("bias biases scale scales gain gamma beta offset")
 _NORMS = _word_set("norm norms layernorm rmsnorm batchnorm groupnorm ln rms")
@@ -122,7 +122,8 @@ def path_words(path: Sequence[Any]) -> list[list[str]]:
 
 def names_an_end(components: Sequence[Sequence[str]]) -> bool:
     """Whether the words of a path name an embedding or an output layer."""
-    if components and components[0][0] in _OUTERMOST and _LAYERS.issuperset(components[0][1:]):
+    first = set(components[0]) if components else set()
+    if first & _OUTERMOST and first <= _OUTERMOST | _LAYERS:
         return True
     return any(
         _is_end(word, words[:j], words[j + 1 :], components[:i])
