@@ -19,6 +19,7 @@ from specs import EVERYTHING
 import nanoevolve_jax as ne
 from nanoevolve_jax.exports.source import source_of
 from nanoevolve_jax.exports.stepping import load_module
+from nanoevolve_jax.policy.drop_in import LAYOUTS
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 STEPS = 10
@@ -155,6 +156,14 @@ def test_no_two_leaves_of_a_fresh_state_share_a_buffer(make):
     params, tx = tree(), make()
     for init in (tx.init, jax.jit(tx.init)):
         assert_unshared((params, init(params)))
+
+
+def test_a_state_may_be_made_of_shapes_alone():
+    shapes = jax.eval_shape(tree)
+    layouts = [functools.partial(FACTORIES["sensing"], layout=name) for name in LAYOUTS]
+    for make in (*FACTORIES.values(), *layouts):
+        tx = make()
+        assert described(tx.init(shapes)) == described(jax.eval_shape(tx.init, tree()))
 
 
 @every_compiled_factory

@@ -56,8 +56,13 @@ def transposed(inner: optax.GradientTransformation) -> optax.GradientTransformat
     """
     inner = optax.with_extra_args_support(inner)
 
+    def turn_one(x):
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.eval_shape(turn_one, x)
+        return x.mT if jnp.ndim(x) >= 2 else x
+
     def turn(tree):
-        return jax.tree.map(lambda x: x.mT if jnp.ndim(x) >= 2 else x, tree)
+        return jax.tree.map(turn_one, tree)
 
     def turn_state(state, treedef):
         def is_like_params(x):
