@@ -118,13 +118,14 @@ def build_rows(
     target = cache_dir / "rows" / key
     fingerprints = {"corpus": source.fingerprint, "tokenizer": tokenizer.fingerprint, "rows": key}
 
-    if not _intact(target):
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    if not _intact(target, fields, dtype):
         with building(target.parent, key) as folder:
-            _write(folder, source, tokenizer, fields, progress)
+            _write(folder, source, tokenizer, fields, dtype, progress)
             while not publish(folder, target):
-                if _intact(target):  # another process was faster; its rows are the same
+                if _intact(target, fields, dtype):  # another process was faster
                     break
-    return _open(target, tokenizer, sequence_len, fingerprints)
+    return _open(target, tokenizer, fields, dtype, fingerprints)
 
 
 def _cached_tokenizer(
@@ -133,7 +134,13 @@ def _cached_tokenizer(
     path = cache_dir / "tokenizers" / f"{corpus.fingerprint}-{vocab_size}.json"
     if path.exists():
         try:
-            return Tokenizer.load(path)
+            found = Tokenizer.load(path)
+            if found.vocab_size == vocab_size:
+                return found
+            _log.warning(
+                "%s has %d tokens, and not %d: training it again",
+                *(path, found.vocab_size, vocab_size),
+            )
         except CorpusError as error:
             _log.warning("%s: training it again", error)
     corpus.check_text()
@@ -150,12 +157,12 @@ def _write(
     corpus: Corpus,
     tokenizer: Tokenizer,
     fields: dict,
+    dtype: np.dtype,
     progress: Progress | None,
 ) -> None:
     """Writes train.bin, validation.bin and, last, meta.json with their sizes and hashes."""
     corpus.check_text()
     length = fields["sequence_len"] + 1
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     meta = {"fields": fields, "dtype": dtype.name, "files": {}}
     held_out: set[bytes] = set()
     folds = fields["folds"]
@@ -242,23 +249,27 @@ def _encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[in
         yield from tokenizer.encode(some)
 
 
-def _intact(target: Path) -> bool:
-    """Tells whether `target` holds rows as they were written; damaged ones are thrown away."""
+def _intact(target: Path, fields: dict, dtype: np.dtype) -> bool:
+    """Tells whether `target` holds the rows of these fields; damaged ones are thrown away."""
     if not target.exists():
         return False
+    row_bytes = (fields["sequence_len"] + 1) * dtype.itemsize
+    parts = {f"{part}.bin" for part in ("train", *map(_fold_name, range(fields["folds"])))}
     try:
         meta = json.loads((target / "meta.json").read_text())
         files = meta["files"]
-        damaged = [
-            name
-            for name, said in files.items()
-            if (target / name).stat().st_size != said["bytes"]
-            or sha256_file(target / name) != said["sha256"]
-        ]
-        folds = map(_fold_name, range(meta["fields"]["folds"]))
-        if set(files) != {f"{part}.bin" for part in ("train", *folds)}:
-            damaged.append("meta.json")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        is_of_fields = (meta["fields"], meta["dtype"], set(files)) == (fields, dtype.name, parts)
+        damaged = [] if is_of_fields else ["meta.json"]
+        for name in sorted(parts):
+            size = (target / name).stat().st_size
+            if (
+                not size
+                or size % row_bytes
+                or size != files[name]["bytes"]
+                or sha256_file(target / name) != files[name]["sha256"]
+            ):
+                damaged.append(name)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         damaged = [str(error)]
     if damaged:
         _log.warning("cached rows %s are damaged (%s): building them again", target, damaged[0])
@@ -267,15 +278,16 @@ def _intact(target: Path) -> bool:
 
 
 def _open(
-    target: Path, tokenizer: Tokenizer, sequence_len: int, fingerprints: dict[str, str]
+    target: Path,
+    tokenizer: Tokenizer,
+    fields: dict,
+    dtype: np.dtype,
+    fingerprints: dict[str, str],
 ) -> Rows:
-    meta = json.loads((target / "meta.json").read_text())
-
     def open_part(part: str) -> np.ndarray:
-        shape = (meta["files"][f"{part}.bin"]["rows"], sequence_len + 1)
-        return np.memmap(target / f"{part}.bin", dtype=meta["dtype"], mode="r", shape=shape)
+        tokens = np.memmap(target / f"{part}.bin", dtype=dtype, mode="r")
+        return tokens.reshape(-1, fields["sequence_len"] + 1)
 
-    folds = tuple(open_part(_fold_name(k)) for k in range(meta["fields"]["folds"]))
-    return Rows(
-        open_part("train"), folds, tokenizer, tokenizer.token_bytes(), sequence_len, fingerprints
-    )
+    folds = tuple(open_part(_fold_name(k)) for k in range(fields["folds"]))
+    train, token_bytes = open_part("train"), tokenizer.token_bytes()
+    return Rows(train, folds, tokenizer, token_bytes, fields["sequence_len"], fingerprints)

@@ -142,8 +142,12 @@ class Tokenizer:
         try:
             fields = json.loads(Path(path).read_text("utf-8"))
             ranks = tuple(bytes.fromhex(token) for token in fields["ranks"])
-            tokenizer = cls(ranks, str(fields["pattern"]), tuple(fields["specials"]))
-        except (KeyError, TypeError, ValueError) as error:
+            tokenizer = cls(ranks, fields["pattern"], tuple(fields["specials"]))
+            if not {*map(bytes, zip(range(256)))} <= set(ranks) or len(set(ranks)) < len(ranks):
+                raise ValueError("its tokens must differ and include every byte")
+            if (tokenizer.pattern, tokenizer.specials) != (PATTERN, SPECIAL_TOKENS):
+                raise ValueError("its pattern and special tokens must be those of this version")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CorpusError(f"tokenizer file {path} is damaged ({error}); delete it") from error
         return tokenizer
 
