@@ -295,12 +295,12 @@ def test_usage_is_read_from_json_lines(tmp_path):
     lines = [
         {"type": "text", "part": {"text": "one"}},
         {"type": "done", "part": {"tokens": {"a": {"in": 30}, "b": {"in": 12}}, "cost": 0.25}},
-        {"type": "text", "part": {"text": "two"}},
+        {"type": "text", "part": {"text": "two\u2028\x85"}},
         {"type": "done", "part": {"tokens": {"c": {"in": 1}, "out": 5}, "cost": 0.5}},
     ]
-    printed = "warming up\n" + "\n".join(map(json.dumps, lines))
+    printed = "warming up\n" + "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     provider = python(
-        f"print({printed!r})",
+        f"import sys; sys.stdout.buffer.write({printed!r}.encode())",
         prompt_on_stdin=True,
         text_at=("part.text",),
         input_tokens_at=("part.tokens.*.in",),
@@ -308,7 +308,8 @@ def test_usage_is_read_from_json_lines(tmp_path):
         dollars_at=("part.cost",),
     )
     answer = ask(provider, PROMPT, tmp_path)
-    assert (answer.text, answer.input_tokens, answer.output_tokens) == ("one\ntwo", 43, 5)
+    assert answer.text == "one\ntwo\u2028\x85"
+    assert (answer.input_tokens, answer.output_tokens) == (43, 5)
     assert (answer.dollars, answer.estimated) == (0.75, 0)
 
 

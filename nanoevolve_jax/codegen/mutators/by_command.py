@@ -132,7 +132,7 @@ def _documents(printed: str) -> Iterator[Any]:
     with contextlib.suppress(ValueError, RecursionError):
         yield json.loads(printed)
         return
-    for line in printed.splitlines():
+    for line in printed.split("\n"):  # other line breaks may stand inside strings
         with contextlib.suppress(ValueError, RecursionError):
             yield json.loads(line)
 
