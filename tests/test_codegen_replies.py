@@ -19,7 +19,7 @@ from nanoevolve_jax.codegen.mutators.budget import (
     worst_attempt,
     worst_call,
 )
-from nanoevolve_jax.codegen.mutators.patience import asked_wait
+from nanoevolve_jax.codegen.mutators.patience import asked_wait, told_wait
 from nanoevolve_jax.codegen.mutators.providers import Provider
 
 PROMPT = "Proposal 3, try 1: rewrite the function `gate`.\n"
@@ -267,7 +267,10 @@ NO_TEXT = {
     "an image": ({"content": [{"type": "image_url", "image_url": {}}]}, "stop", "holds no text"),
     "null": ({"content": None}, "stop", "finish_reason 'stop'"),
     "cut off": ({"content": "half an answer"}, "length", "cut off at max_output_tokens"),
+    "cut off, in capitals": ({"content": "half"}, "MAX_TOKENS", "cut off at max_output_tokens"),
     "filtered": ({"content": "half"}, "content_filter", "cut off by a content filter"),
+    "unsafe": ({"content": "half"}, "SAFETY", "cut off by a content filter"),
+    "other reasoning alone": ({"content": "", "reasoning": "hm"}, "stop", "reasoning alone"),
 }
 
 
@@ -284,6 +287,7 @@ def error(**fields) -> bytes:
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 RATE = "Rate limit reached. Add a payment method at https://host/account/billing to raise it."
+EXHAUSTED = error(code=429, message=QUOTA, status="RESOURCE_EXHAUSTED")
 PASSES = {
     "rate limit": Reply(body=error(message="slow down", code=429)),
     "rate limit as text": Reply(body=error(message="slow down", code="429")),
@@ -298,7 +302,12 @@ PASSES = {
         status=429, body=error(message=RATE, type="tokens", code="rate_limit_exceeded")
     ),
     "status 529": Reply("overloaded", status=529),
-    **{f"status {status}": Reply(status=status) for status in (408, 409, 425, 429, 500, 504)},
+    "status 429, a list": Reply(status=429, body=b"[%s]" % EXHAUSTED),
+    "a list": Reply(body=b"[%s]" % EXHAUSTED),
+    "status 429 in words": Reply(
+        status=429, body=error(message=QUOTA, code=429, status="Too Many Requests")
+    ),
+    **{f"status {status}": Reply(status=status) for status in (408, 409, 425, 429, 500, 504, 524)},
 }
 STAYS = {
     "quota": Reply(body=error(message="no more", type="insufficient_quota")),
@@ -306,9 +315,13 @@ STAYS = {
     "status 429, quota": Reply(status=429, body=error(message=QUOTA, code="insufficient_quota")),
     "status 429, message": Reply(status=429, body=error(message=QUOTA, type="invalid_request")),
     "status 429, text": Reply(status=429, body=b"Insufficient balance"),
+    "status 429, budget": Reply(status=429, body=error(message="Budget has been exceeded!")),
+    "status 429, credits": Reply(status=429, body=b'{"error": "used all available credits"}'),
     "status 429, billing": Reply(status=429, body=error(message="x", code="billing_not_active")),
     "status 503, quota": Reply(status=503, body=error(message="x", code="insufficient_quota")),
     "status 500, on request": Reply(status=500, headers={"x-should-retry": "false"}),
+    "status 404, text": Reply(status=404, body=b"404 page not found"),
+    "status 404, another form": Reply(status=404, body=b'{"errors": [{"message": "No route"}]}'),
     "a bad request": Reply(body=error(message="no such model", code=404)),
     "who knows": Reply(body=error(message="it does not work")),
     "a detail": Reply(body=b'{"detail": "no such route"}'),
@@ -331,10 +344,30 @@ def test_errors_that_stay_are_not_tried_again(reply):
 @pytest.mark.parametrize("reply", [*PASSES.values(), *STAYS.values()], ids=[*PASSES, *STAYS])
 def test_errors_keep_their_message(reply):
     answer, _, _ = answered(reply)
-    body = json.loads(reply.body) if reply.body and reply.body[:1] == b"{" else {}
+    body = json.loads(reply.body) if (reply.body or b"")[:1] in (b"{", b"[") else {}
+    body = body[0] if isinstance(body, list) else body
     inner = body.get("error") or body.get("choices", [{}])[0].get("error") or body
     message = inner if isinstance(inner, str) else inner.get("message") or inner.get("detail")
-    assert (message or reply.text or "status") in answer.failure
+    assert (message or (reply.body or b"").decode() or reply.text or "status") in answer.failure
+
+
+@pytest.mark.parametrize("reason", ["error", "network_error", "insufficient_system_resource"])
+def test_a_text_that_broke_off_is_no_answer_but_is_paid_and_asked_for_again(reason):
+    answer, _, asked = answered(Reply("half an ans", finish_reason=reason), GOOD)
+    assert (answer.text, asked, answer.requests) == ("an answer", 2, 2)
+    answer, _, _ = answered(Reply("half an ans", finish_reason=reason))
+    assert answer.text == "" and f"broke off (finish_reason {reason!r})" in answer.failure
+
+
+def test_an_error_says_what_a_router_quotes_in_it():
+    said = {"message": "Provider returned error", "code": 400, "metadata": {"raw": "no images"}}
+    answer, _, _ = answered(Reply(body=error(**said)))
+    assert "Provider returned error no images" in answer.failure
+
+
+def test_a_gateway_that_gave_up_waiting_may_have_been_paid():
+    for status in (502, 504, 520, 524):
+        assert replies.refused(status, None, {}).paid
 
 
 def test_an_error_in_a_reply_costs_what_it_reports_and_else_the_most():
@@ -416,6 +449,14 @@ def test_an_endpoint_is_given_the_time_it_asks_for(name):
     answer, _, _ = answered(Reply(status=429, headers=headers), GOOD, sleep=slept.append)
     assert answer.failure is None
     assert slept == [pytest.approx(0.02 if name == "retry-after-ms" else 20.0, abs=2.0)]
+
+
+def test_an_error_may_hold_the_time_that_it_asks_for():
+    details = [{"@type": "Help"}, {"@type": "RetryInfo", "retryDelay": "17.5s"}, "x"]
+    attempt = replies.refused(429, [{"error": {"details": details}}], {})
+    assert attempt.wait == 17.5
+    for bad in (None, "17s", [{"retryDelay": 17}], [{"retryDelay": {"seconds": 17}}], {"a": 1}):
+        assert told_wait(bad) is None
 
 
 def test_an_endpoint_that_asks_for_more_time_than_a_profile_grants_is_left():

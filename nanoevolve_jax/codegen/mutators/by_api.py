@@ -57,8 +57,7 @@ def _attempt(client: Any, provider: Provider, prompt: str) -> Attempt:
             )
             return replies.read(reply.http_response.content, reply.headers)
     except openai.APIStatusError as error:
-        headers = error.response.headers
-        return replies.refused(error.status_code, error.message, error.body, headers)
+        return replies.refused(error.status_code, error.body, error.response.headers)
     except (openai.APITimeoutError, _TimeUp):
         return Attempt(failure=f"no answer within {provider.timeout_seconds:g} s", again=True)
     except openai.APIConnectionError as error:

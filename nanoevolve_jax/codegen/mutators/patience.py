@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC
+from typing import Any
 
 _DURATION = re.compile(
     r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?"
@@ -44,6 +45,14 @@ def asked_wait(headers: Mapping[str, str], now: float | None = None) -> float | 
         if _number(headers.get(f"x-ratelimit-remaining-{limit}")) == 0
     )
     return max(filter(None, exhausted), default=None)
+
+
+def told_wait(details: Any) -> float | None:
+    """Returns the longest `retryDelay` in the details of an error, in seconds, if there is any."""
+    found = details if isinstance(details, list) else []
+    told = [detail.get("retryDelay") for detail in found if isinstance(detail, Mapping)]
+    waits = (_duration(text) for text in told if isinstance(text, str))
+    return max(filter(None, waits), default=None)
 
 
 def _positive(seconds: float) -> float | None:

@@ -7,16 +7,23 @@ from typing import Any
 
 from nanoevolve_jax.codegen.mutators import usage
 from nanoevolve_jax.codegen.mutators.attempts import Attempt
-from nanoevolve_jax.codegen.mutators.patience import asked_wait
+from nanoevolve_jax.codegen.mutators.patience import asked_wait, told_wait
 
 _AGAIN = (408, 409, 425, 429)
-_PERHAPS_PAID = (408, 502, 504)
+_PERHAPS_PAID = (408, 502, 504, 520, 524)
 """Gateways that gave up waiting; the model behind them may have answered, at a price."""
 _CUT_OFF = {
-    "length": "the reply was cut off at max_output_tokens",
-    "max_tokens": "the reply was cut off at max_output_tokens",
-    "content_filter": "the reply was cut off by a content filter",
+    **dict.fromkeys(
+        ("length", "max_tokens", "model_length", "model_context_window_exceeded"),
+        "the reply was cut off at max_output_tokens",
+    ),
+    **dict.fromkeys(
+        ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "sensitive"),
+        "the reply was cut off by a content filter",
+    ),
 }
+_BROKEN_OFF = ("error", "network_error", "insufficient_system_resource", "abort", "timeout")
+"""Reasons for the end of a reply whose model failed before its answer was whole."""
 _QUOTA = re.compile(
     r"insufficient_(quota|balance|credits?|funds)|billing|quota_exceeded|payment_required"
     r"|access_terminated|credit_balance",
@@ -25,10 +32,13 @@ _QUOTA = re.compile(
 _QUOTA_WORDS = re.compile(
     r"exceeded your current quota|quota (was |is )?exceeded|credit balance"
     r"|insufficient (quota|balance|credits?|funds)|billing (hard )?limit"
-    r"|check your (plan|billing)|payment required|out of credits",
+    r"|check your (plan|billing)|payment required|out of credits|budget has been exceeded"
+    r"|all available credits|spending limit",
     re.IGNORECASE,
 )
-_RATE = re.compile(r"rate_?limit|too_?many_?requests|resource_?exhausted|throttl", re.IGNORECASE)
+_RATE = re.compile(
+    r"rate_?limit|too[_ ]?many[_ ]?requests|resource_?exhausted|throttl", re.IGNORECASE
+)
 _TRANSIENT = re.compile(
     r"overload|server_?error|internal|time_?out|unavailable|capacity|busy|try_?again", re.IGNORECASE
 )
@@ -48,28 +58,30 @@ def read(body: bytes, headers: Mapping[str, str]) -> Attempt:
         return Attempt(failure=f"the reply cannot be read: it is not JSON but {shown!r}")
     inputs, outputs = usage.tokens(reply)
     choice = _first_choice(reply)
-    error = _error(reply) or _error(choice)
+    error = _error(reply) or _error(choice) or _broken_off(choice)
     if error is not None:
         fault = _fault(None, error, headers)
+        failure = f"the reply is an error: {fault.failure}"
         paid = fault.paid or (inputs, outputs) != (None, None)
-        return fault._replace(input_tokens=inputs, output_tokens=outputs, paid=paid)
+        return fault._replace(
+            failure=failure, input_tokens=inputs, output_tokens=outputs, paid=paid
+        )
     text, reason = _answer(reply, choice)
     return Attempt(text, inputs, outputs, failure=reason)
 
 
-def refused(status: int, message: str, body: Any, headers: Mapping[str, str]) -> Attempt:
+def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
     """Returns the attempt that ended with a status of 4xx or 5xx.
 
     Args:
       status: HTTP status.
-      message: Text for people.
-      body: Decoded body, or the object `error` in it.
+      body: Decoded body, or what it holds as `error`.
       headers: Headers of the reply.
     """
-    error = body if isinstance(body, Mapping) else {"message": str(body or "")}
-    fault = _fault(status, _error(error) or error, headers)
+    error = body if isinstance(body, Mapping) else {"message": str(body or "no message")}
+    fault = _fault(status, _error(body) or error, headers)
     again = fault.again and headers.get("x-should-retry") != "false"
-    return fault._replace(failure=f"status {status}: {message}", again=again)
+    return fault._replace(failure=f"status {status}: {fault.failure}", again=again)
 
 
 def tells_of_quota(text: str) -> bool:
@@ -82,10 +94,10 @@ def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, s
 
     Args:
       status: HTTP status. None: it was 200, and the error's own code is all there is.
-      error: Object with some of `message`, `code`, `type` and `status`.
+      error: Object with some of `message`, `code`, `type`, `status`, `details` and `metadata`.
       headers: Headers of the reply.
     """
-    message = str(error.get("message") or "no message")
+    message = str(error.get("message") or json.dumps(error, ensure_ascii=False))
     names = " ".join(str(error.get(name) or "") for name in ("code", "type", "status"))
     code = status if status is not None else _status(error)
     no_quota = code == 402 or _QUOTA.search(names) is not None
@@ -100,12 +112,14 @@ def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, s
     paid = code in _PERHAPS_PAID
     if status is None:  # a model may have begun to write before it failed
         paid = paid or not (no_quota or limited or (code or 500) < 500)
-    shown = " ".join(f"{names} {message}".split())
+    metadata = error.get("metadata")  # of a router, which quotes the model's own endpoint there
+    quoted = metadata.get("raw") or "" if isinstance(metadata, Mapping) else ""
+    shown = " ".join(f"{names} {message} {quoted}".split())
     return Attempt(
-        failure=f"the reply is an error: {shown}",
+        failure=shown,
         paid=paid,
         again=passes and not no_quota,
-        wait=asked_wait(headers),
+        wait=asked_wait(headers) or told_wait(error.get("details")),
     )
 
 
@@ -120,6 +134,8 @@ def _status(error: Mapping[str, Any]) -> int | None:
 
 def _error(reply: Any) -> Mapping[str, Any] | None:
     """The error in a reply or in a choice, as an object; None if there is none."""
+    if isinstance(reply, list) and len(reply) == 1:  # as Google's endpoints wrap it
+        reply = reply[0]
     if not isinstance(reply, Mapping):
         return None
     error = reply.get("error")
@@ -132,6 +148,14 @@ def _error(reply: Any) -> Mapping[str, Any] | None:
     if "choices" not in reply and "message" not in reply and isinstance(reply.get("detail"), str):
         return {"message": reply["detail"]}
     return None
+
+
+def _broken_off(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The error of a choice that ends as one although it holds none; a part of a text may stand."""
+    reason = str(choice.get("finish_reason"))
+    if reason.lower() not in _BROKEN_OFF:
+        return None
+    return {"type": "server_error", "message": f"the reply broke off (finish_reason {reason!r})"}
 
 
 def _first_choice(reply: Any) -> Mapping[str, Any]:
@@ -149,8 +173,8 @@ def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
     refusal = refusal or message.get("refusal")
     if isinstance(refusal, str) and refusal.strip():
         return "", f"the model refuses: {refusal}"
-    if isinstance(reason, str) and reason in _CUT_OFF:
-        return "", f"{_CUT_OFF[reason]} (finish_reason {reason!r})"
+    if isinstance(reason, str) and (cut_off := _CUT_OFF.get(reason.lower())):
+        return "", f"{cut_off} (finish_reason {reason!r})"
     if text.strip():
         return text, None
     if not choice:
@@ -158,7 +182,8 @@ def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
         return "", f"the reply holds no text: {said if isinstance(said, str) else 'no choices'}"
     if message.get("tool_calls") or message.get("function_call"):
         return "", "the reply holds no text: it calls a tool instead of answering"
-    only = "; it holds reasoning alone" if message.get("reasoning_content") else ""
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    only = "; it holds reasoning alone" if thoughts else ""
     return "", f"the reply holds no text: finish_reason {reason!r}{only}"
 
 
