@@ -19,6 +19,8 @@ TAGS = (
     *(('<think budget="high">', "</think >"), ("<seed:think>", "</seed:think>")),
     *(("<|begin_of_thought|>", "<|end_of_thought|>"), ("<|START_THINKING|>", "<|END_THINKING|>")),
     *(("<antThinking>", "</antThinking>"), ("◁think▷", "◁/think▷")),
+    *(("<reasoning_content>", "</reasoning_content>"), ("<rationale>", "</rationale>")),
+    *(("<ThoughtProcess>", "</ThoughtProcess>"), ("<|think_start|>", "<|think_end|>")),
     ("Thinking...\n", "\n...done thinking.\n"),
     ("<|channel>thought\n", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),

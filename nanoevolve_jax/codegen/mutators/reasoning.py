@@ -26,7 +26,8 @@ LONGEST_CODE = 100_000
 _WORD = (
     r"(?P<word>(?:[a-z]{1,12}[_:▁-]){0,3}(?:think|thinking|thoughts?|reason|reasoning|reflections?"
     r"|analysis|scratch_?pad|monologue|deliberation|chain_of_thought|cot|antthinking|drafts?"
-    r"|critique|brainstorm(?:ing)?))"
+    r"|critique|brainstorm(?:ing)?|rationale|plan|planning)"
+    r"(?:[_-]?(?:process|content|text|blocks?|steps?|start|end))?)"
 )
 _TAG = re.compile(
     rf"""
@@ -138,7 +139,7 @@ def _pieces(text: str) -> Iterator[_Piece]:
 def _closes(tag: re.Match) -> bool:
     word = (tag["word"] or "").lower()
     slashes = (tag[name] for name in ("slash", "slash2", "slash3", "slash4", "end"))
-    return any(slashes) or word.startswith("end")
+    return any(slashes) or word.startswith("end") or word.endswith(("_end", "-end"))
 
 
 def _between_backticks(pieces: Sequence[_Piece], here: int) -> bool:
