@@ -220,6 +220,21 @@ def test_the_live_picture_shows_names_as_text():
     assert shown.count(SEEN[:40]) >= 3
 
 
+@pytest.mark.parametrize(
+    "environment", [{}, {"FORCE_COLOR": "1"}, {"TTY_INTERACTIVE": "0"}], ids=str
+)
+def test_a_log_gets_lines_and_no_live_picture(tmp_path, environment):
+    with open(tmp_path / "log", "w+") as log:
+        console = Console(file=log, _environ=environment | {"TERM": "xterm"})
+        with Display(console, total_steps=100, batch_tokens=1.0, task="search") as display:
+            display.say("a line")
+            display.note("a note")
+        with DataDisplay(console) as display:
+            display.on_progress("packing", 1, 2)
+        log.seek(0)
+        assert log.read() == "a line\npacking\n"
+
+
 def test_libraries_and_tracebacks_are_shown_as_text_too(shell, tmp_path):
     code, output, errors = shell("-m", "loud", folder=tmp_path)
     seen = r"\x1b[2J\x9b\u202e\r"

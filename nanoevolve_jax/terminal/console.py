@@ -38,13 +38,16 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any):
         """Takes the options of `rich.console.Console`.
 
-        COLUMNS and LINES are ignored where they are not positive numbers.
+        COLUMNS and LINES are ignored where they are not positive numbers. FORCE_COLOR asks for
+        colours alone: a log cannot take back a line.
         """
         environ = options.pop("_environ", os.environ)
         sizes = ("COLUMNS", "LINES")
         environ = {k: v for k, v in environ.items() if k not in sizes or _is_positive(v)}
         off = {"markup": False, "emoji": False, "highlight": False}
         super().__init__(**off, **options, _environ=environ)
+        if "FORCE_COLOR" in environ and options.get("force_terminal") is None:
+            self.is_interactive = self.is_interactive and self.file.isatty()
 
     @property
     def size(self) -> ConsoleDimensions:

@@ -55,7 +55,7 @@ class Display:
         self._drawn = 0.0  # when
         self._note = ""
         # A dumb terminal cannot take back a line, so it gets plain ones too.
-        self._is_live = console.is_terminal and not console.is_dumb_terminal
+        self._is_live = console.is_interactive
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -174,7 +174,7 @@ class DataDisplay:
             TaskProgressColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -190,7 +190,7 @@ class DataDisplay:
         """Takes what is being done, how much is done, and of how much (0: not known)."""
         if what not in self._tasks:
             self._tasks[what] = self._live.add_task(what, total=total or None)
-            if not self._console.is_terminal:
+            if not self._console.is_interactive:
                 self._console.say(what)
         self._live.update(self._tasks[what], completed=done, total=total or None)
 
