@@ -281,6 +281,44 @@ def test_what_is_not_an_answer_is_a_failure_that_says_why(message, reason, words
     assert (asked, answer.requests) == (1, 1)
 
 
+USED = {"prompt_tokens": 30, "completion_tokens": 5}
+PARTS = [
+    {"choices": [{"delta": {"role": "assistant", "content": None}, "finish_reason": None}]},
+    *({"choices": [{"delta": {"content": text}}], "usage": None} for text in ("an ", "answer")),
+    {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": USED},
+]
+
+
+def sent(parts, form="data: {}\n\n", end="data: [DONE]\n\n"):
+    return ("".join(form.format(json.dumps(part)) for part in parts) + end).encode()
+
+
+WHOLE = {"choices": [{"message": {"content": "an answer"}}], "usage": USED}
+EVENTS = {
+    "events": sent(PARTS),
+    "events with comments": b": wait\r\n\r\n" + sent(PARTS, "event: part\r\ndata:{}\r\n\r\n"),
+    "events without an end mark": sent(PARTS, end=""),
+    "a reply with an end mark": sent([WHOLE], "{}\n\n"),
+    "a reply after blank lines": b"\n\n\n" + json.dumps(WHOLE).encode(),
+}
+
+
+@pytest.mark.parametrize("body", EVENTS.values(), ids=EVENTS)
+def test_an_answer_in_events_is_put_together(body):
+    answer, _, asked = answered(Reply(body=body))
+    assert (answer.text, answer.failure, asked) == ("an answer", None, 1)
+    assert (answer.input_tokens, answer.output_tokens) == (30, 5)
+
+
+def test_events_that_break_off_or_hold_an_error_are_no_answer():
+    for parts in (PARTS[:3], [*PARTS[:3], {"error": {"message": "lost", "code": 502}}]):
+        answer, _, asked = answered(Reply(body=sent(parts)), GOOD)
+        assert (answer.text, answer.requests, asked) == ("an answer", 2, 2)
+    for body in (b"<!doctype html>", b"data: [DONE]", b"data: 1\ndata: 2", b"\xff"):
+        assert "not JSON" in replies.read(body, {}).failure
+
+
 def error(**fields) -> bytes:
     return json.dumps({"error": fields}).encode()
 

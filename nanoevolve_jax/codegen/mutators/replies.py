@@ -7,6 +7,7 @@ from typing import Any
 
 from nanoevolve_jax.codegen.mutators import usage
 from nanoevolve_jax.codegen.mutators.attempts import Attempt
+from nanoevolve_jax.codegen.mutators.events import decoded
 from nanoevolve_jax.codegen.mutators.patience import asked_wait, told_wait
 
 _AGAIN = (408, 409, 425, 429)
@@ -52,7 +53,7 @@ _TRANSIENT_WORDS = re.compile(
 def read(body: bytes, headers: Mapping[str, str]) -> Attempt:
     """Returns the attempt that ended with status 200; nothing in its body is certain."""
     try:
-        reply = json.loads(body)
+        reply = decoded(body)
     except (ValueError, RecursionError):
         shown = " ".join(body[:200].decode(errors="replace").split())
         return Attempt(failure=f"the reply cannot be read: it is not JSON but {shown!r}")
