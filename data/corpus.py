@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data import hub
 from data.errors import CorpusError, Progress
-from data.files import sha256_file
+from data.files import expanded, sha256_file
 from data.shards import list_shards, read_documents
 from data.stdlib import docstring_documents, stdlib_documents
 
@@ -114,7 +114,7 @@ def _library(request: _Request) -> Corpus:
 
 
 def _parquet(request: _Request) -> Corpus:
-    train, validation = list_shards(Path(request.argument).expanduser(), request.shards)
+    train, validation = list_shards(expanded(request.argument), request.shards)
     return _from_shards(request.name, train, validation)
 
 

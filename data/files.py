@@ -10,8 +10,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from data.errors import CorpusError
+
 _LOCK = "building.lock"
 _YOUNG_SECONDS = 3600
+
+
+def expanded(path: str | Path) -> Path:
+    """Returns a path with its ~ replaced; CorpusError if that home folder is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise CorpusError(
+            f"a path that begins with ~ must name a user who has a home folder, got {str(path)!r}"
+        ) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ the folder is looked up here.
 import re
 from pathlib import Path
 
-from data.files import write_atomically
+from data.files import expanded, write_atomically
 
 FOLDER = "corpora"  # in the cache
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
@@ -15,8 +15,8 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 
 def remember(cache_dir: str | Path, fingerprint: str, folder: str | Path) -> None:
     """Records where the text with a fingerprint lies; the latest place counts."""
-    path = Path(cache_dir).expanduser() / FOLDER / fingerprint
-    content = str(Path(folder).expanduser().absolute()).encode()
+    path = expanded(cache_dir) / FOLDER / fingerprint
+    content = str(expanded(folder).absolute()).encode()
     if not path.is_file() or path.read_bytes() != content:
         write_atomically(path, content)
 
@@ -31,7 +31,7 @@ def find(cache_dir: str | Path, fingerprint: object) -> Path | None:
     if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
         return None
     try:
-        content = (Path(cache_dir).expanduser() / FOLDER / fingerprint).read_bytes()
+        content = (expanded(cache_dir) / FOLDER / fingerprint).read_bytes()
     except OSError:
         return None
     folder = Path(content.decode(errors="surrogateescape"))

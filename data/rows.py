@@ -15,7 +15,7 @@ import numpy as np
 from data.batches import batch, batches, check_horizon
 from data.corpus import Corpus, load_corpus
 from data.errors import CorpusError, Progress, TooLittleTextError
-from data.files import building, discard, publish, sha256_file, write_atomically
+from data.files import building, discard, expanded, publish, sha256_file, write_atomically
 from data.packing import pack
 from data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 
@@ -96,7 +96,7 @@ def build_rows(
             f"data.vocab_size: {vocab_size} is not that of the tokenizer to use, "
             f"{tokenizer.vocab_size}"
         )
-    cache_dir = Path(cache_dir).expanduser()
+    cache_dir = expanded(cache_dir)
     source = load_corpus(
         corpus,
         cache_dir=cache_dir,

@@ -5,12 +5,12 @@ import functools
 import io
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 from ml_collections import ConfigDict
 
+from data.files import expanded
 from data.rows import Rows
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine
@@ -144,7 +144,7 @@ def for_every_node(config: ConfigDict, threads: int) -> ConfigDict:
     """The config with absolute paths and a number of threads: workers start in other folders."""
     shared = config.copy_and_resolve_references()
     shared.threads = threads
-    shared.data.cache_dir = str(Path(config.data.cache_dir).expanduser().absolute())
+    shared.data.cache_dir = str(expanded(config.data.cache_dir).absolute())
     shared.data.corpus = _absolute(config.data.corpus)
     shared.attribute.switch_corpus = _absolute(config.attribute.switch_corpus)
     return shared
@@ -152,7 +152,7 @@ def for_every_node(config: ConfigDict, threads: int) -> ConfigDict:
 
 def _absolute(corpus: str) -> str:
     kind, colon, folder = corpus.partition(":")
-    return f"{kind}:{Path(folder).expanduser().absolute()}" if colon else corpus
+    return f"{kind}:{expanded(folder).absolute()}" if colon else corpus
 
 
 def worker_site(config: str, *, steps: int, most: int) -> LocalSite:

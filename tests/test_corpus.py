@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.corpus import CorpusError, load_corpus
+from data.rows import build_rows
 from data.stdlib import (
     cut,
     docstring_documents,
@@ -342,6 +343,12 @@ def test_mistakes_about_parquet_are_one_clear_line(tmp_path, make, words):
         list(corpus.train())
     message = one_line(error)
     assert words in message and str(folder) in message
+
+
+def test_a_home_folder_that_does_not_exist_is_one_clear_line(tmp_path):
+    for name, cache in [("parquet:~no.such.user/x", tmp_path), ("stdlib", "~no.such.user")]:
+        with pytest.raises(CorpusError, match=r"home folder, got '~no\.such\.user"):
+            build_rows(name, vocab_size=300, sequence_len=8, cache_dir=cache)
 
 
 def test_negative_shards(tmp_path):

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from configs.base import SETTINGS, get_config
 from data.corpus import SOURCES
 from data.errors import CorpusError
-from data.files import building
+from data.files import building, expanded
 from data.shards import list_shards
 from nanoevolve_jax.codegen.deployment.intact import (
     FORMAT,
@@ -212,7 +212,7 @@ def _text(corpus: str, shards: int) -> dict[str, Path]:
     kind, colon, place = corpus.partition(":")
     if not colon or kind != "parquet":
         return {}
-    train, validation = list_shards(Path(place).expanduser(), shards)
+    train, validation = list_shards(expanded(place), shards)
     paths = [*train, validation]
     size = sum(path.stat().st_size for path in paths)
     if size > TEXT_BYTES:

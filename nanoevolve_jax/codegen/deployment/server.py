@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.files import expanded
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.settings import ConfigError
 
@@ -114,7 +115,7 @@ def absolute(address: str, cache: Path) -> str:
       cache: folder that the file of `local` lies in.
     """
     place = cache / _PLACE.name if address == LOCAL else local_place(address)
-    return address if place is None else f"{LOCAL}:{place.expanduser().absolute()}"
+    return address if place is None else f"{LOCAL}:{expanded(place).absolute()}"
 
 
 def end_local(address: str) -> bool:
@@ -156,7 +157,7 @@ def _headers(*, local: bool) -> dict[str, str]:
       local: for a Ray of one's own, which knows the file but no variable with a token in it.
     """
     token = "" if local else os.environ.get("RAY_AUTH_TOKEN", "")
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    file = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
     with contextlib.suppress(OSError):
         token = token or file.read_text(encoding="utf-8").strip()
     return {"Authorization": f"Bearer {token}"} if token else {}
