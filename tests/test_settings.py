@@ -114,6 +114,13 @@ def test_a_rule_between_fields_is_told_with_the_field_that_breaks_it(values, sta
     assert rule in message.removeprefix(start)
 
 
+def test_text_that_cannot_be_read_again_is_refused():
+    config = base.get_config()
+    config.workdir = "runs/\udcff"
+    with pytest.raises(ConfigError, match=r"config\.workdir is 'runs/.udcff'; allowed: .* Unicode"):
+        validate(config)
+
+
 @pytest.mark.parametrize("variant", screen.VARIANTS)
 def test_every_variant_of_the_screening_config_is_valid(variant):
     validate(screen.get_config(variant))

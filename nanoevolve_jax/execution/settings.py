@@ -23,7 +23,7 @@ def allowed(setting: Setting) -> str:
     if setting.choices:
         return " or ".join(setting.choices)
     if isinstance(setting.default, str):
-        return "text that is not empty"
+        return "text that is not empty, in Unicode"
     if isinstance(setting.default, bool):
         return "False or True"
     kind = "an integer" if isinstance(setting.default, int) else "a number"
@@ -33,7 +33,9 @@ def allowed(setting: Setting) -> str:
 def is_valid(value: Any, setting: Setting) -> bool:
     """Whether a field may hold a value."""
     if isinstance(setting.default, str):
-        return isinstance(value, str) and bool(value) and value in (setting.choices or (value,))
+        # Bytes of a name that are no Unicode could be written to config.json, and not read again.
+        is_text = isinstance(value, str) and value == value.encode(errors="ignore").decode() != ""
+        return is_text and value in (setting.choices or (value,))
     if isinstance(setting.default, bool):
         return isinstance(value, bool)
     number = int if isinstance(setting.default, int) else int | float
