@@ -37,7 +37,7 @@ from nanoevolve_jax.reporting.tables import candidate_page, overview_page, rende
 from nanoevolve_jax.terminal.console import Console
 
 BEGUN = "begun_with.json"  # a copy of config.json, of which there are no mutations
-FAST = 20  # mutations of a file in the fast tests
+FAST, SLOW, REPORTED = 20, 500, 50  # mutations of a file: in fast tests, in slow ones, in reports
 CONFIRMED = (
     *("config.json", "archive.jsonl", "summary.json", "runs.jsonl", "promotion.json"),
     *("calibration.json", f"evidence/{made.WINNER}.json"),
@@ -109,12 +109,12 @@ def books_of(folder):
     ensemble_page.rows(providers.load(providers.FILE), folder)
 
 
-def mutations(path, count=None):
+def mutations(path, count):
     """Contents of a file with one node changed each, sealed again where that is possible.
 
     Args:
       path: of the file.
-      count: how many, drawn at random; None: all of them.
+      count: Number of mutations, drawn at random, unless the file has fewer.
 
     Yields:
       (what was done, a function that writes the content).
@@ -122,9 +122,8 @@ def mutations(path, count=None):
     lines = path.suffix == ".jsonl"
     document = journal.read(path).documents if lines else json.loads(path.read_text())
     pairs = [(where, value) for where in paths(document) for value in (REMOVED, *VALUES)]
-    if count is not None:
-        rng = np.random.default_rng(0)
-        pairs = [pairs[i] for i in rng.choice(len(pairs), count, replace=False)]
+    rng = np.random.default_rng(0)
+    pairs = [pairs[i] for i in rng.permutation(len(pairs))[:count]]
     for where, value in pairs:
         changed = mutated(document, where, value)
         yield (where, value), lambda changed=changed, value=value: write(path, changed, value)
@@ -160,7 +159,7 @@ def require_one_line(use, folder, what):
     return None
 
 
-def try_all(use, folder, name, count=None):
+def try_all(use, folder, name, count):
     """Uses a folder under mutations of one of its files; the file is put back."""
     path = folder / name
     before = path.read_bytes()
@@ -168,7 +167,7 @@ def try_all(use, folder, name, count=None):
         for what, write_it in mutations(path, count):
             write_it()
             require_one_line(use, folder, what)
-        for content in TEXTS if count is None else TEXTS[::4]:
+        for content in TEXTS if count > FAST else TEXTS[::4]:
             path.write_bytes(content)
             require_one_line(use, folder, content[:20])
     finally:
@@ -194,9 +193,9 @@ def test_a_mutated_search_is_resumed_or_refused_in_one_line(search, name, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIRMED)
-def test_every_mutation_is_reported_or_refused_in_one_line(search, name):
-    try_all(show, search, name)
-    try_all(report, search, name, 200)
+def test_many_mutations_are_reported_or_refused_in_one_line(search, name):
+    try_all(show, search, name, SLOW)
+    try_all(report, search, name, REPORTED)
 
 
 # Telemetry -----------------------------------------------------------------------------------
