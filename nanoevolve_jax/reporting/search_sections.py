@@ -110,8 +110,7 @@ def compute(history: History) -> Section:
     ]
     if history.summary is None:
         said.append("The search has not ended.")
-    else:
-        seconds = history.summary["wall_seconds"]
+    elif (seconds := history.summary.get("wall_seconds")) is not None:
         said.append(f"The process that ended the search ran for {seconds:,.1f} s.")
     if config.calibration == UNCALIBRATED:
         said.append("There was no calibration, so none was spent on tuning the baseline.")
