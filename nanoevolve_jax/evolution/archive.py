@@ -120,7 +120,7 @@ class RecordDocument(TypedDict):
     steps: Annotated[list[Count], _OneOrMore]
     instability: Annotated[list[float | None], _OneOrMore]
     score: float | None
-    cost: Annotated[float, Meta(ge=0)]
+    cost: Annotated[float, Meta(gt=0)]
     pareto: bool
     code: CodeDocument | None
 
