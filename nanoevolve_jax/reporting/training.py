@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nanoevolve_jax.evidence.confirmation import minimum_detectable_effect
+from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.statistics import Interval, mean_interval
 from nanoevolve_jax.evidence.trial import rules_of
@@ -83,12 +84,15 @@ def _shared(stage: str, runs: Mapping[str, Sequence[Run]], reference: str) -> Cu
     seeds = [seed for seed in first if all(seed in own for own in by_seed.values())]
     if not seeds or len(by_seed) < 2:
         return None
+    shared = [own[seed].curve for own in by_seed.values() for seed in seeds]
+    validated = {tuple(step for step, _ in curve) for curve in shared}
+    if len(validated) != 1 or () in validated:
+        raise EvidenceError(f"the runs of a {stage} must be validated at the same steps")
     found = {
-        name: np.array([own[seed].curve for seed in seeds], np.float64)
+        name: np.array([own[seed].curve for seed in seeds], np.float64)[:, :, 1]
         for name, own in by_seed.items()
     }
-    steps = next(iter(found.values()))[0, :, 0].astype(np.int64)
-    return Curves(stage, steps, {name: x[:, :, 1] for name, x in found.items()}, reference)
+    return Curves(stage, np.array(validated.pop(), np.int64), found, reference)
 
 
 def _screened(history: History, record: Record) -> Curves | None:
