@@ -308,7 +308,7 @@ def test_a_mutated_ledger_is_refused_in_one_line(tmp_path):
 
     head = path.with_suffix(".head.json")
     kept = path.read_bytes(), head.read_bytes()
-    for what, write_it in mutations(path):
+    for what, write_it in mutations(path, SLOW):
         write_it()
         with contextlib.suppress(ValueError):
             seals = journal.read(path).seals
@@ -317,4 +317,4 @@ def test_a_mutated_ledger_is_refused_in_one_line(tmp_path):
         path.write_bytes(kept[0])
         head.write_bytes(kept[1])
     use(tmp_path)
-    try_all(use, tmp_path, head.name)
+    try_all(use, tmp_path, head.name, SLOW)
