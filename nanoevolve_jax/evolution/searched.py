@@ -1,4 +1,4 @@
-"""The run folder of a finished search, read by whoever tests one of its candidates."""
+"""Reads the run folder of a finished search, so that one of its candidates can be tested."""
 
 from pathlib import Path
 from typing import NamedTuple

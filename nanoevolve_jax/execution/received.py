@@ -78,8 +78,8 @@ def corpus_here(
       named: Corpus as the document names it.
       given: Corpus that the user names, or `SAME`.
       cache_dir: Cache folder of this machine.
-      fingerprint: Fingerprint of the text in the document; None if it has none. Whoever loads the
-        text compares it with the fingerprint of what is loaded.
+      fingerprint: Fingerprint of the text in the document; None if it has none. It is compared
+        with the fingerprint of the text when that is loaded.
       field: Name of the config field.
       source: Name of the document in error messages.
 

@@ -1,6 +1,6 @@
 """Code of a received run folder is validated once more before its programs run here.
 
-A certificate has no signature: whoever writes a folder can put programs into it that do something
+A certificate has no signature: the author of a folder can put programs into it that do something
 else than the source beside them. What this machine has validated is recorded in the user's own
 cache, so code of one's own is not validated again.
 """
