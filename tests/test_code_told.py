@@ -292,7 +292,7 @@ def test_code_for_other_matrices_is_a_mistake_before_anything_is_read(folder, tm
 
 
 @pytest.mark.slow
-def test_a_card_with_code_is_replayed_from_its_run_folder(compared, tmp_path):
+def test_a_card_with_code_is_replayed_from_its_run_folder(compared, repository, tmp_path):
     """The runs of the comparison stand for those of a confirmation."""
     folder, config, found, function = compared
     runs = {
@@ -300,9 +300,12 @@ def test_a_card_with_code_is_replayed_from_its_run_folder(compared, tmp_path):
     }
     values = config.to_dict() | {"calibration": "none"}
     values["confirm"] |= {"steps": config.train.steps}
-    card = {name: found[name] for name in ("versions", "device", "fingerprints")}
+    committed = repository / "results" / "classics_cpu" / "evidence" / "g002c05.json"
+    card = read_sealed(committed, KIND)
+    card |= {name: found[name] for name in ("versions", "device", "fingerprints")}
     card |= {
-        "confirmation": {
+        "confirmation": card["confirmation"]
+        | {
             "pairs": 1,
             "baseline_bpb": [runs[False].val_bpb],
             "winner_bpb": [runs[True].val_bpb],
@@ -311,9 +314,9 @@ def test_a_card_with_code_is_replayed_from_its_run_folder(compared, tmp_path):
         "fold": runs[True].job["fold"],
         "arms": {"baseline": runs[False].job["candidate"], "winner": runs[True].job["candidate"]},
         "config": values,
-        "calibration": {"seal": "none", "paired_sigma": 0.01},
+        "attribution": None,
+        "transfer": None,
         "id": "p0000",
-        "level": {"level": 0, "missing": "it is not confirmed", "static": False},
     }
     path = folder / "evidence" / "p0000.json"
     path.parent.mkdir()

@@ -1,6 +1,7 @@
 """The Ray engine: workers that die, hang, join late or do not fit; and life without Ray."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -362,12 +363,11 @@ MOMENTS = [  # line to wait for, seconds after it, signal, to the whole group, o
 def test_asked_to_stop_at_any_moment_it_ends_within_seconds_with_all_of_ray_and_resumes(
     repository_root, flags, tmp_path
 ):
-    flags = [*flags, "--config.search.generations=4"]
     whole, folder = tmp_path / "local", tmp_path / "run"
-    finish(start(repository_root, *flags, f"--config.workdir={whole}"))
+    endless = {"search__generations": 1000}  # No search ends before it is stopped.
     for text, seconds, number, to_all, again, words in MOMENTS:
         mark = uuid.uuid4().hex
-        process = stoppable(repository_root, flags, folder, mark)
+        process = stoppable(repository_root, flags, folder, mark, **endless)
         read_until(process, text)
         time.sleep(seconds)
         os.killpg(process.pid, number) if to_all else process.send_signal(number)
@@ -375,8 +375,13 @@ def test_asked_to_stop_at_any_moment_it_ends_within_seconds_with_all_of_ray_and_
             time.sleep(0.2)
             process.send_signal(number)
         assert_ends(process, mark, words)
+    archive = folder / "archive.jsonl"
+    lines = archive.read_text().splitlines() if archive.exists() else []
+    done = max((json.loads(line)["generation"] for line in lines), default=0)
+    flags = [*flags, f"--config.search.generations={done + 1}"]
     output = finish(on_ray(repository_root, flags, folder))
     assert "lost a batch" not in output
+    finish(start(repository_root, *flags, f"--config.workdir={whole}"))
     assert archive_bytes(folder) == archive_bytes(whole)
 
 
