@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
+from nanoevolve_jax.configs.base import SETTINGS
 from rich.table import Table
 
 from benchmarks import options
-from configs.base import SETTINGS
 from nanoevolve_jax.evidence.comparison import search_lr
 from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide, standing
 from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round

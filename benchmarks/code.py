@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, logging
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss
 
 from benchmarks import options
 from benchmarks.optimizer import BASELINE as BUILT_IN
 from benchmarks.optimizer import GATED, Subject, step_alone, step_in_training, subjects
 from benchmarks.timing import environment, interleaved
-from model import gpt
-from model.loss import mean_loss
 from nanoevolve_jax.codegen.campaign import asking
 from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.execution.cost import matrix_shapes

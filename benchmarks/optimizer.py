@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, logging
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss
 from optax import contrib
 from rich.table import Table
 
 from benchmarks import options
 from benchmarks.timing import Run, big_matmul, environment, interleaved, ratio, seconds
-from model import gpt
-from model.loss import mean_loss
 from nanoevolve_jax.evidence.constraints import state_ratio
 from nanoevolve_jax.execution.checkpoint import tree_bytes
 from nanoevolve_jax.execution.cost import lowered_flops

@@ -6,9 +6,8 @@ from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict
-
-from configs import screen
-from configs.base import SETTINGS
+from nanoevolve_jax.configs import screen
+from nanoevolve_jax.configs.base import SETTINGS
 
 CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write")

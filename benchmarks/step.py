@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss
 from rich.table import Table
 
 from benchmarks import options
 from benchmarks.timing import environment, interleaved, ratio
-from model import gpt
-from model.loss import mean_loss
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.schedules import Recipe

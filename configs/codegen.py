@@ -6,7 +6,7 @@
 What it may cost is limited by `codegen.calls`, `tokens`, `dollars` and `seconds`.
 """
 
-from configs import screen
+from nanoevolve_jax.configs import screen
 
 
 def get_config(variant: str = "cpu"):

@@ -6,7 +6,7 @@ At the `:cpu` size a confirmation that ends null takes some minutes; a win goes 
 and transfer, which cost several times as much.
 """
 
-from configs import base
+from nanoevolve_jax.configs import base
 
 
 def get_config():

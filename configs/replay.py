@@ -5,7 +5,7 @@
 At the `:cpu` size one pair takes about half a minute on two cores.
 """
 
-from configs import base
+from nanoevolve_jax.configs import base
 
 
 def get_config():

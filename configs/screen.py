@@ -6,7 +6,7 @@
 minutes. `:d4` (width 256) and `:d12` (NanoChat's own d12) want a GPU and a web corpus.
 """
 
-from configs import base
+from nanoevolve_jax.configs import base
 
 
 def _cpu(config):

@@ -3,8 +3,7 @@
 import functools
 
 import numpy as np
-
-from data.errors import CorpusError
+from nanoevolve_jax.data.errors import CorpusError
 
 
 def batch(rows: np.ndarray, seed: int, step: int, batch_size: int) -> np.ndarray:

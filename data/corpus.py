@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from data import hub
-from data.errors import CorpusError, Progress
-from data.files import expanded, sha256_file
-from data.shards import list_shards, read_documents
-from data.stdlib import docstring_documents, stdlib_documents
+from nanoevolve_jax.data import hub
+from nanoevolve_jax.data.errors import CorpusError, Progress
+from nanoevolve_jax.data.files import expanded, sha256_file
+from nanoevolve_jax.data.shards import list_shards, read_documents
+from nanoevolve_jax.data.stdlib import docstring_documents, stdlib_documents
 
 __all__ = ["SOURCES", "Corpus", "CorpusError", "Progress", "load_corpus"]
 

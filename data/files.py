@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.errors import CorpusError
+from nanoevolve_jax.data.errors import CorpusError
 
 _LOCK = "building.lock"
 _YOUNG_SECONDS = 3600

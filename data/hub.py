@@ -17,9 +17,8 @@ from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
-
-from data.errors import CorpusError, Progress
-from data.files import locked, sha256_file, write_atomically
+from nanoevolve_jax.data.errors import CorpusError, Progress
+from nanoevolve_jax.data.files import locked, sha256_file, write_atomically
 
 _TIMEOUT_SECONDS = 30
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -7,7 +7,7 @@ the folder is looked up here.
 import re
 from pathlib import Path
 
-from data.files import expanded, write_atomically
+from nanoevolve_jax.data.files import expanded, write_atomically
 
 FOLDER = "corpora"  # in the cache
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")

@@ -11,13 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-
-from data.batches import batch, batches, check_horizon
-from data.corpus import Corpus, load_corpus
-from data.errors import CorpusError, Progress, TooLittleTextError
-from data.files import building, discard, expanded, publish, sha256_file, write_atomically
-from data.packing import pack
-from data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
+from nanoevolve_jax.data.batches import batch, batches, check_horizon
+from nanoevolve_jax.data.corpus import Corpus, load_corpus
+from nanoevolve_jax.data.errors import CorpusError, Progress, TooLittleTextError
+from nanoevolve_jax.data.files import (
+    building,
+    discard,
+    expanded,
+    publish,
+    sha256_file,
+    write_atomically,
+)
+from nanoevolve_jax.data.packing import pack
+from nanoevolve_jax.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 
 __all__ = ["Rows", "batch", "batches", "build_rows", "check_horizon", "pack"]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from data.errors import CorpusError
+from nanoevolve_jax.data.errors import CorpusError
 
 COLUMN = "text"
 _NOT_SHARDS = (".", "_")  # how names of hidden and temporary files begin

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from data.errors import CorpusError
+from nanoevolve_jax.data.errors import CorpusError
 
 # Tests, other people's packages, and what belongs to one machine's build.
 SKIPPED_FOLDERS = frozenset(

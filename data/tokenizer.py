@@ -19,9 +19,8 @@ from pathlib import Path
 import numpy as np
 import rustbpe
 import tiktoken
-
-from data.errors import CorpusError, Progress, TooLittleTextError
-from data.files import write_atomically
+from nanoevolve_jax.data.errors import CorpusError, Progress, TooLittleTextError
+from nanoevolve_jax.data.files import write_atomically
 
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"

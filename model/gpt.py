@@ -10,9 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-
-from model import attention
-from model.config import SMEAR_CHANNELS, VE_GATE_CHANNELS, GPTConfig
+from nanoevolve_jax.model import attention
+from nanoevolve_jax.model.config import SMEAR_CHANNELS, VE_GATE_CHANNELS, GPTConfig
 
 __all__ = ["GPT", "GPTConfig", "apply", "init_params"]
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from model.config import GPTConfig
-from model.gpt import init_params
+from nanoevolve_jax.model.config import GPTConfig
+from nanoevolve_jax.model.gpt import init_params
 
 
 class Place(NamedTuple):

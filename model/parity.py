@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from absl import app, flags, logging
+from nanoevolve_jax.model import gpt, loss, nanochat, optimizer_parity
+from nanoevolve_jax.model.checks import Check, within, worst
+from nanoevolve_jax.model.reference import BadReference, Reference
 from rich.table import Table
 
-from model import gpt, loss, nanochat, optimizer_parity
-from model.checks import Check, within, worst
-from model.reference import BadReference, Reference
 from nanoevolve_jax.terminal.console import Console, plain
 
 _REFERENCE = flags.DEFINE_multi_string("reference", [], "npz file of reference figures; repeatable")

@@ -13,9 +13,8 @@ import zipfile
 import zlib
 
 import numpy as np
-
-from model import nanochat
-from model.config import GPTConfig
+from nanoevolve_jax.model import nanochat
+from nanoevolve_jax.model.config import GPTConfig
 
 SEED = 1  # of the draw behind every parameter of the reference files
 STRIDE = 17  # a prime, so that a sample visits every column of a matrix

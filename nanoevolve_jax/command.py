@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from configs.base import OFTEN, SETTINGS, Setting
-from configs.lookup import locate
-from data.corpus import CorpusError
 from nanoevolve_jax.codegen.errors import CodegenError
+from nanoevolve_jax.configs.base import OFTEN, SETTINGS, Setting
+from nanoevolve_jax.configs.lookup import locate
+from nanoevolve_jax.data.corpus import CorpusError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import hosts

@@ -12,10 +12,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.base import CONFIRM_SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.jail import agreement, recertify
 from nanoevolve_jax.codegen.validation.vetted import require_vetted
+from nanoevolve_jax.configs.base import CONFIRM_SETTINGS
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
 from nanoevolve_jax.evidence.comparison import Arm, Bench

@@ -10,9 +10,9 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from data import places
-from data.batches import check_horizon
-from data.rows import Rows, build_rows
+from nanoevolve_jax.data import places
+from nanoevolve_jax.data.batches import check_horizon
+from nanoevolve_jax.data.rows import Rows, build_rows
 from nanoevolve_jax.evidence import attribution, transfer
 from nanoevolve_jax.evidence.calibration_file import (
     UNCALIBRATED,

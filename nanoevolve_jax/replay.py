@@ -14,9 +14,9 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs.base import REPLAY_SETTINGS
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.jail import recertify
+from nanoevolve_jax.configs.base import REPLAY_SETTINGS
 from nanoevolve_jax.evidence.card import read_card
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import to_markdown

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from ml_collections import ConfigDict
 
-from data.files import expanded
-from data.rows import Rows
+from nanoevolve_jax.data.files import expanded
+from nanoevolve_jax.data.rows import Rows
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.facts import Facts, gather_facts

@@ -40,8 +40,8 @@ echo "preparing $corpus in $cache"
 "$python" - "$corpus" "$cache" "$smoke" <<'PYTHON' || exit 1
 import sys
 
-from configs import screen
-from data.rows import build_rows
+from nanoevolve_jax.configs import screen
+from nanoevolve_jax.data.rows import build_rows
 
 corpus, cache, smoke = sys.argv[1:]
 config = screen.get_config("cpu" if smoke == "1" else "d4")

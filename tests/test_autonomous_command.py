@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from certified_code import entry
+from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_record
 from scripted_mutator import profile
 
-from configs import codegen as codegen_config
 from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.state import State, status_of

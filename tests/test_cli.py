@@ -8,9 +8,9 @@ import tomllib
 from importlib import metadata
 
 import pytest
+from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
 import nanoevolve_jax
-from configs.base import CONFIRM_SETTINGS, SETTINGS
 from nanoevolve_jax.cli import COMMANDS
 
 SCREEN = 24
@@ -148,7 +148,7 @@ def test_a_packaged_config_is_found_from_any_folder(shell, tmp_path):
 def test_a_config_on_disk_goes_before_the_packaged_one(shell, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "screen.py").write_text(
-        "from configs import base\n"
+        "from nanoevolve_jax.configs import base\n"
         "def get_config(population='7'):\n"
         "    config = base.get_config()\n"
         "    config.search.population = int(population)\n"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from certified_code import BLEND, certify, entry, write_campaign
 from histories import make_columns, save
+from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_dead, make_record
 
-from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books
 from nanoevolve_jax.codegen.campaign.islands import Aim, Rules, aim, island_of
 from nanoevolve_jax.codegen.campaign.state import State

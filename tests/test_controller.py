@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import training
 from benches import FormulaRuns
+from nanoevolve_jax.configs import codegen as codegen_config
 
-from configs import codegen as codegen_config
 from nanoevolve_jax.codegen.campaign import asking, books, pipeline
 from nanoevolve_jax.codegen.campaign.controller import OUTAGE, THREAD, Controller, Plan
 from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps

@@ -9,10 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from data.corpus import CorpusError, load_corpus
-from data.rows import build_rows
-from data.stdlib import (
+from nanoevolve_jax.data.corpus import CorpusError, load_corpus
+from nanoevolve_jax.data.rows import build_rows
+from nanoevolve_jax.data.stdlib import (
     cut,
     docstring_documents,
     docstrings,

@@ -17,11 +17,11 @@ import pytest
 from histories import family, write_folder
 from jax import export
 from ml_collections import ConfigDict
+from nanoevolve_jax.configs.base import SETTINGS as FIELDS
+from nanoevolve_jax.data import places
+from nanoevolve_jax.data.errors import CorpusError
 from test_search import SETTINGS, make_config, write_corpus
 
-from configs.base import SETTINGS as FIELDS
-from data import places
-from data.errors import CorpusError
 from nanoevolve_jax import compare, site
 from nanoevolve_jax.codegen import trace
 from nanoevolve_jax.codegen.deployment import book, folder, intact, paired, reply
@@ -180,11 +180,13 @@ def with_fields(place, fields):
 
 
 def changed(place):
-    (place / "model" / "gpt.py").write_text("raise SystemExit('imported before it was checked')\n")
+    (place / "nanoevolve_jax" / "model" / "gpt.py").write_text(
+        "raise SystemExit('imported before it was checked')\n"
+    )
 
 
 def removed(place):
-    (place / "data" / "rows.py").unlink()
+    (place / "nanoevolve_jax" / "data" / "rows.py").unlink()
 
 
 def added(place):
@@ -192,8 +194,8 @@ def added(place):
 
 
 def linked(place):
-    (place / "data" / "rows.py").unlink()
-    (place / "data" / "rows.py").symlink_to("/etc/hostname")
+    (place / "nanoevolve_jax" / "data" / "rows.py").unlink()
+    (place / "nanoevolve_jax" / "data" / "rows.py").symlink_to("/etc/hostname")
 
 
 def ordered_otherwise(place):
@@ -205,10 +207,10 @@ def ordered_otherwise(place):
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (changed, "model/gpt.py is not the file that job.json"),
-        (removed, "data/rows.py is missing from the folder"),
+        (changed, "nanoevolve_jax/model/gpt.py is not the file that job.json"),
+        (removed, "nanoevolve_jax/data/rows.py is missing from the folder"),
         (added, "jax.py is no file of the folder"),
-        (linked, "data/rows.py of a job's folder is a link"),
+        (linked, "nanoevolve_jax/data/rows.py of a job's folder is a link"),
         (ordered_otherwise, "job.json of job nano-.* is not the one that was submitted"),
     ],
 )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
-from configs.base import CONFIRM_SETTINGS, SETTINGS
 from nanoevolve_jax.cli import COMMANDS
 from nanoevolve_jax.execution.settings import allowed
 from nanoevolve_jax.terminal.mistakes import parses

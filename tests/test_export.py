@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from nanoevolve_jax.model.optimizer_parity import FLIPS, STEP_GATE
+from nanoevolve_jax.model.reference import Reference
 from records import make_record
 from specs import EVERYTHING, wandered_spec
 
-from model.optimizer_parity import FLIPS, STEP_GATE
-from model.reference import Reference
 from nanoevolve_jax import export as command
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from model import attention, gpt, loss, nanochat
-from model.gpt import GPTConfig
-from model.reference import Reference, drawn_params
+from nanoevolve_jax.model import attention, gpt, loss, nanochat
+from nanoevolve_jax.model.gpt import GPTConfig
+from nanoevolve_jax.model.reference import Reference, drawn_params
 
 FIGURES = pathlib.Path(__file__).parent / "reference"
 apply = jax.jit(gpt.apply, static_argnums=0)

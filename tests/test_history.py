@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from nanoevolve_jax.configs import screen
 from records import make_record
 
-from configs import screen
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError

@@ -17,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from data import hub
-from data.corpus import CorpusError, load_corpus
-from data.rows import build_rows
+from nanoevolve_jax.data import hub
+from nanoevolve_jax.data.corpus import CorpusError, load_corpus
+from nanoevolve_jax.data.rows import build_rows
 
 REPO = "someone/some-text"
 NAME = "shard_00000.parquet"
@@ -165,7 +164,7 @@ def test_the_next_call_resumes_what_a_failed_one_kept(server, tmp_path):
 
 def test_a_killed_download_is_resumed(server, tmp_path, repository):
     code = (
-        "import os, sys; from data import hub\n"
+        "import os, sys; from nanoevolve_jax.data import hub\n"
         "def progress(what, done, total):\n"
         "    if done < total: os.kill(os.getpid(), 9)\n"
         f"hub.fetch({REPO!r}, {NAME!r}, __import__('pathlib').Path(sys.argv[1]),\n"

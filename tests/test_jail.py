@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from nanoevolve_jax.configs import screen
 
-from configs import screen
 from nanoevolve_jax.codegen import validate as command
 from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.codegen.jail.sandbox import Limits

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from model import loss
+from nanoevolve_jax.model import loss
 
 
 def numpy_losses(logits, targets):

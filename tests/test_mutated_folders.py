@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from certified_code import BLEND, certify, write_campaign
 from mutations_of_json import REMOVED, TEXTS, VALUES, is_plain, mutated, paths, to_text
+from nanoevolve_jax.configs.confirm import get_config
 
-from configs.confirm import get_config
 from nanoevolve_jax import confirm
 from nanoevolve_jax.codegen import ensemble
 from nanoevolve_jax.codegen.campaign import books

@@ -2,7 +2,8 @@
 
 import re
 
-from configs.base import SETTINGS
+from nanoevolve_jax.configs.base import SETTINGS
+
 from nanoevolve_jax.policy.spec import FIELDS, Actuators, Sensors
 
 

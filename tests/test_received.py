@@ -5,10 +5,16 @@ import pwd
 
 import jax
 import pytest
+from nanoevolve_jax.configs import screen
+from nanoevolve_jax.configs.base import (
+    CONFIRM_SETTINGS,
+    REPLAY_SETTINGS,
+    SETTINGS,
+    Setting,
+    get_config,
+)
+from nanoevolve_jax.data import places
 
-from configs import screen
-from configs.base import CONFIRM_SETTINGS, REPLAY_SETTINGS, SETTINGS, Setting, get_config
-from data import places
 from nanoevolve_jax.execution.program_cache import keep_programs
 from nanoevolve_jax.execution.received import corpus_here, flat, received
 from nanoevolve_jax.execution.settings import ConfigError

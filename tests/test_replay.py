@@ -6,9 +6,9 @@ import math
 import confirmed
 import numpy as np
 import pytest
+from nanoevolve_jax.configs import replay as replay_config
+from nanoevolve_jax.configs.base import get_config
 
-from configs import replay as replay_config
-from configs.base import get_config
 from nanoevolve_jax import replay
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.errors import EvidenceError

@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from data.corpus import CorpusError, load_corpus
-from data.rows import batch, batches, build_rows, check_horizon, pack
-from data.tokenizer import Tokenizer
+from nanoevolve_jax.data.corpus import CorpusError, load_corpus
+from nanoevolve_jax.data.rows import batch, batches, build_rows, check_horizon, pack
+from nanoevolve_jax.data.tokenizer import Tokenizer
 
 VOCABULARY = 300
 
@@ -523,7 +522,7 @@ def _tokenizer_path(rows, cache):
 
 BUILD = """
 import sys, json, time
-from data.rows import build_rows
+from nanoevolve_jax.data.rows import build_rows
 def progress(what, done, total):
     if sys.argv[3] == "stall" and what == "packing train rows":
         print("stalled", flush=True)

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from nanoevolve_jax.configs import screen
 
-from configs import screen
 from nanoevolve_jax import prepare, site
 from nanoevolve_jax import search as command
 from nanoevolve_jax.evolution.archive import ArchiveError

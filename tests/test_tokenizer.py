@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from data.corpus import CorpusError, load_corpus
-from data.tokenizer import (
+from nanoevolve_jax.data.corpus import CorpusError, load_corpus
+from nanoevolve_jax.data.tokenizer import (
     PATTERN,
     SMALLEST_VOCABULARY,
     SPECIAL_TOKENS,
@@ -149,7 +148,7 @@ def test_same_documents_give_the_same_tokenizer_in_another_process(tmp_path, rep
     texts = [f"def function_{i}(argument):\n    return argument + {i}\n" for i in range(200)]
     (tmp_path / "texts.json").write_text(json.dumps(texts))
     code = (
-        "import json, sys; from data.tokenizer import train_tokenizer\n"
+        "import json, sys; from nanoevolve_jax.data.tokenizer import train_tokenizer\n"
         "print(train_tokenizer(json.load(open(sys.argv[1])), 300).fingerprint)"
     )
     printed = subprocess.run(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 pytestmark = pytest.mark.slow
-PACKAGES = ("configs", "data", "model", "nanoevolve_jax")
+FOLDERS = ("configs", "data", "model")  # at the top of the repository, inside the package
 TINY = {
     "data.max_train_tokens": 200_000,
     "data.vocab_size": 300,
@@ -59,7 +59,7 @@ def installed(repository, tmp_path_factory):
     root = tmp_path_factory.mktemp("wheel")
     # Building leaves files beside the sources, and so would find those of an earlier build.
     sources = root / "sources"
-    for name in PACKAGES:
+    for name in (*FOLDERS, "nanoevolve_jax"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(repository / name, sources / name, ignore=ignored)
     for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
@@ -78,25 +78,37 @@ def installed(repository, tmp_path_factory):
     return Installed(wheel, folder)
 
 
-def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(repository, installed):
-    found = set(zipfile.ZipFile(installed.wheel).namelist())
-    information = {name for name in found if ".dist-info/" in name}
-    ours = {
-        str(path.relative_to(repository))
-        for package in PACKAGES
-        for path in (repository / package).rglob("*")
+def test_the_wheel_installs_every_file_under_one_name(repository, installed):
+    names = set(zipfile.ZipFile(installed.wheel).namelist())
+    information = {name for name in names if ".dist-info/" in name}
+    sources = {
+        str(Path(inside) / path.relative_to(repository))
+        for folder, inside in [("nanoevolve_jax", ""), *((n, "nanoevolve_jax") for n in FOLDERS)]
+        for path in (repository / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert found - information == ours
+    assert names - information == sources
     assert any(name.endswith("entry_points.txt") for name in information)
     assert any(name.endswith("LICENSE") for name in information)
 
 
+def test_a_project_with_folders_of_the_same_names_keeps_its_own(installed, tmp_path):
+    (tmp_path / "model.py").write_text("WHOSE = 'mine'\n")
+    for name in ("data", "configs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("WHOSE = 'mine'\n")
+    script = """
+import configs, data, model
+import nanoevolve_jax.configs, nanoevolve_jax.data, nanoevolve_jax.model.gpt
+from nanoevolve_jax import evolved_muon
+print(model.WHOSE, data.WHOSE, configs.WHOSE, nanoevolve_jax.model.gpt.__file__)
+"""
+    *own, file = installed.run("python", "-c", script, cwd=tmp_path).split()
+    assert own == ["mine"] * 3
+    assert Path(file).is_relative_to(installed.folder)
+
+
 def test_a_search_from_an_empty_folder_runs_what_is_installed(installed, tmp_path):
-    script = f"import {', '.join(PACKAGES)}\n"
-    script += f"print(*(module.__file__ for module in ({', '.join(PACKAGES)})), sep='\\n')"
-    for place in installed.run("python", "-c", script, cwd=tmp_path).splitlines():
-        assert Path(place).is_relative_to(installed.folder)
     assert installed.run("nanoevolve", "--version", cwd=tmp_path).startswith("nanoevolve ")
 
     flags = [f"--config.{path}={value}" for path, value in TINY.items()]

@@ -2,8 +2,8 @@
 
 import jax
 import numpy as np
+from nanoevolve_jax.model.gpt import GPTConfig
 
-from model.gpt import GPTConfig
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.engine import LocalEngine, validation_sets
 from nanoevolve_jax.execution.schedules import Recipe

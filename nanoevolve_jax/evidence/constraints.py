@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from model import gpt
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
 from nanoevolve_jax.execution.numbers import apart
 from nanoevolve_jax.execution.settings import make_task
 from nanoevolve_jax.execution.train import Candidate, Task
+from nanoevolve_jax.model import gpt
 
 STATE_LIMIT = 1.05  # optimizer state, in bytes of NanoChat's
 

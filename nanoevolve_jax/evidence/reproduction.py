@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import screen
-from configs.base import SETTINGS
+from nanoevolve_jax.configs import screen
+from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.forms import CalibrationForm
 from nanoevolve_jax.evidence.sealed import read_sealed

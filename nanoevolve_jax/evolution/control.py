@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from configs.base import SETTINGS
+from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import OptimizerSpec
 

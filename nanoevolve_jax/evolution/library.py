@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from data.files import building, discard, publish
+from nanoevolve_jax.data.files import building, discard, publish
 from nanoevolve_jax.execution.json_files import decode, to_text, typed
 from nanoevolve_jax.execution.plain_files import FileError, read_plain
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code

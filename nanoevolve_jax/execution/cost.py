@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model import gpt
 from nanoevolve_jax.execution.schedules import Recipe, nanochat_labels, nanochat_optimizer
 from nanoevolve_jax.execution.train import Task
 from nanoevolve_jax.execution.uncounted import uncounted_flops
+from nanoevolve_jax.model import gpt
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.certified import Code, code_flops
 from nanoevolve_jax.policy.labels import MATRIX

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from model.loss import bits_per_byte
 from nanoevolve_jax.execution import compile_check, hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.compile_check import CompileLimits, TrainingProgram
@@ -32,6 +31,7 @@ from nanoevolve_jax.execution.results import RunResult, dead_result, run_result
 from nanoevolve_jax.execution.resume import Batch, Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.stream import Stream, feed
 from nanoevolve_jax.execution.train import ALIVE, TELEMETRY, Segment, Task, TrainState
+from nanoevolve_jax.model.loss import bits_per_byte
 from nanoevolve_jax.policy.certified import Code
 
 

@@ -2,15 +2,15 @@
 
 import hashlib
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from nanoevolve_jax.execution.sources import source_files
 from nanoevolve_jax.execution.threads import compute_threads
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
-_PACKAGES = ("nanoevolve_jax", "model", "data")
+_CONFIGS = "nanoevolve_jax/configs/"  # the values of a run are compared by themselves
 
 
 class Facts(NamedTuple):
@@ -61,11 +61,11 @@ def gather_facts(
 
 
 def _code() -> str:
-    """Sixteen hexadecimal digits of every source file that training depends on."""
-    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
-    for package in _PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    """Returns sixteen hexadecimal digits of every source file that training depends on."""
+    digest = hashlib.sha256()
+    for name, path in source_files().items():
+        if not name.startswith(_CONFIGS):
+            digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

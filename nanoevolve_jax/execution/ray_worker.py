@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from data.errors import CorpusError
+from nanoevolve_jax.data.errors import CorpusError
 from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.memory import OutOfMemoryError

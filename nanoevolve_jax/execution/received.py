@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.base import SAME, SETTINGS, get_config
-from data import places
+from nanoevolve_jax.configs.base import SAME, SETTINGS, get_config
+from nanoevolve_jax.data import places
 from nanoevolve_jax.execution.settings import ConfigError, allowed, is_valid, validate
 
 _FOLDER = "parquet"  # the kind of text that has a place

@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from configs.base import SETTINGS, Setting
-from model.gpt import GPTConfig
+from nanoevolve_jax.configs.base import SETTINGS, Setting
 from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
 from nanoevolve_jax.execution.train import Task
+from nanoevolve_jax.model.gpt import GPTConfig
 from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.batches import batch
+from nanoevolve_jax.data.batches import batch
 from nanoevolve_jax.execution.job import BATCH_SIZE, CORPUS_SWITCH, LABEL_NOISE, Job
 from nanoevolve_jax.execution.train import Segment
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from model import gpt
-from model.loss import mean_loss, nats_and_bytes, token_losses
 from nanoevolve_jax.execution.schedules import Recipe, nanochat_optimizer
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss, nats_and_bytes, token_losses
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import BUILT_IN
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.base import get_config
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.vouched import require_vouched
+from nanoevolve_jax.configs.base import get_config
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED

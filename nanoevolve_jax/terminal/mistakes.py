@@ -8,8 +8,8 @@ from typing import Any
 
 from absl import flags
 
-from configs.base import SETTINGS, Setting
-from configs.lookup import locate
+from nanoevolve_jax.configs.base import SETTINGS, Setting
+from nanoevolve_jax.configs.lookup import locate
 from nanoevolve_jax.execution.settings import allowed
 from nanoevolve_jax.terminal.usage import own_flags
 

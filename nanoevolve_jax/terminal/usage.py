@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 from rich.table import Column, Table
 
-from configs.base import Setting
+from nanoevolve_jax.configs.base import Setting
 from nanoevolve_jax.terminal.console import Console, plain
 
 WIDTH = 80

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs.base import SETTINGS
+from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry

@@ -20,11 +20,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs.base import SETTINGS, get_config
-from data.corpus import SOURCES
-from data.errors import CorpusError
-from data.files import building, expanded
-from data.shards import list_shards
 from nanoevolve_jax.codegen.deployment.intact import (
     FORMAT,
     JOB,
@@ -33,6 +28,11 @@ from nanoevolve_jax.codegen.deployment.intact import (
     job_id,
     read_intact,
 )
+from nanoevolve_jax.configs.base import SETTINGS, get_config
+from nanoevolve_jax.data.corpus import SOURCES
+from nanoevolve_jax.data.errors import CorpusError
+from nanoevolve_jax.data.files import building, expanded
+from nanoevolve_jax.data.shards import list_shards
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
@@ -40,11 +40,11 @@ from nanoevolve_jax.execution.json_files import to_text
 from nanoevolve_jax.execution.numbers import apart
 from nanoevolve_jax.execution.received import received
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting
+from nanoevolve_jax.execution.sources import source_files
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import CertificateError, code_to_json
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
-PROGRAM = ("configs", "data", "model", "nanoevolve_jax")
 ARMS = ("candidate", "baseline")
 TEXT_BYTES = 64 * 2**20  # of a corpus that travels along; Ray takes packages of 100 MiB
 _TEXT = "text"
@@ -104,7 +104,7 @@ def make_folder(order: Order, parent: Path, corpus: str) -> Path:
     """
     with building(parent, "job") as scratch:
         made = scratch / "folder"
-        _copy(_program(), made)
+        _copy(source_files(), made)
         _copy(_text(corpus, order.config.data.shards), made)
         for arm in order.arms.values():
             for function in arm.code.functions if arm.code else ():
@@ -194,13 +194,6 @@ def _arm_from_json(name: str, document: dict[str, Any], folder: Path) -> Arm:
     code = Library(folder / CODE).code(document["code"])
     spec = spec_from_json(document["spec"])
     return Arm(name, spec, document["recipe"], document["lr_factor"], code)
-
-
-def _program() -> dict[str, Path]:
-    """The sources of this program by their place in the folder."""
-    root = Path(__file__).resolve().parents[3]
-    paths = [path for package in PROGRAM for path in (root / package).rglob("*.py")]
-    return {path.relative_to(root).as_posix(): path for path in paths}
 
 
 def _own_text(config: ConfigDict) -> bool:

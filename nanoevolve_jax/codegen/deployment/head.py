@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from data.files import locked
+from nanoevolve_jax.data.files import locked
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.json_files import read_json, write_json
 from nanoevolve_jax.execution.ray_connection import psutil

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.files import expanded
+from nanoevolve_jax.data.files import expanded
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.settings import ConfigError
 

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from configs.lookup import locate
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators.credentials import is_plain_url, names_secret, redacted
 from nanoevolve_jax.codegen.mutators.profile_fields import KINDS, RULES
+from nanoevolve_jax.configs.lookup import locate
 
 FILE = "configs/providers.toml"
 EXTRA = "nanoevolve-jax[codegen]"
