@@ -113,12 +113,12 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     console, rounds = Console(width=110), options.rounds(15)
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    log = functools.partial(console.print, highlight=False, soft_wrap=True)
     on_cpu = jax.devices()[0].platform == "cpu"
     results: dict[str, Any] = {}
     for variant, config in options.configs(on_cpu).items():
         if on_cpu and variant != "cpu":
-            say(f":{variant} is left out on a CPU")
+            log(f":{variant} is left out on a CPU")
             continue
         task = make_task(config)
         baseline = Candidate(make_baseline(config), make_recipe(config))
@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
         results[variant] = measure(task, baseline, code, steps, rounds)
         for name, row in results[variant]["specs"].items():
             low, high = row["quartiles"]
-            say(
+            log(
                 f":{variant}, {name}: step {row['training_times']:.3f} times, goal {TIME_GOAL:g}, "
                 f"quartiles {low:.3f} to {high:.3f}; optimizer alone {row['alone_times']:.3f}; "
                 f"difference {row['difference']:.1e}, goal {DIFFERENCE_GOAL:g}"

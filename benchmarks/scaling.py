@@ -54,13 +54,13 @@ def make_jobs(config, count: int) -> list[Job]:
     ]
 
 
-def ray_engine(config, workers: int, say: Callable[[str], None]) -> Engine:
+def ray_engine(config, workers: int, log: Callable[[str], None]) -> Engine:
     """An engine over so many workers of the running Ray."""
     settings = config.copy_and_resolve_references()
     settings.ray.workers = workers
     shared = site.for_every_node(settings, threads=1)
     make = functools.partial(site.worker_site, shared.to_json(), steps=config.train.steps, most=1)
-    pool = Pool(make, settings.ray, cpus=1, gpus=0, say=say)
+    pool = Pool(make, settings.ray, cpus=1, gpus=0, log=log)
     return site.RaySite(settings, pool.facts(), pool).engine(settings, MAIN)
 
 

@@ -233,7 +233,7 @@ def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) 
         until="attribute",
         finish=lambda outcome: None,
         expect=lambda steps: None,
-        say=logging.info,
+        log=logging.info,
     )
 
 

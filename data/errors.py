@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+from nanoevolve_jax.errors import UserError
+
 # (what is being done, how much is done, how much there is in all or 0 when that is not known)
 Progress = Callable[[str, int, int], None]
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """A mistake about data, said in one line: the field, its value and what is allowed."""
 
     def __init__(self, message: str):

@@ -126,14 +126,14 @@ def run(paths: Sequence[str], console: Console | None = None) -> int:
     """Checks every file, prints a table for each, and returns the exit code."""
     console = console or Console()
     if not paths:
-        console.say("parity: name at least one file: --reference FILE.npz")
+        console.print_line("parity: name at least one file: --reference FILE.npz")
         return 2
     code = 0
     for path in paths:
         try:
             checks = run_checks(Reference(path))
         except BadReference as error:
-            console.say(f"parity: {error}")
+            console.print_line(f"parity: {error}")
             code = 2
             continue
         console.print(_table(path, checks))

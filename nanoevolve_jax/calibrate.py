@@ -55,7 +55,7 @@ def calibrate(config: ConfigDict) -> None:
         config = site.config
         folder = Path(config.workdir)
         description = describe_run(config, site.facts, UNCALIBRATED)
-        checkpoints = stack.enter_context(opened(config, description, console.say))
+        checkpoints = stack.enter_context(opened(config, description, console.print_line))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = site.engine(config, MAIN, checkpoints)
         budget = config.calibrate.tuning_runs or planned_runs(config)
@@ -72,13 +72,13 @@ def calibrate(config: ConfigDict) -> None:
                 folder,
                 {MAIN: lambda: engine},
                 display.on_progress,
-                display.say,
-                hear=(display.on_run, log.run),
+                display.log,
+                on_event=(display.on_run, log.run),
             )
             display.already_done(runs.known_steps())
-            tuning = tune_recipe(config, runs, budget, display.say, display.expect_more)
-            display.say(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")
-            measured = measure(config, runs, tuning["recipe"], display.say)
+            tuning = tune_recipe(config, runs, budget, display.log, display.expect_more)
+            display.log(f"the recipe is now '{tuning['chosen']}': {tuning['recipe']}")
+            measured = measure(config, runs, tuning["recipe"], display.log)
         write_sealed(
             folder / FILE,
             KIND,
@@ -94,7 +94,9 @@ def calibrate(config: ConfigDict) -> None:
                 "config": config.to_dict(),
             },
         )
-    console.say(f"{folder / FILE}: for --config.calibration ({time.monotonic() - started:.0f} s)")
+    console.print_line(
+        f"{folder / FILE}: for --config.calibration ({time.monotonic() - started:.0f} s)"
+    )
 
 
 OFTEN = (

@@ -50,11 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
         streams.write(f"{overview()}\n")
         return 0
     if name == "--version":
-        streams.say(version())
+        streams.print_line(version())
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS) or COMMANDS
-        streams.complain(f"error: command is {name!r}; allowed: {', '.join(near)}")
+        streams.print_error(f"error: command is {name!r}; allowed: {', '.join(near)}")
         return _BAD_INPUT
     sys.argv = [f"{PROGRAM} {name}", *rest]
     runpy.run_module(f"nanoevolve_jax.{name}", run_name="__main__")

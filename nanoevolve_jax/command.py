@@ -8,30 +8,16 @@ from typing import Any, NamedTuple
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.configs.base import OFTEN, SETTINGS, Setting
 from nanoevolve_jax.configs.lookup import locate
-from nanoevolve_jax.data.corpus import CorpusError
-from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.execution import hosts
-from nanoevolve_jax.execution.checkpoint import CheckpointError, Interrupted
-from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.execution.memory import OutOfMemoryError
-from nanoevolve_jax.execution.plain_files import FileError
-from nanoevolve_jax.execution.settings import ConfigError, get_setting, validate
-from nanoevolve_jax.policy.certified import CertificateError
-from nanoevolve_jax.policy.mutations import ExhaustedError
-from nanoevolve_jax.policy.spec_json import SpecError
+from nanoevolve_jax.execution.checkpoint import Interrupted
+from nanoevolve_jax.execution.settings import get_setting, validate
 from nanoevolve_jax.stopping import INTERRUPTED, interrupt_on_signals
 from nanoevolve_jax.terminal import streams, usage
 from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
-USER_ERRORS = (
-    *(ConfigError, SpecError, CorpusError, ArchiveError, EvidenceError, ExhaustedError),
-    *(CheckpointError, ClusterError, OutOfMemoryError, CertificateError, CodegenError),
-    FileError,
-)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACE_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
@@ -48,7 +34,7 @@ def fail(message: object) -> None:
     text = str(message).strip() or "unknown error"
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
-    streams.complain(f"error: {text}")
+    streams.print_error(f"error: {text}")
     hosts.leave(BAD_INPUT)
 
 
@@ -181,13 +167,13 @@ def _run(
             if lost and only_prints:
                 fail(f"the standard output cannot be written ({lost.strerror})")
             sys.exit(code)
-        except USER_ERRORS as error:
+        except UserError as error:
             fail(error)
         except Interrupted:
-            streams.complain("stopped and saved; the same command goes on from here")
+            streams.print_error("stopped and saved; the same command goes on from here")
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:
-            streams.complain("interrupted; the same command goes on from what is saved")
+            streams.print_error("interrupted; the same command goes on from what is saved")
             sys.exit(INTERRUPTED)
         except OSError as error:
             if error.errno in DISK_ERRORS:

@@ -59,7 +59,7 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
         folder = Path(config.workdir)
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
-        checkpoints = stack.enter_context(opened(config, description, console.say))
+        checkpoints = stack.enter_context(opened(config, description, console.print_line))
         engine = site.engine(config, MAIN, checkpoints)
         require_room(folder, engine, config, total_runs(planned))
         with Display(
@@ -68,12 +68,12 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
             batch_tokens=engine.task.batch_tokens,
             task="compare",
         ) as display:
-            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress, display.say)
+            runs = Runs(folder, {MAIN: lambda: engine}, display.on_progress, display.log)
             found = explore(Bench(config, runs), arms) | {"same": same}
         origin = {name: description[name] for name in _ORIGIN}
         write_sealed(folder / FILE, KIND, finite_or_null(found | {"exploratory": True} | origin))
     show(comparison_page(found), console)
-    console.say(f"{folder / FILE}: this comparison, until the next one in this folder")
+    console.print_line(f"{folder / FILE}: this comparison, until the next one in this folder")
 
 
 def distinct(config: ConfigDict, names: Sequence[str]) -> tuple[list[Arm], list[dict[str, str]]]:

@@ -75,7 +75,7 @@ def confirm(settings: ConfigDict) -> None:
         folder = Path(config.workdir)
         named = search.named(config)
         description = describe_run(named, site.facts, calibration.seal)
-        held = opened(config, description, console.say, keep=True)
+        held = opened(config, description, console.print_line, keep=True)
         checkpoints = stack.enter_context(held)
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         config.train.evaluations = config.confirm.evaluations
@@ -100,8 +100,8 @@ def confirm(settings: ConfigDict) -> None:
                 folder,
                 engines(site, config, checkpoints),
                 display.on_progress,
-                display.say,
-                hear=(display.on_run, log.run),
+                display.log,
+                on_event=(display.on_run, log.run),
             )
             if not retuned:
                 bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
@@ -113,7 +113,7 @@ def confirm(settings: ConfigDict) -> None:
                 require_constraints(bench, promote.arm_of(records[0], folder), candidate)
                 consumed = ledger.consume(promote.campaign_id(folder), record.id)
                 names = " and ".join(one.id for one in references)
-                display.say(
+                display.log(
                     f"{record.id} against {names} on validation fold {consumed.fold}"
                     + (
                         "; exploratory, for this search has had its confirmations that count"
@@ -131,7 +131,7 @@ def confirm(settings: ConfigDict) -> None:
                     until=settings.until,
                     finish=functools.partial(ledger.finish, consumed.number),
                     expect=display.expect,
-                    say=display.say,
+                    log=display.log,
                     check=check,
                 )
         spent = {SCREENING: screening_spent(records, batch_tokens)} | runs.spent()
@@ -152,9 +152,9 @@ def confirm(settings: ConfigDict) -> None:
         if is_win(card):
             crown(folder, records, record.id, batch_tokens)
     for line in (sentence(card), str(path.with_suffix(".md")), str(path)):
-        console.say(line)
-    if hosts.is_first() and (report := write_at_end(folder, console.say)):
-        console.say(str(report))
+        console.print_line(line)
+    if hosts.is_first() and (report := write_at_end(folder, console.print_line)):
+        console.print_line(str(report))
 
 
 def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:

@@ -191,7 +191,7 @@ def export(
             f"--out is {str(out)!r}; allowed: a file that can be written ({error.strerror})"
         ) from None
     agrees, how = _check(form, policy, out, isolation)
-    streams.say(f"{out}: {origin.id} ({policy.where}) for {to}; {how}")
+    streams.print_line(f"{out}: {origin.id} ({policy.where}) for {to}; {how}")
     return agrees
 
 

@@ -46,7 +46,7 @@ def print_plan(config: ConfigDict, console: Console) -> None:
     else:
         devices = use_devices(config)
         config = with_lanes(config, devices, max(generation_sizes(config)))
-        console.say("compiling and timing the training program")
+        console.print_line("compiling and timing the training program")
         pace = measured_pace(config, devices, segment_steps)
         source = f"measured on this {jax.devices()[0].device_kind}"
     machines, costs = machine_counts(config.machines), costs_of(config)
@@ -62,9 +62,9 @@ def print_plan(config: ConfigDict, console: Console) -> None:
         "come on top",
         "tuning asks for one machine's candidates at a time, so more machines do not help it",
     ):
-        console.say(line)
+        console.print_line(line)
     console.page(scenario_table(machines))
-    console.say(f"nothing was trained, and nothing written to {config.workdir}")
+    console.print_line(f"nothing was trained, and nothing written to {config.workdir}")
 
 
 def measured_pace(config: ConfigDict, devices: int, segment_steps: int) -> Pace:

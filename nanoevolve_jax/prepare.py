@@ -159,7 +159,7 @@ def make_engine(
         segment_steps=min(config.train.segment_steps, config.train.steps),
         evaluations=config.train.evaluations,
         checkpoints=checkpoints,
-        say=checkpoints.say if checkpoints else logging.warning,
+        log=checkpoints.log if checkpoints else logging.warning,
         compile_limits=CompileLimits(seconds=5.0 * config.codegen.jail_seconds),
     )
 
@@ -181,7 +181,7 @@ def require_room(folder: Path, engine: Engine, config: ConfigDict, runs: int) ->
 def opened(
     config: ConfigDict,
     description: dict[str, Any],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     keep: bool = False,
 ) -> Iterator[Checkpoints]:
@@ -192,16 +192,16 @@ def opened(
     Args:
       config: whole.
       description: of the run; a folder of another run is refused.
-      say: takes a line for the user.
+      log: Callback that takes one line for the user.
       keep: whether a `config.json` that is there stays as it is.
     """
     folder = Path(config.workdir)
-    with holding(folder), graceful_stop(say) as stopping:
+    with holding(folder), graceful_stop(log) as stopping:
         open_folder(folder, description, keep=keep)
         if config.calibration != UNCALIBRATED:
             keep_calibration(folder, Path(config.calibration))
         checkpoints = Checkpoints(
-            folder, seconds=config.checkpoint_seconds, stopping=stopping, say=say
+            folder, seconds=config.checkpoint_seconds, stopping=stopping, log=log
         )
         try:
             yield checkpoints
@@ -239,7 +239,7 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
         max_epochs=data.max_epochs,
     )
     sizes = [len(fold) for fold in rows.folds]
-    console.say(
+    console.print_line(
         f"{data.corpus}: {len(rows.train):,} training rows of {rows.sequence_len} tokens; "
         f"{sum(sizes):,} validation rows in {len(sizes)} folds"
     )

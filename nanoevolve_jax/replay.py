@@ -79,12 +79,12 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
     found = np.array([result.val_bpb for result in results]).reshape(recorded.bpb.shape)
     gains = recorded.bpb[0] - recorded.bpb[1], found[0] - found[1]
     for seed, before, now in zip(recorded.seeds, *gains, strict=True):
-        console.say(f"seed {seed}: gain {before:+.6f} bpb on the card, {now:+.6f} now")
+        console.print_line(f"seed {seed}: gain {before:+.6f} bpb on the card, {now:+.6f} now")
     exact = _is_exact(card, site.config, site.facts)
     limit = 0.0 if exact else 3.0 * recorded.paired_sigma
     agree = agrees(recorded.bpb, found, limit)
     how = "exactly" if exact else "within three paired sigmas (other versions or devices)"
-    console.say(f"{'agrees' if agree else 'DISAGREES'} {how}")
+    console.print_line(f"{'agrees' if agree else 'DISAGREES'} {how}")
     result = {
         "card": card["seal"],
         "id": card["id"],
@@ -183,7 +183,7 @@ def _keep(path: Path, card: dict[str, Any], result: dict[str, Any], console: Con
         line = f"{target} cannot be written ({error.strerror}): no level counts this replay"
     else:
         line = f"{target}: the record of this replay"
-    console.say(line)
+    console.print_line(line)
 
 
 def _is_page_of(card: dict[str, Any], page: Path) -> bool:

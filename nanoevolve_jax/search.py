@@ -68,7 +68,7 @@ def search(config: ConfigDict) -> None:
         against = "the tuned baseline" if calibration else "an untuned baseline"
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
-        checkpoints = stack.enter_context(opened(config, description, console.say))
+        checkpoints = stack.enter_context(opened(config, description, console.print_line))
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = site.engine(config, MAIN, checkpoints)
         scale = calibration.scale if calibration else Scale(1.0, 0.0, config.search.cost_weight)
@@ -84,11 +84,11 @@ def search(config: ConfigDict) -> None:
         summary["wall_seconds"] = round(time.monotonic() - started, 1)
         write_json(folder / "summary.json", summary)
     console.page(results_table(records, count=5, against=against))
-    console.say(f"baseline validation bpb: {baseline_curve(folder)}")
+    console.print_line(f"baseline validation bpb: {baseline_curve(folder)}")
     if hosts.is_first():
-        write_at_end(folder, console.say)
+        write_at_end(folder, console.print_line)
     for line in where_things_lie(folder):
-        console.say(line)
+        console.print_line(line)
 
 
 def run(
@@ -96,7 +96,7 @@ def run(
 ) -> list[Record]:
     """Runs what is left of the search, promotion included if it is calibrated."""
     engine, config = campaign.engine, campaign.config
-    records = campaign.load(console.say)
+    records = campaign.load(console.print_line)
     steps = config.train.steps
     planned = planned_runs(config) if calibrated else total_runs(planned_calls(config))
     total = max(planned, len(records))
@@ -106,7 +106,7 @@ def run(
     ) as display:
         if records:
             display.already_done(len(records) * steps)
-            display.say(
+            display.log(
                 f"resuming after generation {records[-1].generation}: "
                 f"{len(records)} candidates known"
             )
@@ -115,17 +115,17 @@ def run(
         for generation, so_far in campaign.generations(records, display.on_progress):
             records = so_far
             display.standing(records)
-            display.say(generation_line(generation, records, against))
+            display.log(generation_line(generation, records, against))
             log.records(as_screened(records, campaign))
         if calibrated:
             runs = Runs(
                 campaign.folder,
                 {MAIN: lambda: engine},
                 display.on_progress,
-                display.say,
-                hear=(display.on_run, log.run),
+                display.log,
+                on_event=(display.on_run, log.run),
             )
-            records, promotion = promote(campaign, records, runs, display.say)
+            records, promotion = promote(campaign, records, runs, display.log)
             if promotion["candidate"] is not None:
                 log.candidate(promotion["candidate"])
     return records

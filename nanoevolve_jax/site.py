@@ -132,7 +132,7 @@ def open_site(
         shared = for_every_node(config, config.threads or (1 if gpus else visible_cores()))
         make = functools.partial(worker_site, shared.to_json(), steps=steps, most=most)
         with ray_pool.Pool(
-            make, config.ray, cpus=shared.threads, gpus=gpus, say=console.say
+            make, config.ray, cpus=shared.threads, gpus=gpus, log=console.print_line
         ) as pool:
             facts = pool.facts()
             settled = config.copy_and_resolve_references()

@@ -47,11 +47,11 @@ def unchanged_handlers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def graceful_stop(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def graceful_stop(log: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Yields a function that returns whether a signal has asked to stop.
 
     Args:
-      say: Prints a line for the user.
+      log: Callback that takes one line for the user.
     """
     asked = threading.Event()
 
@@ -60,7 +60,7 @@ def graceful_stop(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         _handled.set()
         asked.set()
         handle(_interrupt)
-        say("stopping after this segment; ask again to stop at once")
+        log("stopping after this segment; ask again to stop at once")
 
     with unchanged_handlers():
         handle(on_signal)

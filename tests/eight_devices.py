@@ -62,10 +62,10 @@ def losses(local):
     return telemetry[..., LOSS]
 
 
-def engine_of(local, checkpoints=None, say=lambda line: None):
+def engine_of(local, checkpoints=None, log=lambda line: None):
     """An engine whose validation batches, of 4 rows, do not divide by eight devices."""
     engine = make_engine(local, batch_size=TASK.batch_size)
-    return engine._replace(task=TASK, checkpoints=checkpoints, say=say)
+    return engine._replace(task=TASK, checkpoints=checkpoints, log=log)
 
 
 def uneven_population():

@@ -94,7 +94,7 @@ class World:
         source = asking.source_of(self.folder, known.record(aim.parent), aim.slot)
         return Brief(aim.slot, source, "one", f"Proposal {aim.number}, try 1: {aim.slot}")
 
-    def run(self, hear=lambda *args: None, stopping=lambda: False, limits=None):
+    def run(self, on_event=lambda *args: None, stopping=lambda: False, limits=None):
         """Runs the campaign from what is on disk; (state, why it ended)."""
         engine = SimpleNamespace(task=training.TASK, width=self.width)
         campaign = Campaign(engine, self.config, self.folder, Scale(0.01, 0.0, 0.0))
@@ -111,7 +111,9 @@ class World:
         entries = books.read(self.folder / books.FILE)
         records = archive.load(self.folder / ARCHIVE, [3, 1])
         state = State(tuple(entries), tuple(resumed(records, entries, self.folder / ARCHIVE)))
-        controller = Controller(Screening(campaign, self.runs), plan, stopping=stopping, hear=hear)
+        controller = Controller(
+            Screening(campaign, self.runs), plan, stopping=stopping, on_event=on_event
+        )
         return controller.run(state)
 
     def lines(self):
@@ -410,7 +412,7 @@ def test_someone_who_asks_to_stop_is_heard(tmp_path):
     settled = []
     with pytest.raises(Interrupted):
         world.run(
-            hear=lambda status, entry, records: settled.append(entry),
+            on_event=lambda status, entry, records: settled.append(entry),
             stopping=lambda: any(settled),
         )
     assert len(books.read(tmp_path / books.FILE)) >= 1

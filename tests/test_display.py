@@ -106,7 +106,7 @@ def watch(console, monkeypatch, seconds=100.0):
                 now += seconds
                 display.on_progress(make_progress(step, 700.0 / step, names, batch))
         display.on_run(make_run("promote", 2.1))
-        display.say("a line that stays")
+        display.log("a line that stays")
 
 
 @pytest.mark.parametrize("environment", [{}, {"TERM": "dumb", "FORCE_COLOR": "1"}])

@@ -101,10 +101,12 @@ def test_whoever_hears_of_runs_hears_of_all_in_the_order_of_the_file(tmp_path):
     heard, again = [], []
     jobs = [JOB, JOB._replace(seed=2), JOB._replace(seed=3)]
     names = []
-    runs = Runs(tmp_path, {"main": engine}, lambda p: names.extend(p.names), hear=[heard.append])
+    runs = Runs(
+        tmp_path, {"main": engine}, lambda p: names.extend(p.names), on_event=[heard.append]
+    )
     runs.run(jobs[:2], "test")
     runs.run(jobs, "test")
-    Runs(tmp_path, {"main": refuse}, hear=[again.append])
+    Runs(tmp_path, {"main": refuse}, on_event=[again.append])
     assert [r.key for r in heard] == [r.key for r in again] == [r.key for r in read_runs(tmp_path)]
     assert len(heard) == 3
     assert list(dict.fromkeys(names)) == ["test 1", "test 2", "test 3"]

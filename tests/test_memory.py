@@ -59,7 +59,7 @@ def exhausted_beyond(lanes):
         return programs._replace(train_segment=train_segment)
 
     said = []
-    return engine._replace(programs=limited(engine.programs), say=said.append), make, said
+    return engine._replace(programs=limited(engine.programs), log=said.append), make, said
 
 
 def test_out_of_memory_halves_the_lanes_and_says_so(monkeypatch):

@@ -19,7 +19,7 @@ from nanoevolve_jax.codegen import ensemble
 from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.mutators import ensemble_page, providers
 from nanoevolve_jax.codegen.mutators.answers import Answer, write_answer
-from nanoevolve_jax.command import USER_ERRORS
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import open_ledger
 from nanoevolve_jax.evidence.sealed import write_sealed
@@ -150,7 +150,7 @@ def require_one_line(use, folder, what):
     """Uses a folder; whatever is wrong with it must be said in one line."""
     try:
         use(folder)
-    except USER_ERRORS as error:
+    except UserError as error:
         assert str(error), what
         assert "\n" not in str(error), what
         return str(error)

@@ -209,7 +209,7 @@ def test_only_a_command_that_just_prints_minds_a_lost_output(shell, folder, tmp_
 def test_the_live_picture_shows_names_as_text():
     console = Console(file=io.StringIO(), force_terminal=True, width=200, height=30, _environ={})
     with Display(console, total_steps=100, batch_tokens=1.0, task=EVIL) as display:
-        display.say(EVIL)
+        display.log(EVIL)
         losses = np.ones((1, 25), np.float32)
         display.on_progress(Progress(1, 50, 100, losses, np.ones(1), (EVIL,), 0))
         display.note(EVIL)
@@ -227,7 +227,7 @@ def test_a_log_gets_lines_and_no_live_picture(tmp_path, environment):
     with open(tmp_path / "log", "w+") as log:
         console = Console(file=log, _environ=environment | {"TERM": "xterm"})
         with Display(console, total_steps=100, batch_tokens=1.0, task="search") as display:
-            display.say("a line")
+            display.log("a line")
             display.note("a note")
         with DataDisplay(console) as display:
             display.on_progress("packing", 1, 2)

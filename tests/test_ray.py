@@ -297,7 +297,7 @@ def test_training_is_closed_before_the_connection_ends(tmp_path, checkpoints, on
             events.append("connection ended")
 
     engine = RayEngine(TASK, RecordedPool(events), ("{}", "main"), 1, checkpoints)
-    runs = Runs(tmp_path, {"main": lambda: engine}, hear=[on_run] if on_run else [])
+    runs = Runs(tmp_path, {"main": lambda: engine}, on_event=[on_run] if on_run else [])
     jobs = [Job(candidate(), seed, 1) for seed in range(3)]
     # The traceback keeps the frames of all callers, so nothing is closed by being collected.
     with pytest.raises(error) as held, connection():

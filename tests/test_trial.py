@@ -254,7 +254,7 @@ def test_what_is_planned_is_what_runs_if_no_range_is_widened(references):
 
 def test_power_is_said_for_twins_and_for_strangers_at_the_upper_end_of_sigma():
     lines = []
-    found, _ = make_trial(world(), POLICY, BASELINE, say=lines.append)
+    found, _ = make_trial(world(), POLICY, BASELINE, log=lines.append)
     power = found.parts["power"]
     assert power["twins"]["paired_sigma_in_sigma"] == pytest.approx(0.5)
     assert power["strangers"]["paired_sigma_in_sigma"] == pytest.approx(2.0 * math.sqrt(2.0))

@@ -71,7 +71,7 @@ def autonomous(config: ConfigDict) -> None:
     require_installed(config)
     profile = ensemble_of(config)
     walls = sandbox.isolation(config.codegen.isolation)
-    console.say(f"jail: {walls.in_words()}")
+    console.print_line(f"jail: {walls.in_words()}")
     start_counting()
     compiled_before = compilations()
     folder = Path(config.workdir)
@@ -84,7 +84,7 @@ def autonomous(config: ConfigDict) -> None:
         against = "the tuned baseline" if calibration else "an untuned baseline"
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)
-        checkpoints = stack.enter_context(opened(config, description, console.say))
+        checkpoints = stack.enter_context(opened(config, description, console.print_line))
         claim(folder)
         log = stack.enter_context(opened_log(config, description["fingerprints"], console))
         engine = screening_engine(site, config, checkpoints)
@@ -107,11 +107,11 @@ def autonomous(config: ConfigDict) -> None:
             folder,
             {MAIN: lambda: engine},
             display.on_progress,
-            display.say,
-            hear=(display.on_run, log.run),
+            display.log,
+            on_event=(display.on_run, log.run),
         )
         display.already_done(runs.known_steps())
-        records = archive.load(folder / ARCHIVE, [founders, 1], display.say)
+        records = archive.load(folder / ARCHIVE, [founders, 1], display.log)
         require_vouched(folder, records)
         entries = books.read(folder / books.FILE)
         records = resumed(records, entries, folder / ARCHIVE)
@@ -119,9 +119,9 @@ def autonomous(config: ConfigDict) -> None:
         validate = validator(config, walls)
         library = validated_library(folder, config.codegen.isolation)
         if not entries:
-            require_seeds(config, validate, library, display.say)
+            require_seeds(config, validate, library, display.log)
         if records:
-            display.say(f"resuming: {len(entries)} proposals settled, {len(records)} candidates")
+            display.log(f"resuming: {len(entries)} proposals settled, {len(records)} candidates")
 
         plan = Plan(
             brief=functools.partial(
@@ -138,15 +138,15 @@ def autonomous(config: ConfigDict) -> None:
             ),
             limits=budget.Limits(**{name: config.codegen[name] for name in budget.Limits._fields}),
         )
-        hear = teller(display, log, config.train.steps, engine.width)
+        on_event = teller(display, log, config.train.steps, engine.width)
         controller = Controller(
-            Screening(campaign, runs), plan, stopping=checkpoints.stopping, hear=hear
+            Screening(campaign, runs), plan, stopping=checkpoints.stopping, on_event=on_event
         )
         state, ended = controller.run(state)
-        display.say(f"ended: {ended}")
+        display.log(f"ended: {ended}")
         found = list(state.records)
         if calibration:
-            found, promotion = promote(campaign, found, runs, display.say)
+            found, promotion = promote(campaign, found, runs, display.log)
             if promotion["candidate"] is not None:
                 log.candidate(promotion["candidate"])
         summary = summarise(found, engine.task.batch_tokens) | {
@@ -160,9 +160,9 @@ def autonomous(config: ConfigDict) -> None:
         }
         write_json(folder / "summary.json", summary)
     console.page(results_table(found, count=5, against=against))
-    write_at_end(folder, console.say)
+    write_at_end(folder, console.print_line)
     for line in [*where_things_lie(folder), f"{folder / books.FILE}: what became of each proposal"]:
-        console.say(line)
+        console.print_line(line)
 
 
 def teller(display: Display, log: Log, steps: int, width: int) -> Callable[..., None]:
@@ -175,15 +175,15 @@ def teller(display: Display, log: Log, steps: int, width: int) -> Callable[..., 
       width: lanes, all of which a proposal may take.
     """
 
-    def hear(status: Status, entry: Entry | None, records: Sequence[Record]) -> None:
+    def on_event(status: Status, entry: Entry | None, records: Sequence[Record]) -> None:
         display.expect(steps * (len(records) + width * (status.proposals - status.settled)))
         if entry is not None:
-            display.say(entry_line(entry, records))
+            display.log(entry_line(entry, records))
             display.standing(records)
             log.records(list(records))
         display.note(status_line(status))  # in the place of what `standing` notes
 
-    return hear
+    return on_event
 
 
 def ensemble_of(config: ConfigDict) -> Callable[[str], Provider]:
@@ -278,7 +278,7 @@ def validated_library(folder: Path, isolation: str) -> Library:
     return library
 
 
-def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
+def require_seeds(config: ConfigDict, validate, library: Library, log) -> None:
     """Validates the built-in functions, so that nobody is paid where the jail does not work.
 
     Raises:
@@ -293,7 +293,7 @@ def require_seeds(config: ConfigDict, validate, library: Library, say) -> None:
                 "config.codegen.jail_seconds, on which it is not"
             )
         library.put(verdict.certified)
-        say(f"jail: the built-in {slot} is certified, {verdict.seconds:.1f} s")
+        log(f"jail: the built-in {slot} is certified, {verdict.seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -109,12 +109,12 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
     """The command."""
     cache = Path(config.data.cache_dir)
     address = server.absolute(_ADDRESS.value, cache)
-    say = streams.say
+    log = streams.print_line
     if _STOP.value:
         if names:
             command.fail(f"arguments are {' '.join(names)!r}; allowed: none beside --stop")
         ended = server.end_local(address)
-        say("the local Ray has ended" if ended else "no local Ray runs")
+        log("the local Ray has ended" if ended else "no local Ray runs")
         return
     if not names:
         command.fail("candidates are 0; allowed: one or more, each DIR:ID, a preset or a JSON file")
@@ -122,8 +122,8 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
     codes = [arm.code for one in found for arm in one.order.arms.values()]
     recertify.require_validated(codes, config.codegen.isolation)
     for one in found:
-        say(_sent(one, address, cache))
-    say("python -m nanoevolve_jax.codegen.trace JOB follows one; status, in its place, lists all")
+        log(_sent(one, address, cache))
+    log("python -m nanoevolve_jax.codegen.trace JOB follows one; status, in its place, lists all")
 
 
 def _sent(found: Deployment, address: str, cache: Path) -> str:

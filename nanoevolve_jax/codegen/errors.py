@@ -1,5 +1,7 @@
 """What people did wrong, and commands say in one line."""
 
+from nanoevolve_jax.errors import UserError
 
-class CodegenError(ValueError):
+
+class CodegenError(UserError):
     """A profile, a folder or a setting of code mutation that cannot be used."""

@@ -130,20 +130,20 @@ def _print(proposal: Proposal, before: str, folder: Path) -> None:
     console = Console()
     for count, one in enumerate(proposal.tries, 1):
         if one.wrong:
-            console.say(f"try {count}: {one.wrong}")
+            console.print_line(f"try {count}: {one.wrong}")
     if proposal.stopped:
-        console.say(f"not asked: {proposal.stopped}")
+        console.print_line(f"not asked: {proposal.stopped}")
     if proposal.source:
         text = difference(before, proposal.source)
         look = {"theme": "ansi_dark", "background_color": "default"}
         console.print(Syntax(visible_lines(text), "diff", **look), soft_wrap=True)
-        console.say(
+        console.print_line(
             f"{folder / f'try-{len(proposal.tries)}' / SOURCE}: the new source, to be validated"
         )
     spent = budget.spent_by(one.answer for one in proposal.tries)
     estimated = sum(one.answer.estimated for one in proposal.tries)
     note = f" (requests whose tokens are estimated: {estimated})" if estimated else ""
-    console.say(budget.in_words(spent) + note)
+    console.print_line(budget.in_words(spent) + note)
 
 
 if __name__ == "__main__":

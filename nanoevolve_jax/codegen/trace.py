@@ -40,30 +40,30 @@ def trace(entry: book.Entry, *, follow: bool) -> int:
         ended = state.status in cluster.ENDED
         if follow and not ended and state.status != told:  # a job may wait long for its turn
             told = state.status
-            streams.say(f"{entry.job}, {entry.candidate}: {told}")
+            streams.print_line(f"{entry.job}, {entry.candidate}: {told}")
         log = cluster.log(entry.job, entry.address)
         until = len(log) if ended else log.rfind("\n") + 1
         for line in log[shown:until].splitlines():
             if not line.startswith(reply.MARK):
-                streams.say(line)
+                streams.print_line(line)
         shown = max(shown, until)
         if ended or not follow:
             break
         time.sleep(_TICK)
-    streams.say(f"{entry.job}, {entry.candidate}: {state.status}")
+    streams.print_line(f"{entry.job}, {entry.candidate}: {state.status}")
     if state.status == cluster.SUCCEEDED:
         return _keep(entry, reply.from_log(log, entry.job))
     if ended:
-        streams.say(state.message or "no reason is given")
+        streams.print_line(state.message or "no reason is given")
     return FAILED if ended else 0
 
 
 def _keep(entry: book.Entry, result: dict | None) -> int:
     if result is None:
-        streams.say("its log has no result")
+        streams.print_line("its log has no result")
         return FAILED
-    streams.say(reply.in_words(result))
-    streams.say(entry.keep(result))
+    streams.print_line(reply.in_words(result))
+    streams.print_line(entry.keep(result))
     return 0
 
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     known = entry.result
     if known is None:
         return trace(entry, follow=given.follow)
-    streams.say(f"{entry.job}, {entry.candidate}: {cluster.SUCCEEDED}, fetched before")
+    streams.print_line(f"{entry.job}, {entry.candidate}: {cluster.SUCCEEDED}, fetched before")
     return _keep(entry, known)
 
 

@@ -84,7 +84,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
     if given.out is not None and Path(given.out).exists() and not Path(given.out).is_dir():
         raise ConfigError(f"--out is {given.out!r}; allowed: a folder, new or not")
     walls = sandbox.isolation(given.isolation)
-    streams.say(f"isolation: {walls.in_words()}")
+    streams.print_line(f"isolation: {walls.in_words()}")
     verdict = certify.validate(
         slot,
         source,
@@ -96,11 +96,11 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
         also=matrices(wider(config)),
     )
     if verdict.certified is None:
-        streams.say(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")
+        streams.print_line(f"refused: {verdict.refusal.reason}: {verdict.refusal.message}")
         return REFUSED
-    streams.say(f"{describe(verdict.certified)}; {verdict.seconds:.1f} s")
+    streams.print_line(f"{describe(verdict.certified)}; {verdict.seconds:.1f} s")
     if given.out is not None:
-        streams.say(Library(Path(given.out)).put(verdict.certified))
+        streams.print_line(Library(Path(given.out)).put(verdict.certified))
     return 0
 
 

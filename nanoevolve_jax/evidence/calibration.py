@@ -27,7 +27,7 @@ from nanoevolve_jax.execution.settings import (
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import FIELDS
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
 _SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
 _NOISE, _PANEL_RUNS = "calibrate: noise", "calibrate: panel"  # stages of `runs.jsonl`
@@ -94,7 +94,7 @@ def tune_recipe(
     config: ConfigDict,
     runs: Runs,
     budget: int,
-    say: Say,
+    log: Log,
     expect_more: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, Any]:
     """Finds the baseline's recipe at the screening horizon.
@@ -106,7 +106,7 @@ def tune_recipe(
       config: of the evaluation.
       runs: where training runs are kept.
       budget: training runs of the first search.
-      say: hears what happens.
+      log: Callback that takes one line for the user.
       expect_more: told of candidate-steps that `planned_calls` does not count.
 
     Returns:
@@ -149,20 +149,20 @@ def tune_recipe(
     tuning, kept, widenings = search(dimensions=ranges, runs=budget), {}, []
     while True:
         listed = shortlist(tuning, default, config.seed) | kept
-        say(f"tuning: {len(tuning.points)} runs, best single run {np.nanmin(tuning.bpb):.4f} bpb")
+        log(f"tuning: {len(tuning.points)} runs, best single run {np.nanmin(tuning.bpb):.4f} bpb")
         values = finalists(list(listed.values()))
-        chosen = _best_mean(listed, values, say)
+        chosen = _best_mean(listed, values, log)
         edges = at_edge(tuning.dimensions, listed[chosen])
         if not edges or len(widenings) == _WIDENINGS:
             break
-        say(f"tuning: '{chosen}' lies at an edge of {', '.join(edges)}, so it goes on beyond")
+        log(f"tuning: '{chosen}' lies at an edge of {', '.join(edges)}, so it goes on beyond")
         kept, widenings = {"before": listed[chosen]}, [*widenings, edges]
         more = max(1, budget // 4)
         expect_more((more + _SHORTLIST * config.calibrate.seeds) * steps)
         ranges = widened(tuning.dimensions, listed[chosen])
         tuning = search(dimensions=ranges, runs=more, earlier=tuning)
     if edges:
-        say(f"tuning: '{chosen}' still lies at an edge of {', '.join(edges)}")
+        log(f"tuning: '{chosen}' still lies at an edge of {', '.join(edges)}")
     return {
         "runs": len(tuning.points),
         "failed": sum(not math.isfinite(x) for x in tuning.bpb),
@@ -181,20 +181,20 @@ def tune_recipe(
     }
 
 
-def _best_mean(listed: dict[str, Point], values: np.ndarray, say: Say) -> str:
+def _best_mean(listed: dict[str, Point], values: np.ndarray, log: Log) -> str:
     """The name of the point with the lowest mean; one with a failed run is out.
 
     Args:
       listed: by name.
       values: float[points, seeds], bpb.
-      say: hears every mean.
+      log: Callback that takes one line for the user.
 
     Raises:
       ConfigError: if all are out.
     """
     means = dict(zip(listed, values.mean(1), strict=True))
     for name, mean in means.items():
-        say(f"  {name}: {mean:.4f} bpb, mean of {values.shape[1]} fresh seeds")
+        log(f"  {name}: {mean:.4f} bpb, mean of {values.shape[1]} fresh seeds")
     finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
     if not finite:
         raise ConfigError(
@@ -256,7 +256,7 @@ def horizon_slope(means: Mapping[int, float]) -> float:
 
 
 def measure(
-    config: ConfigDict, runs: Runs, recipe: dict[str, float], say: Say
+    config: ConfigDict, runs: Runs, recipe: dict[str, float], log: Log
 ) -> dict[str, dict[str, Any]]:
     """Noise, horizon slope and panel of the tuned baseline, at half, screening and full horizon.
 
@@ -300,7 +300,7 @@ def measure(
     for name, steps in (("screen", screen), ("full", full)):
         found = seed_noise(baseline[steps], found_noise[_TWIN, steps])
         noise[name] = {"steps": steps, "n": len(seeds), **found._asdict()}
-        say(
+        log(
             f"noise at {steps} steps: sigma {found.sigma:.4f} bpb, "
             f"{found.paired_sigma:.4f} for runs that share a seed"
         )
@@ -319,7 +319,7 @@ def measure(
     )
     ranked = {steps: {name: values[name, steps] for name in names} for steps in panel_horizons}
     panels = judge_panel(ranked, set(good))
-    say(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
+    log(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
     return {
         "noise": noise,
         "scale": scale,

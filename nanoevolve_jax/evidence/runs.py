@@ -124,8 +124,8 @@ class Runs:
         folder: Path,
         engines: dict[str, Callable[[], Engine]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
-        say: Callable[[str], None] = lambda line: None,
-        hear: Sequence[Callable[[Run], None]] = (),
+        log: Callable[[str], None] = lambda line: None,
+        on_event: Sequence[Callable[[Run], None]] = (),
     ):
         """Reads what is known.
 
@@ -133,8 +133,8 @@ class Runs:
           folder: of `runs.jsonl` and `telemetry/`.
           engines: by name, makers of engines; "main" is the one most runs use.
           on_progress: hears of running jobs.
-          say: hears of a torn line that is cut off.
-          hear: each hears of every run in the order of the file, those known already first.
+          log: Callback that takes one line for the user.
+          on_event: Callbacks that take each run in file order, starting with known runs.
 
         Raises:
           EvidenceError: if a complete line was changed; a torn last one is cut off.
@@ -142,7 +142,7 @@ class Runs:
         self.folder = folder
         self._engines = engines
         self._made: dict[str, Engine] = {}
-        self._on_progress, self._say, self._hear = on_progress, say, hear
+        self._on_progress, self._log, self._on_event = on_progress, log, on_event
         self._known: dict[str, Run] = {}
         for run in self._load():
             self._know(run)
@@ -151,7 +151,7 @@ class Runs:
         path = self.folder / FILE
         runs, found = _read(path)
         if found.torn:  # by a kill in the middle of a write
-            self._say(f"{path}: an unfinished line is cut off; its run is made again")
+            self._log(f"{path}: an unfinished line is cut off; its run is made again")
             journal.cut(path, found.size)
         return runs
 
@@ -207,8 +207,8 @@ class Runs:
 
     def _know(self, run: Run) -> None:
         self._known[run.key] = run
-        for hear in self._hear:
-            hear(run)
+        for on_event in self._on_event:
+            on_event(run)
 
     def _names(self, missing: Mapping[str, Job], stage: str) -> dict[str, str]:
         """What to call jobs while they run: their stage and number in it, by the job's key."""

@@ -43,7 +43,7 @@ from nanoevolve_jax.exports.agreement import Agreement, Check, check_optax
 from nanoevolve_jax.exports.source import source_of
 from nanoevolve_jax.policy.certified import CertificateError
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _TEST = "confirm: test"  # stage of `runs.jsonl`
 
 
@@ -61,7 +61,7 @@ def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
     return ConfirmationRules(**own, confirmations=confirmations)
 
 
-def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> dict[str, float]:
+def say_power(calibration: Calibration, rules: ConfirmationRules, log: Log) -> dict[str, float]:
     """Says, before any run, what this confirmation could find.
 
     Twins that share a seed stay close. Arms at learning rates of their own may part like runs of
@@ -79,7 +79,7 @@ def say_power(calibration: Calibration, rules: ConfirmationRules, say: Say) -> d
             "minimum_detectable_effect_in_sigma": minimum_detectable_effect(paired, rules),
         }
     twins, strangers = found["twins"], found["strangers"]
-    say(
+    log(
         f"power: a true gain of one sigma ({calibration.sigma:.4f} bpb) wins with probability "
         f"{twins['power_at_one_sigma']:.2f} if the arms scatter like twins "
         f"({twins['paired_sigma_in_sigma']:.2f} sigma), {strangers['power_at_one_sigma']:.2f} if "
@@ -145,7 +145,7 @@ def confirm(
     consumed: Confirmation,
     sigma: float,
     costs: Mapping[str, float],
-    say: Say,
+    log: Log,
 ) -> tuple[Sides, dict[str, Any], dict[str, list[Run]]]:
     """Chooses all learning rates, then tests at one or two looks.
 
@@ -164,7 +164,7 @@ def confirm(
     def at_best_lr(arm: Arm, reach: StepSizes | None = None) -> tuple[Arm, dict[str, Any]]:
         arm, found = bench.pick_lr(arm, reach)
         chosen = found["chosen"]
-        say(f"learning rate of {arm.id}: " + (f"x{chosen:.3g}" if chosen else "fails at all"))
+        log(f"learning rate of {arm.id}: " + (f"x{chosen:.3g}" if chosen else "fails at all"))
         return arm, found
 
     winner, winner_lr = at_best_lr(winner)
@@ -195,7 +195,7 @@ def confirm(
             decision = decide(bpb(runs), bpb(winner_runs), sigma, rules)
             comparisons[i] = one._replace(runs=runs, decision=decision)
             test = decision.test
-            say(
+            log(
                 f"look at {count} pairs with {one.reference.id}: mean gain {test.mean:+.4f} bpb "
                 f"({test.mean / sigma:+.2f} sigma), p {test.p:.3g}: {decision.outcome}, "
                 f"{decision.reason}"
@@ -259,7 +259,7 @@ def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> dict[str,
 
 
 def attribute(
-    bench: Bench, sides: Sides, consumed: Confirmation, pairs: int, say: Say
+    bench: Bench, sides: Sides, consumed: Confirmation, pairs: int, log: Log
 ) -> tuple[Verdict, dict[str, Any], list[Run]]:
     """Runs placebos, and the perturbation panel where they leave sensing open.
 
@@ -285,14 +285,14 @@ def attribute(
     if placebos.built_in is not None:
         arrays["built_in"] = placebos.built_in
     verdict, panel = judge(confirmed=True, **arrays), None
-    say(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
+    log(f"the step explains {share:.0%} of the gate's variance; so far: {verdict.label}")
     if placebos.trajectory is not None and (share > STEP_SHARE or verdict.label != "sensing"):
         found = attribution.run_perturbations(
             bench, sides.winner, sides.baseline, placebos.trajectory, consumed
         )
         panel = {name: values.mean(1) for name, values in found._asdict().items()}
         verdict = judge(confirmed=True, **arrays, panel=panel)
-        say(f"after the perturbation panel: {verdict.label}")
+        log(f"after the perturbation panel: {verdict.label}")
     return (
         verdict,
         {
@@ -329,7 +329,7 @@ def transfer_tests(
     }
 
 
-def export_test(winner: Arm, check: Check, say: Say) -> dict[str, Any]:
+def export_test(winner: Arm, check: Check, log: Log) -> dict[str, Any]:
     """Level 5: whether the policy, written as a file for optax, does what was trained.
 
     A file that cannot be compared, such as one that does not come to an end, does not agree: all
@@ -338,13 +338,13 @@ def export_test(winner: Arm, check: Check, say: Say) -> dict[str, Any]:
     Args:
       winner: the policy.
       check: compares a spec with the text of a file, given the policy's code.
-      say: hears why there was nothing to compare.
+      log: Callback that takes one line for the user.
     """
     source = source_of(winner.spec, "optax", winner.id, code=winner.code)
     try:
         found = check(winner.spec, source, winner.code)
     except CertificateError as error:
-        say(f"export: {error}")
+        log(f"export: {error}")
         found = Agreement(math.inf, math.inf, 0, 0, 0, 0)
     return found.to_json()
 
@@ -370,7 +370,7 @@ def run(
     until: str,
     finish: Callable[[str], None],
     expect: Callable[[int], None],
-    say: Say,
+    log: Log,
     check: Check = check_optax,
 ) -> Trial:
     """Confirms a candidate and, after a win, attributes its gain and tries it elsewhere.
@@ -385,16 +385,16 @@ def run(
       until: last stage after a win: confirm, attribute or transfer.
       finish: told the outcome as soon as it is known.
       expect: told how many candidate-steps there will be, once there are more.
-      say: hears what happens.
+      log: Callback that takes one line for the user.
       check: see `export_test`.
     """
     rules = rules_of(bench.config, consumed.confirmations)
     loose = loosened(rules)
     if loose:
-        say(f"exploratory, for its rules are looser than the protocol's: {', '.join(loose)}")
-    parts: dict[str, Any] = {"power": say_power(calibration, rules, say)}
+        log(f"exploratory, for its rules are looser than the protocol's: {', '.join(loose)}")
+    parts: dict[str, Any] = {"power": say_power(calibration, rules, log)}
     sides, confirmation, made = confirm(
-        bench, winner, references, consumed, calibration.sigma, costs, say
+        bench, winner, references, consumed, calibration.sigma, costs, log
     )
     finish(confirmation["outcome"])
     won = confirmation["outcome"] == WIN
@@ -418,12 +418,12 @@ def run(
         )
         expect(total_steps(calls))
         verdict, parts["attribution"], winner_runs = attribute(
-            bench, sides, consumed, rules.seeds, say
+            bench, sides, consumed, rules.seeds, log
         )
     if won and until == "transfer":
-        say(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
+        log(f"transfer: {count} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer_tests(bench, sides, consumed, count)
-        parts["export"] = export_test(winner, check, say)
+        parts["export"] = export_test(winner, check, log)
     if winner.spec.control.enabled:
         parts["phases"] = finite_or_null(attribution.phases(bench, winner_runs, winner.spec))
     return Trial(parts, verdict, attribution.gates(bench, winner_runs), sides.baseline.id)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 from msgspec import Meta
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.evidence.score import Merit
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.journal import Journal
@@ -19,7 +20,7 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError):
     """An archive or run folder that cannot be used; the message says which and why."""
 
 
@@ -180,14 +181,14 @@ def append(path: Path, records: Iterable[Record]) -> None:
 
 
 def load(
-    path: Path, sizes: list[int], say: Callable[[str], None] = lambda line: None
+    path: Path, sizes: list[int], log: Callable[[str], None] = lambda line: None
 ) -> list[Record]:
     """Reads the complete generations of an archive and cuts off what follows them.
 
     Args:
       path: of `archive.jsonl`; a missing file is an empty archive.
       sizes: how many records each generation has; later ones are as large as the last.
-      say: hears of what is cut off.
+      log: Callback that takes one line for the user.
 
     Raises:
       ArchiveError: if a complete line within them is not a record.
@@ -202,7 +203,7 @@ def load(
     records = _records(path, found.documents[:complete])
     if found.torn or complete < len(found.documents):
         kept = found.ends[complete - 1] if complete else 0
-        say(
+        log(
             f"{path}: {path.stat().st_size - kept} bytes of an unfinished generation are cut off; "
             "it is made again"
         )

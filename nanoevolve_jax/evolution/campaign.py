@@ -49,14 +49,14 @@ class Campaign(NamedTuple):
         """Of every screening run: same initial weights, same batches."""
         return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
-    def load(self, say: Callable[[str], None]) -> list[Record]:
+    def load(self, log: Callable[[str], None]) -> list[Record]:
         """The records of all complete generations; `say` hears of what is cut off.
 
         Raises:
           ArchiveError: if one is not of the generation that its place in the archive stands for.
         """
         first, later = generation_sizes(self.config)
-        records = archive.load(self.folder / ARCHIVE, [first, later], say)
+        records = archive.load(self.folder / ARCHIVE, [first, later], log)
         for place, record in enumerate(records):
             due = 0 if place < first else 1 + (place - first) // later
             if record.generation != due:

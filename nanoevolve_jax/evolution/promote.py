@@ -131,7 +131,7 @@ def as_screened(records: list[Record], campaign: Campaign) -> list[Record]:
 
 
 def promote(
-    campaign: Campaign, records: list[Record], runs: Runs, say: Callable[[str], None]
+    campaign: Campaign, records: list[Record], runs: Runs, log: Callable[[str], None]
 ) -> tuple[list[Record], dict[str, Any]]:
     """Runs both rounds and rewrites the archive with what they brought.
 
@@ -169,10 +169,10 @@ def promote(
         return {name: known[name].score for name in names}
 
     entrants = first_round(scores(policies), rules)
-    say(f"promotion: {len(entrants)} candidates on {rules.first_seeds} fresh seeds")
+    log(f"promotion: {len(entrants)} candidates on {rules.first_seeds} fresh seeds")
     train([*references, *entrants], 0, rules.first_seeds)
     finalists = second_round(scores(entrants), rules)
-    say(f"promotion: {len(finalists)} candidates on {rules.final_seeds} more")
+    log(f"promotion: {len(finalists)} candidates on {rules.final_seeds} more")
     train([*references, *finalists], rules.first_seeds, rules.final_seeds)
 
     held = constraints.measure(bench, arm(records[0].id), [arm(name) for name in finalists], STAGE)
@@ -187,11 +187,11 @@ def promote(
     picked = pick(scores([name for name in fit if name not in retuned]))
     for name in retuned:
         known[name] = known[name]._replace(status="retuned_baseline")
-        say(f"promotion: {name} is only a retuned baseline")
+        log(f"promotion: {name} is only a retuned baseline")
     if picked is not None:
         if known[picked].status != "winner":  # of an earlier confirmation
             known[picked] = known[picked]._replace(status="promoted")
-        say(
+        log(
             f"promotion picks {picked}: {known[picked].score:+.2f} sigma after shrinkage, "
             f"{len(known[picked].seeds)} runs; to be compared with {comparator}"
         )

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.plain_files import FileError, subfolder
 
@@ -26,7 +27,7 @@ FORMAT = 1
 _KEPT = 2  # the newest, and the one to fall back to
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be written; the message says why."""
 
 
@@ -72,7 +73,7 @@ class Checkpoints:
         *,
         seconds: int,
         stopping: Callable[[], bool] = lambda: False,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ):
         """Opens the folder; what killed processes left half written is removed.
 
@@ -80,12 +81,12 @@ class Checkpoints:
           folder: the run folder; checkpoints lie in `checkpoints/` below it.
           seconds: between two of them, at least; 0: one at every segment boundary.
           stopping: whether someone has asked to stop.
-          say: takes a line for the user.
+          log: Callback that takes one line for the user.
         """
         self._folder = (folder / FOLDER).absolute()
         self._seconds = seconds
         self.stopping = stopping
-        self.say = say
+        self.log = log
         if not hosts.is_first():
             return
         try:
@@ -93,7 +94,7 @@ class Checkpoints:
         except FileError:  # a link, behind which nothing may be deleted
             raise
         except Exception as error:  # Orbax has no exception of its own for a damaged folder
-            say(f"{self._folder} cannot be read ({_line(error)}); starting without checkpoints")
+            log(f"{self._folder} cannot be read ({_line(error)}); starting without checkpoints")
             shutil.rmtree(self._folder, ignore_errors=True)
             self._manager = self._open()
         self._next = max(self._manager.all_steps(), default=-1) + 1
@@ -208,7 +209,7 @@ class Checkpoints:
         return Checkpoint(search, _unpack(restored.records), population)
 
     def _discard(self, step: int, error: Exception) -> None:
-        self.say(f"checkpoint {step} is damaged ({_line(error)}); going back to the one before")
+        self.log(f"checkpoint {step} is damaged ({_line(error)}); going back to the one before")
         shutil.rmtree(self._folder / str(step), ignore_errors=True)
         self._manager.reload()
 

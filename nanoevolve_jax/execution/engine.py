@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.execution import compile_check, hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.compile_check import CompileLimits, TrainingProgram
@@ -35,7 +36,7 @@ from nanoevolve_jax.model.loss import bits_per_byte
 from nanoevolve_jax.policy.certified import Code
 
 
-class ClusterError(ValueError):
+class ClusterError(UserError):
     """Machines that cannot train; the message says why."""
 
 
@@ -130,7 +131,7 @@ class LocalEngine(NamedTuple):
     segment_steps: int
     evaluations: int
     checkpoints: Checkpoints | None = None
-    say: Callable[[str], None] = logging.warning
+    log: Callable[[str], None] = logging.warning
     compile_limits: CompileLimits = CompileLimits()  # of programs with rewritten code
 
     def run(
@@ -341,7 +342,7 @@ class LocalEngine(NamedTuple):
             return nothing
         call = from_checkpoint(checkpoint)
         step = f" and step {call.batch.step} of the next {len(call.keys)}" if call.batch else ""
-        self.say(f"resuming inside a batch: {len(call.finished)} jobs finished{step}")
+        self.log(f"resuming inside a batch: {len(call.finished)} jobs finished{step}")
         return call
 
     def _boundary(self, call: Call) -> None:
@@ -362,7 +363,7 @@ class LocalEngine(NamedTuple):
                 f"config.lanes is {lanes}, and so many do not fit into the device's memory; "
                 f"allowed: fewer, such as {lanes // 2}"
             )
-        self.say(
+        self.log(
             f"{lanes} lanes do not fit into memory: going on with {lanes // 2}; from here on "
             "results equal those of another run only closely, not bit for bit"
         )

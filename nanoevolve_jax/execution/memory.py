@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.execution.population import make_programs, stack_candidates
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import Candidate, Segment, Task
@@ -11,7 +12,7 @@ from nanoevolve_jax.policy.spec import NANOCHAT
 _USABLE = 0.9  # of a device's memory; the rest is fragmentation and the validation's logits
 
 
-class OutOfMemoryError(ValueError):
+class OutOfMemoryError(UserError):
     """A config that needs more memory than a device has, in one lane."""
 
 

@@ -13,11 +13,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from nanoevolve_jax.errors import UserError
+
 MOST_BYTES = 1 << 30  # of a file that is read at once
 _IN_PLACE = (".jsonl", ".lock")  # endings of files that are written in place, not replaced
 
 
-class FileError(ValueError):
+class FileError(UserError):
     """A file or folder that must not be used; the message names it and says why."""
 
 

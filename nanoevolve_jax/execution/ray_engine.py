@@ -85,7 +85,7 @@ class RayEngine(NamedTuple):
         if not checkpoint:
             return {}
         known = from_checkpoint(checkpoint).finished
-        self.checkpoints.say(f"resuming: {len(known)} jobs finished")
+        self.checkpoints.log(f"resuming: {len(known)} jobs finished")
         return known
 
 

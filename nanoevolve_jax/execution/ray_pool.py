@@ -62,7 +62,7 @@ class Pool(contextlib.AbstractContextManager):
         *,
         cpus: int,
         gpus: int,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ):
         """Starts nobody yet.
 
@@ -71,9 +71,9 @@ class Pool(contextlib.AbstractContextManager):
           settings: `config.ray`.
           cpus: of every worker.
           gpus: of every worker.
-          say: takes a line for the user.
+          log: Callback that takes one line for the user.
         """
-        self._settings, self._say = settings, say
+        self._settings, self._log = settings, log
         self._actors = ray.remote(Worker).options(
             num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD"
         )
@@ -94,7 +94,7 @@ class Pool(contextlib.AbstractContextManager):
         Raises:
           ClusterError: if no worker can be used.
         """
-        self._say("waiting for a worker; it prepares the text first")
+        self._log("waiting for a worker; it prepares the text first")
         since = time.monotonic()
         while self._facts is None:
             self._hire(1)
@@ -192,7 +192,7 @@ class Pool(contextlib.AbstractContextManager):
             reason = facts.reason
         member.joined, member.refused = not reason, bool(reason)
         if reason and member.node not in self._refusals:
-            self._say(f"refused: node {member.node}: {reason}")
+            self._log(f"refused: node {member.node}: {reason}")
         if reason:
             # It keeps its place, so that no other worker starts where none can be used.
             self._refusals[member.node] = reason
@@ -203,7 +203,7 @@ class Pool(contextlib.AbstractContextManager):
         if isinstance(item, Progress):
             on_progress(item._replace(batch=batch.number))
         elif isinstance(item, str):
-            self._say(f"node {member.node}: {item}")
+            self._log(f"node {member.node}: {item}")
         elif isinstance(item, MISTAKES):
             raise item  # whoever trains it, it cannot work
         else:
@@ -224,11 +224,11 @@ class Pool(contextlib.AbstractContextManager):
             self._failed_starts += 1
             if self._failed_starts > _STARTS:
                 raise ClusterError(f"workers die while they start: {reason}")
-            self._say(f"a worker died while it started ({reason})")
+            self._log(f"a worker died while it started ({reason})")
             return
         batch.failed_on.append(member.node)
         again = len(batch.failed_on) < self._settings.attempts
-        self._say(
+        self._log(
             f"node {member.node}: lost a batch of {len(batch.jobs)} ({reason}); "
             + ("trying it again" if again else "giving it up")
         )

@@ -54,7 +54,7 @@ class Worker:
             config, program = wanted
             self._engines[wanted] = self._site.engine(ConfigDict(json.loads(config)), program)
         heard: queue.SimpleQueue = queue.SimpleQueue()
-        engine = self._engines[wanted]._replace(say=heard.put)
+        engine = self._engines[wanted]._replace(log=heard.put)
         threading.Thread(target=_train, args=(engine, jobs, heard), daemon=True).start()
         # The last item is a list: of results, or of the one error that ended them.
         while not isinstance(item := heard.get(), list):

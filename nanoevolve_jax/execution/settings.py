@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import SETTINGS, Setting
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
 from nanoevolve_jax.execution.train import Task
 from nanoevolve_jax.model.gpt import GPTConfig
 from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config that cannot run; the message names the field, the value and what is allowed."""
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.custom_batching import custom_vmap
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, Shape, Slots, shape_key, shapes_of
 from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, Actuators
 from nanoevolve_jax.policy.stablehlo import require_plain
@@ -27,7 +28,7 @@ DTYPES = ("float32", "bfloat16")
 """Of the matrix iteration."""
 
 
-class CertificateError(ValueError):
+class CertificateError(UserError):
     """Code that must not be called: damaged, exchanged, or not what its certificate says."""
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.spec import (
     FIELDS,
@@ -29,7 +30,7 @@ class Mutation(NamedTuple):
     change: str  # "control.bias -0.5 -> -0.25"
 
 
-class ExhaustedError(RuntimeError):
+class ExhaustedError(UserError):
     """No operator found a child that is neither inert nor a duplicate."""
 
 

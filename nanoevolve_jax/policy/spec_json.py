@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.policy.spec import FIELDS, Field, OptimizerSpec, build_spec, get_field
 
 
-class SpecError(ValueError):
+class SpecError(UserError):
     """A spec that breaks the table; the message names the field, the value and the range."""
 
 

@@ -100,7 +100,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     return path
 
 
-def write_at_end(folder: Path, say: Callable[[str], Any]) -> Path | None:
+def write_at_end(folder: Path, log: Callable[[str], Any]) -> Path | None:
     """Writes the report of what has just ended; returns where, or says in one line why it cannot.
 
     What has ended is on disk, and a report is only a view of it: nothing that is wrong with the
@@ -110,7 +110,7 @@ def write_at_end(folder: Path, say: Callable[[str], Any]) -> Path | None:
         return write_report(folder)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
-        say(
+        log(
             f"{folder / FILE} was not written ({type(error).__name__}: {reason}); everything else "
             f"was, and `python -m nanoevolve_jax.report --workdir={folder}` tries again"
         )

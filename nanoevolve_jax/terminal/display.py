@@ -78,9 +78,9 @@ class Display:
             self._live.update(self._bar, refresh=True)
             self._live.stop()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """One line that stays."""
-        self._console.say(line)
+        self._console.log(line)
 
     def standing(self, records: Sequence[Record]) -> None:
         """Takes all candidates so far; the best one stands beside the rate from now on."""
@@ -130,7 +130,7 @@ class Display:
         if not self._is_live and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
             losses = ", ".join(f"{x:.4f}" for x in progress.val_bpb)
-            self.say(f"{done}/{self._total} steps | val bpb {losses} | {status}")
+            self.log(f"{done}/{self._total} steps | val bpb {losses} | {status}")
 
     def _draw(self) -> None:
         if self._is_live:
@@ -191,7 +191,7 @@ class DataDisplay:
         if what not in self._tasks:
             self._tasks[what] = self._live.add_task(what, total=total or None)
             if not self._console.is_interactive:
-                self._console.say(what)
+                self._console.log(what)
         self._live.update(self._tasks[what], completed=done, total=total or None)
 
 

@@ -149,7 +149,7 @@ def _move_logs(before: io.TextIOBase | None) -> None:
                 handler.setStream(sys.stderr)
 
 
-def say(line: object) -> None:
+def log(line: object) -> None:
     """Writes one line to the standard output."""
     _write(sys.stdout, f"{visible(line)}\n")
 
@@ -159,7 +159,7 @@ def write(text: str) -> None:
     _write(sys.stdout, visible_lines(text))
 
 
-def complain(line: object) -> None:
+def print_error(line: object) -> None:
     """Writes one line to the standard error."""
     _write(sys.stderr, f"{visible(line)}\n")
 

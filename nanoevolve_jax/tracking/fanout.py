@@ -10,15 +10,15 @@ class Trackers:
     """A `Tracker` that passes everything on to those that work."""
 
     def __init__(
-        self, makers: Mapping[str, Callable[[], Tracker]], say: Callable[[str], None]
+        self, makers: Mapping[str, Callable[[], Tracker]], log: Callable[[str], None]
     ) -> None:
         """Makes the trackers.
 
         Args:
           makers: of trackers, by what to call them.
-          say: hears, in a line, of each one that fails.
+          log: Callback that takes one line for the user.
         """
-        self._say = say
+        self._log = log
         self._working: dict[str, Tracker] = {}
         for name, make in makers.items():
             with self._guarded(name):
@@ -51,4 +51,4 @@ class Trackers:
             self._working.pop(name, None)
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-            self._say(f"{name} is switched off, the run goes on without it ({reason[:200]})")
+            self._log(f"{name} is switched off, the run goes on without it ({reason[:200]})")

@@ -33,7 +33,7 @@ class Log:
     """Tells a tracker of a search from its beginning on, each thing once."""
 
     def __init__(
-        self, tracker: Tracker, folder: Path, batch_tokens: float, say: Callable[[str], None]
+        self, tracker: Tracker, folder: Path, batch_tokens: float, log: Callable[[str], None]
     ):
         """Tells nothing yet.
 
@@ -41,9 +41,9 @@ class Log:
           tracker: whom.
           folder: of the run, where telemetry lies.
           batch_tokens: tokens a training step.
-          say: hears of telemetry that cannot be read.
+          log: Callback that takes one line for the user.
         """
-        self._tracker, self._folder, self._say = tracker, folder, say
+        self._tracker, self._folder, self._log = tracker, folder, log
         self._batch_tokens = batch_tokens
         self._told = 0  # records
         self._candidates: set[str] = set()  # whose telemetry was told
@@ -66,7 +66,7 @@ class Log:
         try:
             columns = read_telemetry(self._folder, name, SCREENED)
         except EvidenceError as error:
-            return self._say(f"{error}; its curves are not tracked")
+            return self._log(f"{error}; its curves are not tracked")
         if columns is not None:
             self._tracker.scalars(name, points.telemetry_points(columns))
             self._tracker.end(name)
@@ -112,9 +112,9 @@ def opened_log(config: ConfigDict, fingerprints: dict[str, str], console: Consol
         "mlflow": functools.partial(MLflow, *shared),
     }
     wanted = {name: make for name, make in makers.items() if track[name] and hosts.is_first()}
-    trackers = Trackers(wanted, console.say)
+    trackers = Trackers(wanted, console.print_line)
     batch_tokens = config.train.batch_size * config.model.sequence_len
     try:
-        yield Log(trackers, folder, batch_tokens, console.say)
+        yield Log(trackers, folder, batch_tokens, console.print_line)
     finally:
         trackers.close()

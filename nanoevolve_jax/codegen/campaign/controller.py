@@ -64,7 +64,7 @@ class Controller:
         plan: Plan,
         *,
         stopping: Callable[[], bool],
-        hear: Callable[[Status, Entry | None, Sequence[Record]], None],
+        on_event: Callable[[Status, Entry | None, Sequence[Record]], None],
     ):
         """Starts nothing yet.
 
@@ -72,10 +72,10 @@ class Controller:
           screening: config, folder, engine.
           plan: prompts, providers, the jail.
           stopping: whether someone has asked to stop.
-          hear: takes the status, a proposal if one was settled, and the records.
+          on_event: Callback that takes the status, a proposal if one was settled, and the records.
         """
         self._screening, self._plan = screening, plan
-        self._stopping, self._hear = stopping, hear
+        self._stopping, self._on_event = stopping, on_event
         self._config: ConfigDict = screening.campaign.config
         self._rules = self._config.codegen
         self._folder: Path = screening.campaign.folder
@@ -258,7 +258,7 @@ class Controller:
     def _tell(self, state: State, entry: Entry | None = None) -> None:
         ended = sum(each.future.done() for each in self._under_way.values())
         asking = len(self._under_way) - ended
-        self._hear(status_of(state, self._rules.proposals, asking, ended), entry, state.records)
+        self._on_event(status_of(state, self._rules.proposals, asking, ended), entry, state.records)
 
 
 def rules_of(config: ConfigDict) -> Rules:

@@ -126,8 +126,8 @@ def _placed(config: ConfigDict) -> ConfigDict:
 class _Lines:
     """Progress as lines of a log, not too many of them."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say, self._told = say, float("-inf")
+    def __init__(self, log: Callable[[str], None]):
+        self._log, self._told = log, float("-inf")
 
     def __call__(self, progress: Progress) -> None:
         ended = progress.step == progress.steps
@@ -135,7 +135,7 @@ class _Lines:
             return
         self._told = time.monotonic()
         bpb = " ".join(f"{value:.4f}" for value in progress.val_bpb)
-        self._say(f"step {progress.step} of {progress.steps}: {progress.jobs} runs, bpb {bpb}")
+        self._log(f"step {progress.step} of {progress.steps}: {progress.jobs} runs, bpb {bpb}")
 
 
 def main(arguments: list[str]) -> None:
@@ -143,6 +143,6 @@ def main(arguments: list[str]) -> None:
     (job,) = arguments
     order = read_folder(Path.cwd(), job)
     order = order._replace(config=_placed(order.config))
-    say = streams.say
-    found = train(order, Console(width=200, force_terminal=False), _Lines(say))
-    say(reply.to_line({"job": job} | found))
+    log = streams.print_line
+    found = train(order, Console(width=200, force_terminal=False), _Lines(log))
+    log(reply.to_line({"job": job} | found))
