@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         command.fail("--workdir is missing; allowed: the folder of a search")
     out = Path(given.out) if given.out else None
     path = write_report(Path(given.workdir), out)
-    Console().log(path)
+    Console().print_line(path)
 
 
 if __name__ == "__main__":  # flags of such common names would clash in who only imports this

@@ -119,7 +119,7 @@ def make_trial(bench, winner, *references, until="confirm", consumed=None, **cha
         "until": until,
         "finish": outcomes.append,
         "expect": lambda steps: None,
-        "say": lambda line: None,
+        "log": lambda line: None,
     }
     return trial.run(bench, winner, references, **arguments | changes), outcomes
 

@@ -63,7 +63,7 @@ class Console(rich.console.Console):
         file = super().file
         return _Styled(file) if isinstance(file, SafeStream) else file
 
-    def log(self, line: object) -> None:
+    def print_line(self, line: object) -> None:
         """Prints one line, however wide it is."""
         self.print(plain(line), soft_wrap=True)
 

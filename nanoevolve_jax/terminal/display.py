@@ -80,7 +80,7 @@ class Display:
 
     def log(self, line: str) -> None:
         """One line that stays."""
-        self._console.log(line)
+        self._console.print_line(line)
 
     def standing(self, records: Sequence[Record]) -> None:
         """Takes all candidates so far; the best one stands beside the rate from now on."""
@@ -191,7 +191,7 @@ class DataDisplay:
         if what not in self._tasks:
             self._tasks[what] = self._live.add_task(what, total=total or None)
             if not self._console.is_interactive:
-                self._console.log(what)
+                self._console.print_line(what)
         self._live.update(self._tasks[what], completed=done, total=total or None)
 
 

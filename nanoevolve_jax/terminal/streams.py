@@ -149,7 +149,7 @@ def _move_logs(before: io.TextIOBase | None) -> None:
                 handler.setStream(sys.stderr)
 
 
-def log(line: object) -> None:
+def print_line(line: object) -> None:
     """Writes one line to the standard output."""
     _write(sys.stdout, f"{visible(line)}\n")
 
