@@ -29,10 +29,10 @@ from nanoevolve_jax.policy.spec_json import SpecError
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.candidate import same_policy
 from nanoevolve_jax.reporting.naming import named_arm
-from nanoevolve_jax.reporting.tables import comparison_page, show
 from nanoevolve_jax.site import open_site
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
+from nanoevolve_jax.terminal.pages import comparison_page, show
 
 FOLDER = "compare"  # of a work folder
 FILE = "comparison.json"  # of the latest comparison

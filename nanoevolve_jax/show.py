@@ -15,20 +15,19 @@ from absl import flags
 
 from nanoevolve_jax import command
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
-from nanoevolve_jax.reporting import tables
 from nanoevolve_jax.reporting.candidate import candidate, difference
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.naming import named_arm
 from nanoevolve_jax.reporting.overview import overview
-from nanoevolve_jax.reporting.tables import (
+from nanoevolve_jax.terminal import pages, streams
+from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.pages import (
     Page,
     candidate_page,
     difference_page,
     front_page,
     overview_page,
 )
-from nanoevolve_jax.terminal import streams
-from nanoevolve_jax.terminal.console import Console
 
 _DIFF = flags.DEFINE_bool("diff", False, "the fields at which two specs differ")
 _FRONT = flags.DEFINE_bool("front", False, "the whole Pareto front")
@@ -76,7 +75,7 @@ def main(arguments: list[str]) -> None:
     if _JSON.value:
         streams.write(to_text(finite_or_null(found)))
     else:
-        tables.show(page, Console())
+        pages.show(page, Console())
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from nanoevolve_jax.reporting.differences import as_in_nanochat, fixed_differenc
 from nanoevolve_jax.reporting.explain import explain
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.sections import sections
-from nanoevolve_jax.reporting.tables import WIDTH, render
 from nanoevolve_jax.show import shown
 from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.pages import WIDTH, render
 
 EVIL = "<script>alert(1)</script> \x1b[31m & \"'"
 

@@ -33,8 +33,8 @@ from nanoevolve_jax.reporting.candidate import candidate
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.origins import origin_of
 from nanoevolve_jax.reporting.overview import overview
-from nanoevolve_jax.reporting.tables import candidate_page, overview_page, render
 from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.pages import candidate_page, overview_page, render
 
 BEGUN = "begun_with.json"  # a copy of config.json, of which there are no mutations
 FAST, SLOW, REPORTED = 20, 500, 50  # mutations of a file: in fast tests, in slow ones, in reports

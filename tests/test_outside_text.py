@@ -13,10 +13,11 @@ import pytest
 from histories import family, make_columns, write_folder
 
 from nanoevolve_jax.command import NO_READER
+from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import DataDisplay, Display
-from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
+from nanoevolve_jax.terminal.streams import SafeStream
 
 ROOT = Path(__file__).parent.parent
 # The only modules that may write to a terminal; `remote` runs before its folder is checked, so it

@@ -20,9 +20,9 @@ from nanoevolve_jax.policy.spec_json import SpecError, spec_to_json
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.naming import named_arm
 from nanoevolve_jax.reporting.overview import overview, row
-from nanoevolve_jax.reporting.tables import WIDTH, render
 from nanoevolve_jax.show import shown
 from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.pages import WIDTH, render
 
 LONG = make_dead("g002c00", generation=2, spec=ANNEALING, change="control.bias -0.5 -> 0.25")
 GATE = np.linspace(0.1, 0.9, 6)

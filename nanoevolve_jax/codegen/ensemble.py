@@ -18,7 +18,7 @@ from nanoevolve_jax.codegen.mutators import ensemble_page
 from nanoevolve_jax.codegen.mutators.providers import FILE, load
 from nanoevolve_jax.evolution.run_folder import read_description
 from nanoevolve_jax.execution.json_files import typed
-from nanoevolve_jax.reporting import tables
+from nanoevolve_jax.terminal import pages
 from nanoevolve_jax.terminal.console import Console
 
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         command.fail(f"DIR is {str(directory)!r}; allowed: a run folder with proposals")
     file, asked = settings_of(directory)
     profiles = load(flags.FLAGS.providers or file)
-    tables.show(ensemble_page.page(profiles, directory, asked), Console())
+    pages.show(ensemble_page.page(profiles, directory, asked), Console())
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from nanoevolve_jax.codegen.mutators.tries import SOURCE, Proposal, propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.codegen.validation.seeds import FOLDER
+from nanoevolve_jax.escaping import visible_lines
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
 from nanoevolve_jax.terminal import streams
 from nanoevolve_jax.terminal.console import Console
-from nanoevolve_jax.terminal.streams import visible_lines
 
 _PROVIDER = flags.DEFINE_string("provider", "", "name of a profile")
 _PROVIDERS = flags.DEFINE_string("providers", providers.FILE, "TOML file of profiles")

@@ -16,8 +16,8 @@ from nanoevolve_jax.codegen.deployment.book import Entry
 from nanoevolve_jax.codegen.deployment.cluster import State
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.reporting.tables import show
 from nanoevolve_jax.terminal.console import Console, plain
+from nanoevolve_jax.terminal.pages import show
 
 UNREACHABLE = "unreachable"
 _ADDRESS = flags.DEFINE_string("address", server.LOCAL, "of a cluster to ask besides those known")

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.evidence.levels import cell_gains, no_win, pooled
 from nanoevolve_jax.evidence.statistics import paired_test
-from nanoevolve_jax.terminal.streams import visible, visible_lines
 
 # What could begin code, a link, an image, a cell or a tag.
 _MARKUP = re.compile(r"[\\`\[\]|]|<(?=[A-Za-z/!?])")

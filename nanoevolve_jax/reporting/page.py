@@ -9,13 +9,13 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.plain_files import write_whole
 from nanoevolve_jax.reporting import training, words
 from nanoevolve_jax.reporting.candidates import candidates
 from nanoevolve_jax.reporting.history import History, read_history
 from nanoevolve_jax.reporting.sections import facts, sections
-from nanoevolve_jax.terminal.streams import visible, visible_lines
 
 FILE = "report.html"
 _TEMPLATE = "report.html.jinja"

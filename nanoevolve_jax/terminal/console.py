@@ -14,7 +14,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from nanoevolve_jax.terminal.streams import SafeStream, visible, visible_lines
+from nanoevolve_jax.escaping import visible, visible_lines
+from nanoevolve_jax.terminal.streams import SafeStream
 
 NARROWEST, WIDEST = 20, 500  # columns
 READABLE = 80  # columns that a table has at least; a narrower terminal breaks its lines

@@ -12,7 +12,7 @@ from nanoevolve_jax.codegen.mutators.answers import answers_of
 from nanoevolve_jax.codegen.mutators.bandit import chances, cost, history_of, set_aside
 from nanoevolve_jax.codegen.mutators.budget import Spent, books, in_words, spent_by
 from nanoevolve_jax.codegen.mutators.providers import Provider, missing
-from nanoevolve_jax.reporting import tables
+from nanoevolve_jax.terminal import pages
 from nanoevolve_jax.terminal.console import plain
 
 
@@ -77,7 +77,7 @@ def page(
     providers: Mapping[str, Provider],
     directory: Path | None,
     asked: Collection[str] | None = None,
-) -> tables.Page:
+) -> pages.Page:
     """The page; arguments as those of `rows`."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for heading in ("provider", "state"):
