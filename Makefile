@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with Python and make:
 #   make search   a first search on the Python standard library's own text
-#   make test     ruff and the test suite
+#   make test     ruff, mypy and the test suite
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,8 +11,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) .
 	touch $@
 
+# Torch is optional: its default build brings gigabytes of CUDA, so only a CPU build is installed, if
+# pip is configured to find one. Tests that need torch are skipped without it.
 $(VENV)/.testable: $(VENV)/.installed
 	$(PIP) '.[test,ray,codegen]'
+	if $(BIN)/python -m pip index versions torch 2>/dev/null | grep -q '+cpu'; then \
+		$(PIP) '.[torch]'; fi
 	touch $@
 
 .PHONY: install search test slow lint clean
@@ -24,6 +28,7 @@ search: $(VENV)/.installed
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,0 +1,93 @@
+"""Imports go one way: from commands through evidence and execution down to policies and errors."""
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from nanoevolve_jax.cli import COMMANDS
+
+# A module may import modules of its own row and of the rows above it.
+LAYERS = (
+    ("errors",),
+    ("model", "data", "configs"),
+    ("policy",),
+    ("execution",),
+    ("evidence",),
+    ("evolution",),
+    ("exports",),
+    ("reporting",),
+    ("tracking",),
+    ("terminal",),
+    ("codegen",),
+    ("commands",),
+)
+RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+# Modules inside a package that are commands all the same.
+COMMAND_MODULES = {name for name in COMMANDS if "." in name} | {
+    "model.parity",
+    "model.optimizer_parity",
+}
+# Pairs of layers that still break the rule. The list may only shrink.
+NOT_YET = {
+    ("commands", "codegen"),
+    ("codegen", "commands"),
+    ("evidence", "exports"),
+    ("evidence", "terminal"),
+    ("execution", "commands"),
+    ("reporting", "codegen"),
+    ("reporting", "terminal"),
+    ("tracking", "terminal"),
+}
+
+
+def layer(module: str) -> str:
+    """The layer of a module, such as `policy.spec`."""
+    package = module.partition(".")[0]
+    return "commands" if module in COMMAND_MODULES or package not in RANKS else package
+
+
+def modules(repository) -> Iterator[tuple[str, ast.Module]]:
+    """Yields every module of the package, without the package's own name, and its syntax tree."""
+    for root, package in [("nanoevolve_jax", ""), ("model", "model"), ("data", "data")]:
+        for path in sorted((repository / root).rglob("*.py")):
+            inside = path.relative_to(repository / root).with_suffix("")
+            yield ".".join([*filter(None, [package]), *inside.parts]), ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Yields the modules of this project that a module imports, at its top or in a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("nanoevolve_jax."):
+                yield name.removeprefix("nanoevolve_jax.")
+
+
+def broken_rules(repository) -> Iterator[tuple[str, str, tuple[str, str]]]:
+    """Yields (importing module, imported name, pair of layers) of every import that goes up."""
+    for module, tree in modules(repository):
+        for name in imported(tree):
+            below = name if layer(name) == "commands" else name.rpartition(".")[0] or name
+            pair = layer(module), layer(below)
+            core_uses_codegen = below.startswith("codegen") and not module.startswith("codegen")
+            if RANKS[pair[1]] > RANKS[pair[0]] or core_uses_codegen:
+                yield module, name, pair
+
+
+def test_no_import_goes_against_the_order_of_the_layers(repository):
+    broken = [f"{m} imports {n}" for m, n, pair in broken_rules(repository) if pair not in NOT_YET]
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [("policy.spec", "policy"), ("search", "commands"), ("codegen.autonomous", "commands")],
+)
+def test_a_command_is_the_top_layer_wherever_its_file_lies(module, expected):
+    assert layer(module) == expected
