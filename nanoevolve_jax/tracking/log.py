@@ -95,13 +95,16 @@ def require_installed(config: ConfigDict) -> None:
 
 
 @contextlib.contextmanager
-def opened_log(config: ConfigDict, fingerprints: dict[str, str], console: Console) -> Iterator[Log]:
-    """The log of a run folder; only the first of several processes has trackers.
+def opened_log(
+    config: ConfigDict, fingerprints: dict[str, str], console: Console, *, enabled: bool = True
+) -> Iterator[Log]:
+    """Opens the trackers of a run folder; of several processes, only the first has any.
 
     Args:
-      config: whole.
-      fingerprints: of the run.
-      console: for what goes wrong.
+      config: Full configuration.
+      fingerprints: Fingerprints of the run.
+      console: Takes one line for each tracker that fails.
+      enabled: Whether there are trackers at all.
     """
     folder, track = Path(config.workdir), config.track
     values = {path: get_setting(config, path) for path in SETTINGS}
@@ -111,7 +114,9 @@ def opened_log(config: ConfigDict, fingerprints: dict[str, str], console: Consol
         "wandb": functools.partial(WeightsAndBiases, *shared),
         "mlflow": functools.partial(MLflow, *shared),
     }
-    wanted = {name: make for name, make in makers.items() if track[name] and hosts.is_first()}
+    wanted = {name: make for name, make in makers.items() if enabled and track[name]}
+    if not hosts.is_first():
+        wanted = {}
     trackers = Trackers(wanted, console.print_line)
     batch_tokens = config.train.batch_size * config.model.sequence_len
     try:

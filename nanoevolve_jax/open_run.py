@@ -1,0 +1,234 @@
+"""The context of a command that trains: its site, run folder, trackers and display.
+
+A command that trains is its flags and one `with open_run(...) as run:` block.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED, Calibration
+from nanoevolve_jax.evidence.runs import Runs
+from nanoevolve_jax.evidence.score import Scale
+from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.campaign import summarise
+from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.compilations import compilations, start_counting
+from nanoevolve_jax.execution.engine import Engine
+from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.prepare import calibrated, opened, require_room
+from nanoevolve_jax.reporting.page import write_at_end
+from nanoevolve_jax.site import Site, engines, open_site
+from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.display import (
+    Display,
+    baseline_curve,
+    results_table,
+    where_things_lie,
+)
+from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
+
+SUMMARY = "summary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """What a command trains with.
+
+    Attributes:
+      config: Full configuration, with its number of lanes settled and the calibrated recipe.
+      site: Where candidates are trained.
+      calibration: Calibration that the config names; None if it names none.
+      description: Contents of `config.json`, see `describe_run`.
+      checkpoints: Checkpoints of the run folder.
+      tracking: What the command reports to trackers.
+      display: Progress on the terminal; the command sets the expected steps.
+      console: Console of the command.
+      started: `time.monotonic()` when the run was opened.
+      compiled_before: Number of compilations of each program when the run was opened.
+    """
+
+    config: ConfigDict
+    site: Site
+    calibration: Calibration | None
+    description: dict[str, Any]
+    checkpoints: Checkpoints
+    tracking: Log
+    display: Display
+    console: Console
+    started: float
+    compiled_before: Mapping[str, int]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.workdir)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per training step."""
+        return self.config.train.batch_size * self.config.model.sequence_len
+
+    @property
+    def scale(self) -> Scale:
+        """The scale of scores: the calibration's, or sigma 1 and the config's cost weight."""
+        if self.calibration:
+            return self.calibration.scale
+        return Scale(1.0, 0.0, self.config.search.cost_weight)
+
+    @property
+    def against(self) -> str:
+        """A phrase for what candidates are compared with."""
+        return "the tuned baseline" if self.calibration else "an untuned baseline"
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The engine of the main program."""
+        return self.site.engine(self.config, MAIN, self.checkpoints)
+
+    def runs(self, engine: Engine | None = None) -> Runs:
+        """Opens the folder's `runs.jsonl`; its runs are displayed and tracked.
+
+        Args:
+          engine: Engine of the main program; `self.engine` by default.
+
+        Raises:
+          EvidenceError: if a complete line of `runs.jsonl` was changed.
+        """
+        makers = engines(self.site, self.config, self.checkpoints)
+        makers[MAIN] = lambda: engine or self.engine
+        return Runs(
+            self.folder,
+            makers,
+            self.display.on_progress,
+            self.display.log,
+            on_event=(self.display.on_run, self.tracking.run),
+        )
+
+    def require_room(self, runs: int, engine: Engine | None = None) -> None:
+        """Refuses a disk that is too full for checkpoints and the telemetry of some runs.
+
+        Args:
+          runs: Number of runs that are still to be trained.
+          engine: Engine that trains them; `self.engine` by default.
+
+        Raises:
+          ArchiveError: if there is too little space.
+        """
+        require_room(self.folder, engine or self.engine, self.config, runs)
+
+    def seconds(self) -> float:
+        """Returns the wall time since the run was opened."""
+        return time.monotonic() - self.started
+
+    def write_summary(
+        self, records: list[Record], extra: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Writes `summary.json` and returns its contents.
+
+        Compilations and wall time are those of this process. Everything else follows from the
+        records, however often the search was stopped.
+
+        Args:
+          records: All records of the search.
+          extra: Further fields.
+        """
+        now = compilations()
+        summary = {
+            **summarise(records, self.batch_tokens),
+            "compared_with": self.against,
+            **(extra or {}),
+            "xla_compilations": {name: now[name] - self.compiled_before[name] for name in now},
+            "wall_seconds": round(self.seconds(), 1),
+        }
+        write_json(self.folder / SUMMARY, summary)
+        return summary
+
+
+@contextlib.contextmanager
+def open_run(
+    config: ConfigDict,
+    console: Console,
+    task: str,
+    *,
+    steps: int,
+    most: int,
+    tracked: bool = True,
+    as_written: Callable[[ConfigDict], ConfigDict] | None = None,
+) -> Iterator[OpenRun]:
+    """Opens everything that a command trains with, and closes it in reverse order.
+
+    Ctrl-C and SIGTERM save a checkpoint and end the command.
+
+    Args:
+      config: Full configuration.
+      console: Console of the command.
+      task: What the command does, in one word, for the display.
+      steps: Longest horizon that the text must suffice for.
+      most: Largest number of jobs that are ready at the same time.
+      tracked: Whether trackers are told about the run.
+      as_written: Returns the config to record in `config.json`. If given, a `config.json` that
+        already exists is kept.
+
+    Raises:
+      UserError: if the config, the folder, the text or the calibration cannot be used.
+    """
+    started = time.monotonic()
+    require_free(Path(config.workdir))
+    if tracked:
+        require_installed(config)
+    start_counting()
+    compiled_before = compilations()
+    with contextlib.ExitStack() as stack:
+        site = stack.enter_context(open_site(config, console, steps=steps, most=most))
+        config, calibration = calibrated(site.config, site.facts)
+        seal = calibration.seal if calibration else UNCALIBRATED
+        written = as_written(config) if as_written else config
+        description = describe_run(written, site.facts, seal)
+        keep = as_written is not None
+        held = opened(config, description, console.print_line, keep=keep)
+        checkpoints = stack.enter_context(held)
+        tracking = stack.enter_context(
+            opened_log(config, description["fingerprints"], console, enabled=tracked)
+        )
+        batch_tokens = config.train.batch_size * config.model.sequence_len
+        display = stack.enter_context(
+            Display(console, total_steps=0, batch_tokens=batch_tokens, task=task)
+        )
+        yield OpenRun(
+            config,
+            site,
+            calibration,
+            description,
+            checkpoints,
+            tracking,
+            display,
+            console,
+            started,
+            compiled_before,
+        )
+
+
+def show_results(run: OpenRun, records: list[Record], *more: str) -> None:
+    """Prints the best candidates of a finished search, and writes its report.
+
+    Args:
+      run: The search, already closed.
+      records: All its records.
+      more: Further lines at the end.
+    """
+    run.console.page(results_table(records, count=5, against=run.against))
+    run.console.print_line(f"baseline validation bpb: {baseline_curve(run.folder)}")
+    if hosts.is_first():
+        write_at_end(run.folder, run.console.print_line)
+    for line in (*where_things_lie(run.folder), *more):
+        run.console.print_line(line)
