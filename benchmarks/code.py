@@ -24,13 +24,12 @@ from benchmarks import options
 from benchmarks.optimizer import BASELINE as BUILT_IN
 from benchmarks.optimizer import GATED, Subject, step_alone, step_in_training, subjects
 from benchmarks.timing import environment, interleaved
-from nanoevolve_jax.codegen.campaign import asking
 from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate, Task
 from nanoevolve_jax.policy.certified import Code
-from nanoevolve_jax.policy.slots import SLOTS
+from nanoevolve_jax.policy.slots import SLOTS, built_in_source
 from nanoevolve_jax.terminal.console import Console
 
 STEPS = 50
@@ -44,7 +43,7 @@ def seed_code(task: Task, dtype: str) -> Code:
     limits = sandbox.Limits(seconds=600.0, cpu_seconds=1200)
     functions = []
     for slot in sorted(SLOTS):
-        source = asking.kept_seed(slot)
+        source = built_in_source(slot)
         verdict = certify.validate(slot, source, matrix_shapes(task.model), dtype, limits, walls)
         if verdict.certified is None:
             raise ValueError(f"{slot} is refused: {verdict.refusal}")

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import recertify
+from nanoevolve_jax import command, plugins
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.exploration import explore, planned_calls
@@ -45,7 +44,7 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
     if config.plan:
         raise ConfigError("config.plan is True; allowed: False, for a comparison has no stages")
     arms, _ = distinct(config, names)  # a mistake is named before text is read
-    recertify.require_validated([arm.code for arm in arms], config.codegen.isolation)
+    plugins.require_validated([arm.code for arm in arms], config.codegen.isolation)
     console = Console()
     config = config.copy_and_resolve_references()
     config.workdir = str(Path(config.workdir) / FOLDER)

@@ -12,9 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import agreement, recertify
-from nanoevolve_jax.codegen.validation.vetted import require_vetted
+from nanoevolve_jax import command, plugins
 from nanoevolve_jax.configs.base import CONFIRM_SETTINGS
 from nanoevolve_jax.evidence import constraints, trial
 from nanoevolve_jax.evidence.card import KIND, is_win, make_card
@@ -57,8 +55,8 @@ def check_of(code: Code | None, config: ConfigDict) -> Check:
       CertificateError: if a source is outside the language.
       ConfigError: if there is code, and this machine lacks walls to run its file behind.
     """
-    require_vetted(code)
-    return agreement.checker(code, config.codegen.isolation)
+    plugins.require_exportable(code)
+    return plugins.export_check(code, config.codegen.isolation)
 
 
 def confirm(settings: ConfigDict) -> None:
@@ -107,7 +105,7 @@ def confirm(settings: ConfigDict) -> None:
                 bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
                 check = check_of(candidate.code, config)
                 arms = [promote.arm_of(one, folder) for one in references]
-                recertify.require_validated(
+                plugins.require_validated(
                     [arm.code for arm in (candidate, *arms)], config.codegen.isolation
                 )
                 require_constraints(bench, promote.arm_of(records[0], folder), candidate)

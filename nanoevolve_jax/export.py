@@ -15,10 +15,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import agreement as jailed
-from nanoevolve_jax.codegen.jail import sandbox
-from nanoevolve_jax.codegen.validation.vetted import require_vetted
+from nanoevolve_jax import command, plugins
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
 from nanoevolve_jax.evolution.library import code_of
@@ -65,7 +62,7 @@ FORMS = {
     "optax": Form(
         "_optax.py",
         _file("optax"),
-        lambda policy, text, isolation: jailed.checker(policy.code, isolation)(
+        lambda policy, text, isolation: plugins.export_check(policy.code, isolation)(
             policy.spec, text, policy.code
         ),
     ),
@@ -102,7 +99,7 @@ def find(name: str, folder: Path) -> Policy:
     found = next((record for record in history.records if record.id == name), None)
     if found is not None:
         code = code_of(history.folder, found.code)
-        require_vetted(code)  # whoever takes the file home runs it
+        plugins.require_exportable(code)
         return Policy(found.spec, origin_of(history, found), str(folder), code)
     if name in PRESETS:
         return _preset(name)
@@ -162,7 +159,7 @@ def export(
     folder: Path,
     out: Path | None,
     force: bool,
-    isolation: str = sandbox.REQUIRED,
+    isolation: str = plugins.REQUIRED,
 ) -> bool:
     """Writes a policy in one form and says whether it agrees with ours.
 
@@ -214,7 +211,7 @@ if __name__ == "__main__":  # flags of such common names would clash in who only
     flags.DEFINE_string("out", None, "file to write; by default the id in this folder")
     flags.DEFINE_bool("force", False, "write over a file that is already there")
     flags.DEFINE_enum(
-        *("isolation", sandbox.REQUIRED, [sandbox.REQUIRED, sandbox.AVAILABLE]),
+        *("isolation", plugins.REQUIRED, [plugins.REQUIRED, plugins.AVAILABLE]),
         "walls of the jail that tries rewritten functions; available: those of this machine",
     )
     command.run_on_arguments(main)

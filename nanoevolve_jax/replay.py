@@ -14,8 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import recertify
+from nanoevolve_jax import command, plugins
 from nanoevolve_jax.configs.base import REPLAY_SETTINGS
 from nanoevolve_jax.evidence.card import read_card
 from nanoevolve_jax.evidence.errors import EvidenceError
@@ -72,7 +71,7 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
     config = _config_of(card, settings, path)
     recorded = _recorded(card, config, path, pairs)
     codes = [job.candidate.code for job in recorded.jobs]
-    recertify.require_validated(codes, config.codegen.isolation)
+    plugins.require_validated(codes, config.codegen.isolation)
     site = local_site(config, console, steps=config.confirm.steps, most=1)
     _require_text(card, site.facts, path)
     results = site.engine(site.config, MAIN).run(recorded.jobs)

@@ -11,12 +11,11 @@ from nanoevolve_jax.codegen.jail.certify import compose
 from nanoevolve_jax.codegen.validation import checks, language
 from nanoevolve_jax.codegen.validation.computation import computation_hash
 from nanoevolve_jax.codegen.validation.programs import exported
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.codegen.validation.tracing import traced
 from nanoevolve_jax.evolution.archive import CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.policy.certified import Code
-from nanoevolve_jax.policy.slots import SLOTS, shape_key, shapes_of
+from nanoevolve_jax.policy.slots import SLOTS, built_in_source, shape_key, shapes_of
 
 WALLS = "none: a test's own source"
 SMALL = ((8, 8), (8, 12), (12, 8))  # (inputs, outputs)
@@ -36,7 +35,7 @@ def checked(source, slot, matrices=SMALL, dtype="float32"):
 
 def code_of_seeds(matrices=SMALL):
     """All slots filled with the built-in functions."""
-    return code_of(*(checked(seed_source(slot), slot, matrices) for slot in SLOTS))
+    return code_of(*(checked(built_in_source(slot), slot, matrices) for slot in SLOTS))
 
 
 def certify(source, slot, matrices=SMALL, dtype="float32"):
@@ -44,7 +43,7 @@ def certify(source, slot, matrices=SMALL, dtype="float32"):
     language.check(source, slot)
     shapes = shapes_of(slot, matrices)
     closed = {shape_key(shape): traced(source, slot, shape, dtype) for shape in shapes}
-    seeds = {shape_key(s): traced(seed_source(slot), slot, s, dtype) for s in shapes}
+    seeds = {shape_key(s): traced(built_in_source(slot), slot, s, dtype) for s in shapes}
     programs = {key: bytes(exported(x).serialize()) for key, x in closed.items()}
     facts = {"flops": 20.0, "bytes": 30.0, "memory": 40, "baseline_flops": 10.0, "tried": 0}
     result = {"computation": computation_hash(closed), "seed_computation": computation_hash(seeds)}
@@ -59,7 +58,7 @@ def code_of(*functions):
 
 def edited(slot, *changes):
     """The built-in function's source with (old, new) replaced, each of which it must have once."""
-    source = seed_source(slot)
+    source = built_in_source(slot)
     for old, new in changes:
         assert source.count(old) == 1, old
         source = source.replace(old, new)
@@ -145,7 +144,7 @@ def entry(number, **fields):
 
 def write_campaign(folder, function, *, message="line 1: imports are not allowed", **fields):
     """The baseline, a candidate with this function, its mutant; and a refused proposal."""
-    diff = unified_diff(language.normalised(seed_source(function.slot)), function)
+    diff = unified_diff(built_in_source(function.slot), function)
     code = code_record(function, diff=diff, proposal=0)
     kept = {"certificates": code["certificates"], "computation": code["computation"]}
     inherited = dict.fromkeys(CODE) | kept

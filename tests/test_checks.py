@@ -26,7 +26,7 @@ from nanoevolve_jax.codegen.validation.refusals import REASONS, Refused
 from nanoevolve_jax.codegen.validation.tracing import traced
 from nanoevolve_jax.policy import muon
 from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
-from nanoevolve_jax.policy.slots import SLOTS, Knobs
+from nanoevolve_jax.policy.slots import SLOTS, Knobs, built_in_source
 from nanoevolve_jax.policy.spec import Sensors
 
 SMALL = (8, 16)
@@ -59,14 +59,14 @@ def features(first="0.0", *lines):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("slot", SLOTS)
 def test_the_built_in_functions_pass(slot, dtype):
-    found = judged(checks.seed_source(slot), slot, dtype=dtype)
+    found = judged(built_in_source(slot), slot, dtype=dtype)
     assert found.computation == found.seed_computation
     (program,) = found.programs.values()
     assert program.flops == program.baseline_flops
 
 
 def test_a_decoupled_nesterov_blend_passes_and_is_another_computation():
-    source = checks.seed_source("direction").replace(
+    source = built_in_source("direction").replace(
         "ahead = x + knobs.momentum * (buffer - x)", "ahead = x + 0.8 * (buffer - x)"
     )
     assert "0.8" in source
@@ -75,7 +75,7 @@ def test_a_decoupled_nesterov_blend_passes_and_is_another_computation():
 
 
 def test_another_way_to_write_the_built_in_function_is_the_same_computation():
-    seed = checks.seed_source("gate")
+    seed = built_in_source("gate")
     names = seed.replace("weights", "w").replace("control.bias + drive", "drive + control.bias")
     assert names != seed
     found = judged("# the same\n" + names, "gate")
@@ -83,7 +83,7 @@ def test_another_way_to_write_the_built_in_function_is_the_same_computation():
 
 
 def test_what_passes_is_loaded_and_gives_the_built_in_optimizers_numbers():
-    source = checks.seed_source("direction")
+    source = built_in_source("direction")
     found = judged(source, "direction")
     programs = {key: program.content for key, program in found.programs.items()}
     certificate = {
@@ -445,7 +445,7 @@ def child(folder, request):
 
 
 def test_a_child_leaves_programs_and_a_result(tmp_path):
-    source = checks.seed_source("gate")
+    source = built_in_source("gate")
     result = child(tmp_path, request_of(source, "gate"))
     here = judged(source, "gate")
     assert result["refusal"] is None
@@ -484,7 +484,7 @@ def test_whatever_is_asked_a_child_ends_with_a_refusal(tmp_path, request_text):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_child_passes_the_built_in_direction_at_a_models_shapes(tmp_path, dtype):
     shapes = [[64, 64], [64, 256], [256, 64]]
-    source = checks.seed_source("direction")
+    source = built_in_source("direction")
     result = child(tmp_path, request_of(source, "direction", shapes=shapes, dtype=dtype))
     assert result["refusal"] is None
     assert sorted(result["programs"]) == ["256x64", "64x256", "64x64"]

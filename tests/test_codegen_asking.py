@@ -13,6 +13,7 @@ from nanoevolve_jax.codegen.campaign import asking, books
 from nanoevolve_jax.codegen.campaign.islands import Aim, Rules, aim, island_of
 from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.policy.slots import built_in_source
 
 ISLANDS, EVERY, KNOWN = 3, 4, 24
 
@@ -118,7 +119,7 @@ def test_a_prompt_tells_what_was_measured_what_failed_and_what_was_tried(tmp_pat
     config.codegen.ensemble = "one"
     brief = asking.brief_of(wanted, known, config=config, folder=folder, shapes=[(8, 8)])
     assert (brief.slot, brief.provider) == ("direction", "one")
-    assert brief.source == asking.kept_seed("direction")
+    assert brief.source == built_in_source("direction")
     parts = re.split(r"^## ", brief.prompt, flags=re.MULTILINE)
     told = {part.partition("\n")[0]: " ".join(part.split()) for part in parts}
     assert "Proposal 4, try 1: rewrite the function `direction`." in parts[0]

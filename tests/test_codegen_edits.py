@@ -3,17 +3,15 @@
 import ast
 import re
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nanoevolve_jax.codegen
 from nanoevolve_jax.codegen.mutators.edits import GIVEN, MAX_BYTES, EditError, apply
 from nanoevolve_jax.codegen.validation.vocabulary import ROOTS
+from nanoevolve_jax.policy.slots import built_in_source
 
-SEEDS = Path(nanoevolve_jax.codegen.__file__).parent / "seeds"
 SOURCE = """\
 SCALE = 2.0
 
@@ -116,7 +114,7 @@ def test_whole_functions_replace_and_add_by_name(order, count):
 
 @pytest.mark.parametrize("slot", ["direction", "gate", "actuate", "features"])
 def test_a_seed_given_back_whole_changes_nothing(slot):
-    seed = (SEEDS / f"{slot}.py").read_text()
+    seed = built_in_source(slot)
     with pytest.raises(EditError, match="change nothing but comments or layout"):
         apply(fenced(f"# the same\n{seed}"), seed, slot)
 

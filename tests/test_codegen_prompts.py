@@ -1,12 +1,10 @@
 """Prompts hold what they were given, and the contract as `policy.slots` has it."""
 
 import ast
-from pathlib import Path
 
 import pytest
 from certified_code import entry
 
-import nanoevolve_jax.codegen
 from nanoevolve_jax.codegen.campaign.asking import failures_of
 from nanoevolve_jax.codegen.campaign.books import REFUSED
 from nanoevolve_jax.codegen.campaign.pipeline import NO_EDIT
@@ -23,16 +21,14 @@ from nanoevolve_jax.codegen.mutators.prompts import (
     prompt,
     quoted,
 )
-from nanoevolve_jax.codegen.validation import language
-from nanoevolve_jax.policy.slots import SCOPES, SLOTS
+from nanoevolve_jax.policy.slots import SCOPES, SLOTS, built_in_source
 
 PAIRS = [(slot, scope) for scope, slots in SCOPES.items() for slot in slots]
 SHAPES = ((64, 256), (256, 64))
 
 
 def seed(slot: str) -> str:
-    path = Path(nanoevolve_jax.codegen.__file__).parent / "seeds" / f"{slot}.py"
-    return language.normalised(path.read_text())
+    return built_in_source(slot)
 
 
 @pytest.mark.parametrize("slot", SLOTS)

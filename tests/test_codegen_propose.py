@@ -12,7 +12,6 @@ import scripted_answers
 import scripted_mutator
 from openai_server import Reply, Server
 
-import nanoevolve_jax.codegen
 from nanoevolve_jax.codegen import propose as command
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import edits
@@ -22,11 +21,10 @@ from nanoevolve_jax.codegen.mutators.budget import Limits, books, permitted, spe
 from nanoevolve_jax.codegen.mutators.tries import propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.policy.slots import built_in_source
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SEED = language.normalised(
-    (Path(nanoevolve_jax.codegen.__file__).parent / "seeds" / "direction.py").read_text()
-)
+SEED = built_in_source("direction")
 PLAN = scripted_answers.PLAN
 
 

@@ -12,14 +12,13 @@ import training
 from certified_code import checked, code_of_seeds
 from specs import EVERYTHING
 
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.execution import population
 from nanoevolve_jax.execution.cost import matrix_shapes, step_flops
 from nanoevolve_jax.execution.engine import batches
 from nanoevolve_jax.execution.job import Job, job_from_json, job_key, job_to_json
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.gate import static_actuators
-from nanoevolve_jax.policy.slots import BUILT_IN, control_of, knobs_of, poles_of
+from nanoevolve_jax.policy.slots import BUILT_IN, built_in_source, control_of, knobs_of, poles_of
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 from nanoevolve_jax.policy.transform import evolved_muon
 
@@ -93,7 +92,7 @@ def test_every_slot_is_really_called():
     start = tree(0)
     ours, _ = trained(BUILT_IN)(traced(EVERYTHING), start)
     for slot, (before, after) in changed.items():
-        source = seed_source(slot)
+        source = built_in_source(slot)
         assert before in source
         code = Code((checked(source.replace(before, after), slot, MATRICES),))
         theirs, _ = trained(code.slots())(traced(EVERYTHING), start)
@@ -116,7 +115,7 @@ def test_results_are_held_to_their_bounds():
 
 
 def test_maps_over_anything_are_folded_into_the_lanes():
-    function = checked(seed_source("direction"), "direction", MATRICES)
+    function = checked(built_in_source("direction"), "direction", MATRICES)
     direction = Code((function,)).slots().direction
     rng = np.random.default_rng(0)
     g, m, p = (jnp.asarray(rng.normal(size=(3, 2, 8, 16)), jnp.float32) for _ in range(3))
@@ -157,8 +156,8 @@ def shapes():
 @pytest.mark.slow  # compiles three training programs
 def test_an_engine_trains_code_in_lanes_beside_built_in_functions(programs, shapes):
     engine = training.make_engine(programs)
-    seeds = Code((checked(seed_source("direction"), "direction", shapes),))
-    slower = seed_source("direction").replace("beta) * (square", "0.5 * beta) * (square")
+    seeds = Code((checked(built_in_source("direction"), "direction", shapes),))
+    slower = built_in_source("direction").replace("beta) * (square", "0.5 * beta) * (square")
     other = Code((checked(slower, "direction", shapes),))
     jobs = [
         Job(training.candidate()._replace(code=code), seed, 8)
@@ -174,7 +173,7 @@ def test_an_engine_trains_code_in_lanes_beside_built_in_functions(programs, shap
 
 
 def test_jobs_with_code_have_keys_of_their_own_and_come_back_from_json(shapes):
-    code = Code((checked(seed_source("direction"), "direction", shapes),))
+    code = Code((checked(built_in_source("direction"), "direction", shapes),))
     plain = Job(training.candidate(), 1, 8)
     coded = Job(training.candidate()._replace(code=code), 1, 8)
     assert "code" not in job_to_json(plain)["candidate"]
@@ -188,10 +187,10 @@ def test_jobs_with_code_have_keys_of_their_own_and_come_back_from_json(shapes):
 
 
 def test_code_costs_what_its_certificate_says_beyond_the_built_in_functions(shapes):
-    seeds = Code((checked(seed_source("direction"), "direction", shapes),))
+    seeds = Code((checked(built_in_source("direction"), "direction", shapes),))
     assert step_flops(training.TASK, NANOCHAT, seeds) == step_flops(training.TASK, NANOCHAT)
     before = "    update = orthogonal_or_raw("
-    more = seed_source("direction").replace(before, before.replace("= ", "= 0.5 * ", 1))
+    more = built_in_source("direction").replace(before, before.replace("= ", "= 0.5 * ", 1))
     twice = "    update = update + orthogonal_or_raw(0.5 * gradient, knobs)\n    smoothed"
     more = more.replace("    smoothed", twice, 1)
     dearer = Code((checked(more, "direction", shapes),))
@@ -199,15 +198,15 @@ def test_code_costs_what_its_certificate_says_beyond_the_built_in_functions(shap
 
 
 def test_code_for_other_matrices_is_refused_by_name(programs):
-    code = Code((checked(seed_source("direction"), "direction", MATRICES),))
+    code = Code((checked(built_in_source("direction"), "direction", MATRICES),))
     engine = training.make_engine(programs)
     with pytest.raises(CertificateError, match="8x8, 8x16, 16x8 and none for"):
         list(engine.run([Job(training.candidate()._replace(code=code), 1, 8)]))
 
 
 def test_an_exchanged_program_is_not_called():
-    function = checked(seed_source("gate"), "gate", ())
-    other = checked(seed_source("features"), "features", ())
+    function = checked(built_in_source("gate"), "gate", ())
+    other = checked(built_in_source("features"), "features", ())
     swapped = Certified(function.source, function.certificate, other.programs)
     assert swapped.id == function.id
     with pytest.raises(CertificateError, match="not the one it names"):

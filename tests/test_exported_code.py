@@ -14,12 +14,12 @@ from specs import EVERYTHING, wandered_spec
 import nanoevolve_jax as ne
 from nanoevolve_jax import export as command
 from nanoevolve_jax.codegen.jail import agreement, sandbox
-from nanoevolve_jax.codegen.validation.vetted import require_vetted
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.trial import export_test
 from nanoevolve_jax.exports.agreement import check_optax, shapes_for
 from nanoevolve_jax.exports.features import features_of
 from nanoevolve_jax.exports.source import source_of
+from nanoevolve_jax.plugins import export_check, require_exportable
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, set_field
 from nanoevolve_jax.policy.spec_json import SpecError, load_spec
@@ -196,7 +196,7 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
     with pytest.raises(CertificateError, match=r"could not be compared .*in the jail"):
         agreement.check(NANOCHAT, f"open({str(mark)!r}, 'w')\n{file}", code, walls)
     assert not mark.exists()
-    assert agreement.checker(None, sandbox.REQUIRED) is check_optax
+    assert export_check(None, sandbox.REQUIRED) is check_optax
 
 
 ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps=1)
@@ -241,7 +241,7 @@ def test_the_folder_of_a_policy_does_not_choose_the_walls_around_its_file(
         asked.append(isolation)
         return lambda *policy: agreement.Agreement(**ANSWER)
 
-    monkeypatch.setattr(command.jailed, "checker", checker)
+    monkeypatch.setattr(command.plugins, "export_check", checker)
     for given in ({}, {"isolation": "available"}):
         command.export("p0000", "optax", folder, tmp_path / "p.py", force=True, **given)
     assert asked == ["required", "available"]
@@ -300,10 +300,12 @@ def test_a_forged_certificate_does_not_get_its_source_run():
     forged = dict(good.certificate) | {"source_sha256": digest(source.encode())}
     function = Certified(source, forged, good.programs)
     function.require_intact()
-    with pytest.raises(CertificateError, match=f"{function.id} is refused: .*allowed: code that"):
-        require_vetted(code_of(function))
-    require_vetted(code_of(good))
-    require_vetted(None)
+    with pytest.raises(
+        CertificateError, match=f"{function.id} must be in the language of rewritten"
+    ):
+        require_exportable(code_of(function))
+    require_exportable(code_of(good))
+    require_exportable(None)
 
 
 def test_a_forged_certificate_writes_nothing_of_its_own_into_a_file():

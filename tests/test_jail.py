@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -18,11 +17,10 @@ from nanoevolve_jax.codegen.jail import certify, sandbox
 from nanoevolve_jax.codegen.jail.sandbox import Limits
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.sensors import gate_value
-from nanoevolve_jax.policy.slots import SLOTS, control_of
+from nanoevolve_jax.policy.slots import SLOTS, built_in_source, control_of
 from nanoevolve_jax.policy.spec import ANNEALING, Sensors, set_field
 
-SEEDS = Path(certify.__file__).parents[1] / "seeds"
-GATE = (SEEDS / "gate.py").read_text()
+GATE = built_in_source("gate")
 MATRICES = [(16, 32), (32, 16)]
 LIMITS = Limits(seconds=40.0, memory=2 << 30)
 TIGHT = LIMITS._replace(memory=512 << 20, output=4 << 20)

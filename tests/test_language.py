@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,12 +12,11 @@ from hypothesis import strategies as st
 
 from nanoevolve_jax.codegen.validation import contract, language, vocabulary
 from nanoevolve_jax.codegen.validation.refusals import LONGEST_MESSAGE, REASONS, Refused, one_line
-
-SEEDS = Path(language.__file__).parents[1] / "seeds"
+from nanoevolve_jax.policy.slots import built_in_source
 
 
 def seed(slot):
-    return (SEEDS / f"{slot}.py").read_text()
+    return built_in_source(slot)
 
 
 def reason(source, slot="features"):
@@ -288,7 +286,7 @@ def test_a_text_is_judged_before_jax_is_imported(tmp_path, repository):
 
 
 def test_threads_may_parse_at_the_same_time():
-    source = (SEEDS / "direction.py").read_text()
+    source = built_in_source("direction")
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:

@@ -7,9 +7,9 @@ from certified_code import checked, code_of, edited
 
 from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.jail import recertify, sandbox
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
+from nanoevolve_jax.policy.slots import built_in_source
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def function():
-    return checked(seed_source("features"), "features", ())
+    return checked(built_in_source("features"), "features", ())
 
 
 def forged(function, source):
@@ -51,7 +51,7 @@ def test_code_that_nothing_here_has_validated_is_validated_once(function, walls,
 
 def test_the_lines_of_the_answer_that_a_source_came_from_do_not_matter(walls):
     """A certificate keeps the normalised source, and its programs know the lines of the answer."""
-    source = f"# a remark\n\n\n{seed_source('gate')}"
+    source = f"# a remark\n\n\n{built_in_source('gate')}"
     recertify.require_validated([code_of(checked(source, "gate", ()))], sandbox.REQUIRED)
 
 

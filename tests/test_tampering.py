@@ -11,14 +11,13 @@ from certified_code import checked
 from jax import export
 
 from nanoevolve_jax.codegen.jail import certify, sandbox
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution import train
 from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code, digest
-from nanoevolve_jax.policy.slots import SLOTS
+from nanoevolve_jax.policy.slots import SLOTS, built_in_source
 
 READER = """
 import os, sys
@@ -60,7 +59,7 @@ def test_the_child_of_the_jail_sees_no_text_and_no_run_folder(walls, tmp_path):
 
 
 def test_no_source_is_run_by_whoever_loads_or_calls_its_program(tmp_path):
-    function = checked(seed_source("features"), "features", ())
+    function = checked(built_in_source("features"), "features", ())
     mark = tmp_path / "it ran"
     source = f"open({str(mark)!r}, 'w')\n" + function.source
     facts = dict(function.certificate) | {"source_sha256": digest(source.encode())}
@@ -84,7 +83,7 @@ def test_a_program_that_evaluates_or_calls_out_is_not_loaded():
     checks = [export.DisabledSafetyCheck.custom_call("steal")]
     program = export.export(jax.jit(spying), disabled_checks=checks)(*[one for _ in leaves])
     content = bytes(program.serialize())
-    function = checked(seed_source("features"), "features", ())
+    function = checked(built_in_source("features"), "features", ())
     forged = dict(function.certificate)
     forged["programs"] = {"scalar": forged["programs"]["scalar"] | {"sha256": digest(content)}}
     with pytest.raises(CertificateError, match="custom_call steal"):
@@ -96,7 +95,7 @@ def test_a_lane_of_code_is_blind_to_its_neighbours_state():
     programs = make_programs(training.TASK, devices=1, lanes=2)
     engine = training.make_engine(programs)
     shapes = tuple(sorted(set(matrix_shapes(training.TASK.model))))
-    slower = seed_source("direction").replace("beta) * (square", "0.5 * beta) * (square")
+    slower = built_in_source("direction").replace("beta) * (square", "0.5 * beta) * (square")
     code = Code((checked(slower, "direction", shapes),))
     me = training.candidate()._replace(code=code)
     poisoned = training.candidate(matrix_lr=1e30)._replace(code=code)
@@ -113,7 +112,7 @@ def test_the_evaluator_knows_nothing_of_code():
     plain = make_programs(training.TASK, devices=1, lanes=1)
     from nanoevolve_jax.execution.population import with_code
 
-    function = checked(seed_source("features"), "features", ())
+    function = checked(built_in_source("features"), "features", ())
     coded = with_code(plain, training.TASK, Code((function,)))
     assert coded.evaluate_population is plain.evaluate_population
     assert coded.init_population is plain.init_population

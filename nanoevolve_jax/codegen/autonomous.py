@@ -52,6 +52,7 @@ from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import Code
+from nanoevolve_jax.policy.slots import built_in_source
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import Site, open_site
@@ -285,7 +286,7 @@ def require_seeds(config: ConfigDict, validate, library: Library, log) -> None:
       CodegenError: if one of them is refused here.
     """
     for slot in rules_of(config).slots:
-        verdict = validate(slot, asking.kept_seed(slot))
+        verdict = validate(slot, built_in_source(slot))
         if verdict.refusal is not None:
             raise CodegenError(
                 f"the built-in function of slot {slot} is refused on this machine "

@@ -25,9 +25,8 @@ from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
 from nanoevolve_jax.codegen.mutators.tries import SOURCE, Proposal, propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
-from nanoevolve_jax.codegen.validation.seeds import FOLDER
 from nanoevolve_jax.escaping import visible_lines
-from nanoevolve_jax.policy.slots import SCOPES, SLOTS
+from nanoevolve_jax.policy.slots import SCOPES, SLOTS, built_in_source
 from nanoevolve_jax.terminal import streams
 from nanoevolve_jax.terminal.console import Console
 
@@ -49,7 +48,9 @@ def starting_source(slot: str, file: str | None) -> str:
     Raises:
       CodegenError: if it cannot be read or is outside the language.
     """
-    path = Path(file) if file else FOLDER / f"{slot}.py"
+    if not file:
+        return built_in_source(slot)
+    path = Path(file)
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

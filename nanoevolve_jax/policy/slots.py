@@ -2,13 +2,16 @@
 
 A policy is these functions with the numbers of a spec; everything around them is fixed. What the
 rest of the package does with a rewritten function is in `certified.py`; the functions of the
-baseline, as sources to start from, are in `nanoevolve_jax/codegen/seeds/`.
+baseline are in `built_in/` as sources, where rewriting starts.
 
 All arguments and results are those of ONE matrix of ONE candidate. Stacks of matrices and lanes of
 candidates are mapped over from outside, so that a rewritten function cannot see either.
 """
 
+import ast
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +19,7 @@ import jax.numpy as jnp
 
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 
+_BUILT_IN = Path(__file__).resolve().parent / "built_in"
 EXTRA_SENSORS = 4
 """How many extra sensors `features` gives."""
 
@@ -211,3 +215,10 @@ class Slots(NamedTuple):
 
 
 BUILT_IN = Slots()
+
+
+@functools.cache
+def built_in_source(slot: str) -> str:
+    """Returns the source of a slot's built-in function, in the layout in which sources are kept."""
+    text = (_BUILT_IN / f"{slot}.py").read_text(encoding="utf-8")
+    return ast.unparse(ast.parse(text)) + "\n"

@@ -4,12 +4,10 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nanoevolve_jax.codegen.validation import language
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.certified import Code
-from nanoevolve_jax.policy.slots import SLOTS, is_read
+from nanoevolve_jax.policy.slots import SLOTS, built_in_source, is_read
 
 
 def rewritten(records: Sequence[Record], record: Record) -> list[dict[str, Any]]:
@@ -102,8 +100,7 @@ def source_differences(before: Code | None, after: Code | None) -> list[dict[str
         a, b = (code.of(slot) if code else None for code in (before, after))
         if a == b:
             continue
-        built_in = language.normalised(seed_source(slot))
-        texts = [(f.source if f else built_in).splitlines() for f in (a, b)]
+        texts = [(f.source if f else built_in_source(slot)).splitlines() for f in (a, b)]
         found.append(
             {
                 "slot": slot,

@@ -1,6 +1,5 @@
 """What a proposal tells its provider: the parent's code and evidence, and what is known besides."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from nanoevolve_jax.codegen.mutators import bandit, prompts
 from nanoevolve_jax.codegen.mutators.tries import SOURCE
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.execution.plain_files import read_plain
+from nanoevolve_jax.policy.slots import built_in_source
 from nanoevolve_jax.policy.spec import Sensors
 
 _FAILURES, _TRIED, _LINES = 4, 12, 4
@@ -28,17 +27,11 @@ _STREAM = 9  # of random numbers
 _NOT_APPLIED = "the answer could not be applied to the source as an edit"
 
 
-@functools.cache
-def kept_seed(slot: str) -> str:
-    """The built-in function of a slot as source, normalised."""
-    return language.normalised(seed_source(slot))
-
-
 def source_of(folder: Path, record: Record, slot: str) -> str:
     """The source of a candidate's slot, whoever of its line wrote it."""
     code = code_of(folder, record.code)
     function = code.of(slot) if code else None
-    return function.source if function else kept_seed(slot)
+    return function.source if function else built_in_source(slot)
 
 
 def brief_of(

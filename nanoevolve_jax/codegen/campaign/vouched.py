@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanoevolve_jax.codegen.validation import language
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
+from nanoevolve_jax.policy.slots import built_in_source
 
 
 def require_vouched(folder: Path, records: Sequence[Record]) -> None:
@@ -76,7 +76,7 @@ def _require_code(record: Record, parent: Record | None, find) -> None:
     if code["source"] != function.source:
         raise ValueError(f"code.source must be that of certificate {function.id}")
     slot = function.slot
-    old = find(before[slot]).source if slot in before else language.normalised(seed_source(slot))
+    old = find(before[slot]).source if slot in before else built_in_source(slot)
     if code["diff"] != unified_diff(old, function):
         raise ValueError("code.diff must be the difference from its parent's source")
 

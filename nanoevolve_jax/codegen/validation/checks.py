@@ -15,9 +15,8 @@ from nanoevolve_jax.codegen.validation.costs import cost_of, require_affordable
 from nanoevolve_jax.codegen.validation.jaxprs import require_harmless
 from nanoevolve_jax.codegen.validation.programs import exported, leave_no_paths
 from nanoevolve_jax.codegen.validation.refusals import Refused
-from nanoevolve_jax.codegen.validation.seeds import seed_source
 from nanoevolve_jax.codegen.validation.tracing import traced
-from nanoevolve_jax.policy.slots import Shape, shape_key
+from nanoevolve_jax.policy.slots import Shape, built_in_source, shape_key
 
 # For the built-in function only: half the time of a compilation, with the same allocations. A
 # source is compiled as training does it: some take milliseconds at level 0 and hours otherwise.
@@ -79,7 +78,7 @@ def check(
       Refused: with the reason of the first check that fails.
     """
     leave_no_paths()
-    seed = seed_source(slot)
+    seed = built_in_source(slot)
     # All shapes are traced before anything is compiled: most mistakes are found here.
     found = {shape: _traced(source, slot, shape, dtype) for shape in shapes}
     seeds = {shape: traced(seed, slot, shape, dtype) for shape in shapes}
