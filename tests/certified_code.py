@@ -5,15 +5,15 @@ import functools
 from histories import write_folder
 from records import make_record
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.vouched import unified_diff
 from nanoevolve_jax.codegen.jail.certify import compose
 from nanoevolve_jax.codegen.validation import checks, language
 from nanoevolve_jax.codegen.validation.computation import computation_hash
 from nanoevolve_jax.codegen.validation.programs import exported
 from nanoevolve_jax.codegen.validation.tracing import traced
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import CODE
 from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.evolution.proposals import unified_diff
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import SLOTS, built_in_source, shape_key, shapes_of
 
@@ -136,15 +136,15 @@ def code_record(function, *, diff, proposal, provider="scripted", dollars=0.25):
 def entry(number, **fields):
     """A line of the books: a trained proposal, unless told otherwise."""
     values = {"number": number, "island": 0, "slot": "direction", "parent": "nanochat"}
-    values |= {"outcome": books.CANDIDATE, "candidate": f"p{number:04d}", "gain": 0.0}
+    values |= {"outcome": proposals.CANDIDATE, "candidate": f"p{number:04d}", "gain": 0.0}
     values |= {"provider": "scripted", "reason": None, "message": None, "dollars": 0.25}
     spent = {"calls": 2, "input_tokens": 1200, "output_tokens": 34, "seconds": 1.0}
-    return books.Entry(**values | spent | fields)
+    return proposals.Entry(**values | spent | fields)
 
 
 def write_campaign(folder, function, *, message="line 1: imports are not allowed", **fields):
     """The baseline, a candidate with this function, its mutant; and a refused proposal."""
-    diff = unified_diff(built_in_source(function.slot), function)
+    diff = unified_diff(built_in_source(function.slot), function.source)
     code = code_record(function, diff=diff, proposal=0)
     kept = {"certificates": code["certificates"], "computation": code["computation"]}
     inherited = dict.fromkeys(CODE) | kept
@@ -157,7 +157,7 @@ def write_campaign(folder, function, *, message="line 1: imports are not allowed
     ]
     write_folder(folder, records)
     Library(folder / "code").put(function)
-    refused = {"outcome": books.REFUSED, "candidate": None, "reason": "import"}
+    refused = {"outcome": proposals.REFUSED, "candidate": None, "reason": "import"}
     for one in (entry(0), entry(1, provider="other", message=message, dollars=0.5, **refused)):
-        books.append(folder / books.FILE, one)
+        proposals.append(folder / proposals.FILE, one)
     return folder

@@ -15,8 +15,7 @@ from openai_server import Server
 from scripted_answers import EXPECTED, PLAN, REASONS
 from scripted_mutator import tokens
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.library import Library
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ class Campaign:
 
     def __init__(self, folder, server, output):
         self.folder, self.server, self.output = folder, server, output
-        self.entries = books.read(folder / books.FILE)
+        self.entries = proposals.read(folder / proposals.FILE)
         self.records = {r.id: r for r in archive.load_all(folder / "archive.jsonl")}
 
 
@@ -55,25 +54,25 @@ def test_every_proposal_is_accounted_for(whole):
         found = (entry.outcome, entry.reason)
         record = whole.records.get(entry.candidate)
         if wanted == "refused":
-            assert found == (books.REFUSED, REASONS[kind]), (kind, entry)
+            assert found == (proposals.REFUSED, REASONS[kind]), (kind, entry)
         elif wanted == "edit":
-            assert found == (books.REFUSED, "no_edit"), (kind, entry)
+            assert found == (proposals.REFUSED, "no_edit"), (kind, entry)
         elif wanted == "failed":
-            assert found == (books.FAILED, None)
+            assert found == (proposals.FAILED, None)
         elif wanted == "inert":
-            assert (entry.outcome, entry.candidate) == (books.SAME, entry.parent)
+            assert (entry.outcome, entry.candidate) == (proposals.SAME, entry.parent)
         elif wanted == "dead":
-            assert entry.outcome == books.CANDIDATE
+            assert entry.outcome == proposals.CANDIDATE
             assert record.status == "dead"
             assert record.failure["reason"].startswith("non-finite")
-        elif entry.outcome == books.REFUSED:  # what it quotes was rewritten in its parent
+        elif entry.outcome == proposals.REFUSED:  # what it quotes was rewritten in its parent
             assert (kind, entry.reason) == ("searched", "no_edit")
         else:
-            assert entry.outcome == books.CANDIDATE
+            assert entry.outcome == proposals.CANDIDATE
             assert record.failure is None and np.isfinite(record.val_bpb[0])
-        tries = 2 if entry.outcome == books.REFUSED or wanted == "second" else 1
+        tries = 2 if entry.outcome == proposals.REFUSED or wanted == "second" else 1
         assert entry.calls == tries, entry
-    trained = {e.candidate for e in whole.entries if e.outcome == books.CANDIDATE}
+    trained = {e.candidate for e in whole.entries if e.outcome == proposals.CANDIDATE}
     assert trained <= set(whole.records)
     assert {e.provider for e in whole.entries} == {"scripted", "local"}
 
@@ -84,16 +83,16 @@ def test_costs_are_exact(whole):
     assert sum(e.input_tokens for e in local) == whole.server.usage["prompt_tokens"]
     assert sum(e.output_tokens for e in local) == whole.server.usage["completion_tokens"]
     for entry in whole.entries:
-        tries = sorted(books.folder_of(whole.folder, entry.number).glob("try-*"))
+        tries = sorted(proposals.folder_of(whole.folder, entry.number).glob("try-*"))
         answers = [json.loads((place / "answer.json").read_text()) for place in tries]
         requests = [json.loads((place / "request.json").read_text()) for place in tries]
-        if entry.outcome != books.FAILED:
+        if entry.outcome != proposals.FAILED:
             assert entry.input_tokens == sum(tokens(r["prompt"]) for r in requests)
             assert entry.output_tokens == sum(tokens(a["text"]) for a in answers)
         dollars = (entry.input_tokens + 4 * entry.output_tokens) / 1e6
         assert entry.dollars == pytest.approx(dollars, abs=1e-12)
         record = whole.records.get(entry.candidate)
-        if entry.outcome == books.CANDIDATE:
+        if entry.outcome == proposals.CANDIDATE:
             cost = record.code["cost"]
             assert (cost["calls"], cost["dollars"]) == (entry.calls, entry.dollars)
     summary = json.loads((whole.folder / "summary.json").read_text())
@@ -103,7 +102,7 @@ def test_costs_are_exact(whole):
 
 def _failed(entries):
     """Calls of these that the server has refused, which it does not count as paid."""
-    return sum(entry.calls for entry in entries if entry.outcome == books.FAILED)
+    return sum(entry.calls for entry in entries if entry.outcome == proposals.FAILED)
 
 
 def test_the_known_good_edit_is_adopted_by_evidence(whole):
@@ -163,10 +162,11 @@ def test_nothing_is_left_behind_or_given_away(whole):
 
 def test_a_finished_campaign_asks_nobody_again(whole, place):
     before = whole.server.requests.total()
-    lines = (whole.folder / books.FILE).read_bytes(), (whole.folder / "archive.jsonl").read_bytes()
+    files = [whole.folder / proposals.FILE, whole.folder / "archive.jsonl"]
+    lines = [path.read_bytes() for path in files]
     assert f"all {len(PLAN)} proposals" in run(place, whole.folder, place / "providers.toml")
     assert whole.server.requests.total() == before
-    assert lines[0] == (whole.folder / books.FILE).read_bytes()
+    assert lines[0] == (whole.folder / proposals.FILE).read_bytes()
     assert lines[1] == (whole.folder / "archive.jsonl").read_bytes()
 
 
@@ -180,7 +180,7 @@ def test_a_campaign_killed_at_ten_random_moments_has_the_same_books(whole, place
         profiles = providers(place, server.url)
         for moment in moments:
             process = start(place, folder, profiles, codegen__proposals=KILLED_AFTER)
-            while len(books.read(folder / books.FILE)) < moment:
+            while len(proposals.read(folder / proposals.FILE)) < moment:
                 runs_for(process, 0.2)
             runs_for(process, rng.uniform(0.0, 8.0))
             process.kill()
@@ -218,7 +218,7 @@ def test_asked_to_stop_it_stops_and_goes_on(place):
         folder = place / "stopped"
         process = start(place, folder, profiles, codegen__proposals=3)
         deadline = time.monotonic() + 120
-        while not books.folder_of(folder, 0).exists() and time.monotonic() < deadline:
+        while not proposals.folder_of(folder, 0).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=300)
@@ -226,4 +226,4 @@ def test_asked_to_stop_it_stops_and_goes_on(place):
         assert "the same command goes on" in err
         run(place, folder, profiles, codegen__proposals=3)
         assert set(server.paid.values()) <= {1}
-    assert len(books.read(folder / books.FILE)) == 3
+    assert len(proposals.read(folder / proposals.FILE)) == 3

@@ -10,10 +10,10 @@ from records import make_record
 from scripted_mutator import profile
 
 from nanoevolve_jax.codegen import autonomous
-from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.campaign.state import State, status_of
 from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.mutators.providers import ProviderError
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
 from nanoevolve_jax.execution.engine import Progress
@@ -52,7 +52,7 @@ def test_one_line_says_where_a_campaign_is_and_stays_after_a_proposal_is_told():
     display._printed = float("-inf")  # plain lines come every few seconds
     log = SimpleNamespace(records=lambda records: None)
     records = (make_record("nanochat", bpb=3.0), make_record("p0000", bpb=2.5, score=0.5))
-    known = State((entry(0), entry(1, outcome=books.REFUSED, candidate=None)), records)
+    known = State((entry(0), entry(1, outcome=proposals.REFUSED, candidate=None)), records)
     on_event = autonomous.teller(display, log, steps, width)
     on_event(status_of(known, 5, 2, 1), known.entries[0], records)
     display.on_progress(Progress(1, 5, steps, [[]], [2.5], ("p0002",)))

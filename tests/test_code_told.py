@@ -15,7 +15,6 @@ from nanoevolve_jax.configs import screen
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, replay, site
-from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.evidence import page as card_page
 from nanoevolve_jax.evidence.card import KIND
@@ -23,6 +22,7 @@ from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.runs import read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evolution.archive import ArchiveError
+from nanoevolve_jax.evolution.proposals import FILE, Entry, append, read
 from nanoevolve_jax.execution.json_files import finite_or_null, to_text
 from nanoevolve_jax.policy.certified import CertificateError
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
@@ -125,7 +125,7 @@ def test_a_campaign_without_a_settled_proposal_says_so(folder):
 
 
 def test_damaged_books_are_named(folder):
-    (folder / books.FILE).write_text('{"number": 7}\n')
+    (folder / FILE).write_text('{"number": 7}\n')
     with pytest.raises(ArchiveError, match=r"proposals.jsonl line 1 is damaged"):
         read_history(folder)
 
@@ -227,11 +227,9 @@ def test_the_report_has_books_best_diffs_and_gain_against_cost(folder):
 
 
 def test_what_strangers_wrote_is_text_in_the_report(folder):
-    books.append(
-        folder / books.FILE,
-        books.Entry(
-            **books.read(folder / books.FILE)[1]._asdict() | {"number": 2, "provider": EVIL}
-        ),
+    append(
+        folder / FILE,
+        Entry(**read(folder / FILE)[1]._asdict() | {"number": 2, "provider": EVIL}),
     )
     rendered = page.render(read_history(folder))
     assert "alert(1)" in rendered and "<script>alert" not in rendered

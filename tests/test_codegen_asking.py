@@ -9,10 +9,10 @@ from histories import make_columns, save
 from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_dead, make_record
 
-from nanoevolve_jax.codegen.campaign import asking, books
+from nanoevolve_jax.codegen.campaign import asking
 from nanoevolve_jax.codegen.campaign.islands import Aim, Rules, aim, island_of
 from nanoevolve_jax.codegen.campaign.state import State
-from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.policy.slots import built_in_source
 
 ISLANDS, EVERY, KNOWN = 3, 4, 24
@@ -75,7 +75,7 @@ def test_an_island_sees_its_own_best_beside_the_best_of_all():
         assert ranked[0].id in (found.parent, *found.shown)
 
 
-REFUSED = {"outcome": books.REFUSED, "candidate": None, "reason": "cost", "message": "9 times"}
+REFUSED = {"outcome": proposals.REFUSED, "candidate": None, "reason": "cost", "message": "9 times"}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_refused_source_is_shown_if_it_was_the_last_and_is_in_the_language(
     tmp_path, sources, shown
 ):
     for count, source in enumerate(sources, 1):
-        place = books.folder_of(tmp_path, 0) / f"try-{count}"
+        place = proposals.folder_of(tmp_path, 0) / f"try-{count}"
         place.mkdir(parents=True)
         if source is not None:
             (place / "source.py").write_text(f"# a word to the next\n{source}")
@@ -111,8 +111,8 @@ def test_a_prompt_tells_what_was_measured_what_failed_and_what_was_tried(tmp_pat
     records = archive.load_all(folder / "archive.jsonl")
     code = next(record.code for record in records if record.id == "p0000")
     records.append(make_dead("p0002", generation=1, code=code | {"source": "ruined = 1"}))
-    entries = books.read(folder / books.FILE)
-    entries += [entry(2), entry(3, outcome=books.SAME, candidate="p0000")]
+    entries = proposals.read(folder / proposals.FILE)
+    entries += [entry(2), entry(3, outcome=proposals.SAME, candidate="p0000")]
     known = State(tuple(entries), tuple(records))
     wanted = Aim(4, 1, "direction", "nanochat", ("p0000",))
     config = codegen_config.get_config()

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoevolve_jax.codegen.campaign.books import CANDIDATE, FAILED, REFUSED, Entry
 from nanoevolve_jax.codegen.mutators.bandit import (
     DOLLARS_A_TOKEN,
     FIRST_REST,
@@ -20,6 +19,7 @@ from nanoevolve_jax.codegen.mutators.bandit import (
     history_of,
     set_aside,
 )
+from nanoevolve_jax.evolution.proposals import CANDIDATE, FAILED, REFUSED, Entry
 
 NAMES = ("dear", "cheap", "poor")
 outcomes = st.builds(

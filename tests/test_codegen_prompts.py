@@ -6,7 +6,6 @@ import pytest
 from certified_code import entry
 
 from nanoevolve_jax.codegen.campaign.asking import failures_of
-from nanoevolve_jax.codegen.campaign.books import REFUSED
 from nanoevolve_jax.codegen.campaign.pipeline import NO_EDIT
 from nanoevolve_jax.codegen.campaign.state import State
 from nanoevolve_jax.codegen.mutators import describe, edits
@@ -21,6 +20,7 @@ from nanoevolve_jax.codegen.mutators.prompts import (
     prompt,
     quoted,
 )
+from nanoevolve_jax.evolution.proposals import REFUSED
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, built_in_source
 
 PAIRS = [(slot, scope) for scope, slots in SCOPES.items() for slot in slots]

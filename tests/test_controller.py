@@ -13,7 +13,7 @@ import training
 from benches import FormulaRuns
 from nanoevolve_jax.configs import codegen as codegen_config
 
-from nanoevolve_jax.codegen.campaign import asking, books, pipeline
+from nanoevolve_jax.codegen.campaign import asking, pipeline
 from nanoevolve_jax.codegen.campaign.controller import OUTAGE, THREAD, Controller, Plan
 from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps
 from nanoevolve_jax.codegen.campaign.records import inherited_code
@@ -26,7 +26,7 @@ from nanoevolve_jax.codegen.mutators.budget import Limits, Spent
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.evidence.score import Scale
-from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, Campaign, identity
 from nanoevolve_jax.evolution.library import Library
@@ -108,7 +108,7 @@ class World:
             ),
             limits=limits or Limits(),
         )
-        entries = books.read(self.folder / books.FILE)
+        entries = proposals.read(self.folder / proposals.FILE)
         records = archive.load(self.folder / ARCHIVE, [3, 1])
         state = State(tuple(entries), tuple(resumed(records, entries, self.folder / ARCHIVE)))
         controller = Controller(
@@ -119,7 +119,7 @@ class World:
     def lines(self):
         """Everything that does not depend on time."""
         records = archive.load_all(self.folder / ARCHIVE)
-        entries = books.read(self.folder / books.FILE)
+        entries = proposals.read(self.folder / proposals.FILE)
         return [entry._replace(seconds=0.0) for entry in entries], records
 
 
@@ -172,12 +172,12 @@ def test_every_proposal_ends_as_its_answer_deserves(whole):
     known = {record.id: record for record in records}
     for entry in entries:
         if entry.number % 5 == 4:
-            assert (entry.outcome, entry.reason, entry.calls) == (books.REFUSED, "no_edit", 2)
+            assert (entry.outcome, entry.reason, entry.calls) == (proposals.REFUSED, "no_edit", 2)
             continue
-        assert entry.outcome in (books.CANDIDATE, books.SAME)
+        assert entry.outcome in (proposals.CANDIDATE, proposals.SAME)
         assert entry.calls == (2 if entry.number % 4 == 3 else 1)
         assert entry.dollars == PRICE * entry.calls
-        if entry.outcome == books.CANDIDATE:
+        if entry.outcome == proposals.CANDIDATE:
             record, parent = known[f"p{entry.number:04d}"], known[entry.parent]
             assert record.parent_id == entry.parent and record.spec == parent.spec
             assert entry.gain == max(0.0, record.score - parent.score)
@@ -224,7 +224,7 @@ def test_of_two_that_compute_the_same_the_first_has_all_its_records_whoever_answ
         world.run()
         found.append(world.lines())
     entries, records = found[0]
-    assert (entries[2].outcome, entries[2].candidate) == (books.SAME, "p0001")
+    assert (entries[2].outcome, entries[2].candidate) == (proposals.SAME, "p0001")
     assert "p0001m1" in [record.id for record in records]
     assert found[1] == found[0]
 
@@ -273,7 +273,7 @@ def test_a_campaign_that_dies_again_and_again_has_the_same_books(
 
         return wrapped
 
-    for module, name in ((books, "append"), (archive, "append"), (pipeline, "write_brief")):
+    for module, name in ((proposals, "append"), (archive, "append"), (pipeline, "write_brief")):
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
     for _ in range(50):
         try:
@@ -293,7 +293,7 @@ def test_records_of_a_proposal_that_is_not_in_the_books_are_made_again(whole, tm
     world = World(tmp_path, width=2)
     world.run()
     reference = world.lines()
-    path = tmp_path / books.FILE
+    path = tmp_path / proposals.FILE
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     lines = (tmp_path / ARCHIVE).read_bytes().splitlines(keepends=True)
     (tmp_path / ARCHIVE).write_bytes(b"".join(lines[:-1]))  # torn between candidate and mutant
@@ -314,14 +314,14 @@ def cut_archive(folder):
 
 
 def lose_question(folder):
-    shutil.rmtree(books.folder_of(folder, PROPOSALS - 1))
+    shutil.rmtree(proposals.folder_of(folder, PROPOSALS - 1))
 
 
 def ask_next(**changes):
     """Puts a question of another campaign in the place of the next one."""
 
     def harm(folder):
-        last, following = (books.folder_of(folder, PROPOSALS - 1 + i) for i in (0, 1))
+        last, following = (proposals.folder_of(folder, PROPOSALS - 1 + i) for i in (0, 1))
         shutil.copytree(last, following)
         document = json.loads((following / pipeline.INPUTS).read_text())
         document["aim"] |= changes
@@ -375,12 +375,12 @@ def test_an_outage_of_all_providers_ends_a_campaign_and_not_its_proposals(tmp_pa
     state, ended = world.run()
     settled = len(state.entries)
     assert OUTAGE <= settled <= OUTAGE + world.config.codegen.window
-    assert {entry.outcome for entry in state.entries} == {books.FAILED}
+    assert {entry.outcome for entry in state.entries} == {proposals.FAILED}
     assert "no provider has answered" in ended and "out of order" in ended
     world.ask = usual
     state, ended = world.run()
     assert ended == "all 20 proposals are made"
-    assert [entry.outcome for entry in state.entries].count(books.FAILED) == settled
+    assert [entry.outcome for entry in state.entries].count(proposals.FAILED) == settled
 
 
 def refusing(provider, prompt, place):
@@ -415,18 +415,18 @@ def test_someone_who_asks_to_stop_is_heard(tmp_path):
             on_event=lambda status, entry, records: settled.append(entry),
             stopping=lambda: any(settled),
         )
-    assert len(books.read(tmp_path / books.FILE)) >= 1
+    assert len(proposals.read(tmp_path / proposals.FILE)) >= 1
 
 
 def test_books_with_a_torn_line_lose_that_line_alone(whole, tmp_path):
-    content = (whole.folder / books.FILE).read_bytes()
-    path = tmp_path / books.FILE
+    content = (whole.folder / proposals.FILE).read_bytes()
+    path = tmp_path / proposals.FILE
     path.write_bytes(content[:-20])
-    entries = books.read(whole.folder / books.FILE)
-    assert books.read(path) == entries[:-1]
-    books.append(path, entries[-1])
+    entries = proposals.read(whole.folder / proposals.FILE)
+    assert proposals.read(path) == entries[:-1]
+    proposals.append(path, entries[-1])
     assert path.read_bytes() == content
     lines = content.splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[2])
     with pytest.raises(archive.ArchiveError, match="line 2 is damaged"):
-        books.read(path)
+        proposals.read(path)

@@ -16,7 +16,6 @@ from nanoevolve_jax.configs.confirm import get_config
 
 from nanoevolve_jax import confirm
 from nanoevolve_jax.codegen import ensemble
-from nanoevolve_jax.codegen.campaign import books
 from nanoevolve_jax.codegen.mutators import ensemble_page, providers
 from nanoevolve_jax.codegen.mutators.answers import Answer, write_answer
 from nanoevolve_jax.errors import UserError
@@ -24,7 +23,7 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import open_ledger
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.telemetry import read_telemetry
-from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.run_folder import FORMAT, open_folder
 from nanoevolve_jax.evolution.searched import read_search
 from nanoevolve_jax.execution import journal
@@ -105,7 +104,7 @@ def resume(folder):
 def books_of(folder):
     """What `ensemble` and a resumed campaign of code read."""
     ensemble.settings_of(folder)
-    books.read(folder / books.FILE)
+    proposals.read(folder / proposals.FILE)
     ensemble_page.rows(providers.load(providers.FILE), folder)
 
 

@@ -3,10 +3,10 @@
 import pytest
 from certified_code import BLEND, SOURCES, certify, write_campaign
 
-from nanoevolve_jax.codegen.campaign.vouched import require_vouched
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.evolution.proposals import require_certified_code
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 from nanoevolve_jax.reporting.history import read_history
@@ -108,10 +108,10 @@ def test_a_source_longer_than_any_that_is_certified_is_refused_before_it_is_comp
 
     edit(folder, 1, forge)
     with pytest.raises(CertificateError, match="must have at most 20,000 bytes, got 24,000"):
-        require_vouched(folder, archive.load_all(folder / "archive.jsonl"))
+        require_certified_code(folder, archive.load_all(folder / "archive.jsonl"))
 
 
 def test_a_damaged_library_is_named(folder, functions):
     (folder / "code" / functions[0].id / "source.py").write_text("x = 1")
     with pytest.raises(CertificateError, match=f"the source of certificate {functions[0].id}"):
-        require_vouched(folder, archive.load_all(folder / "archive.jsonl"))
+        require_certified_code(folder, archive.load_all(folder / "archive.jsonl"))

@@ -17,13 +17,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.campaign import asking, books
-from nanoevolve_jax.codegen.campaign.books import Entry
+from nanoevolve_jax.codegen.campaign import asking
 from nanoevolve_jax.codegen.campaign.controller import Controller, Plan, rules_of
 from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, Status, resumed
-from nanoevolve_jax.codegen.campaign.vouched import require_vouched
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
@@ -38,12 +36,13 @@ from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.work import MAIN
-from nanoevolve_jax.evolution import archive
+from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes, summarise
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.promote import as_screened, promote, register
+from nanoevolve_jax.evolution.proposals import Entry, require_certified_code
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.compilations import compilations, start_counting
@@ -113,8 +112,8 @@ def autonomous(config: ConfigDict) -> None:
         )
         display.already_done(runs.known_steps())
         records = archive.load(folder / ARCHIVE, [founders, 1], display.log)
-        require_vouched(folder, records)
-        entries = books.read(folder / books.FILE)
+        require_certified_code(folder, records)
+        entries = proposals.read(folder / proposals.FILE)
         records = resumed(records, entries, folder / ARCHIVE)
         state = State(tuple(entries), tuple(as_screened(records, campaign)))
         validate = validator(config, walls)
@@ -153,7 +152,7 @@ def autonomous(config: ConfigDict) -> None:
         summary = summarise(found, engine.task.batch_tokens) | {
             "compared_with": against,
             "ended": ended,
-            "code": books.totals(state.entries),
+            "code": proposals.totals(state.entries),
             "xla_compilations": {
                 name: count - compiled_before[name] for name, count in compilations().items()
             },
@@ -162,7 +161,8 @@ def autonomous(config: ConfigDict) -> None:
         write_json(folder / "summary.json", summary)
     console.page(results_table(found, count=5, against=against))
     write_at_end(folder, console.print_line)
-    for line in [*where_things_lie(folder), f"{folder / books.FILE}: what became of each proposal"]:
+    outcomes = f"{folder / proposals.FILE}: what became of each proposal"
+    for line in [*where_things_lie(folder), outcomes]:
         console.print_line(line)
 
 
@@ -228,7 +228,7 @@ def require_own(folder: Path) -> None:
     Raises:
       ArchiveError: if it is one.
     """
-    if (folder / ARCHIVE).exists() and not (folder / books.FOLDER).exists():
+    if (folder / ARCHIVE).exists() and not (folder / proposals.FOLDER).exists():
         raise ArchiveError(
             f"config.workdir is {str(folder)!r}, the folder of a search; allowed: a new one, or "
             "that of a campaign of code"
@@ -237,7 +237,7 @@ def require_own(folder: Path) -> None:
 
 def claim(folder: Path) -> None:
     """Marks the folder as that of a campaign of code, before it has any candidate."""
-    (folder / books.FOLDER).mkdir(exist_ok=True)
+    (folder / proposals.FOLDER).mkdir(exist_ok=True)
 
 
 def validator(config: ConfigDict, walls: sandbox.Isolation):

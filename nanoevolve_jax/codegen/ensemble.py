@@ -12,10 +12,10 @@ from typing import TypedDict
 from absl import flags
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.campaign.books import FOLDER
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import ensemble_page
 from nanoevolve_jax.codegen.mutators.providers import FILE, load
+from nanoevolve_jax.evolution.proposals import FOLDER
 from nanoevolve_jax.evolution.run_folder import read_description
 from nanoevolve_jax.execution.json_files import typed
 from nanoevolve_jax.terminal import pages

@@ -17,7 +17,6 @@ from absl import flags
 from rich.syntax import Syntax
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.campaign.books import folder_of
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, prompts, providers
 from nanoevolve_jax.codegen.mutators.ask import ask
@@ -26,6 +25,7 @@ from nanoevolve_jax.codegen.mutators.tries import SOURCE, Proposal, propose
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.escaping import visible_lines
+from nanoevolve_jax.evolution.proposals import folder_of
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, built_in_source
 from nanoevolve_jax.terminal import streams
 from nanoevolve_jax.terminal.console import Console

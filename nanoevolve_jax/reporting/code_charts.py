@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nanoevolve_jax.codegen.campaign.books import Entry
+from nanoevolve_jax.evolution.proposals import Entry
 from nanoevolve_jax.reporting.chart import MANY, Chart, numbers, plain, rule, titled
 
 _SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")

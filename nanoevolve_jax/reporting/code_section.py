@@ -6,7 +6,7 @@ escapes everything, and labels of figures are ids.
 
 from typing import Any
 
-from nanoevolve_jax.codegen.campaign import books
+from nanoevolve_jax.evolution.proposals import CANDIDATE, FAILED, REFUSED, SAME, Entry
 from nanoevolve_jax.reporting import code_charts, proposals, rewritten
 from nanoevolve_jax.reporting.history import History
 from nanoevolve_jax.reporting.section import Diff, Group, Section, Table
@@ -37,7 +37,7 @@ def code(history: History) -> Section | None:
     )
 
 
-def _diff(history: History, entry: books.Entry, gain: float) -> Diff:
+def _diff(history: History, entry: Entry, gain: float) -> Diff:
     """What a proposal rewrote."""
     record = history.record(entry.candidate)
     functions = rewritten.rewritten(history.records, record)
@@ -72,7 +72,7 @@ def _tables(history: History, found: dict[str, Any]) -> list[Table]:
     refused = [
         [str(e.number), e.slot, e.parent, e.provider, e.reason or "no answer", e.message or ""]
         for e in history.proposals or ()
-        if e.outcome in (books.REFUSED, books.FAILED)
+        if e.outcome in (REFUSED, FAILED)
     ][-_REFUSALS:]
     tables = [Table("Providers", head, rows)] if rows else []
     if refused:
@@ -81,4 +81,4 @@ def _tables(history: History, found: dict[str, Any]) -> list[Table]:
     return tables
 
 
-_OUTCOMES = (books.CANDIDATE, books.REFUSED, books.SAME, books.FAILED)
+_OUTCOMES = (CANDIDATE, REFUSED, SAME, FAILED)

@@ -7,9 +7,6 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.books import Entry
-from nanoevolve_jax.codegen.campaign.vouched import require_vouched
 from nanoevolve_jax.configs.base import get_config
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
@@ -24,6 +21,9 @@ from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.evolution.proposals import FILE as PROPOSALS
+from nanoevolve_jax.evolution.proposals import Entry, require_certified_code
+from nanoevolve_jax.evolution.proposals import read as read_proposals
 from nanoevolve_jax.evolution.run_folder import config_of, is_older, read_description
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.json_files import Count, read_json
@@ -122,7 +122,8 @@ def read_history(folder: Path, field: str = "workdir") -> History:
     older = is_older(description)
     config = config_of(description.pop("config"), folder, get_config())
     # Before the archive, which gets every candidate first, should the campaign be under way.
-    proposals = books.read(path, older=older) if (path := folder / books.FILE).exists() else None
+    path = folder / PROPOSALS
+    proposals = read_proposals(path, older=older) if path.exists() else None
     records = archive.read(folder / ARCHIVE, older=older)
     if not records or records[0].id != tournament.BASELINE_ID:
         raise ArchiveError(
@@ -131,7 +132,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
         )
     if records[0].failure is not None:
         raise ArchiveError(f"{folder / ARCHIVE} must have a baseline that trained, got a failure")
-    require_vouched(folder, records)
+    require_certified_code(folder, records)
     history = History(
         folder,
         config,
@@ -158,7 +159,7 @@ def _require_known(history: History) -> None:
     if (found := history.promotion) is not None:
         own = [found["comparator"], *found["first_round"]]
         named[promote.FILE] = own + ([found["candidate"]] if found["candidate"] else [])
-    named[books.FILE] = [entry.candidate for entry in history.proposals or () if entry.candidate]
+    named[PROPOSALS] = [entry.candidate for entry in history.proposals or () if entry.candidate]
     for file, names in named.items():
         for name in names:
             if name not in ids:

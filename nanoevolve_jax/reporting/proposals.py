@@ -1,16 +1,15 @@
-"""A campaign of code as its books tell it: what became of proposals, and what they cost."""
+"""A campaign of code as a report shows it: outcomes of its proposals and their cost."""
 
 from typing import Any
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.books import Entry
+from nanoevolve_jax.evolution.proposals import CANDIDATE, FAILED, REFUSED, SAME, Entry, totals
 from nanoevolve_jax.reporting.history import History
 
 _OUTCOMES = {
-    books.CANDIDATE: "trained",
-    books.REFUSED: "refused",
-    books.SAME: "the same as another",
-    books.FAILED: "without an answer",
+    CANDIDATE: "trained",
+    REFUSED: "refused",
+    SAME: "the same as another",
+    FAILED: "without an answer",
 }
 
 
@@ -18,15 +17,15 @@ def of(history: History) -> dict[str, Any] | None:
     """Totals over all proposals and by provider; None: it is no campaign of code.
 
     Returns:
-      `books.totals` of all, and under `providers` the same of each.
+      `evolution.proposals.totals` of all, and under `providers` the same of each.
     """
     if history.proposals is None:
         return None
     names = sorted({entry.provider for entry in history.proposals})
     by_provider = {
-        name: books.totals([e for e in history.proposals if e.provider == name]) for name in names
+        name: totals([e for e in history.proposals if e.provider == name]) for name in names
     }
-    return books.totals(history.proposals) | {"providers": by_provider}
+    return totals(history.proposals) | {"providers": by_provider}
 
 
 def best(history: History) -> list[tuple[Entry, float]]:
@@ -37,7 +36,7 @@ def best(history: History) -> list[tuple[Entry, float]]:
     found = []
     by_id = {record.id: record for record in history.records}
     for entry in history.proposals or ():
-        record = by_id.get(entry.candidate) if entry.outcome == books.CANDIDATE else None
+        record = by_id.get(entry.candidate) if entry.outcome == CANDIDATE else None
         parent = by_id.get(entry.parent)
         if record and parent and record.failure is None and parent.failure is None:
             found.append((entry, parent.merit.val_bpb - record.merit.val_bpb))
@@ -52,7 +51,7 @@ def in_words(found: dict[str, Any]) -> list[str]:
     outcomes = [
         f"{found[name]} {words}"
         for name, words in _OUTCOMES.items()
-        if found[name] or name == books.CANDIDATE
+        if found[name] or name == CANDIDATE
     ]
     said = [f"{count} {'proposal' if count == 1 else 'proposals'} of code: {', '.join(outcomes)}."]
     if found["reasons"]:

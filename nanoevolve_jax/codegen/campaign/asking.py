@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.islands import Aim
 from nanoevolve_jax.codegen.campaign.pipeline import NO_EDIT, Brief
 from nanoevolve_jax.codegen.campaign.state import State
@@ -16,8 +14,10 @@ from nanoevolve_jax.codegen.mutators.tries import SOURCE
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.library import code_of
+from nanoevolve_jax.evolution.proposals import Entry
 from nanoevolve_jax.execution.plain_files import read_plain
 from nanoevolve_jax.policy.slots import built_in_source
 from nanoevolve_jax.policy.spec import Sensors
@@ -132,11 +132,11 @@ def failures_of(slot: str, known: State, folder: Path) -> list[prompts.Failure]:
     for entry in known.entries:
         if entry.slot != slot:
             continue
-        if entry.outcome == books.REFUSED:
+        if entry.outcome == proposals.REFUSED:
             message = _NOT_APPLIED if entry.reason == NO_EDIT else entry.message
             source = refused_source(folder, entry.number, slot)
             failure = prompts.Failure(entry.reason, message, source)
-        elif entry.outcome == books.CANDIDATE and entry.candidate in dead:
+        elif entry.outcome == proposals.CANDIDATE and entry.candidate in dead:
             record = dead[entry.candidate]
             words = f"{record.failure['reason']} at step {record.failure['step']}"
             failure = prompts.Failure("dead", words, record.code["source"])
@@ -153,7 +153,7 @@ def refused_source(folder: Path, number: int, slot: str) -> str | None:
     None if that is no source, or one outside the language, which may hold words for whoever is
     asked next.
     """
-    *_, last = sorted(books.folder_of(folder, number).glob("try-*")) or [Path()]
+    *_, last = sorted(proposals.folder_of(folder, number).glob("try-*")) or [Path()]
     try:
         source = read_plain(last / SOURCE).decode()
         language.check(source, slot)
@@ -166,10 +166,10 @@ def tried_of(slot: str, known: State) -> list[prompts.Trial]:
     """What was tried on a slot: the lines that came in, and what it brought."""
     trials = []
     for entry in known.entries:
-        if entry.slot != slot or entry.outcome not in (books.CANDIDATE, books.SAME):
+        if entry.slot != slot or entry.outcome not in (proposals.CANDIDATE, proposals.SAME):
             continue
         record = known.record(entry.candidate)
-        if entry.outcome == books.SAME:
+        if entry.outcome == proposals.SAME:
             summary, outcome = "again", f"computes what {entry.candidate} computes"
         else:
             summary = added_lines(record.code["diff"])

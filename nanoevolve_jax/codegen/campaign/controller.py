@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.codegen.campaign import books, pipeline
-from nanoevolve_jax.codegen.campaign.books import Entry
+from nanoevolve_jax.codegen.campaign import pipeline
 from nanoevolve_jax.codegen.campaign.islands import Aim, Rules
 from nanoevolve_jax.codegen.campaign.islands import aim as aim_of
 from nanoevolve_jax.codegen.campaign.pipeline import Brief, Proposed, Steps
@@ -26,8 +25,10 @@ from nanoevolve_jax.codegen.campaign.screening import Screening, Trained, equal_
 from nanoevolve_jax.codegen.campaign.state import State, Status, best_of, spent_on, status_of
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators.budget import Limits, Spent, allows, total
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import identity
+from nanoevolve_jax.evolution.proposals import Entry
 from nanoevolve_jax.evolution.tournament import Proposal
 from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS
@@ -129,7 +130,7 @@ class Controller:
                 if not self._under_way:
                     self._ended = words
                 return
-            folder = books.folder_of(self._folder, number)
+            folder = proposals.folder_of(self._folder, number)
             if pipeline.read_brief(folder) is None:
                 pipeline.write_brief(folder, brief, aim._asdict())
             future = in_thread(pipeline.pursue, folder, brief, self._plan.steps)
@@ -150,7 +151,7 @@ class Controller:
     def _draft(self, number: int, known: State) -> tuple[Brief, Aim]:
         """What a proposal asks; the first answer to that question stands for ever."""
         if number not in self._drafts:
-            folder = books.folder_of(self._folder, number)
+            folder = proposals.folder_of(self._folder, number)
             if (kept := pipeline.read_brief(folder)) is None:
                 aim = aim_of(number, known, rules_of(self._config))
                 self._drafts[number] = self._plan.brief(aim, known), aim
@@ -181,7 +182,7 @@ class Controller:
 
     def _worst_of(self, number: int) -> Spent:
         """The most that a proposal that was started may cost, settled or not."""
-        folder = books.folder_of(self._folder, number)
+        folder = proposals.folder_of(self._folder, number)
         if (kept := pipeline.read_brief(folder)) is None:
             raise CodegenError(f"{folder / pipeline.INPUTS} is missing, and its proposal was made")
         return self._plan.worst(kept[0])
@@ -242,14 +243,14 @@ class Controller:
             candidate = self._candidate(number, state)
             equal = equal_of(candidate, state.lasting)
             if equal is not None:
-                entry = entry._replace(outcome=books.SAME, candidate=equal.id)
+                entry = entry._replace(outcome=proposals.SAME, candidate=equal.id)
             else:
                 state = self._screening.kept(state, self._trained.pop(number))
                 gain = state.record(candidate.id).score - state.record(aim.parent).score
                 gain = max(0.0, gain) if math.isfinite(gain) else 0.0
                 entry = entry._replace(candidate=candidate.id, gain=gain)
-        self._unanswered = self._unanswered + 1 if entry.outcome == books.FAILED else 0
-        books.append(self._folder / books.FILE, entry)
+        self._unanswered = self._unanswered + 1 if entry.outcome == proposals.FAILED else 0
+        proposals.append(self._folder / proposals.FILE, entry)
         del self._under_way[number], self._drafts[number]
         state = state._replace(entries=(*state.entries, entry))
         self._tell(state, entry)

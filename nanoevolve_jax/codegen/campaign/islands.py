@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanoevolve_jax.codegen.campaign.books import CANDIDATE
 from nanoevolve_jax.codegen.campaign.state import State, origin
+from nanoevolve_jax.evolution.proposals import CANDIDATE
 from nanoevolve_jax.evolution.tournament import best_first, draw_parent
 from nanoevolve_jax.policy.slots import is_read
 

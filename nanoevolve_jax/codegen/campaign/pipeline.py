@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from nanoevolve_jax.codegen.campaign.vouched import unified_diff
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.jail.certify import Verdict
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.tries import propose
 from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.evolution.proposals import unified_diff
 from nanoevolve_jax.execution.json_files import Count, Id, read_json, write_json
 from nanoevolve_jax.execution.plain_files import read_plain, write_whole
 from nanoevolve_jax.policy.certified import Certified
@@ -100,7 +100,7 @@ def _validated(source: str, brief: Brief, steps: Steps) -> dict[str, Any]:
     if found.refusal is not None:
         return verdict | {"reason": found.refusal.reason, "message": found.refusal.message}
     steps.library.put(found.certified)
-    diff = unified_diff(brief.source, found.certified)
+    diff = unified_diff(brief.source, found.certified.source)
     return verdict | {"certificate": found.certified.id, "diff": diff}
 
 

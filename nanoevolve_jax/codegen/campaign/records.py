@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.islands import Aim
 from nanoevolve_jax.codegen.campaign.pipeline import Proposed
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import CODE, Record
+from nanoevolve_jax.evolution.proposals import Entry
 
 Code = dict[str, Any]  # see `archive.CODE`
 
@@ -68,9 +68,9 @@ def computation_of(code: Code | None) -> Mapping[str, str]:
 def entry_of(aim: Aim, provider: str, proposed: Proposed) -> Entry:
     """The line of the books, before it is known what the candidate is worth."""
     if proposed.certified is not None:
-        outcome = books.CANDIDATE
+        outcome = proposals.CANDIDATE
     else:
-        outcome = books.FAILED if proposed.reason is None else books.REFUSED
+        outcome = proposals.FAILED if proposed.reason is None else proposals.REFUSED
     return Entry(
         number=aim.number,
         island=aim.island,

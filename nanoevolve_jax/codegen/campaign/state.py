@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.mutators.budget import Spent, total
-from nanoevolve_jax.evolution import archive, tournament
+from nanoevolve_jax.evolution import archive, proposals, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
+from nanoevolve_jax.evolution.proposals import Entry
 
 MUTANT = "m"  # stands between a candidate's id and the number of a mutant of its spec
 
@@ -47,7 +46,7 @@ class State(NamedTuple):
     def before(self, count: int) -> "State":
         """What was settled when so many proposals were."""
         entries = self.entries[:count]
-        names = {entry.candidate for entry in entries if entry.outcome == books.CANDIDATE}
+        names = {entry.candidate for entry in entries if entry.outcome == proposals.CANDIDATE}
         kept = [r for r in self.records if r.generation == 0 or origin(r.id) in names]
         return State(entries, tuple(kept))
 
@@ -69,7 +68,7 @@ def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> 
     names = {entry.candidate for entry in entries}
     if missing := sorted(names - {None} - {record.id for record in records}):
         raise ArchiveError(
-            f"{path} must hold every candidate of {books.FILE}, got none of id {missing[0]!r}"
+            f"{path} must hold every candidate of {proposals.FILE}, got none of id {missing[0]!r}"
         )
     kept = [r for r in records if r.generation == 0 or origin(r.id) in {*names, ""}]
     if len(kept) < len(records):
@@ -100,7 +99,7 @@ def status_of(state: State, proposals: int, asking: int, ready: int) -> Status:
         best=best_of(state),
         baseline=state.records[0],
         spent=spent_on(state.entries),
-        refused=sum(entry.outcome == books.REFUSED for entry in state.entries),
+        refused=sum(entry.outcome == proposals.REFUSED for entry in state.entries),
     )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from nanoevolve_jax.codegen.campaign import books
-from nanoevolve_jax.codegen.campaign.books import Entry
 from nanoevolve_jax.codegen.campaign.state import Status
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.proposals import Entry
 
 
 def status_line(status: Status) -> str:
@@ -22,11 +22,11 @@ def status_line(status: Status) -> str:
 def entry_line(entry: Entry, records: Sequence[Record]) -> str:
     """What became of a proposal: one line."""
     about = f"p{entry.number:04d} {entry.slot} of {entry.parent} by {entry.provider}"
-    if entry.outcome == books.FAILED:
+    if entry.outcome == proposals.FAILED:
         return f"{about}: no answer ({entry.message})"
-    if entry.outcome == books.REFUSED:
+    if entry.outcome == proposals.REFUSED:
         return f"{about}: refused, {entry.reason} ({entry.message})"
-    if entry.outcome == books.SAME:
+    if entry.outcome == proposals.SAME:
         return f"{about}: computes what {entry.candidate} computes"
     record = next(record for record in records if record.id == entry.candidate)
     if record.failure is not None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nanoevolve_jax.codegen.campaign.books import FAILED, Entry
+from nanoevolve_jax.evolution.proposals import FAILED, Entry
 
 DISCOUNT = 0.98
 """What an outcome counts after each further one."""

@@ -7,11 +7,11 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table
 
-from nanoevolve_jax.codegen.campaign import books as campaign_books
 from nanoevolve_jax.codegen.mutators.answers import answers_of
 from nanoevolve_jax.codegen.mutators.bandit import chances, cost, history_of, set_aside
 from nanoevolve_jax.codegen.mutators.budget import Spent, books, in_words, spent_by
 from nanoevolve_jax.codegen.mutators.providers import Provider, missing
+from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.terminal import pages
 from nanoevolve_jax.terminal.console import plain
 
@@ -46,7 +46,7 @@ def rows(
       CodegenError, ArchiveError: if one of its files is damaged.
     """
     answers = answers_of(directory) if directory else []
-    entries = campaign_books.read(directory / campaign_books.FILE) if directory else []
+    entries = proposals.read(directory / proposals.FILE) if directory else []
     history = history_of(entries)
     lacks = {name: missing(provider) for name, provider in providers.items()}
     able = [n for n, lack in lacks.items() if lack is None and (asked is None or n in asked)]
