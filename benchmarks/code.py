@@ -24,7 +24,7 @@ from benchmarks import options
 from benchmarks.optimizer import BASELINE as BUILT_IN
 from benchmarks.optimizer import GATED, Subject, step_alone, step_in_training, subjects
 from benchmarks.timing import environment, interleaved
-from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.sandbox import certify, runner
 from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate, Task
@@ -39,8 +39,8 @@ _PAIRS = {"baseline": BUILT_IN, "gated": GATED}
 
 def seed_code(task: Task, dtype: str) -> Code:
     """The built-in functions of all slots, certified by the jail of this machine."""
-    walls = sandbox.isolation(sandbox.AVAILABLE)
-    limits = sandbox.Limits(seconds=600.0, cpu_seconds=1200)
+    walls = runner.isolation(runner.AVAILABLE)
+    limits = runner.Limits(seconds=600.0, cpu_seconds=1200)
     functions = []
     for slot in sorted(SLOTS):
         source = built_in_source(slot)

@@ -5,7 +5,7 @@ import functools
 from histories import write_folder
 from records import make_record
 
-from nanoevolve_jax.codegen.jail.certify import compose
+from nanoevolve_jax.codegen.sandbox.certify import compose
 from nanoevolve_jax.codegen.validation import checks, language
 from nanoevolve_jax.codegen.validation.computation import computation_hash
 from nanoevolve_jax.codegen.validation.programs import exported

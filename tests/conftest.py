@@ -9,7 +9,7 @@ import pytest
 from forked import Shell
 from hypothesis import settings
 
-from nanoevolve_jax.codegen.jail import sandbox
+from nanoevolve_jax.codegen.sandbox import runner
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -32,9 +32,9 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def walls() -> sandbox.Isolation:
+def walls() -> runner.Isolation:
     """All walls of the jail; tests that need them are skipped where there are none."""
-    found = sandbox.isolation(sandbox.AVAILABLE)
+    found = runner.isolation(runner.AVAILABLE)
     if found.missing:
         pytest.skip(f"this machine has no isolation but {found.in_words()}")
     return found

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from nanoevolve_jax.codegen.jail import certify
-from nanoevolve_jax.codegen.jail.sandbox import Limits
+from nanoevolve_jax.codegen.sandbox import certify
+from nanoevolve_jax.codegen.sandbox.runner import Limits
 from nanoevolve_jax.codegen.validation.refusals import REASONS
 
 FOLDER = Path(__file__).parent / "attacks"
@@ -98,7 +98,7 @@ def _children():
     for folder in Path("/proc").iterdir():
         try:
             line = (folder / "cmdline").read_bytes() if folder.name.isdigit() else b""
-            mine = b"/nanoevolve_jax/codegen/jail/confined.py\0" in line
+            mine = b"/nanoevolve_jax/codegen/sandbox/confined.py\0" in line
             if mine and _descends(int(folder.name)):
                 found.append(line)
         except OSError:

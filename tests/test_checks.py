@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from jax.experimental import io_callback
 
-from nanoevolve_jax.codegen.validation import checks, inmate, language, vocabulary
+from nanoevolve_jax.codegen.validation import checks, language, vocabulary, worker
 from nanoevolve_jax.codegen.validation.battery import Battery, battery
 from nanoevolve_jax.codegen.validation.behaviour import require_sound
 from nanoevolve_jax.codegen.validation.computation import graph
@@ -31,7 +31,7 @@ from nanoevolve_jax.policy.spec import Sensors
 
 SMALL = (8, 16)
 MATRIX = jax.ShapeDtypeStruct(SMALL, jnp.float32)
-INMATE = Path(inmate.__file__)
+WORKER = Path(worker.__file__)
 
 
 def shapes_for(slot):
@@ -432,7 +432,7 @@ def request_of(source, slot, **others):
 def child(folder, request):
     """Runs the child as the jail does: nothing in its environment, nothing of it to be seen."""
     finished = subprocess.run(
-        [sys.executable, "-I", "-B", INMATE, folder],
+        [sys.executable, "-I", "-B", WORKER, folder],
         input=request,
         capture_output=True,
         env={},
@@ -473,7 +473,7 @@ def test_a_child_leaves_programs_and_a_result(tmp_path):
     ],
 )
 def test_whatever_is_asked_a_child_ends_with_a_refusal(tmp_path, request_text):
-    assert inmate.main([str(tmp_path)], request_text) == 0
+    assert worker.main([str(tmp_path)], request_text) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["refusal"]["reason"] == "trace"
     assert "\n" not in result["refusal"]["message"]

@@ -15,7 +15,7 @@ from nanoevolve_jax.configs import screen
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, replay, site
-from nanoevolve_jax.codegen.jail.matrices import matrices
+from nanoevolve_jax.codegen.sandbox.matrices import matrices
 from nanoevolve_jax.evidence import page as card_page
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.comparison import Arm

@@ -20,9 +20,9 @@ from nanoevolve_jax.codegen.campaign.records import inherited_code
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, resumed
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.jail.certify import Verdict
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.budget import Limits, Spent
+from nanoevolve_jax.codegen.sandbox.certify import Verdict
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.evidence.score import Scale

@@ -13,7 +13,7 @@ from specs import EVERYTHING, wandered_spec
 
 import nanoevolve_jax as ne
 from nanoevolve_jax import export as command
-from nanoevolve_jax.codegen.jail import agreement, sandbox
+from nanoevolve_jax.codegen.sandbox import agreement, runner
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.trial import export_test
 from nanoevolve_jax.exports.agreement import check_optax, shapes_for
@@ -196,7 +196,7 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
     with pytest.raises(CertificateError, match=r"could not be compared .*in the jail"):
         agreement.check(NANOCHAT, f"open({str(mark)!r}, 'w')\n{file}", code, walls)
     assert not mark.exists()
-    assert export_check(None, sandbox.REQUIRED) is check_optax
+    assert export_check(None, runner.REQUIRED) is check_optax
 
 
 ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps=1)
@@ -213,10 +213,10 @@ ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps
     ],
 )
 def test_an_answer_of_the_jail_that_is_none_is_told_as_that(answer, monkeypatch):
-    outcome = sandbox.Outcome(0, {"agreement.json": answer}, "", "")
-    monkeypatch.setattr(sandbox, "run", lambda *args: outcome)
+    outcome = runner.Outcome(0, {"agreement.json": answer}, "", "")
+    monkeypatch.setattr(runner, "run", lambda *args: outcome)
     with pytest.raises(CertificateError, match="could not be compared"):
-        agreement.check(NANOCHAT, "", code_of(), sandbox.isolation("available"))
+        agreement.check(NANOCHAT, "", code_of(), runner.isolation("available"))
 
 
 # The command.

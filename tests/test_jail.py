@@ -13,8 +13,8 @@ from jax import export
 from nanoevolve_jax.configs import screen
 
 from nanoevolve_jax.codegen import validate as command
-from nanoevolve_jax.codegen.jail import certify, sandbox
-from nanoevolve_jax.codegen.jail.sandbox import Limits
+from nanoevolve_jax.codegen.sandbox import certify, runner
+from nanoevolve_jax.codegen.sandbox.runner import Limits
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.sensors import gate_value
 from nanoevolve_jax.policy.slots import SLOTS, built_in_source, control_of
@@ -29,7 +29,7 @@ TIGHT = LIMITS._replace(memory=512 << 20, output=4 << 20)
 @pytest.fixture(scope="module")
 def walls():
     """The best walls of this machine, whichever those are."""
-    return sandbox.isolation("available")
+    return runner.isolation("available")
 
 
 def validate(source, walls, slot="gate", limits=LIMITS):
@@ -82,8 +82,8 @@ def test_another_computation_is_another_certificate(seed, walls):
 
 
 def test_missing_walls_refuse_before_anything_runs(monkeypatch):
-    monkeypatch.setattr(sandbox, "run", lambda *args: pytest.fail("something ran"))
-    missing = sandbox.isolation("available", sandbox.LIMITS)._replace(accepted=False)
+    monkeypatch.setattr(runner, "run", lambda *args: pytest.fail("something ran"))
+    missing = runner.isolation("available", runner.LIMITS)._replace(accepted=False)
     refusal = validate(GATE, missing).refusal
     assert refusal.reason == "isolation"
     assert "files out of sight" in refusal.message
@@ -181,9 +181,9 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_child_that_lies_is_not_believed(lie, walls, tmp_path, monkeypatch):
     reason, program = LIES[lie]
-    script = tmp_path / "inmate.py"
+    script = tmp_path / "worker.py"
     script.write_text(REPLY + program)
-    monkeypatch.setattr(certify, "_INMATE", script)
+    monkeypatch.setattr(certify, "_WORKER", script)
     seconds = 3.0 if reason == "timeout" else LIMITS.seconds
     verdict = validate(GATE, walls, limits=TIGHT._replace(seconds=seconds))
     assert verdict.certified is None
@@ -192,10 +192,10 @@ def test_a_child_that_lies_is_not_believed(lie, walls, tmp_path, monkeypatch):
 
 
 def test_a_message_of_the_child_is_one_line_without_paths(walls, tmp_path, monkeypatch):
-    script = tmp_path / "inmate.py"
+    script = tmp_path / "worker.py"
     message = "line 1\n/root/.ssh/id_rsa\x1b[31m" + "x" * 10_000
     script.write_text(REPLY + f"reply({{'refusal': {dict(reason='trace', message=message)!r}}})")
-    monkeypatch.setattr(certify, "_INMATE", script)
+    monkeypatch.setattr(certify, "_WORKER", script)
     message = validate(GATE, walls).refusal.message
     assert "ssh" not in message and "\n" not in message and "\x1b" not in message
     assert len(message) <= 500
@@ -220,9 +220,9 @@ FOREIGN = {
 @pytest.mark.parametrize("what", FOREIGN)
 def test_a_program_with_foreign_parts_gets_no_certificate(what, walls, tmp_path, monkeypatch):
     program = foreign(FOREIGN[what], SLOTS["gate"].arguments(None))
-    script = tmp_path / "inmate.py"
+    script = tmp_path / "worker.py"
     script.write_text(REPLY + f"reply({GOOD!r}, scalar={program!r})")
-    monkeypatch.setattr(certify, "_INMATE", script)
+    monkeypatch.setattr(certify, "_WORKER", script)
     assert validate(GATE, walls).refusal.reason == "certificate"
 
 
@@ -251,7 +251,7 @@ def test_a_program_that_is_not_what_stands_beside_it_gets_no_certificate(
 ):
     program = bytes(forged(seed.certified.load(None)).serialize())
     files = {"result.json": json.dumps(GOOD).encode(), "scalar.stablehlo": program}
-    monkeypatch.setattr(sandbox, "run", lambda *args: sandbox.Outcome(0, files, "", ""))
+    monkeypatch.setattr(runner, "run", lambda *args: runner.Outcome(0, files, "", ""))
     assert validate(GATE, walls).refusal.reason == "certificate"
 
 
@@ -264,7 +264,7 @@ def test_a_certified_seed_computes_what_the_built_in_function_does(seed):
 
 
 def test_the_command_holds_a_source_to_what_the_config_says_it_may_cost(tmp_path, monkeypatch):
-    given = SimpleNamespace(out=None, isolation=sandbox.AVAILABLE, seconds=60.0)
+    given = SimpleNamespace(out=None, isolation=runner.AVAILABLE, seconds=60.0)
     monkeypatch.setattr(command, "flags", SimpleNamespace(FLAGS=given))
     (tmp_path / "mine.py").write_text(
         "def gate(sensors, features, control):\n"

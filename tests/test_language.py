@@ -269,8 +269,8 @@ def test_a_message_is_one_short_line_without_paths():
 
 def test_a_text_is_judged_before_jax_is_imported(tmp_path, repository):
     program = (
-        "import sys; from nanoevolve_jax.codegen.validation import inmate;"
-        "code = inmate.main([sys.argv[1]], sys.stdin.buffer.read());"
+        "import sys; from nanoevolve_jax.codegen.validation import worker;"
+        "code = worker.main([sys.argv[1]], sys.stdin.buffer.read());"
         "sys.exit(code or int('jax' in sys.modules or 'numpy' in sys.modules))"
     )
     request = {"slot": "gate", "source": "import os", "shapes": [None]}

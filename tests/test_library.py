@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from nanoevolve_jax.codegen.jail import certify, sandbox
-from nanoevolve_jax.codegen.jail.certify import _INMATE
+from nanoevolve_jax.codegen.sandbox import certify, runner
+from nanoevolve_jax.codegen.sandbox.certify import _WORKER
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified
 
@@ -20,9 +20,9 @@ def gate(sensors, features, control):
 
 
 def certified(scale):
-    walls = sandbox.isolation("available")
+    walls = runner.isolation("available")
     source = SOURCE.format(scale=scale)
-    verdict = certify.validate("gate", source, [], "float32", sandbox.Limits(), walls)
+    verdict = certify.validate("gate", source, [], "float32", runner.Limits(), walls)
     assert verdict.refusal is None, verdict.refusal
     return verdict.certified
 
@@ -30,7 +30,7 @@ def certified(scale):
 @pytest.fixture(scope="module")
 def functions():
     """Two functions of one slot."""
-    assert _INMATE.is_file()
+    assert _WORKER.is_file()
     return certified(0.5), certified(2.0)
 
 

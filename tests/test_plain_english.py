@@ -15,7 +15,7 @@ NOT_YET: tuple[str, ...] = (
     *("docs/", "README.md", "WORKSPACE.md", "SECURITY.md", "pyproject.toml"),
 )
 # Hostile sources, sources of evolution and recorded answers are data, not prose.
-DATA = ("tests/attacks/", "nanoevolve_jax/codegen/seeds/", "results/", "LICENSE")
+DATA = ("tests/attacks/", "nanoevolve_jax/policy/built_in/", "results/", "LICENSE")
 PATTERNS = {
     "use `except` or `without`": r"\bbut for\b|\bsave (that|for|where)\b",
     "use `so that ... not`": r"\blest\b",

@@ -6,7 +6,7 @@ import pytest
 from certified_code import checked, code_of, edited
 
 from nanoevolve_jax.codegen import autonomous
-from nanoevolve_jax.codegen.jail import recertify, sandbox
+from nanoevolve_jax.codegen.sandbox import recertify, runner
 from nanoevolve_jax.evolution.library import FOLDER, Library
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 from nanoevolve_jax.policy.slots import built_in_source
@@ -36,36 +36,36 @@ def refuse(*arguments):
 
 
 def test_code_that_was_validated_here_is_not_validated_again(function, monkeypatch):
-    monkeypatch.setattr(sandbox, "run", refuse)
+    monkeypatch.setattr(runner, "run", refuse)
     recertify.remember(function)
-    recertify.require_validated([None, code_of(function)], sandbox.REQUIRED)
+    recertify.require_validated([None, code_of(function)], runner.REQUIRED)
     with pytest.raises(AssertionError, match="validated again"):
-        recertify._validate(function, sandbox.isolation(sandbox.AVAILABLE))
+        recertify._validate(function, runner.isolation(runner.AVAILABLE))
 
 
 def test_code_that_nothing_here_has_validated_is_validated_once(function, walls, monkeypatch):
-    recertify.require_validated([code_of(function)], sandbox.REQUIRED)
-    monkeypatch.setattr(sandbox, "run", refuse)
-    recertify.require_validated([code_of(function)], sandbox.REQUIRED)
+    recertify.require_validated([code_of(function)], runner.REQUIRED)
+    monkeypatch.setattr(runner, "run", refuse)
+    recertify.require_validated([code_of(function)], runner.REQUIRED)
 
 
 def test_the_lines_of_the_answer_that_a_source_came_from_do_not_matter(walls):
     """A certificate keeps the normalised source, and its programs know the lines of the answer."""
     source = f"# a remark\n\n\n{built_in_source('gate')}"
-    recertify.require_validated([code_of(checked(source, "gate", ()))], sandbox.REQUIRED)
+    recertify.require_validated([code_of(checked(source, "gate", ()))], runner.REQUIRED)
 
 
 def test_programs_of_another_source_are_refused(function, walls):
     source = edited("features", ("(0.0, 0.0, 0.0", "(0.5, 0.0, 0.0"))
     with pytest.raises(CertificateError, match="must be those that its source gives here"):
-        recertify.require_validated([code_of(forged(function, source))], sandbox.REQUIRED)
+        recertify.require_validated([code_of(forged(function, source))], runner.REQUIRED)
 
 
 def test_a_source_that_is_refused_here_does_not_run(function, walls):
     source = "def features(sensors):\n    return open('/etc/passwd')\n"
     other = forged(function, source)
     with pytest.raises(CertificateError, match="is refused on this machine"):
-        recertify.require_validated([code_of(other)], sandbox.REQUIRED)
+        recertify.require_validated([code_of(other)], runner.REQUIRED)
     assert not recertify.is_known(other)
 
 
@@ -74,15 +74,15 @@ def test_a_program_for_no_matrix_is_refused(function):
     facts["programs"] = {"../x": facts["programs"]["scalar"]}
     other = Certified(function.source, facts, {"../x": function.programs["scalar"]})
     with pytest.raises(CertificateError, match=r"INPUTSxOUTPUTS, got '../x'"):
-        recertify._validate(other, sandbox.isolation(sandbox.AVAILABLE))
+        recertify._validate(other, runner.isolation(runner.AVAILABLE))
 
 
 def test_a_campaign_in_a_received_folder_validates_its_library(function, walls, tmp_path):
     library = Library(tmp_path / FOLDER)
     library.put(function)
-    autonomous.validated_library(tmp_path, sandbox.REQUIRED)
+    autonomous.validated_library(tmp_path, runner.REQUIRED)
     assert recertify.is_known(function)
     source = edited("features", ("(0.0, 0.0, 0.0", "(0.5, 0.0, 0.0"))
     library.put(forged(function, source))
     with pytest.raises(CertificateError, match="must be those that its source gives here"):
-        autonomous.validated_library(tmp_path, sandbox.REQUIRED)
+        autonomous.validated_library(tmp_path, runner.REQUIRED)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hostile import ENDLESS, ENVIRONMENT, PROLOGUE, QUIET, SIGHT
 
-from nanoevolve_jax.codegen.jail import sandbox
-from nanoevolve_jax.codegen.jail.sandbox import (
+from nanoevolve_jax.codegen.sandbox import runner
+from nanoevolve_jax.codegen.sandbox.runner import (
     AVAILABLE,
     BUBBLEWRAP,
     LIMITS,
@@ -25,7 +25,7 @@ NAMESPACED = (BUBBLEWRAP, NAMESPACES)
 
 
 def require(means):
-    if not sandbox.works(means):
+    if not runner.works(means):
         pytest.skip(f"no walls to test: this machine allows no {means}")
     return isolation(AVAILABLE, means)
 
@@ -87,7 +87,7 @@ def attack(tmp_path, repository, server):
             listening.bind(str(tmp_path / "socket"))
             listening.listen()
             before = sorted(tmp_path.rglob("*"))
-            outcome = sandbox.run(script, request, limits, walls)
+            outcome = runner.run(script, request, limits, walls)
             assert sorted(tmp_path.rglob("*")) == before
         (tmp_path / "socket").unlink()
         assert processes_with(str(script)) == []
@@ -121,7 +121,7 @@ def test_what_is_out_of_sight_stays_there(attack, walls, what):
     ],
 )
 def test_namespaces_hold_without_the_filter(attack, walls, what, monkeypatch):
-    monkeypatch.setattr(sandbox, "_filters", lambda: False)
+    monkeypatch.setattr(runner, "_filters", lambda: False)
     outcome = attack(QUIET[what], walls)
     assert "escaped" not in outcome.files, (outcome.files["escaped"], outcome.errors)
 
@@ -130,7 +130,7 @@ def test_namespaces_hold_without_the_filter(attack, walls, what, monkeypatch):
 def test_a_daemon_ends_with_its_namespace_also_without_the_filter(
     attack, walls, ending, monkeypatch
 ):
-    monkeypatch.setattr(sandbox, "_filters", lambda: False)
+    monkeypatch.setattr(runner, "_filters", lambda: False)
     daemon = QUIET["starts a daemon in a session of its own"]
     outcome = attack(daemon + ending, walls, QUICK)  # which looks for what is left of it
     assert "escaped" in outcome.files or outcome.stopped  # it has forked
@@ -194,7 +194,7 @@ for name in "abcdef":
     ],
 )
 def test_garbage_in_place_of_results_is_nothing(frame):
-    assert sandbox._files(frame) == {}
+    assert runner._files(frame) == {}
 
 
 def test_a_crash_has_the_signal_as_its_code(attack, any_walls):
@@ -216,7 +216,7 @@ def test_a_killed_parent_takes_the_child_with_it(walls, tmp_path, repository):
     script.write_text("import time\ntime.sleep(1000)")
     child = os.fork()
     if not child:
-        sandbox.run(script, b"", TIGHT, walls)
+        runner.run(script, b"", TIGHT, walls)
         os._exit(0)
     deadline = time.monotonic() + 10
     while not any(pid != child for pid in processes_with(str(script))):

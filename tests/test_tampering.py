@@ -10,7 +10,7 @@ import training
 from certified_code import checked
 from jax import export
 
-from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.sandbox import certify, runner
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.execution import train
 from nanoevolve_jax.execution.cost import matrix_shapes
@@ -53,7 +53,7 @@ def test_the_child_of_the_jail_sees_no_text_and_no_run_folder(walls, tmp_path):
     script = tmp_path / "reader.py"
     paths = [str(tmp_path / name) for name in names]
     script.write_text(f"NAMES, PATHS = {names!r}, {paths!r}\n{READER}")
-    outcome = sandbox.run(script, b"", sandbox.Limits(seconds=60.0), walls)
+    outcome = runner.run(script, b"", runner.Limits(seconds=60.0), walls)
     assert outcome.files["result.json"] == b"[]", outcome
     assert all((tmp_path / name).read_text() == "secret" for name in names)
 

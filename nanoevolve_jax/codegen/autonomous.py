@@ -26,11 +26,11 @@ from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
 from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.jail import certify, recertify, sandbox
-from nanoevolve_jax.codegen.jail.matrices import matrices
 from nanoevolve_jax.codegen.mutators import ask, budget, providers
 from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
 from nanoevolve_jax.codegen.mutators.providers import Provider
+from nanoevolve_jax.codegen.sandbox import certify, recertify, runner
+from nanoevolve_jax.codegen.sandbox.matrices import matrices
 from nanoevolve_jax.evidence import transfer
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.runs import Runs
@@ -70,7 +70,7 @@ def autonomous(config: ConfigDict) -> None:
     console = Console()
     require_installed(config)
     profile = ensemble_of(config)
-    walls = sandbox.isolation(config.codegen.isolation)
+    walls = runner.isolation(config.codegen.isolation)
     console.print_line(f"jail: {walls.in_words()}")
     start_counting()
     compiled_before = compilations()
@@ -240,10 +240,11 @@ def claim(folder: Path) -> None:
     (folder / proposals.FOLDER).mkdir(exist_ok=True)
 
 
-def validator(config: ConfigDict, walls: sandbox.Isolation):
+def validator(config: ConfigDict, walls: runner.Isolation):
     """Validates (slot, source) for this model and for the wider one of a confirmation."""
-    limits = sandbox.Limits(
-        seconds=float(config.codegen.jail_seconds), cpu_seconds=2 * config.codegen.jail_seconds
+    limits = runner.Limits(
+        seconds=float(config.codegen.jail_seconds),
+        cpu_seconds=2 * config.codegen.jail_seconds,
     )
     # Beside them the machine also trains.
     turns = threading.Semaphore(max(1, visible_cores() // 2))

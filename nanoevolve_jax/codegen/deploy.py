@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable
-from nanoevolve_jax.codegen.jail import recertify
+from nanoevolve_jax.codegen.sandbox import recertify
 from nanoevolve_jax.configs.base import SAME
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.comparison import Arm

@@ -18,8 +18,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.jail import certify, sandbox
-from nanoevolve_jax.codegen.jail.matrices import matrices
+from nanoevolve_jax.codegen.sandbox import certify, runner
+from nanoevolve_jax.codegen.sandbox.matrices import matrices
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.evidence.transfer import wider
 from nanoevolve_jax.evolution.library import Library
@@ -83,14 +83,14 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
     given = flags.FLAGS
     if given.out is not None and Path(given.out).exists() and not Path(given.out).is_dir():
         raise ConfigError(f"--out is {given.out!r}; allowed: a folder, new or not")
-    walls = sandbox.isolation(given.isolation)
+    walls = runner.isolation(given.isolation)
     streams.print_line(f"isolation: {walls.in_words()}")
     verdict = certify.validate(
         slot,
         source,
         matrices(config),
         config.model.dtype,
-        sandbox.Limits(seconds=given.seconds, cpu_seconds=math.ceil(2 * given.seconds)),
+        runner.Limits(seconds=given.seconds, cpu_seconds=math.ceil(2 * given.seconds)),
         walls,
         config.codegen.max_cost,
         also=matrices(wider(config)),
@@ -107,7 +107,7 @@ def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "folder to put certified code into, such as runs/mine/code")
     flags.DEFINE_string(
-        "isolation", sandbox.REQUIRED, "required: all walls; available: those that are there"
+        "isolation", runner.REQUIRED, "required: all walls; available: those that are there"
     )
     flags.DEFINE_float("seconds", 300.0, "wall clock that validation may take", lower_bound=1.0)
     command.run(validate, arguments=True, often=("model.n_embd", "model.n_layer", "model.dtype"))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.jail.certify import Verdict
 from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.tries import propose
+from nanoevolve_jax.codegen.sandbox.certify import Verdict
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.proposals import unified_diff
 from nanoevolve_jax.execution.json_files import Count, Id, read_json, write_json

@@ -8,7 +8,7 @@ cache, so code of one's own is not validated again.
 import re
 from collections.abc import Iterable
 
-from nanoevolve_jax.codegen.jail import certify, sandbox
+from nanoevolve_jax.codegen.sandbox import certify, runner
 from nanoevolve_jax.execution.program_cache import private_folder, user_cache
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.slots import SCALAR, shape_key
@@ -43,11 +43,11 @@ def require_validated(codes: Iterable[Code | None], isolation: str) -> None:
     functions = {f.id: f for code in codes if code for f in code.functions}
     for function in functions.values():
         if not is_known(function):
-            _validate(function, sandbox.isolation(isolation))
+            _validate(function, runner.isolation(isolation))
             remember(function)
 
 
-def _validate(function: Certified, walls: sandbox.Isolation) -> None:
+def _validate(function: Certified, walls: runner.Isolation) -> None:
     """Validates a source, and compares what comes of it with the programs that are there."""
     programs = function.certificate["programs"]
     verdict = certify.validate(
@@ -55,7 +55,7 @@ def _validate(function: Certified, walls: sandbox.Isolation) -> None:
         function.source,
         [_matrix(key, function.id) for key in programs if key != shape_key(SCALAR)],
         function.certificate["dtype"],
-        sandbox.Limits(),
+        runner.Limits(),
         walls,
         _MOST_COST,
     )

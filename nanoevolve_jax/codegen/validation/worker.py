@@ -1,6 +1,6 @@
 """What runs in the child process: judges one source and leaves its verdict in a folder.
 
-    python -I -B inmate.py FOLDER < request.json
+    python -I -B worker.py FOLDER < request.json
 
 The request is JSON: `slot`, `source`, `shapes` ([[64, 256], ...] or [null]), `tried` (those of them
 at which it is run), `dtype`, `max_cost`, `max_source_bytes`. FOLDER gets one

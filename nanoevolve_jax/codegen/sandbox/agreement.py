@@ -9,8 +9,8 @@ import json
 import math
 from pathlib import Path
 
-from nanoevolve_jax.codegen.jail import sandbox
-from nanoevolve_jax.codegen.jail.sandbox import Isolation, Limits
+from nanoevolve_jax.codegen.sandbox import runner
+from nanoevolve_jax.codegen.sandbox.runner import Isolation, Limits
 from nanoevolve_jax.exports.agreement import Agreement, Check, check_optax
 from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
@@ -29,7 +29,7 @@ def checker(code: Code | None, isolation: str) -> Check:
     """
     if not code:
         return check_optax
-    return functools.partial(check, walls=sandbox.isolation(isolation))
+    return functools.partial(check, walls=runner.isolation(isolation))
 
 
 def check(spec: OptimizerSpec, file: str, code: Code, walls: Isolation) -> Agreement:
@@ -53,7 +53,7 @@ def check(spec: OptimizerSpec, file: str, code: Code, walls: Isolation) -> Agree
         for f in code.functions
     ]
     request = {"spec": spec_to_json(spec), "file": file, "functions": functions}
-    outcome = sandbox.run(_SCRIPT, json.dumps(request).encode(), _LIMITS, walls)
+    outcome = runner.run(_SCRIPT, json.dumps(request).encode(), _LIMITS, walls)
     try:
         found = Agreement(**json.loads(outcome.files[_FILE]))
         numbers = [_number(x) for x in found]

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nanoevolve_jax.codegen.jail import bounded, seccomp
-from nanoevolve_jax.codegen.jail.walls import (
+from nanoevolve_jax.codegen.sandbox import bounded, seccomp
+from nanoevolve_jax.codegen.sandbox.walls import (
     BUBBLEWRAP,
     LIMITS,
     NAMESPACES,

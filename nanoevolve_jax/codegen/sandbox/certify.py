@@ -1,6 +1,6 @@
 """From source that nobody has read to certified code, or to the reason why not.
 
-The source is checked, traced and tried by `inmate.py` in a child process behind the walls of
+The source is checked, traced and tried by `worker.py` in a child process behind the walls of
 `sandbox.py`. What the child says is not believed: files are bounded and must be plain, hashes are
 computed here, the certificate is composed here, and every program is loaded once through
 `policy.certified`, which checks its operations and its arguments again.
@@ -19,8 +19,8 @@ import jax
 import jaxlib
 from jax import export
 
-from nanoevolve_jax.codegen.jail import sandbox
-from nanoevolve_jax.codegen.jail.sandbox import Isolation, Limits
+from nanoevolve_jax.codegen.sandbox import runner
+from nanoevolve_jax.codegen.sandbox.runner import Isolation, Limits
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.programs import PLATFORMS
 from nanoevolve_jax.codegen.validation.refusals import REASONS, Refusal, Refused
@@ -30,7 +30,7 @@ from nanoevolve_jax.policy.slots import Shape, shape_key, shapes_of
 MAX_COST = 4.0
 """Times the built-in function's arithmetic that a function may cost."""
 
-_INMATE = Path(__file__).resolve().parents[1] / "validation" / "inmate.py"
+_WORKER = Path(__file__).resolve().parents[1] / "validation" / "worker.py"
 _RESULT, _PROGRAM = "result.json", ".stablehlo"
 _RESULT_BYTES = 1 << 20
 _MOST = 1e30  # of anything that is counted
@@ -95,7 +95,7 @@ def _certified(slot, source, matrices, dtype, limits, isolation, max_cost, also)
         "max_cost": max_cost,
         "max_source_bytes": language.MAX_SOURCE_BYTES,
     }
-    outcome = sandbox.run(_INMATE, json.dumps(request).encode(), limits, isolation)
+    outcome = runner.run(_WORKER, json.dumps(request).encode(), limits, isolation)
     result, programs = _found(outcome, shapes, limits)
     held_to = limits._asdict() | {"max_cost": max_cost}
     certified = compose(slot, source, dtype, result, programs, isolation.in_words(), held_to)
@@ -180,7 +180,7 @@ def _require_readable(source: str) -> None:
 
 
 def _found(
-    outcome: sandbox.Outcome, shapes: Sequence[Shape], limits: Limits
+    outcome: runner.Outcome, shapes: Sequence[Shape], limits: Limits
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Result and programs of a child that found nothing to refuse.
 
@@ -205,7 +205,7 @@ def _found(
     return result | {"programs": facts}, programs
 
 
-def _require_end(outcome: sandbox.Outcome, limits: Limits) -> None:
+def _require_end(outcome: runner.Outcome, limits: Limits) -> None:
     """Refuses what did not end by itself, with a result."""
     if outcome.stopped == "time":
         raise Refused(
