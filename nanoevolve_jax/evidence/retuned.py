@@ -2,7 +2,11 @@
 
 from scipy.special import expit
 
-from nanoevolve_jax.policy.canonical import canonical, moving_actuators
+from nanoevolve_jax.policy.canonical import (
+    canonical,
+    moving_actuators,
+    with_fixed_actuators,
+)
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.gate import blended_actuators
 from nanoevolve_jax.policy.slots import SCOPES
@@ -19,19 +23,8 @@ def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
     """
     if not spec.control.enabled or not is_static(spec):
         return spec
-    at = blended_actuators(spec, float(expit(spec.control.sharpness * spec.control.bias)))
-    if spec.orthogonalize and at.orthogonal_mix not in (0.0, 1.0):
-        return spec
-    if spec.trust_ratio and at.trust_ratio_mix not in (0.0, 1.0):
-        return spec
-    return spec._replace(
-        update_multiplier=at.update_multiplier,
-        trust_ratio=int(bool(spec.trust_ratio) and at.trust_ratio_mix == 1.0),
-        clip_threshold=at.clip_threshold,
-        second_moment_beta=at.second_moment_beta,
-        orthogonalize=int(bool(spec.orthogonalize) and at.orthogonal_mix == 1.0),
-        control=spec.control._replace(enabled=0),
-    )
+    gate = float(expit(spec.control.sharpness * spec.control.bias))
+    return with_fixed_actuators(spec, blended_actuators(spec, gate)) or spec
 
 
 def is_static(spec: OptimizerSpec, code: Code | None = None) -> bool:

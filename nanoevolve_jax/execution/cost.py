@@ -64,7 +64,7 @@ def structure(spec: OptimizerSpec) -> OptimizerSpec:
     """
     spec = canonical(spec)
     for path, field in FIELDS.items():
-        decides = field.integer or path.endswith("orthogonal_mix")
+        decides = field.integer or field.changes_operations
         if not decides and get_field(spec, path) != field.default:
             spec = set_field(spec, path, field.default)
     return spec

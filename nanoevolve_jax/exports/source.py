@@ -12,7 +12,7 @@ from nanoevolve_jax.exports.rewritten import imports_of, pieces_of
 from nanoevolve_jax.policy import sensors
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import EXTRA_SENSORS, SLOTS
-from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, OptimizerSpec
+from nanoevolve_jax.policy.spec import ACTUATORS, OptimizerSpec
 from nanoevolve_jax.policy.spec_json import SpecError
 
 FRAMEWORKS = ("optax", "torch")
@@ -65,7 +65,7 @@ def source_of(
         pieces=pieces,
         imports=imports_of(code, pieces),
         dtype=_dtype(code),
-        ranges=ACTUATOR_RANGES,
+        ranges=ACTUATORS,
         extra_sensors=EXTRA_SENSORS,
         switch_types=_switch_types(),
         sensors=sensors,

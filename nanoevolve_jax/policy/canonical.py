@@ -3,14 +3,18 @@
 A child that differs only in such a field would spend a training run on its parent's result.
 """
 
+from typing import Any
+
 from nanoevolve_jax.policy.spec import (
+    ACTUATORS,
     CLIP_GLOBAL_NORM,
     CLIP_NONE,
     CLIP_UPDATE_RMS,
     FIELDS,
+    OFF_ON,
+    TRAINING_SENSORS,
     Actuators,
     OptimizerSpec,
-    Sensors,
     get_field,
     set_field,
 )
@@ -28,15 +32,9 @@ def _moves(spec: OptimizerSpec, actuator: str) -> bool:
 
 
 def _dead_actuators(spec: OptimizerSpec) -> set[str]:
-    """Actuators whose stage of the optimizer is switched off."""
-    stage_on = Actuators(
-        update_multiplier=True,
-        trust_ratio_mix=spec.trust_ratio,
-        clip_threshold=spec.clip != CLIP_NONE,
-        second_moment_beta=spec.second_moment,
-        orthogonal_mix=spec.orthogonalize,
-    )
-    return {name for name, on in stage_on._asdict().items() if not on}
+    """Returns the actuators whose stage of the optimizer is switched off."""
+    stages = {name: row.stage for name, row in ACTUATORS._asdict().items()}
+    return {name for name, stage in stages.items() if stage and not getattr(spec, stage)}
 
 
 def moving_actuators(spec: OptimizerSpec) -> list[str]:
@@ -60,19 +58,47 @@ def _clip_never_binds(spec: OptimizerSpec) -> bool:
     return min(pole.clip_threshold for pole in poles) >= largest
 
 
+def with_fixed_actuators(spec: OptimizerSpec, actuators: Actuators) -> OptimizerSpec | None:
+    """Returns the policy without a gate whose actuators always have these values.
+
+    Args:
+      spec: Policy of concrete numbers.
+      actuators: Values that the gate would set, scaled as `gate.blended_actuators` returns them.
+
+    Returns:
+      A policy whose gate is off, or None where fixed fields cannot express a value, such as a
+      partial mix.
+    """
+    dead = _dead_actuators(spec)
+    fixed: dict[str, Any] = {}
+    for name, row in ACTUATORS._asdict().items():
+        value = getattr(actuators, name)
+        if row.field and not FIELDS[row.field].choices:
+            fixed[row.field] = value
+        elif name in dead:
+            continue
+        elif row.stage and FIELDS[row.stage].choices == OFF_ON and value in (0.0, 1.0):
+            fixed[row.stage] = int(value)
+        elif value != row.default:
+            return None
+    return spec._replace(**fixed, control=spec.control._replace(enabled=0))
+
+
 def unread_fields(spec: OptimizerSpec) -> set[str]:
     """Paths of the fields that cannot change what the policy does."""
     unread: set[str] = set()
     dead = _dead_actuators(spec)
     control = spec.control
     if control.enabled:
-        unread |= {"clip_threshold", "second_moment_beta"}  # the gate's poles replace them
+        # The poles of the gate replace these numbers.
+        replaced = {row.field for row in ACTUATORS if row.field and not row.scales_field}
+        unread |= {name for name in replaced if not FIELDS[name].choices}
         for actuator in dead:
             unread |= set(_poles(actuator))
         if not moving_actuators(spec):
             unread |= {p for p in _CONTROL if ".coefficients." in p or ".normalisers." in p}
             unread |= {"control.bias", "control.sharpness"}
-        for name in Sensors._fields[:-1]:
+        for name in TRAINING_SENSORS:
             if getattr(control.coefficients, name) == 0:
                 unread.add(f"control.normalisers.{name}")
     else:
@@ -80,7 +106,7 @@ def unread_fields(spec: OptimizerSpec) -> set[str]:
         if spec.clip == CLIP_NONE:
             unread.add("clip_threshold")
     senses = control.enabled and any(
-        getattr(control.coefficients, name) != 0 for name in Sensors._fields[:-1]
+        getattr(control.coefficients, name) != 0 for name in TRAINING_SENSORS
     )
     gate_moves = "control.bias" not in unread
     if spec.clip != CLIP_GLOBAL_NORM and not (senses and gate_moves):

@@ -20,7 +20,7 @@ from jax.custom_batching import custom_vmap
 
 from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, Shape, Slots, shape_key, shapes_of
-from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, Actuators
+from nanoevolve_jax.policy.spec import ACTUATORS, Actuators
 from nanoevolve_jax.policy.stablehlo import require_plain
 
 FORMAT = 1
@@ -276,7 +276,7 @@ def _actuate(function: Certified):
     def actuate(gate, poles):
         moved = _on_scalars(function, gate, poles)
         return Actuators(
-            *(jnp.clip(x, row.low, row.high) for x, row in zip(moved, ACTUATOR_RANGES, strict=True))
+            *(jnp.clip(x, row.low, row.high) for x, row in zip(moved, ACTUATORS, strict=True))
         )
 
     return actuate

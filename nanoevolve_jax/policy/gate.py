@@ -16,7 +16,14 @@ from nanoevolve_jax.policy.slots import (
     control_of,
     poles_of,
 )
-from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
+from nanoevolve_jax.policy.spec import (
+    ACTUATORS,
+    FIELDS,
+    Actuator,
+    Actuators,
+    OptimizerSpec,
+    Sensors,
+)
 
 
 class GateState(NamedTuple):
@@ -35,14 +42,15 @@ class GateState(NamedTuple):
 
 
 def static_actuators(spec: OptimizerSpec) -> Actuators:
-    """Where the actuators stand without a gate."""
-    return Actuators(
-        update_multiplier=spec.update_multiplier,
-        trust_ratio_mix=select(spec.trust_ratio, 1.0, 0.0),
-        clip_threshold=spec.clip_threshold,
-        second_moment_beta=spec.second_moment_beta,
-        orthogonal_mix=1.0,
-    )
+    """Returns the actuators of a policy whose gate is off."""
+
+    def value(row: Actuator) -> Any:
+        if row.field is None:
+            return row.default
+        value = getattr(spec, row.field)
+        return select(value, 1.0, 0.0) if FIELDS[row.field].choices else value
+
+    return Actuators(*map(value, ACTUATORS))
 
 
 def blend(gate: Any, poles: Poles) -> Actuators:
@@ -52,9 +60,14 @@ def blend(gate: Any, poles: Poles) -> Actuators:
 
 
 def blended_actuators(spec: OptimizerSpec, gate: Any, slots: Slots = BUILT_IN) -> Actuators:
-    """Where a gate in [0, 1] puts the actuators: 0 aggressive, 1 conservative."""
+    """Returns the actuators at a gate in [0, 1]: 0 is aggressive, 1 is conservative."""
     moved = (slots.actuate or blend)(gate, poles_of(spec))
-    return moved._replace(update_multiplier=spec.update_multiplier * moved.update_multiplier)
+    scaled = {
+        name: getattr(spec, row.field) * getattr(moved, name)
+        for name, row in ACTUATORS._asdict().items()
+        if row.scales_field
+    }
+    return moved._replace(**scaled)
 
 
 def gate_of(spec: OptimizerSpec, sensors: Sensors, slots: Slots = BUILT_IN) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.spec import (
+    ACTUATORS,
     FIELDS,
-    Actuators,
     OptimizerSpec,
     Sensors,
     get_field,
@@ -98,12 +98,21 @@ def _one_of(operators: list[Operator]) -> Operator:
     return operator
 
 
-def _pole(path: str) -> Operator:
-    if path.endswith(("second_moment_beta",)):
-        return _scale_memory(path, 0.5)
-    if path.endswith("_mix"):
-        return _shift(path, 0.3)
-    return _scale(path, 0.4)
+MOVES: dict[str, tuple[Callable[[str, float], Operator], float]] = {
+    "scale": (_scale, 0.4),
+    "shift": (_shift, 0.3),
+    "memory": (_scale_memory, 0.5),
+}
+"""How the pole of an actuator moves, by `Actuator.mutation`: an operator and its spread."""
+
+
+def _poles() -> list[Operator]:
+    moves = [(name, *MOVES[row.mutation]) for name, row in ACTUATORS._asdict().items()]
+    return [
+        move(f"control.{pole}.{name}", spread)
+        for pole in ("aggressive", "conservative")
+        for name, move, spread in moves
+    ]
 
 
 OPERATORS: dict[str, Operator] = {
@@ -123,13 +132,7 @@ OPERATORS: dict[str, Operator] = {
         [_shift(f"control.coefficients.{name}", 0.7) for name in Sensors._fields]
     ),
     "adjust_stateful_ema_beta": _scale_memory("control.ema_beta", 0.7),
-    "adjust_stateful_range": _one_of(
-        [
-            _pole(f"control.{pole}.{name}")
-            for pole in ("aggressive", "conservative")
-            for name in Actuators._fields
-        ]
-    ),
+    "adjust_stateful_range": _one_of(_poles()),
 }
 
 

@@ -1,15 +1,15 @@
-"""The optimizer policy as a pytree of numbers, and the one table of its fields.
+"""The optimizer policy as a pytree of numbers, and the tables that describe its parts.
 
-Every leaf of an `OptimizerSpec` is a number, switches included, so one compiled program runs
-any spec. `FIELDS` is what validation, mutation and documentation read: a field that is not in
-the table does not exist.
+Every leaf of an `OptimizerSpec` is a number, switches included, so one compiled program runs any
+spec. `SENSORS`, `ACTUATORS` and `FIELDS` hold one row for each sensor, each actuator and each leaf.
+Validation, mutation, code generation, exports, reports and documentation read these rows.
 """
 
 from typing import Any, NamedTuple
 
 
 class Sensors(NamedTuple):
-    """One number for each of the six things a policy can sense."""
+    """One value per sensor, in the order of `SENSORS`."""
 
     loss_ema: Any
     loss_improvement_ema: Any
@@ -20,13 +20,29 @@ class Sensors(NamedTuple):
 
 
 class Actuators(NamedTuple):
-    """One number for each of the five things a gate can move."""
+    """One value per actuator, in the order of `ACTUATORS`."""
 
     update_multiplier: Any
     trust_ratio_mix: Any
     clip_threshold: Any
     second_moment_beta: Any
     orthogonal_mix: Any
+
+
+class Knobs(NamedTuple):
+    """The actuators, the momentum and the switches that the direction of a matrix depends on."""
+
+    update_multiplier: Any
+    trust_ratio_mix: Any
+    clip_threshold: Any
+    second_moment_beta: Any
+    orthogonal_mix: Any
+    momentum: Any  # coefficient at this step, on its schedule
+    nesterov: Any  # bool
+    momentum_placement: Any  # int32, an index into PLACEMENTS
+    orthogonalize: Any  # bool
+    ns_steps: Any  # int32
+    second_moment: Any  # bool
 
 
 class StatefulControl(NamedTuple):
@@ -46,7 +62,7 @@ class StatefulControl(NamedTuple):
 
 
 class OptimizerSpec(NamedTuple):
-    """A policy for matrix parameters; see `FIELDS` for the meaning and range of every leaf."""
+    """A policy for matrix parameters. `FIELDS` has the meaning and the range of every leaf."""
 
     momentum: Any
     nesterov: Any
@@ -65,23 +81,157 @@ class OptimizerSpec(NamedTuple):
     control: StatefulControl
 
 
-class Field(NamedTuple):
-    """One row of the table.
+class Sensor(NamedTuple):
+    """One row of `SENSORS`."""
 
-    `choices` is empty for a number; otherwise the stored number is an index into it and JSON
-    spells the word. `low` and `high` are hard bounds, both included.
+    signals: tuple[str, ...]  # fields of `sensors.Signals` whose averages it reads
+    normaliser: float | None  # default raw value at which it saturates; None: it needs no squashing
+    coefficient: float  # default weight in the gate
+    meaning: str
+
+
+class Actuator(NamedTuple):
+    """One row of `ACTUATORS`."""
+
+    default: float  # value that has the effect of the baseline
+    low: float  # hard bound, included
+    high: float  # hard bound, included
+    aggressive: float  # default pole at a gate of 0
+    conservative: float  # default pole at a gate of 1
+    meaning: str
+    phrase: str  # name in a sentence
+    unit: str  # unit of its axis in figures
+    mutation: str  # how a mutation moves a pole; a key of `mutations.MOVES`
+    field: str | None = None  # spec field that it has the value of while the gate is off
+    stage: str | None = None  # switch of the stage that reads it; None: it is always read
+    scales_field: bool = False  # the gate's value multiplies `field` instead of replacing it
+    changes_operations: bool = False  # its poles decide which operations are computed
+
+
+# Normalisers are the raw values of a baseline run, from `python -m benchmarks.sensors`, whose
+# measurements are in results/sensors.json. The default gate reads the calendar alone: it is
+# aggressive in the first half of the run and conservative in the second.
+SENSORS = Sensors(
+    loss_ema=Sensor(
+        ("log_loss",), 0.5, 0.0, "share of the first loss by which the mean loss has fallen"
+    ),
+    loss_improvement_ema=Sensor(
+        ("log_loss", "log_step"),
+        0.25,
+        0.0,
+        "slope of the loss in log-log coordinates, positive while it falls",
+    ),
+    grad_norm_ema=Sensor(
+        ("log_grad_norm",), 0.5, 0.0, "log of the recent gradient norm minus that of the older one"
+    ),
+    update_ratio_ema=Sensor(
+        ("log_update_ratio",),
+        0.4,
+        0.0,
+        "log of update norm over parameter norm, recent minus older",
+    ),
+    grad_alignment_ema=Sensor(
+        ("alignment",), 0.5, 0.0, "mean cosine between consecutive gradients"
+    ),
+    step_fraction=Sensor((), None, 1.0, "share of the run that has passed"),
+)
+TRAINING_SENSORS = tuple(
+    name for name, row in SENSORS._asdict().items() if row.normaliser is not None
+)
+"""Sensors of the state of training; a schedule could compute the others."""
+
+ACTUATORS = Actuators(
+    update_multiplier=Actuator(
+        default=1.0,
+        low=0.1,
+        high=4.0,
+        aggressive=1.2,
+        conservative=0.8,
+        meaning="factor on the update, on top of the policy's own update_multiplier",
+        phrase="the update multiplier",
+        unit="factor",
+        mutation="scale",
+        field="update_multiplier",
+        scales_field=True,
+    ),
+    trust_ratio_mix=Actuator(
+        default=0.0,
+        low=0.0,
+        high=1.0,
+        aggressive=0.0,
+        conservative=1.0,
+        meaning="share of the trust ratio in the scale of the update, from none to all of it",
+        phrase="the share of the trust ratio",
+        unit="share",
+        mutation="shift",
+        field="trust_ratio",
+        stage="trust_ratio",
+    ),
+    clip_threshold=Actuator(
+        default=1.0,
+        low=0.1,
+        high=10.0,
+        aggressive=2.0,
+        conservative=0.5,
+        meaning="limit of the update's RMS or of the gradient norm",
+        phrase="the clip threshold",
+        unit="threshold",
+        mutation="scale",
+        field="clip_threshold",
+        stage="clip",
+    ),
+    second_moment_beta=Actuator(
+        default=0.9,
+        low=0.5,
+        high=0.999,
+        aggressive=0.9,
+        conservative=0.95,
+        meaning="decay of the second moment",
+        phrase="the second-moment decay",
+        unit="decay",
+        mutation="memory",
+        field="second_moment_beta",
+        stage="second_moment",
+    ),
+    orthogonal_mix=Actuator(
+        default=1.0,
+        low=0.0,
+        high=1.0,
+        aggressive=1.0,
+        conservative=1.0,
+        meaning="share of the orthogonal factor; the rest is the normalised momentum",
+        phrase="the share of the orthogonal direction",
+        unit="share",
+        mutation="shift",
+        stage="orthogonalize",
+        changes_operations=True,
+    ),
+)
+
+
+class Field(NamedTuple):
+    """One row of `FIELDS`.
+
+    A number has no `choices`. Of a switch, the spec holds an index into `choices` and JSON the
+    word.
     """
 
     default: float | int
-    low: float
-    high: float
+    low: float  # hard bound, included
+    high: float  # hard bound, included
     meaning: str
     choices: tuple[str, ...] = ()
     integer: bool = False
+    changes_operations: bool = False  # a number whose value decides which operations are computed
+    phrase: str = ""  # name in a sentence
+    effects: tuple[str, ...] = ()  # by choice: what follows "It" in a sentence about the policy
 
 
-def _switch(default: str, choices: tuple[str, ...], meaning: str) -> Field:
-    return Field(choices.index(default), 0, len(choices) - 1, meaning, choices, integer=True)
+def _switch(
+    default: str, choices: tuple[str, ...], meaning: str, effects: tuple[str, ...] = ()
+) -> Field:
+    index, last = choices.index(default), len(choices) - 1
+    return Field(index, 0, last, meaning, choices, integer=True, effects=effects)
 
 
 OFF_ON = ("off", "on")
@@ -92,66 +242,97 @@ PRE, POST = range(2)
 CLIP_NONE, CLIP_UPDATE_RMS, CLIP_GLOBAL_NORM = range(3)
 DECAY_NONE, DECAY_DECOUPLED, DECAY_CAUTIOUS = range(3)
 
-# Raw sensor values under the baseline saturate here: `python -m benchmarks.sensors` measures
-# them and results/sensors.json keeps what it found.
-_NORMALISERS = Sensors(0.5, 0.25, 0.5, 0.4, 0.5, 1.0)
-# The default gate anneals: aggressive in the first half of the run, conservative in the second.
-_COEFFICIENTS = Sensors(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
-ACTUATOR_RANGES = Actuators(
-    update_multiplier=Field(1.0, 0.1, 4.0, "factor on top of update_multiplier"),
-    trust_ratio_mix=Field(0.0, 0.0, 1.0, "0: no trust ratio, 1: all of it"),
-    clip_threshold=Field(1.0, 0.1, 10.0, "replaces clip_threshold"),
-    second_moment_beta=Field(0.9, 0.5, 0.999, "replaces second_moment_beta"),
-    orthogonal_mix=Field(1.0, 0.0, 1.0, "0: normalised momentum, 1: its orthogonal factor"),
-)
-_AGGRESSIVE = Actuators(1.2, 0.0, 2.0, 0.9, 1.0)
-_CONSERVATIVE = Actuators(0.8, 1.0, 0.5, 0.95, 1.0)
-
-
-def _poles(pole: str, defaults: Actuators) -> dict[str, Field]:
+def _poles(pole: str) -> dict[str, Field]:
     return {
-        f"control.{pole}.{name}": row._replace(
-            default=default, meaning=f"{pole} pole: {row.meaning}"
+        f"control.{pole}.{name}": Field(
+            getattr(row, pole),
+            row.low,
+            row.high,
+            f"{pole} pole: {row.meaning}",
+            changes_operations=row.changes_operations,
         )
-        for name, row, default in zip(Actuators._fields, ACTUATOR_RANGES, defaults, strict=True)
+        for name, row in ACTUATORS._asdict().items()
     }
 
 
 FIELDS: dict[str, Field] = {
-    "momentum": Field(0.97, 0.0, 0.99, "plateau of the scheduled momentum coefficient"),
-    "nesterov": _switch("on", OFF_ON, "look ahead along the momentum"),
-    "momentum_placement": _switch("pre", PLACEMENTS, "momentum before or after the direction"),
-    "orthogonalize": _switch("on", OFF_ON, "Polar Express, or the normalised momentum alone"),
-    "ns_steps": Field(5, 1, 5, "Polar Express iterations", integer=True),
-    "second_moment": _switch("on", OFF_ON, "factored second moment (NorMuon)"),
-    "second_moment_beta": Field(0.9, 0.5, 0.999, "its decay"),
+    "momentum": Field(
+        0.97, 0.0, 0.99, "plateau of the scheduled momentum coefficient", phrase="the momentum"
+    ),
+    "nesterov": _switch(
+        "on",
+        OFF_ON,
+        "look ahead along the momentum",
+        ("takes the momentum as it is", "looks ahead along the momentum"),
+    ),
+    "momentum_placement": _switch(
+        "pre",
+        PLACEMENTS,
+        "momentum before or after the direction",
+        (
+            "averages gradients before it computes a direction",
+            "averages directions, one computed from each gradient",
+        ),
+    ),
+    "orthogonalize": _switch(
+        "on",
+        OFF_ON,
+        "Polar Express, or the normalised momentum alone",
+        ("takes the normalised momentum", "takes the momentum's orthogonal factor"),
+    ),
+    "ns_steps": Field(
+        *(5, 1, 5, "Polar Express iterations"),
+        integer=True,
+        phrase="the number of Polar Express iterations",
+    ),
+    "second_moment": _switch(
+        "on",
+        OFF_ON,
+        "factored second moment (NorMuon)",
+        ("has no second moment", "divides by a factored second moment"),
+    ),
+    "second_moment_beta": Field(
+        0.9, 0.5, 0.999, "decay of the second moment", phrase="the second-moment decay"
+    ),
     "trust_ratio": _switch("off", OFF_ON, "layerwise trust ratio (LARS)"),
     "trust_ratio_min": Field(0.1, 0.01, 1.0, "lower clamp of the ratio"),
     "trust_ratio_max": Field(10.0, 1.0, 100.0, "upper clamp of the ratio"),
     "clip": _switch("none", CLIPS, "limit each update's RMS, or the global gradient norm"),
     "clip_threshold": Field(
-        1.0, 0.1, 10.0, "in RMS of an orthogonal update, or in running mean gradient norms"
+        1.0, 0.1, 10.0, "limit, in RMS of an orthogonal update or in running mean gradient norms"
     ),
-    "decay": _switch("cautious", DECAYS, "weight decay; cautious only where the update agrees"),
-    "update_multiplier": Field(1.0, 0.1, 10.0, "factor on the update, not on the decay"),
+    "decay": _switch(
+        "cautious",
+        DECAYS,
+        "weight decay; cautious only where the update agrees",
+        (
+            "decays no weights",
+            "decays weights everywhere",
+            "decays weights only where update and weight agree",
+        ),
+    ),
+    "update_multiplier": Field(
+        1.0, 0.1, 10.0, "factor on the update, not on the decay", phrase="the update multiplier"
+    ),
     "control.enabled": _switch("off", OFF_ON, "let the gate move the actuators"),
-    "control.ema_beta": Field(0.98, 0.5, 0.999, "sensor averaging at a horizon of 1000 steps"),
+    "control.ema_beta": Field(0.98, 0.5, 0.999, "decay of the averages at a horizon of 1000 steps"),
     "control.sharpness": Field(4.0, 0.1, 10.0, "slope of the gate"),
     "control.bias": Field(-0.5, -2.0, 2.0, "offset of the gate"),
     **{
-        f"control.coefficients.{name}": Field(default, -2.0, 2.0, f"weight of {name} in the gate")
-        for name, default in zip(Sensors._fields, _COEFFICIENTS, strict=True)
+        f"control.coefficients.{name}": Field(
+            row.coefficient, -2.0, 2.0, f"weight of {name} in the gate"
+        )
+        for name, row in SENSORS._asdict().items()
     },
     **{
         f"control.normalisers.{name}": Field(
-            default, 1e-3, 100.0, f"raw value at which {name} saturates"
+            getattr(SENSORS, name).normaliser, 1e-3, 100.0, f"raw value at which {name} saturates"
         )
-        for name, default in zip(Sensors._fields, _NORMALISERS, strict=True)
-        if name != "step_fraction"  # already between 0 and 1
+        for name in TRAINING_SENSORS
     },
-    **_poles("aggressive", _AGGRESSIVE),
-    **_poles("conservative", _CONSERVATIVE),
+    **_poles("aggressive"),
+    **_poles("conservative"),
 }
 
 
@@ -175,8 +356,8 @@ def build_spec(values: dict[str, float | int]) -> OptimizerSpec:
     """Builds a spec from a value for every path of `FIELDS`; nothing is checked here."""
 
     def group(kind, prefix):
-        fixed = {"step_fraction": 1.0} if prefix == "control.normalisers" else {}
-        return kind(**{n: values.get(f"{prefix}.{n}", fixed.get(n)) for n in kind._fields})
+        # A sensor that needs no squashing has a normaliser of 1 and no field for it.
+        return kind(**{n: values.get(f"{prefix}.{n}", 1.0) for n in kind._fields})
 
     control = StatefulControl(
         **{n: values[f"control.{n}"] for n in StatefulControl._fields[:4]},

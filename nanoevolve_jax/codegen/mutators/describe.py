@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from nanoevolve_jax.policy.slots import EXTRA_SENSORS, SLOTS
-from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, FIELDS, Actuators
+from nanoevolve_jax.policy.spec import ACTUATORS, FIELDS, Actuators
 
 
 class Described(NamedTuple):
@@ -54,7 +54,7 @@ _SENSORS = {
 
 
 def _actuator(name: str) -> str:
-    row = getattr(ACTUATOR_RANGES, name)
+    row = getattr(ACTUATORS, name)
     return f"{_ACTUATORS[name]}; from {row.low:g} to {row.high:g}"
 
 

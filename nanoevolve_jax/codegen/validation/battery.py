@@ -15,7 +15,7 @@ from nanoevolve_jax.policy.slots import (
     Shape,
     second_moment_shape,
 )
-from nanoevolve_jax.policy.spec import ACTUATOR_RANGES, FIELDS, Actuators, Sensors
+from nanoevolve_jax.policy.spec import ACTUATORS, FIELDS, Actuators, Sensors
 
 _FEWEST_LANES = 3
 
@@ -90,7 +90,7 @@ def _matrices(shape: tuple[int, int]) -> dict[str, tuple[np.ndarray, ...]]:
 
 
 def _knobs() -> Knobs:
-    actuators = {name: row.default for name, row in ACTUATOR_RANGES._asdict().items()}
+    actuators = {name: row.default for name, row in ACTUATORS._asdict().items()}
     return Knobs(
         **actuators,
         momentum=FIELDS["momentum"].default,
@@ -109,7 +109,7 @@ def _turned_knobs(usual: Knobs) -> Iterator[tuple[str, Any]]:
     yield "momentum_placement", 1
     steps = FIELDS["ns_steps"]
     yield from (("ns_steps", n) for n in range(steps.low, steps.high) if n != usual.ns_steps)
-    for name, row in (ACTUATOR_RANGES._asdict() | {"momentum": FIELDS["momentum"]}).items():
+    for name, row in (ACTUATORS._asdict() | {"momentum": FIELDS["momentum"]}).items():
         yield from ((name, bound) for bound in (row.low, row.high, 0.5 * (row.low + row.high)))
 
 
@@ -142,7 +142,7 @@ def _gates(shape: Shape) -> Iterator[tuple[str, tuple[Any, ...]]]:
 def _actuates(shape: Shape) -> Iterator[tuple[str, tuple[Any, ...]]]:
     del shape
     poles = [
-        Actuators(*(getattr(row, bound) for row in ACTUATOR_RANGES))
+        Actuators(*(getattr(row, bound) for row in ACTUATORS))
         for bound in ("default", "low", "high")
     ]
     for gate in (0.0, 1.0, 0.5, 1e-6, 0.999):
