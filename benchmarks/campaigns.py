@@ -27,8 +27,14 @@ from rich.table import Table
 from benchmarks import options
 from nanoevolve_jax.evidence.comparison import search_lr
 from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide, standing
-from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
-from nanoevolve_jax.evidence.score import Scale, score
+from nanoevolve_jax.evidence.score import (
+    PromotionRules,
+    Scale,
+    first_round,
+    pick,
+    score,
+    second_round,
+)
 from nanoevolve_jax.evolution.tournament import best_control, draw_parent, survivors
 from nanoevolve_jax.terminal.console import Console
 

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks import options
 from benchmarks.timing import Run, big_matmul, environment, interleaved, ratio, seconds
-from nanoevolve_jax.evidence.constraints import state_ratio
+from nanoevolve_jax.evidence.eligibility import state_ratio
 from nanoevolve_jax.execution.checkpoint import tree_bytes
 from nanoevolve_jax.execution.cost import lowered_flops
 from nanoevolve_jax.execution.population import stack_candidates

@@ -46,8 +46,8 @@ from nanoevolve_jax.evidence import card as cards
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.eligibility import is_retuned_baseline
 from nanoevolve_jax.evidence.ledger import Confirmation
-from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs, bpb
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.sealed import read_sealed

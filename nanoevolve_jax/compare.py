@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax import command, plugins
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.exploration import explore, planned_calls
+from nanoevolve_jax.evidence.comparison import Arm, Bench, explore, planned_exploration
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
@@ -48,13 +47,13 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
     console = Console()
     config = config.copy_and_resolve_references()
     config.workdir = str(Path(config.workdir) / FOLDER)
-    most = total_runs(planned_calls(config, len(arms)))
+    most = total_runs(planned_exploration(config, len(arms)))
     require_free(Path(config.workdir))
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=config.train.steps, most=most))
         config, calibration = calibrated(site.config, site.facts)
         arms, same = distinct(config, names)  # presets stand on the calibrated baseline
-        planned = planned_calls(config, len(arms))
+        planned = planned_exploration(config, len(arms))
         folder = Path(config.workdir)
         seal = calibration.seal if calibration else UNCALIBRATED
         description = describe_run(config, site.facts, seal)

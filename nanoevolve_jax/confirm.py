@@ -14,15 +14,13 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax import command, plugins
 from nanoevolve_jax.configs.base import CONFIRM_SETTINGS
-from nanoevolve_jax.evidence import constraints, trial
-from nanoevolve_jax.evidence.card import KIND, is_win, make_card
+from nanoevolve_jax.evidence import eligibility, trial
+from nanoevolve_jax.evidence.card import KIND, commands, is_win, make_card, read_replay, with_replay
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.documents import PromotionDocument
+from nanoevolve_jax.evidence.eligibility import is_retuned_baseline
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.forms import PromotionForm
 from nanoevolve_jax.evidence.page import sentence, to_markdown
-from nanoevolve_jax.evidence.replayed import read_replay, with_replay
-from nanoevolve_jax.evidence.reproduction import commands
-from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
@@ -163,7 +161,7 @@ def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:
     Raises:
       EvidenceError: naming what it does not hold.
     """
-    held = constraints.measure(bench, baseline, [candidate], "confirm: constraints")
+    held = eligibility.measure(bench, baseline, [candidate], "confirm: constraints")
     if (reason := held.broken(candidate.id)) is not None:
         raise EvidenceError(
             f"config.candidate is {candidate.id!r}, which cannot win: {reason}; "
@@ -186,7 +184,7 @@ def read_records(folder: Path, candidate: str) -> tuple[list[Record], dict[str, 
       EvidenceError: if promotion has not ended, or picked nothing.
       ConfigError: if the candidate is not in the archive.
     """
-    promotion = read_sealed(folder / promote.FILE, promote.KIND, PromotionForm)
+    promotion = read_sealed(folder / promote.FILE, promote.KIND, PromotionDocument)
     records = archive.load_all(folder / ARCHIVE)
     names = [record.id for record in records if record.recipe is None and record.failure is None]
     names = [name for name in names if name != tournament.BASELINE_ID]

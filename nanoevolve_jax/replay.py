@@ -16,11 +16,10 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax import command, plugins
 from nanoevolve_jax.configs.base import REPLAY_SETTINGS
-from nanoevolve_jax.evidence.card import read_card
+from nanoevolve_jax.evidence.card import REPLAY_KIND as REPLAY
+from nanoevolve_jax.evidence.card import read_card, record_path, with_replay
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.page import to_markdown
-from nanoevolve_jax.evidence.replayed import KIND as REPLAY
-from nanoevolve_jax.evidence.replayed import record_path, with_replay
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.library import FOLDER, Library

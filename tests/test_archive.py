@@ -13,7 +13,7 @@ from nanoevolve_jax.configs import base
 from records import make_dead, make_record
 from specs import specs
 
-from nanoevolve_jax.evidence import telemetry
+from nanoevolve_jax.evidence import trajectories
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
@@ -389,7 +389,7 @@ def test_telemetry_is_renamed_into_place(tmp_path, monkeypatch):
     def crash(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(telemetry.os, "replace", crash)
+    monkeypatch.setattr(trajectories.os, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        telemetry.save_telemetry(tmp_path, "c", {"loss": [1.0]})
+        trajectories.save_telemetry(tmp_path, "c", {"loss": [1.0]})
     assert not (tmp_path / "telemetry" / "c.npz").exists()

@@ -12,7 +12,7 @@ from benches import arm, make_bench
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, site
-from nanoevolve_jax.evidence import exploration
+from nanoevolve_jax.evidence import comparison
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.work import total_runs
@@ -33,7 +33,7 @@ def lower_with_trust_ratio(job):
 
 def test_gains_are_paired_by_seed_and_positive_when_the_other_is_better():
     bench = make_bench(lower_with_trust_ratio)
-    found = exploration.explore(bench, [arm("a"), arm("b", TRUST_RATIO)])
+    found = comparison.explore(bench, [arm("a"), arm("b", TRUST_RATIO)])
     assert "gain" not in found["specs"][0]
     gain = found["specs"][1]["gain"]
     assert (gain["mean"], gain["n"]) == (pytest.approx(0.5), 4)
@@ -45,7 +45,7 @@ def test_gains_are_paired_by_seed_and_positive_when_the_other_is_better():
 def test_a_failed_run_is_never_dropped():
     first = stage_seed(Stage.COMPARE, 0, 0)
     bench = make_bench(lambda job: np.nan if job.seed == first else 2.0)
-    found = exploration.explore(bench, [arm("a"), arm("b", TRUST_RATIO)])
+    found = comparison.explore(bench, [arm("a"), arm("b", TRUST_RATIO)])
     assert found["specs"][1]["gain"]["mean"] == -np.inf
     assert found["specs"][1]["gain"]["p"] == 1.0
     assert found["specs"][1]["failures"] == {str(first): "loss is not finite"}
@@ -53,20 +53,20 @@ def test_a_failed_run_is_never_dropped():
 
 def test_neither_seeds_nor_text_are_those_of_another_stage():
     bench = make_bench(lambda job: 2.0, seed=3, compare__seeds=64)
-    exploration.explore(bench, [arm("a"), arm("b", TRUST_RATIO)])
-    jobs = bench.runs.of(exploration.STAGE)
+    comparison.explore(bench, [arm("a"), arm("b", TRUST_RATIO)])
+    jobs = bench.runs.of(comparison.COMPARE_STAGE)
     seeds = {job.seed for job in jobs}
     others = {
         stage_seed(stage, 3, i) for stage in Stage if stage != Stage.COMPARE for i in range(2048)
     }
     assert len(seeds) == 64 and not seeds & others
     assert {job.fold for job in jobs} == {SCREEN_FOLD}
-    assert len(jobs) == total_runs(exploration.planned_calls(bench.config, 2))
+    assert len(jobs) == total_runs(comparison.planned_exploration(bench.config, 2))
 
 
 def test_more_seeds_begin_with_fewer():
     few, many = (make_bench(None, compare__seeds=n).config for n in (4, 9))
-    assert exploration.shared_seeds(many)[:4] == exploration.shared_seeds(few)
+    assert comparison.shared_seeds(many)[:4] == comparison.shared_seeds(few)
 
 
 # The command, on a tiny model --------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from benches import arm, lr_factor, make_bench
 
 from nanoevolve_jax.confirm import require_constraints
-from nanoevolve_jax.evidence.constraints import STATE_LIMIT, Constraints, measure
+from nanoevolve_jax.evidence.eligibility import STATE_LIMIT, Constraints, measure
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 

@@ -28,9 +28,8 @@ from nanoevolve_jax.codegen.deployment import book, folder, intact, paired, repl
 from nanoevolve_jax.codegen.deployment.engine import result_of
 from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portable, read_folder
 from nanoevolve_jax.codegen.deployment.intact import JOB, FolderError, job_id
-from nanoevolve_jax.evidence.comparison import Arm
+from nanoevolve_jax.evidence.comparison import Arm, shared_seeds
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.exploration import shared_seeds
 from nanoevolve_jax.evidence.sealed import FORMAT, seal_of, write_sealed
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.archive import ArchiveError

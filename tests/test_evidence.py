@@ -18,14 +18,14 @@ from test_search import SETTINGS as SEARCH
 from test_search import assert_one_line, make_config, start, write_corpus
 
 from nanoevolve_jax import calibrate, confirm, replay, search, site
-from nanoevolve_jax.evidence import constraints, trial
+from nanoevolve_jax.evidence import eligibility, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
+from nanoevolve_jax.evidence.card import is_record, record_path
 from nanoevolve_jax.evidence.comparison import LR_FACTORS
 from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
 from nanoevolve_jax.evidence.levels import level_of_card
-from nanoevolve_jax.evidence.replayed import is_record, record_path
 from nanoevolve_jax.evidence.runs import read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
@@ -357,7 +357,7 @@ def test_a_second_candidate_is_exploratory_and_cannot_win(workshop, confirmed):
 def test_a_candidate_that_breaks_a_constraint_consumes_nothing(workshop, searched, monkeypatch):
     ledgers = workshop / "cache" / "ledgers"
     before = {path: path.read_bytes() for path in ledgers.glob("*.jsonl")}
-    monkeypatch.setattr(constraints, "STATE_LIMIT", 0.5)
+    monkeypatch.setattr(eligibility, "STATE_LIMIT", 0.5)
     found = document(workshop, "run", "promotion.json")
     other = next(name for name in found["first_round"] if name != found["candidate"])
     with pytest.raises(EvidenceError, match=f"'{other}', which cannot win: .* above 0.5"):

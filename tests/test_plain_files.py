@@ -7,7 +7,7 @@ import socket
 import pytest
 from histories import family, write_folder
 
-from nanoevolve_jax.evidence.telemetry import save_telemetry
+from nanoevolve_jax.evidence.trajectories import save_telemetry
 from nanoevolve_jax.evolution.run_folder import holding, require_free
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.checkpoint import Checkpoints

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoevolve_jax.evidence.promotion import PromotionRules, best, first_round, pick, second_round
+from nanoevolve_jax.evidence.score import PromotionRules, best, first_round, pick, second_round
 
 SCORES = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3), st.floats(-5, 5) | st.just(-math.inf), max_size=20

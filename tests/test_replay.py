@@ -10,10 +10,9 @@ from nanoevolve_jax.configs import replay as replay_config
 from nanoevolve_jax.configs.base import get_config
 
 from nanoevolve_jax import replay
-from nanoevolve_jax.evidence.card import KIND
+from nanoevolve_jax.evidence.card import KIND, read_replay, record_path, with_replay
+from nanoevolve_jax.evidence.card import REPLAY_KIND as REPLAY
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.replayed import KIND as REPLAY
-from nanoevolve_jax.evidence.replayed import read_replay, record_path, with_replay
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.export import find

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanoevolve_jax.evidence.retuned import is_retuned_baseline, is_static, without_still_gate
+from nanoevolve_jax.evidence.eligibility import is_retuned_baseline, is_static, without_still_gate
 from nanoevolve_jax.policy.spec import ANNEALING, DECAY_NONE, NANOCHAT, TRUST_RATIO, set_field
 
 STILL = ANNEALING._replace(

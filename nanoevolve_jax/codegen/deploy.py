@@ -24,8 +24,7 @@ from nanoevolve_jax.codegen.deployment.folder import Order, make_folder, portabl
 from nanoevolve_jax.codegen.sandbox import recertify
 from nanoevolve_jax.configs.base import SAME
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.comparison import Arm
-from nanoevolve_jax.evidence.exploration import shared_seeds
+from nanoevolve_jax.evidence.comparison import Arm, shared_seeds
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.promote import arm_of
 from nanoevolve_jax.evolution.run_folder import require_own

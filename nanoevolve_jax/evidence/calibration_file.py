@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.documents import CalibrationDocument
 from nanoevolve_jax.evidence.errors import EvidenceError
-from nanoevolve_jax.evidence.forms import CalibrationForm
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.execution.facts import Facts, differences
@@ -67,7 +67,7 @@ def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:
       EvidenceError: if the file is missing, truncated or edited, or was made for another
         evaluation, naming what differs.
     """
-    document = read_sealed(path, KIND, CalibrationForm)
+    document = read_sealed(path, KIND, CalibrationDocument)
     found = differences(document["evaluation"], facts)
     if found:
         raise EvidenceError(

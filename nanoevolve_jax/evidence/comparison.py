@@ -1,14 +1,15 @@
 """Two arms compared on the same seeds: what each trains, and at which learning rate."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence.runs import Run, Runs, bpb
-from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
-from nanoevolve_jax.evidence.statistics import LrFit, fit_lr
+from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
+from nanoevolve_jax.evidence.statistics import LrFit, fit_lr, paired_test
+from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
@@ -16,8 +17,10 @@ from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.gate import blended_actuators, static_actuators
 from nanoevolve_jax.policy.spec import OptimizerSpec
+from nanoevolve_jax.policy.spec_json import spec_to_json
 
 LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
+COMPARE_STAGE = "compare"  # of `runs.jsonl`
 LR_STAGE = "confirm: learning rate"  # of `runs.jsonl`
 _RATIO = 2.0**0.5  # of one factor to the next
 _CLOSE = 1.0 + 1e-6  # of two factors that are the same
@@ -155,3 +158,47 @@ def steps_to(curve: np.ndarray, target: float) -> float | None:
         return float(curve[0, 0])
     (s0, v0), (s1, v1) = curve[i - 1], curve[i]
     return float(s0 + (v0 - target) / (v0 - v1) * (s1 - s0))
+
+
+# Exploration
+
+
+def planned_exploration(config: ConfigDict, specs: int) -> list[Call]:
+    """What a comparison of so many specs asks of the engine."""
+    return [call(COMPARE_STAGE, specs * config.compare.seeds, config.train.steps)]
+
+
+def shared_seeds(config: ConfigDict) -> list[int]:
+    """The seeds that every spec runs on; more of them begin with fewer."""
+    return [stage_seed(Stage.COMPARE, config.seed, i) for i in range(config.compare.seeds)]
+
+
+def explore(bench: Bench, arms: Sequence[Arm]) -> dict[str, Any]:
+    """Trains every arm on the shared seeds, at the screening horizon.
+
+    Returns:
+      `specs`: each arm with its mean bpb (NaN: a run failed) and the failures of its runs by seed;
+      all but the first with their `gain` over the first, the fields of a `PairedTest`. `bpb`:
+      float64[arms, seeds].
+    """
+    seeds, steps = shared_seeds(bench.config), bench.config.train.steps
+    jobs = [bench.job(arm, seed, SCREEN_FOLD, steps) for arm in arms for seed in seeds]
+    made = bench.runs.run(jobs, COMPARE_STAGE)
+    runs = [made[i : i + len(seeds)] for i in range(0, len(made), len(seeds))]
+    values = np.stack([bpb(of_arm) for of_arm in runs])
+    specs = [
+        _arm(arm, of_arm)
+        | ({} if i == 0 else {"gain": paired_test(values[0] - values[i])._asdict()})
+        for i, (arm, of_arm) in enumerate(zip(arms, runs, strict=True))
+    ]
+    return {"specs": specs, "seeds": seeds, "fold": SCREEN_FOLD, "steps": steps, "bpb": values}
+
+
+def _arm(arm: Arm, runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "id": arm.id,
+        "spec": spec_to_json(arm.spec),
+        "recipe": arm.recipe,
+        "mean_bpb": float(bpb(runs).mean()),
+        "failures": {str(run.job["seed"]): run.failure for run in runs if run.failure},
+    }

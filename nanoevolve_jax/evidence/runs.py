@@ -13,7 +13,7 @@ import numpy as np
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
-from nanoevolve_jax.evidence.telemetry import read_telemetry, save_telemetry
+from nanoevolve_jax.evidence.trajectories import read_telemetry, save_telemetry
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.score import Scale, instability, pareto_front, score
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, stage_seed
-from nanoevolve_jax.evidence.telemetry import save_telemetry
+from nanoevolve_jax.evidence.trajectories import save_telemetry
 from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record

@@ -6,14 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence import constraints
+from nanoevolve_jax.evidence import eligibility
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.eligibility import is_retuned_baseline
 from nanoevolve_jax.evidence.ledger import Ledger, ledger_path, open_ledger
-from nanoevolve_jax.evidence.promotion import PromotionRules, first_round, pick, second_round
-from nanoevolve_jax.evidence.retuned import is_retuned_baseline
 from nanoevolve_jax.evidence.runs import Run, Runs
-from nanoevolve_jax.evidence.score import score
+from nanoevolve_jax.evidence.score import PromotionRules, first_round, pick, score, second_round
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.work import Call, call, total_runs
@@ -175,7 +174,7 @@ def promote(
     log(f"promotion: {len(finalists)} candidates on {rules.final_seeds} more")
     train([*references, *finalists], rules.first_seeds, rules.final_seeds)
 
-    held = constraints.measure(bench, arm(records[0].id), [arm(name) for name in finalists], STAGE)
+    held = eligibility.measure(bench, arm(records[0].id), [arm(name) for name in finalists], STAGE)
     fit = [name for name in finalists if held.broken(name) is None]
     # A policy that only retunes the baseline belongs on the other side of the comparison.
     retuned = [

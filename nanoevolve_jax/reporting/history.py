@@ -11,13 +11,12 @@ from nanoevolve_jax.configs.base import get_config
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.card import read_card
+from nanoevolve_jax.evidence.card import is_record, read_card, read_replay, with_replay
 from nanoevolve_jax.evidence.comparison import Bench
-from nanoevolve_jax.evidence.forms import CalibrationForm, PromotionForm
-from nanoevolve_jax.evidence.replayed import is_record, read_replay, with_replay
+from nanoevolve_jax.evidence.documents import CalibrationDocument, PromotionDocument
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
-from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
+from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import archive, promote, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
@@ -140,7 +139,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
         records,
         read_runs(folder, older=older),
         _if_there(folder / "summary.json"),
-        _sealed_if_there(folder / promote.FILE, promote.KIND, PromotionForm),
+        _sealed_if_there(folder / promote.FILE, promote.KIND, PromotionDocument),
         _cards(folder),
         _calibration(folder, config),
         proposals,
@@ -196,7 +195,7 @@ def _calibration(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
     """Returns the calibration of the search, which lies in the folder."""
     tuned = config.calibration != UNCALIBRATED
     path = folder / CALIBRATION_FILE
-    return _sealed_if_there(path, CALIBRATION, CalibrationForm) if tuned else None
+    return _sealed_if_there(path, CALIBRATION, CalibrationDocument) if tuned else None
 
 
 def _sealed_if_there(path: Path, kind: str, form: type) -> dict[str, Any] | None:

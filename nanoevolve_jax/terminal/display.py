@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from nanoevolve_jax.evidence.runs import Run
-from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
+from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run
-from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
+from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.settings import ConfigError, get_setting

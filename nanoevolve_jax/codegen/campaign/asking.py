@@ -13,7 +13,7 @@ from nanoevolve_jax.codegen.mutators import bandit, prompts
 from nanoevolve_jax.codegen.mutators.tries import SOURCE
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
-from nanoevolve_jax.evidence.telemetry import SCREENED, read_telemetry
+from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.library import code_of

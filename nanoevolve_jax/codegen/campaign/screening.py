@@ -13,7 +13,7 @@ from nanoevolve_jax.codegen.campaign.pipeline import Proposed
 from nanoevolve_jax.codegen.campaign.records import code_of_child, computation_of, inherited_code
 from nanoevolve_jax.codegen.campaign.state import MUTANT, State
 from nanoevolve_jax.evidence.runs import Run, Runs
-from nanoevolve_jax.evidence.telemetry import save_telemetry
+from nanoevolve_jax.evidence.trajectories import save_telemetry
 from nanoevolve_jax.evolution import archive, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import (

@@ -54,7 +54,7 @@ class _Scale(TypedDict):
     horizon_slope: float
 
 
-class CalibrationForm(TypedDict):
+class CalibrationDocument(TypedDict):
     """The form of `calibration.json`."""
 
     evaluation: dict[str, Any]
@@ -71,7 +71,7 @@ class CalibrationForm(TypedDict):
 # Promotion -----------------------------------------------------------------------------------
 
 
-class PromotionForm(TypedDict):
+class PromotionDocument(TypedDict):
     """The form of `promotion.json`."""
 
     candidate: Id | None
@@ -244,7 +244,7 @@ class _Config(TypedDict):
     confirm: _ConfirmConfig
 
 
-class CardForm(TypedDict):
+class Card(TypedDict):
     """The form of an evidence card."""
 
     id: Id
