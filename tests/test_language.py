@@ -36,19 +36,6 @@ def test_the_built_in_functions_are_in_the_language(slot):
     language.check(seed(slot), slot)
 
 
-def test_contracts_as_names_are_those_of_the_slots():
-    from nanoevolve_jax.policy import slots
-
-    parameters = {slot.name: slot.parameters for slot in slots.SLOTS.values()}
-    assert parameters == contract.PARAMETERS
-    assert slots.Knobs._fields == contract.KNOBS
-    assert slots.Control._fields == contract.CONTROL
-    assert slots.Poles._fields == contract.POLES
-    for name, slot in slots.SLOTS.items():
-        shape = (8, 16) if name == "direction" else None
-        assert len(slot.results(shape)) == len(contract.RESULTS[name])
-
-
 USUAL = {
     "docstrings": '"""Of the module."""\n' + in_features('"""Of the function."""'),
     "comments": "# one\n" + in_features("x = 1  # two"),

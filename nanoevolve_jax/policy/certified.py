@@ -20,7 +20,6 @@ from jax.custom_batching import custom_vmap
 
 from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, Shape, Slots, shape_key, shapes_of
-from nanoevolve_jax.policy.spec import ACTUATORS, Actuators
 from nanoevolve_jax.policy.stablehlo import require_plain
 
 FORMAT = 1
@@ -200,10 +199,8 @@ class Code:
                 function.load(shape)
 
     def slots(self) -> Slots:
-        """Functions for `evolved_muon`."""
-        makers = {"direction": _direction, "gate": _gate, "actuate": _actuate}
-        makers["features"] = _features
-        return Slots(**{f.slot: makers[f.slot](f) for f in self.functions})
+        """Returns the functions to pass to `evolved_muon`."""
+        return Slots(**{f.slot: _caller(f) for f in self.functions})
 
 
 def code_to_json(code: Code) -> dict[str, str]:
@@ -244,49 +241,28 @@ def _flat(slot: str, shape: Shape, arguments: tuple[Any, ...]) -> list[jax.Array
     ]
 
 
-def _direction(function: Certified):
-    def direction(gradient, momentum, second_moment, parameter, knobs):
-        shape = gradient.shape[-2:]
-        stack = math.prod(gradient.shape[:-2])
-        flat = _flat("direction", shape, (gradient, momentum, second_moment, parameter, knobs))
+def _caller(function: Certified) -> Callable[..., Any]:
+    """Returns a function with the parameters and results of its slot that calls the program."""
+    contract = SLOTS[function.slot]
+
+    def on_matrices(gradient, *arguments):
+        stack, shape = gradient.shape[:-2], gradient.shape[-2:]
+        size = math.prod(stack)
         rows = [
-            x.reshape(stack, *x.shape[-2:]) if x.ndim else jnp.broadcast_to(x, (stack,))
-            for x in flat
+            x.reshape(size, *x.shape[-2:]) if x.ndim else jnp.broadcast_to(x, (size,))
+            for x in _flat(function.slot, shape, (gradient, *arguments))
         ]
-        results = function.call(shape, *rows)
-        return tuple(x.reshape(*gradient.shape[:-2], *x.shape[1:]) for x in results)
+        return contract.pack(x.reshape(*stack, *x.shape[1:]) for x in function.call(shape, *rows))
 
-    return direction
-
-
-def _on_scalars(function: Certified, *arguments: Any) -> list[jax.Array]:
-    flat = _flat(function.slot, SCALAR, arguments)
-    return [x[0] for x in function.call(SCALAR, *(x[None] for x in flat))]
-
-
-def _gate(function: Certified):
-    def gate(sensors, features, control):
-        (value,) = _on_scalars(function, sensors, features, control)
-        return jnp.clip(value, 0.0, 1.0)
-
-    return gate
-
-
-def _actuate(function: Certified):
-    def actuate(gate, poles):
-        moved = _on_scalars(function, gate, poles)
-        return Actuators(
-            *(jnp.clip(x, row.low, row.high) for x, row in zip(moved, ACTUATORS, strict=True))
+    def on_scalars(*arguments):
+        flat = _flat(function.slot, SCALAR, arguments)
+        results = function.call(SCALAR, *(x[None] for x in flat))
+        bounds = [(leaf.low, leaf.high) for _, leaf in contract.named_results()]
+        return contract.pack(
+            jnp.clip(x[0], low, high) for x, (low, high) in zip(results, bounds, strict=True)
         )
 
-    return actuate
-
-
-def _features(function: Certified):
-    def features(sensors):
-        return tuple(jnp.clip(x, -1.0, 1.0) for x in _on_scalars(function, sensors))
-
-    return features
+    return on_matrices if contract.takes_matrix else on_scalars
 
 
 def code_flops(code: Code, matrices: Sequence[tuple[int, int]]) -> float:
@@ -298,7 +274,7 @@ def code_flops(code: Code, matrices: Sequence[tuple[int, int]]) -> float:
     """
     total = 0.0
     for function in code.functions:
-        for shape in matrices if function.slot == "direction" else [SCALAR]:
+        for shape in matrices if SLOTS[function.slot].takes_matrix else [SCALAR]:
             facts = function.certificate["programs"][shape_key(shape)]
             total += facts["flops"] - facts["baseline_flops"]
     return total

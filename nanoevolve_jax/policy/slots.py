@@ -1,47 +1,46 @@
-"""The parts of a policy that may be rewritten as code: four pure functions and their contracts.
+"""Slots: the four functions of a policy that may be rewritten as code, and their contracts.
 
-A policy is these functions with the numbers of a spec; everything around them is fixed. What the
-rest of the package does with a rewritten function is in `certified.py`; the functions of the
-baseline are in `built_in/` as sources, where rewriting starts.
+A policy consists of these functions and the numbers of its spec. Everything around them is fixed.
+A contract states the arguments and results of ONE matrix of ONE candidate. Stacks of matrices and
+lanes of candidates are mapped over outside, so a rewritten function cannot see either.
 
-All arguments and results are those of ONE matrix of ONE candidate. Stacks of matrices and lanes of
-candidates are mapped over from outside, so that a rewritten function cannot see either.
+The contracts here can be read without importing JAX. `certified.py` runs a rewritten function.
 """
 
 import ast
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+from nanoevolve_jax.policy.spec import (
+    ACTUATORS,
+    FIELDS,
+    SENSORS,
+    Actuators,
+    Knobs,
+    OptimizerSpec,
+    Sensors,
+)
 
-from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
-
-_BUILT_IN = Path(__file__).resolve().parent / "built_in"
 EXTRA_SENSORS = 4
-"""How many extra sensors `features` gives."""
+"""Number of extra sensors that `features` returns."""
 
+Shape = tuple[int, int] | None  # (inputs, outputs) of a matrix
+SCALAR: Shape = None
+"""The shape of a slot that takes no matrix."""
 
-class Knobs(NamedTuple):
-    """What `direction` is told: the five actuators and the switches of the spec; scalars."""
-
-    update_multiplier: Any  # applied outside, after the trust ratio
-    trust_ratio_mix: Any  # applied outside
-    clip_threshold: Any  # applied outside
-    second_moment_beta: Any
-    orthogonal_mix: Any
-    momentum: Any  # coefficient at this step, on its schedule
-    nesterov: Any  # bool
-    momentum_placement: Any  # int32; 0: before the direction, 1: after it
-    orthogonalize: Any  # bool
-    ns_steps: Any  # int32
-    second_moment: Any  # bool
+_BUILT_IN = Path(__file__).parent / "built_in"
+_LAYOUTS = {
+    "scalar": "scalar",
+    "matrix": "[inputs, outputs]",
+    "factored": "[1, outputs] where outputs >= inputs, else [inputs, 1]",
+}
 
 
 class Control(NamedTuple):
-    """What `gate` is told of the spec; scalars."""
+    """Numbers of the spec that `gate` depends on; scalars."""
 
     sharpness: Any
     bias: Any
@@ -49,53 +48,130 @@ class Control(NamedTuple):
 
 
 class Poles(NamedTuple):
-    """Where a gate of 0 and a gate of 1 put the actuators; scalars."""
+    """Actuators at a gate of 0 and at a gate of 1; scalars."""
 
     aggressive: Actuators
     conservative: Actuators
 
 
-class Slot(NamedTuple):
-    """The contract of one function."""
-
-    name: str
-    scope: str  # 'matrix mathematics' or 'gating'
-    parameters: tuple[str, ...]
-    arguments: Callable[[tuple[int, int]], tuple[Any, ...]]  # abstract, of a matrix's shape
-    results: Callable[[tuple[int, int]], tuple[Any, ...]]  # abstract and flat
-    meaning: str
-
-
-def _float(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _floats(kind: Any) -> Any:
-    return kind(*[_float()] * len(kind._fields))
-
-
 def second_moment_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Shape of the factored second moment of a matrix: its longer side is kept."""
+    """Returns the shape of a matrix's factored second moment, which keeps the longer side."""
     inputs, outputs = shape
     return (1, outputs) if outputs >= inputs else (inputs, 1)
 
 
-def _direction_arguments(shape: tuple[int, int]) -> tuple[Any, ...]:
-    switch, count = jax.ShapeDtypeStruct((), jnp.bool), jax.ShapeDtypeStruct((), jnp.int32)
-    knobs = _floats(Knobs)._replace(
-        nesterov=switch,
-        momentum_placement=count,
-        orthogonalize=switch,
-        ns_steps=count,
-        second_moment=switch,
-    )
-    matrix = _float(*shape)
-    return matrix, matrix, _float(*second_moment_shape(shape)), matrix, knobs
+@dataclass(frozen=True)
+class Leaf:
+    """One array among the arguments or results of a slot."""
+
+    meaning: str
+    layout: str = "scalar"  # a key of _LAYOUTS
+    dtype: str = "float32"
+    low: float | None = None  # values are within these bounds; results are clipped to them
+    high: float | None = None
+
+    @property
+    def form(self) -> str:
+        """Dtype and shape in words."""
+        return f"{self.dtype} {_LAYOUTS[self.layout]}"
+
+    def abstract(self, shape: Shape) -> Any:
+        """Returns the `jax.ShapeDtypeStruct` for a matrix shape."""
+        import jax  # here, so that reading a contract does not import JAX
+
+        if self.layout == "scalar":
+            return jax.ShapeDtypeStruct((), self.dtype)
+        assert shape is not None
+        kept = shape if self.layout == "matrix" else second_moment_shape(shape)
+        return jax.ShapeDtypeStruct(kept, self.dtype)
 
 
-def _extra_sensors() -> tuple[Any, ...]:
-    return (_float(),) * EXTRA_SENSORS
+@dataclass(frozen=True)
+class Slot:
+    """The contract of one function."""
 
+    name: str
+    scope: str
+    inputs: dict[str, Any]  # tree of Leaf by parameter, in the order of the parameters
+    outputs: Any  # tree of Leaf
+    result_names: tuple[str, ...]
+    meaning: str  # completes "The function turns ..."
+    outside: str  # what is done before and after the function
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+        return tuple(self.inputs)
+
+    @property
+    def takes_matrix(self) -> bool:
+        """Whether a program is compiled for each matrix shape."""
+        return any(leaf.layout != "scalar" for _, leaf in self.named_arguments())
+
+    def arguments(self, shape: Shape) -> tuple[Any, ...]:
+        """Returns the abstract arguments for a matrix shape."""
+        return tuple(_map(lambda leaf: leaf.abstract(shape), x) for x in self.inputs.values())
+
+    def results(self, shape: Shape) -> tuple[Any, ...]:
+        """Returns the abstract results for a matrix shape, flat."""
+        return tuple(leaf.abstract(shape) for _, leaf in self.named_results())
+
+    def named_arguments(self) -> list[tuple[str, Leaf]]:
+        """Returns the arguments by dotted name, such as `control.bias`."""
+        return [pair for name, tree in self.inputs.items() for pair in _named(name, tree)]
+
+    def named_results(self) -> list[tuple[str, Leaf]]:
+        """Returns the results by name, flat."""
+        leaves = [leaf for _, leaf in _named("", self.outputs)]
+        return list(zip(self.result_names, leaves, strict=True))
+
+    def pack(self, results: Iterable[Any]) -> Any:
+        """Returns flat results in the structure that the caller of the slot expects."""
+        remaining = iter(results)
+        return _map(lambda leaf: next(remaining), self.outputs)
+
+
+def _map(function: Callable[[Leaf], Any], tree: Any) -> Any:
+    if isinstance(tree, Leaf):
+        return function(tree)
+    children = [_map(function, child) for child in tree]
+    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
+
+
+def _named(name: str, tree: Any) -> Iterator[tuple[str, Leaf]]:
+    if isinstance(tree, Leaf):
+        yield name, tree
+        return
+    names = getattr(tree, "_fields", range(len(tree)))
+    for child_name, child in zip(names, tree, strict=True):
+        yield from _named(f"{name}.{child_name}", child)
+
+
+def _number(path: str, meaning: str, dtype: str = "float32") -> Leaf:
+    field = FIELDS[path]
+    return Leaf(meaning, dtype=dtype, low=field.low, high=field.high)
+
+
+_SENSORS = Sensors(
+    *(Leaf(row.meaning, low=0.0 if row.normaliser is None else -1.0, high=1.0) for row in SENSORS)
+)
+_ACTUATORS = Actuators(*(Leaf(row.meaning, low=row.low, high=row.high) for row in ACTUATORS))
+_FEATURE = Leaf("extra sensor", low=-1.0, high=1.0)
+_GATE = Leaf("0 is aggressive, 1 is conservative", low=0.0, high=1.0)
+_SWITCH = functools.partial(Leaf, dtype="bool")
+_KNOBS = Knobs(
+    **_ACTUATORS._asdict(),
+    momentum=_number("momentum", "momentum coefficient at this step, on its schedule"),
+    nesterov=_SWITCH("whether to look ahead along the momentum"),
+    momentum_placement=_number(
+        "momentum_placement", "0: momentum before the direction, 1: after it", "int32"
+    ),
+    orthogonalize=_SWITCH("whether to orthogonalize instead of only normalising"),
+    ns_steps=_number("ns_steps", "iterations of Polar Express", "int32"),
+    second_moment=_SWITCH("whether to normalise by the factored second moment (NorMuon)"),
+)
+_MOMENTUM = "momentum that this function returned one step ago; zeros before the first step"
+_SECOND_MOMENT = "second moment that it returned one step ago; zeros before the first step"
 
 SLOTS: dict[str, Slot] = {
     slot.name: slot
@@ -103,38 +179,68 @@ SLOTS: dict[str, Slot] = {
         Slot(
             "direction",
             "matrix mathematics",
-            ("gradient", "momentum", "second_moment", "parameter", "knobs"),
-            _direction_arguments,
-            lambda shape: (_float(*shape), _float(*shape), _float(*second_moment_shape(shape))),
-            "one matrix's gradient to its update, its new momentum and its new second moment",
+            {
+                "gradient": Leaf("gradient of the loss, after clipping by its norm", "matrix"),
+                "momentum": Leaf(_MOMENTUM, "matrix"),
+                "second_moment": Leaf(_SECOND_MOMENT, "factored"),
+                "parameter": Leaf("the matrix that is trained", "matrix"),
+                "knobs": _KNOBS,
+            },
+            (
+                Leaf("subtracted; its norm is near sqrt(min(inputs, outputs))", "matrix"),
+                Leaf("momentum for the next step", "matrix"),
+                Leaf("second moment for the next step", "factored"),
+            ),
+            ("update", "momentum", "second_moment"),
+            "the gradient of one matrix into its update, its new momentum and its new second "
+            "moment",
+            "The gradient is clipped before. After the function come, in this order: trust ratio, "
+            "update multiplier, limit of the update's RMS, weight decay, the factor "
+            "sqrt(max(1, outputs / inputs)) and the learning rate on its schedule. Embeddings, "
+            "head and scalars are trained by AdamW and never reach this function. It sees one "
+            "matrix of one model.",
         ),
         Slot(
             "gate",
             "gating",
-            ("sensors", "features", "control"),
-            lambda shape: (
-                _floats(Sensors),
-                _extra_sensors(),
-                Control(_float(), _float(), _floats(Sensors)),
-            ),
-            lambda shape: (_float(),),
-            "what is sensed to a gate in [0, 1]; 0 is aggressive, 1 conservative",
+            {
+                "sensors": _SENSORS,
+                "features": (_FEATURE,) * EXTRA_SENSORS,
+                "control": Control(
+                    _number("control.sharpness", "slope of the gate"),
+                    _number("control.bias", "offset of the gate"),
+                    Sensors(
+                        *(
+                            _number(f"control.coefficients.{name}", f"weight of: {row.meaning}")
+                            for name, row in SENSORS._asdict().items()
+                        )
+                    ),
+                ),
+            },
+            _GATE,
+            ("gate",),
+            "the sensors into a gate in [0, 1]; 0 is aggressive, 1 is conservative",
+            "The sensors are averaged and squashed before. `features` are the results of the slot "
+            "of that name, or zeros where it is not rewritten. The slot `actuate` comes after.",
         ),
         Slot(
             "actuate",
             "gating",
-            ("gate", "poles"),
-            lambda shape: (_float(), Poles(_floats(Actuators), _floats(Actuators))),
-            lambda shape: (_float(),) * len(Actuators._fields),
-            "the gate to five actuators, in their order",
+            {"gate": _GATE, "poles": Poles(_ACTUATORS, _ACTUATORS)},
+            _ACTUATORS,
+            Actuators._fields,
+            "the gate into the values of the actuators, in their order",
+            "The actuators are clipped to their ranges. Then the policy's own update multiplier "
+            "multiplies the one that is returned.",
         ),
         Slot(
             "features",
             "gating",
-            ("sensors",),
-            lambda shape: (_floats(Sensors),),
-            lambda shape: _extra_sensors(),
-            f"the six sensors to {EXTRA_SENSORS} extra ones in [-1, 1], added to the gate's drive",
+            {"sensors": _SENSORS},
+            (_FEATURE,) * EXTRA_SENSORS,
+            tuple(f"feature_{i}" for i in range(EXTRA_SENSORS)),
+            f"the sensors into {EXTRA_SENSORS} extra sensors in [-1, 1], which the gate adds up",
+            "The gate adds each extra sensor to its weighted sum, with weight 1.",
         ),
     )
 }
@@ -142,35 +248,31 @@ SLOTS: dict[str, Slot] = {
 SCOPES = {
     "matrix": ("direction",),
     "gating": ("gate", "actuate", "features"),
-    # Which matrix goes where is decided in `direction`, which knows the shape while it is traced.
+    # `direction` decides which matrix is treated how: it knows the shape while it is traced.
     "routing": ("direction",),
 }
-"""Slots by what a campaign is about."""
-
-Shape = tuple[int, int] | None
-SCALAR: Shape = None
-"""The shape of a slot that knows of no matrix."""
+"""Slots by the purpose of a campaign."""
 
 
 def shape_key(shape: Shape) -> str:
-    """A name for a shape: '64x256', or 'scalar'."""
+    """Returns the name of a shape: '64x256', or 'scalar'."""
     return "scalar" if shape is None else f"{shape[0]}x{shape[1]}"
 
 
 def shapes_of(slot: str, matrices: Any) -> tuple[Shape, ...]:
-    """The shapes a slot is compiled for, in ascending order.
+    """Returns the shapes that a slot is compiled for, in ascending order.
 
     Args:
-      slot: one of `SLOTS`.
-      matrices: (inputs, outputs) of all matrices of a model.
+      slot: Name of the slot, a key of `SLOTS`.
+      matrices: (inputs, outputs) of every matrix of a model.
     """
-    if slot != "direction":
+    if not SLOTS[slot].takes_matrix:
         return (SCALAR,)
     return tuple(sorted({(int(m), int(n)) for m, n in matrices}))
 
 
 def knobs_of(spec: OptimizerSpec, actuators: Actuators, momentum: Any) -> Knobs:
-    """What `direction` is told under a spec whose gate has moved the actuators."""
+    """Returns the knobs of `direction` at actuators that the gate has set."""
     return Knobs(
         **actuators._asdict(),
         momentum=momentum,
@@ -183,23 +285,23 @@ def knobs_of(spec: OptimizerSpec, actuators: Actuators, momentum: Any) -> Knobs:
 
 
 def control_of(spec: OptimizerSpec) -> Control:
-    """What `gate` is told of a spec."""
+    """Returns the argument `control` of `gate`."""
     control = spec.control
     return Control(control.sharpness, control.bias, control.coefficients)
 
 
 def poles_of(spec: OptimizerSpec) -> Poles:
-    """What `actuate` is told of a spec."""
+    """Returns the argument `poles` of `actuate`."""
     return Poles(spec.control.aggressive, spec.control.conservative)
 
 
 def is_read(slot: str, spec: OptimizerSpec) -> bool:
-    """Whether a spec uses a slot at all: without a gate only `direction` counts."""
+    """Returns whether a spec calls a slot: without a gate, it calls only `direction`."""
     return slot == "direction" or bool(spec.control.enabled)
 
 
 class Slots(NamedTuple):
-    """Functions in the place of the built-in ones; None: the built-in one.
+    """Functions that replace the built-in ones; None keeps the built-in function.
 
     direction(gradient, momentum, second_moment, parameter, knobs) on [..., inputs, outputs]
       -> (update, momentum, second_moment)
@@ -217,8 +319,17 @@ class Slots(NamedTuple):
 BUILT_IN = Slots()
 
 
+def _weighted_sum() -> str:
+    return " + ".join(f"weights.{name} * sensors.{name}" for name in Sensors._fields)
+
+
+def _blends() -> str:
+    return ", ".join(f"blend(gate, low.{name}, high.{name})" for name in Actuators._fields)
+
+
 @functools.cache
 def built_in_source(slot: str) -> str:
     """Returns the source of a slot's built-in function, in the layout in which sources are kept."""
     text = (_BUILT_IN / f"{slot}.py").read_text(encoding="utf-8")
+    text = text.replace("WEIGHTED_SUM", _weighted_sum()).replace("BLENDS", _blends())
     return ast.unparse(ast.parse(text)) + "\n"
