@@ -37,6 +37,19 @@ class Setting:
     choices: tuple[str, ...] = ()
     scope: Scope = dataclasses.field(kw_only=True)
 
+    @property
+    def limits(self) -> str:
+        """What the field may hold, such as `an integer from 1 to 128` or `local or ray`."""
+        if self.choices:
+            return " or ".join(self.choices)
+        if isinstance(self.default, str):
+            return "non-empty Unicode text"
+        if isinstance(self.default, bool):
+            return "False or True"
+        if isinstance(self.default, int):
+            return f"an integer from {self.low:,} to {self.high:,}"
+        return f"a number from {self.low:g} to {self.high:g}"
+
 
 Result = functools.partial(Setting, scope="result")
 Machine = functools.partial(Setting, scope="machine")

@@ -8,6 +8,8 @@ minutes. `:d4` (width 256) and `:d12` (NanoChat's own d12) want a GPU and a web 
 
 from nanoevolve_jax.configs import base
 
+from nanoevolve_jax.errors import UserError, must
+
 
 def _cpu(config):
     """About 0.2 M matrix parameters; 102,400 tokens a candidate.
@@ -74,7 +76,7 @@ VARIANTS = {"cpu": _cpu, "d4": _d4, "d12": _d12}
 def get_config(variant: str = "cpu"):
     """The screening config of a variant: cpu, d4 or d12."""
     if variant not in VARIANTS:
-        raise ValueError(f"config variant is {variant!r}; allowed: {', '.join(VARIANTS)}")
+        raise UserError(must("config variant", f"be {' or '.join(VARIANTS)}", variant))
     config = base.get_config()
     VARIANTS[variant](config)
     return config

@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+from typing import Any
+
+from nanoevolve_jax.errors import must
 
 VOCAB_MULTIPLE = 64  # the stored vocabulary is padded to a multiple of this
 WINDOW_MULTIPLE = 128  # short windows are rounded up to a multiple of this
@@ -38,13 +41,13 @@ class GPTConfig:
             if isinstance(value, bool) or not isinstance(value, int):
                 _reject(name, value, "an integer")
             if value < 1:
-                _reject(name, value, ">= 1")
+                _reject(name, value, "at least 1")
         if self.n_embd < SMEAR_CHANNELS:
-            _reject("n_embd", self.n_embd, f">= {SMEAR_CHANNELS} (smear reads that many channels)")
+            _reject("n_embd", self.n_embd, f"at least {SMEAR_CHANNELS}, which smear reads")
         if self.n_embd % self.n_head:
             _reject("n_embd", self.n_embd, f"a multiple of n_head = {self.n_head}")
         if self.head_dim % 2:
-            rule = f"such that n_embd / n_head is even (rotary), not {self.head_dim}"
+            rule = "an even multiple of n_head (rotary positions)"
             _reject("n_embd", self.n_embd, rule)
         if self.n_head % self.n_kv_head:
             _reject("n_kv_head", self.n_kv_head, f"a divisor of n_head = {self.n_head}")
@@ -52,9 +55,9 @@ class GPTConfig:
         if not isinstance(pattern, str) or not pattern or set(pattern.upper()) - set("SL"):
             _reject("window_pattern", pattern, "one or more of the letters S (short) and L (long)")
         if self.dtype not in _DTYPES:
-            _reject("dtype", self.dtype, f"one of {', '.join(_DTYPES)}")
+            _reject("dtype", self.dtype, " or ".join(_DTYPES))
         if self.attention not in _ATTENTION:
-            _reject("attention", self.attention, f"one of {', '.join(_ATTENTION)}")
+            _reject("attention", self.attention, " or ".join(_ATTENTION))
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             _reject("attention", self.attention, "xla unless dtype is bfloat16")
 
@@ -127,5 +130,5 @@ class GPTConfig:
         return 6 * in_matmuls + 12 * self.n_embd * keys_seen
 
 
-def _reject(field: str, value, allowed: str):
-    raise ValueError(f"GPTConfig.{field} is {value!r}; it must be {allowed}")
+def _reject(field: str, value: Any, rule: str) -> None:
+    raise ValueError(must(f"GPTConfig.{field}", f"be {rule}", value))

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS) or COMMANDS
-        streams.print_error(f"error: command is {name!r}; allowed: {', '.join(near)}")
+        streams.print_error(f"error: command must be {' or '.join(near)}, got {name!r}")
         return _BAD_INPUT
     sys.argv = [f"{PROGRAM} {name}", *rest]
     runpy.run_module(f"nanoevolve_jax.{name}", run_name="__main__")

@@ -67,7 +67,7 @@ def run(
 
     def main(given):
         if given and not arguments:
-            fail(f"argument {given[0]!r} is unknown; allowed: flags, such as --config.seed=1")
+            fail(f"argument {given[0]!r} is not a flag; the command takes only --config and flags")
         validate(config.value)
         return command(config.value, given) if arguments else command(config.value)
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.data import places
 from nanoevolve_jax.data.batches import check_horizon
 from nanoevolve_jax.data.rows import Rows, build_rows
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence import attribution, transfer
 from nanoevolve_jax.evidence.calibration_file import (
     UNCALIBRATED,
@@ -68,21 +69,18 @@ def use_devices(config: ConfigDict) -> int:
         jax.config.update("jax_num_cpu_devices", config.devices or compute_threads())
     found = len(jax.devices())
     if distributed and config.devices not in (0, found):
-        raise ConfigError(
-            f"config.devices is {config.devices}; allowed: 0 or {found}, which the processes have "
-            "together (of a CPU each has JAX_NUM_CPU_DEVICES)"
-        )
+        rule = f"be 0 or {found}, the devices of all processes (JAX_NUM_CPU_DEVICES on CPUs)"
+        raise ConfigError(must("config.devices", rule, config.devices))
     if config.devices > found:
-        raise ConfigError(f"config.devices is {config.devices}; allowed: 0 to {found} on this host")
+        rule = f"be at most {found}, the number of devices here"
+        raise ConfigError(must("config.devices", rule, config.devices))
     devices = config.devices or found
     if devices % config.data_parallel:
-        raise ConfigError(
-            f"config.data_parallel is {config.data_parallel}; "
-            f"allowed: a divisor of the {devices} devices that are there"
-        )
+        rule = f"divide the number of devices, {devices}"
+        raise ConfigError(must("config.data_parallel", rule, config.data_parallel))
     platform = jax.devices()[0].platform
     if config.model.attention == "cudnn" and platform != "gpu":
-        raise ConfigError(f"config.model.attention is 'cudnn'; allowed: xla on this {platform}")
+        raise ConfigError(must("config.model.attention", f"be xla on a {platform}", "cudnn"))
     return devices
 
 

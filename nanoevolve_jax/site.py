@@ -122,8 +122,8 @@ def open_site(
         from nanoevolve_jax.execution import ray_connection, ray_pool
     except ImportError as error:
         raise ConfigError(
-            f"config.engine is 'ray', which cannot be imported ({error}); allowed: local, or ray "
-            "after `pip install 'nanoevolve-jax[ray]'`"
+            f"config.engine='ray' needs Ray, which cannot be imported ({error}); run "
+            "`pip install 'nanoevolve-jax[ray]'`"
         ) from None
     jax.config.update("jax_platforms", "cpu")  # accelerators of this machine are its workers'
     with ray_connection.connected(config.ray.address) as resources:

@@ -14,7 +14,6 @@ import pytest
 from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
 from nanoevolve_jax.cli import COMMANDS
-from nanoevolve_jax.execution.settings import allowed
 from nanoevolve_jax.terminal.mistakes import parses
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +47,7 @@ def test_a_command_of_the_documents_exists_and_its_settings_do(words):
         elif name.startswith("--config."):
             path = name.removeprefix("--config.")
             assert path in settings
-            assert parses(value, settings[path]) or value in ("...", "N"), allowed(settings[path])
+            assert parses(value, settings[path]) or value in ("...", "N"), settings[path].limits
 
 
 MADE = re.compile(

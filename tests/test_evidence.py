@@ -622,9 +622,9 @@ def test_an_unknown_candidate_is_named_with_those_there_are(workshop, searched):
 
 def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
     mistakes = {
-        "confirm": (["--config.candidat=x"], ["config.candidat", "allowed: candidate"]),
+        "confirm": (["--config.candidat=x"], ["config.candidat is not", "config.candidate?"]),
         "replay": ([str(tmp_path / "none.json")], ["none.json does not exist"]),
-        "calibrate": (["--config.calibration=x"], ["config.calibration is 'x'"]),
+        "calibrate": (["--config.calibration=x"], ["config.calibration", "'x'"]),
     }
     for command, (arguments, parts) in mistakes.items():
         assert_one_line(start(repository, *arguments, command=command), parts)

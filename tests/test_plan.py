@@ -173,4 +173,4 @@ def test_a_plan_for_another_machine_takes_the_step_as_it_is_given(repository, tm
 
 def test_a_switch_that_is_neither_false_nor_true_is_named(repository):
     process = start(repository, "--config.plan=maybe")
-    assert_one_line(process, ["config.plan is 'maybe'", "allowed: False or True"])
+    assert_one_line(process, ["config.plan must be False or True, got 'maybe'"])

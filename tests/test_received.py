@@ -83,8 +83,8 @@ def test_fields_of_this_machine_come_from_its_own_config():
         ({"train": {"steps": "5"}}, "config.train.steps of card.json must be an integer from 1"),
         ({"train": {"steps": 10**9}}, "config.train.steps of card.json must be .* got 1000000000"),
         ({"train": {"steps": None}}, "must be an integer .* got None"),
-        ({"data": {"corpus": ["stdlib"]}}, "config.data.corpus of card.json must be text"),
-        ({"search": {"survivors": 9}}, "card.json: config.search.survivors is 9"),
+        ({"data": {"corpus": ["stdlib"]}}, "config.data.corpus of card.json must be non-empty"),
+        ({"search": {"survivors": 9}}, "card.json: config.search.survivors must be at most"),
     ],
 )
 def test_a_document_that_is_no_config_is_refused_in_one_line(document, message):

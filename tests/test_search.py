@@ -411,7 +411,7 @@ def test_a_workdir_of_other_settings_is_refused_and_kept(settings, tmp_path):
     other = write_corpus(tmp_path / "corpus")
     table = pq.read_table(other / "shard_00000.parquet")
     pq.write_table(table.slice(1), other / "shard_00000.parquet")
-    with pytest.raises(ArchiveError, match="a run with another corpus"):
+    with pytest.raises(ArchiveError, match="a run with the same corpus"):
         run(settings, folder, data__corpus=f"parquet:{other}")
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
@@ -448,7 +448,7 @@ def assert_one_line(process, parts):
 def test_cudnn_is_refused_where_there_is_no_gpu():
     config = screen.get_config("d4")
     config.devices = 2
-    with pytest.raises(ConfigError, match="attention is 'cudnn'; allowed: xla on this cpu"):
+    with pytest.raises(ConfigError, match="attention must be xla on a cpu, got 'cudnn'"):
         prepare.use_devices(config)
 
 
@@ -461,8 +461,8 @@ def test_a_workdir_that_cannot_be_used_is_named_and_kept(repository, settings, f
     for name in ("config.json", "archive.jsonl"):
         (folder / name).write_bytes((finished[0] / name).read_bytes())
     other = start(repository, *flags_of(settings | {"train.steps": 5}, folder))
-    assert_one_line(process, ["config.workdir", str(file), "allowed: a folder"])
-    assert_one_line(other, [str(folder), "train.steps is 5 and was 6", "allowed: a new folder"])
+    assert_one_line(process, ["config.workdir", str(file), "a folder that can be written"])
+    assert_one_line(other, [str(folder), "train.steps is 5 and was 6", "must be a new folder"])
     assert file.read_text() == "mine"
     for name in ("config.json", "archive.jsonl"):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()

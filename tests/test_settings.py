@@ -59,10 +59,7 @@ def refusal(config):
 def test_a_field_refuses_what_the_table_does_not_allow(path):
     for value in wrong_values(SETTINGS[path]):
         message = refusal(config_with(**{key(path): value}))
-        assert message.startswith(f"config.{path} is {value!r}; allowed: ")
-        setting = SETTINGS[path]
-        bounds = setting.choices or [f"{x:g}" for x in (setting.low, setting.high) if x is not None]
-        assert all(bound in message.partition("allowed: ")[2] for bound in bounds)
+        assert message == f"config.{path} must be {SETTINGS[path].limits}, got {value!r}"
 
 
 @pytest.mark.parametrize("path", [p for p, s in SETTINGS.items() if s.low is not None])
@@ -84,40 +81,42 @@ def test_a_missing_field_is_named(path):
     config = base.get_config()
     group, _, name = path.rpartition(".")
     del (config[group] if group else config)[name]
-    assert refusal(config).startswith(f"config.{path} is missing; allowed: ")
+    assert refusal(config).startswith(f"config.{path} must be given: ")
 
 
 @pytest.mark.parametrize("path", ["trian", "train__stpes", "recipe__learning_rate"])
 def test_an_unknown_field_is_named(path):
     dotted = path.replace("__", ".")
-    assert refusal(config_with(**{path: 5})).startswith(f"config.{dotted} is unknown; allowed: ")
+    assert refusal(config_with(**{path: 5})).startswith(f"config.{dotted} is not a field")
 
 
 CROSS_FIELD = [
-    ({"model__n_embd": 65}, "config.model.n_embd is 65; allowed: ", "n_head = 2"),
-    ({"model__n_embd": 66}, "config.model.n_embd is 66; allowed: ", "even"),
-    ({"model__n_kv_head": 3}, "config.model.n_kv_head is 3; allowed: ", "n_head = 2"),
-    ({"model__window_pattern": "SXL"}, "config.model.window_pattern is 'SXL'; allowed: ", "S"),
-    ({"model__attention": "cudnn"}, "config.model.attention is 'cudnn'; allowed: ", "bfloat16"),
-    ({"data_parallel": 3}, "config.data_parallel is 3; allowed: a divisor of ", "batch_size, 8"),
-    ({"data_parallel": 4, "devices": 6}, "config.data_parallel is 4; allowed: ", "devices, 6"),
-    ({"data_parallel": 4, "lanes": 2}, "config.lanes is 2; allowed: 0 or 1 ", "data_parallel, 4"),
-    ({"distributed": "auto", "engine": "ray"}, "config.engine is 'ray'; allowed: local ", "'auto'"),
-    ({"search__survivors": 9}, "config.search.survivors is 9; allowed: ", "8"),
+    ({"model__n_embd": 65}, "model.n_embd", "n_head = 2"),
+    ({"model__n_embd": 66}, "model.n_embd", "even"),
+    ({"model__n_kv_head": 3}, "model.n_kv_head", "n_head = 2"),
+    ({"model__window_pattern": "SXL"}, "model.window_pattern", "S"),
+    ({"model__attention": "cudnn"}, "model.attention", "bfloat16"),
+    ({"data_parallel": 3}, "data_parallel", "batch_size, 8"),
+    ({"data_parallel": 4, "devices": 6}, "data_parallel", "devices, 6"),
+    ({"lanes": 2, "data_parallel": 4}, "lanes", "here 4"),
+    ({"engine": "ray", "distributed": "auto"}, "engine", "'auto'"),
+    ({"search__survivors": 9}, "search.survivors", "8"),
+    ({"confirm__first_seeds": 20}, "confirm.first_seeds", "confirm.seeds, 20"),
 ]
 
 
-@pytest.mark.parametrize(("values", "start", "rule"), CROSS_FIELD)
-def test_a_rule_between_fields_is_told_with_the_field_that_breaks_it(values, start, rule):
+@pytest.mark.parametrize(("values", "path", "rule"), CROSS_FIELD)
+def test_an_error_about_two_fields_names_both(values, path, rule):
     message = refusal(config_with(**values))
-    assert message.startswith(start)
-    assert rule in message.removeprefix(start)
+    assert message.startswith(f"config.{path} must be") or " must divide " in message
+    assert rule in message
+    assert message.endswith(f", got {next(iter(values.values()))!r}")
 
 
 def test_text_that_cannot_be_read_again_is_refused():
     config = base.get_config()
     config.workdir = "runs/\udcff"
-    with pytest.raises(ConfigError, match=r"config\.workdir is 'runs/.udcff'; allowed: .* Unicode"):
+    with pytest.raises(ConfigError, match=r"config\.workdir must be non-empty Unicode text, got "):
         validate(config)
 
 
@@ -127,7 +126,7 @@ def test_every_variant_of_the_screening_config_is_valid(variant):
 
 
 def test_an_unknown_variant_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"'d13'; allowed: cpu, d4, d12"):
+    with pytest.raises(ValueError, match="be cpu or d4 or d12, got 'd13'"):
         screen.get_config("d13")
 
 

@@ -234,7 +234,7 @@ def test_a_missing_package_is_named_before_anything_begins(name, monkeypatch, tm
     config = make_config(SETTINGS, tmp_path / "run")
     require_installed(config)
     config.track[name] = True
-    with pytest.raises(ConfigError, match=rf"track\.{name} is True.*nanoevolve-jax\[{name}\]"):
+    with pytest.raises(ConfigError, match=rf"track\.{name}=True needs .*nanoevolve-jax\[{name}\]"):
         require_installed(config)
 
 

@@ -158,11 +158,11 @@ def require_baseline(records: list[Record]) -> None:
     """
     failure = records[0].failure if records else None
     if failure is not None and failure["reason"].startswith(LOST):
-        raise ClusterError(f"the baseline was {failure['reason']}; allowed: a new workdir")
+        raise ClusterError(f"the baseline was {failure['reason']}; choose a new workdir")
     if failure is not None:
         raise ConfigError(
-            f"config.recipe fails on the baseline ({failure['reason']} at step {failure['step']}); "
-            "allowed: learning rates at which it trains"
+            f"config.recipe must train the baseline, got {failure['reason']} at step "
+            f"{failure['step']}; try lower learning rates"
         )
 
 

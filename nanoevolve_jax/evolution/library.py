@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from nanoevolve_jax.data.files import building, discard, publish
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.execution.json_files import decode, to_text, typed
 from nanoevolve_jax.execution.plain_files import FileError, read_plain
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
@@ -61,9 +62,7 @@ class Library:
           CertificateError: if there is none, or anything in its folder is not as it was written.
         """
         if not isinstance(id, str) or not _ID.fullmatch(id):
-            raise CertificateError(
-                f"certificate is {str(id)[:40]!r}; allowed: 16 hexadecimal digits"
-            )
+            raise CertificateError(must("certificate", "be 16 hexadecimal digits", str(id)[:40]))
         folder = self.folder / id
         contents = _contents(folder)
         certificate = _certificate(folder, contents)
@@ -110,8 +109,8 @@ class Library:
             function = self.get(ids[slot])
             if function.slot != slot:
                 raise CertificateError(
-                    f"certificate {function.id} is of slot {function.slot!r}; allowed: one of "
-                    f"{slot!r}, as the record says"
+                    f"certificate {function.id} must be for slot {slot!r}, as its record says, got "
+                    f"{function.slot!r}"
                 )
             functions.append(function)
         return Code(tuple(functions))
@@ -121,7 +120,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     """The plain files of a folder; links, folders and devices are refused, not followed."""
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise CertificateError(f"{folder} is no folder; allowed: one of certified code")
+            raise CertificateError(f"{folder} must be a folder of certified code")
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
         raise CertificateError(f"{folder.parent} holds no certificate {folder.name}") from None

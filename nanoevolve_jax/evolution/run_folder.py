@@ -14,6 +14,7 @@ from typing import Annotated, Any, BinaryIO, NotRequired, TypedDict
 from ml_collections import ConfigDict
 from msgspec import Meta
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evolution.archive import ArchiveError
@@ -136,9 +137,7 @@ def holding(folder: Path) -> Iterator[None]:
         require_own(folder)
         file = open_in_place(folder / _LOCK)
     except OSError as error:
-        raise ArchiveError(
-            f"config.workdir is {str(folder)!r}; allowed: a folder that can be written ({error})"
-        ) from None
+        raise _cannot_write(folder, error) from None
     with file:
         _lock(file, fcntl.LOCK_EX, folder)
         file.truncate(0)
@@ -154,8 +153,8 @@ def _lock(file: BinaryIO, kind: int, folder: Path) -> None:
         file.seek(0)
         holder = file.read(200).decode(errors="replace") or "another process"
         raise ArchiveError(
-            f"config.workdir is {str(folder)!r}, in use by {holder}; "
-            "allowed: another folder, or this one when that has ended"
+            f"config.workdir={str(folder)!r} is in use by {holder}; choose another folder or wait "
+            "until that process has ended"
         ) from None
 
 
@@ -187,8 +186,8 @@ def require_space(folder: Path, needed: int) -> None:
     if free < needed:
         there, least = apart(free / 1e9, needed / 1e9, 2, "f")
         raise ArchiveError(
-            f"config.workdir is {str(folder)!r}, on a disk with {there} GB free; "
-            f"allowed: at least {least} GB for checkpoints and telemetry"
+            f"config.workdir must be on a disk with at least {least} GB free, got {str(folder)!r} "
+            f"with {there} GB free"
         )
 
 
@@ -239,16 +238,19 @@ def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False
             return
     elif (folder / "archive.jsonl").exists():
         raise ArchiveError(
-            f"config.workdir is {str(folder)!r}, with an archive but no config.json to say how it "
-            "was made; allowed: a new folder"
+            f"config.workdir must be a new folder or have a config.json, got {str(folder)!r} with "
+            "an archive alone"
         )
     try:
         subfolder(folder, "telemetry")
         write_json(path, description)
     except OSError as error:
-        raise ArchiveError(
-            f"config.workdir is {str(folder)!r}; allowed: a folder that can be written ({error})"
-        ) from None
+        raise _cannot_write(folder, error) from None
+
+
+def _cannot_write(folder: Path, error: OSError) -> ArchiveError:
+    message = must("config.workdir", "be a folder that can be written", str(folder))
+    return ArchiveError(f"{message} ({error})")
 
 
 def _require_same(path: Path, new: dict[str, Any]) -> None:
@@ -267,14 +269,13 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
         raise ArchiveError(f"{path} is damaged ({error}); choose another workdir") from None
     if old_format != FORMAT:
         raise ArchiveError(
-            f"config.workdir is {folder!r}, a run folder of format {old_format}; "
-            f"allowed: format {FORMAT}, which this version writes, or a new folder"
+            f"config.workdir must be a new folder or a run folder of format {FORMAT}, got "
+            f"{folder!r} of format {old_format}"
         )
     if changed:
         raise ArchiveError(
-            f"config.workdir is {folder!r}, a run with another {' and '.join(changed)}"
-            f"{': ' if details else ''}{'; '.join(details)}; "
-            "allowed: a new folder, or the settings it was started with"
+            f"config.workdir must be a new folder or a run with the same "
+            f"{' and '.join(changed)}, got {folder!r}{': ' if details else ''}{'; '.join(details)}"
         )
 
 

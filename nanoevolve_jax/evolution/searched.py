@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import SAME
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
@@ -45,7 +46,7 @@ def read_search(settings: ConfigDict) -> Search:
         description = read_description(folder)
     except (OSError, ValueError) as error:
         raise ArchiveError(
-            f"config.workdir is {str(folder)!r}; allowed: the folder of a finished search ({error})"
+            f"{must('config.workdir', 'be the folder of a finished search', str(folder))} ({error})"
         ) from None
     document = description["config"]
     calibration = str(document.get("calibration", UNCALIBRATED))
@@ -53,8 +54,8 @@ def read_search(settings: ConfigDict) -> Search:
     config = config_of(document, folder, settings)
     if config.calibration == UNCALIBRATED:
         raise EvidenceError(
-            f"config.workdir is {str(folder)!r}, a search without a calibration: nothing can win "
-            "against an untuned baseline; allowed: one started with --config.calibration"
+            f"config.workdir must be a search with a calibration, got {str(folder)!r} without one; "
+            "run calibrate, then a search with --config.calibration"
         )
     if settings.calibration != SAME:
         config.calibration = settings.calibration

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import SAME, SETTINGS, get_config
 from nanoevolve_jax.data import places
-from nanoevolve_jax.execution.settings import ConfigError, allowed, is_valid, validate
+from nanoevolve_jax.execution.settings import ConfigError, is_valid, validate
 
 _FOLDER = "parquet"  # the kind of text that has a place
 
@@ -54,7 +54,7 @@ def received(document: Any, here: ConfigDict, source: str) -> ConfigDict:
         if setting.scope == "result":
             if not is_valid(value, setting):
                 raise ConfigError(
-                    f"config.{path} of {source} must be {allowed(setting)}, got {value!r:.80}"
+                    f"config.{path} of {source} must be {setting.limits}, got {value!r:.80}"
                 )
             config.update_from_flattened_dict({path: value})
     try:

@@ -1,5 +1,6 @@
 """From a config to the things a run is made of, every mistake named before training starts."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import SETTINGS, Setting
-from nanoevolve_jax.errors import UserError
+from nanoevolve_jax.errors import UserError, must
 from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
 from nanoevolve_jax.execution.train import Task
 from nanoevolve_jax.model.gpt import GPTConfig
@@ -17,18 +18,6 @@ from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 class ConfigError(UserError):
     """A config that cannot run; the message names the field, the value and what is allowed."""
-
-
-def allowed(setting: Setting) -> str:
-    """What a field may hold, in words: 'an integer from 1 to 128'."""
-    if setting.choices:
-        return " or ".join(setting.choices)
-    if isinstance(setting.default, str):
-        return "text that is not empty, in Unicode"
-    if isinstance(setting.default, bool):
-        return "False or True"
-    kind = "an integer" if isinstance(setting.default, int) else "a number"
-    return f"{kind} from {setting.low:g} to {setting.high:g}"
 
 
 def is_valid(value: Any, setting: Setting) -> bool:
@@ -69,12 +58,19 @@ def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS)
         try:
             value = get_setting(config, path)
         except (KeyError, TypeError):
-            raise ConfigError(f"config.{path} is missing; allowed: {allowed(setting)}") from None
+            raise ConfigError(f"config.{path} must be given: {setting.limits}") from None
         if not is_valid(value, setting):
-            raise ConfigError(f"config.{path} is {value!r}; allowed: {allowed(setting)}")
+            raise ConfigError(must(f"config.{path}", f"be {setting.limits}", value))
     for path in _paths(config.to_dict()):
         if path not in settings:
-            raise ConfigError(f"config.{path} is unknown; allowed: {', '.join(settings)}")
+            raise ConfigError(unknown_field(path, settings))
+
+
+def unknown_field(path: str, settings: Mapping[str, Setting] = SETTINGS) -> str:
+    """Returns the text of an error about a field that does not exist."""
+    near = difflib.get_close_matches(path, settings, n=3)
+    hint = f"; did you mean {' or '.join(f'config.{name}' for name in near)}?" if near else ""
+    return f"config.{path} is not a field of this configuration{hint}"
 
 
 def validate(config: ConfigDict) -> None:
@@ -85,20 +81,14 @@ def validate(config: ConfigDict) -> None:
     """
     check_fields(config)
     if config.search.survivors > config.search.population:
-        raise ConfigError(
-            f"config.search.survivors is {config.search.survivors}; "
-            f"allowed: at most config.search.population, {config.search.population}"
-        )
+        rule = f"be at most config.search.population, {config.search.population}"
+        raise ConfigError(must("config.search.survivors", rule, config.search.survivors))
     if config.confirm.first_seeds >= config.confirm.seeds:
-        raise ConfigError(
-            f"config.confirm.first_seeds is {config.confirm.first_seeds}; "
-            f"allowed: fewer than config.confirm.seeds, {config.confirm.seeds}"
-        )
+        rule = f"be less than config.confirm.seeds, {config.confirm.seeds}"
+        raise ConfigError(must("config.confirm.first_seeds", rule, config.confirm.first_seeds))
     if config.distributed != "none" and config.engine != "local":
-        raise ConfigError(
-            f"config.engine is {config.engine!r}; allowed: local where config.distributed is "
-            f"{config.distributed!r}, for each of the two shares out candidates in its own way"
-        )
+        rule = f"be local when config.distributed is {config.distributed!r}"
+        raise ConfigError(must("config.engine", rule, config.engine))
     _check_data_parallel(config)
     make_task(config)
 
@@ -108,14 +98,10 @@ def _check_data_parallel(config: ConfigDict) -> None:
     for path in ("devices", "train.batch_size"):
         value = get_setting(config, path)
         if value % parts:  # no devices means all of them, which `use_devices` counts
-            raise ConfigError(
-                f"config.data_parallel is {parts}; allowed: a divisor of config.{path}, {value}"
-            )
+            raise ConfigError(must("config.data_parallel", f"divide config.{path}, {value}", parts))
     if parts > 1 and config.lanes > 1:
-        raise ConfigError(
-            f"config.lanes is {config.lanes}; allowed: 0 or 1 where config.data_parallel, {parts}, "
-            "is above 1: devices share a candidate that is large"
-        )
+        rule = f"be 0 or 1 when config.data_parallel is above 1, here {parts}"
+        raise ConfigError(must("config.lanes", rule, config.lanes))
 
 
 def make_task(config: ConfigDict) -> Task:
@@ -123,8 +109,7 @@ def make_task(config: ConfigDict) -> Task:
     try:
         model = GPTConfig(vocab_size=config.data.vocab_size, **config.model)
     except ValueError as error:
-        message = str(error).replace("GPTConfig.", "config.model.", 1)
-        raise ConfigError(message.replace("; it must be ", "; allowed: ", 1)) from None
+        raise ConfigError(str(error).replace("GPTConfig.", "config.model.", 1)) from None
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else jnp.float32
     return Task(model, config.train.batch_size, dtype, config.data_parallel)
 

@@ -1,6 +1,5 @@
 """What is wrong with a command line, or with a place that it names, in words."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from absl import flags
 
 from nanoevolve_jax.configs.base import SETTINGS, Setting
 from nanoevolve_jax.configs.lookup import locate
-from nanoevolve_jax.execution.settings import allowed
+from nanoevolve_jax.errors import must
+from nanoevolve_jax.execution.settings import unknown_field
 from nanoevolve_jax.terminal.usage import own_flags
 
 
@@ -43,14 +43,11 @@ def explain(
             try:
                 locate(value)
             except FileNotFoundError:
-                return f"--config is {value!r}; allowed: a file, such as configs/screen.py"
-            if "allowed" in str(error) and ":" in value:
-                return f"--config is {value!r}: {error}"
+                return must("--config", "be a file, such as configs/screen.py", value)
         elif path not in settings:
-            near = difflib.get_close_matches(path, settings, n=3) or settings
-            return f"config.{path} is {value!r}, but no such field; allowed: {', '.join(near)}"
+            return unknown_field(path, settings)
         elif not parses(value, settings[path]):
-            return f"config.{path} is {value!r}; allowed: {allowed(settings[path])}"
+            return must(f"config.{path}", f"be {settings[path].limits}", value)
     return f"--config: {error}" if settings and not isinstance(error, flags.Error) else str(error)
 
 
@@ -60,7 +57,7 @@ def _explain_flag(argument: str, name: str, value: str, settings: Mapping[str, S
     if known not in flags.FLAGS:
         names = [f"--{flag.name}" for flag in own_flags()]
         names += ["--config and --config.FIELD=VALUE"] if settings else []
-        return f"flag {argument!r} is unknown; allowed: {', '.join(names) or 'none'}"
+        return f"flag {argument!r} is unknown; the flags are {', '.join(names) or 'none'}"
     flag = flags.FLAGS[known]
     if flag.boolean and "=" not in argument:
         return ""
@@ -69,7 +66,7 @@ def _explain_flag(argument: str, name: str, value: str, settings: Mapping[str, S
     except ValueError:
         words = " or ".join(getattr(flag.parser, "enum_values", ()))
         words = words or flag.parser.syntactic_help or "true or false"
-        return f"flag --{known} is {value!r}; allowed: {words}"
+        return must(f"--{known}", f"be {words}", value)
     return ""
 
 
@@ -93,8 +90,6 @@ def explain_place(error: OSError, places: Mapping[str, Any]) -> str:
     path = Path(os.fsdecode(error.filename)).absolute()
     for name, value in places.items():
         if isinstance(value, str) and value and path.is_relative_to(Path(value).absolute()):
-            return (
-                f"{name} is {value!r}; allowed: a place that can be read and written "
-                f"({error.strerror}: {str(error.filename)!r})"
-            )
-    return f"{error.filename}: {error.strerror}; allowed: a place that can be read and written"
+            message = must(name, "be a place that can be read and written", value)
+            return f"{message} ({error.strerror}: {str(error.filename)!r})"
+    return f"{error.filename}: {error.strerror}"

@@ -89,8 +89,8 @@ def require_installed(config: ConfigDict) -> None:
         # A folder of that name, such as W&B leaves, is found too, but has no origin.
         if config.track[name] and (spec is None or spec.origin is None):
             raise ConfigError(
-                f"config.track.{name} is True, and {name} is not installed; allowed: False, or "
-                f"True after `pip install 'nanoevolve-jax[{name}]'`"
+                f"config.track.{name}=True needs {name}, which is not installed; run "
+                f"`pip install 'nanoevolve-jax[{name}]'`"
             )
 
 
