@@ -1,4 +1,4 @@
-"""The documents: their commands parse, their links and pages hold, their patch applies and runs."""
+"""The docs name what exists: commands, flags, settings, files and links; the tutorial's patch works."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +18,30 @@ from nanoevolve_jax.cli import COMMANDS
 from nanoevolve_jax.terminal.mistakes import parses
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PROGRAM = re.compile(r"^\s*nanoevolve (?!COMMAND|help)([a-z.]+)")
-OURS = ("nanoevolve_jax", "benchmarks", "model", "examples")
+PAGES = [p for p in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))]
+BLOCK = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PACKAGES = ("nanoevolve_jax", "benchmarks", "model", "examples")
+# Files and folders that commands write.
+WRITTEN = re.compile(r"(runs|cache|ledgers|DIR|proposals|code|evidence|telemetry|nanoevolve)(/|$)")
+GROUPS = {path.partition(".")[0] for path in SETTINGS if "." in path}
 
 
-def commands():
-    """Every command of ours in a fenced block or between backticks, as (page, words)."""
+def commands() -> Iterator:
+    """Yields every command of the project in a fenced block or between backticks, as words."""
     for page in PAGES:
         text = page.read_text()
-        blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        lines = "\n".join(BLOCK.findall(text)).replace("\\\n", " ").splitlines()
         for line in [*lines, *re.findall(r"`(python -m [^`]+)`", text)]:
-            line = PROGRAM.sub(r"python -m nanoevolve_jax.\1", line)
+            line = re.sub(
+                r"^\s*nanoevolve (?!COMMAND|help)([a-z.]+)", r"python -m nanoevolve_jax.\1", line
+            )
             words = shlex.split(line.strip(), comments=True) if "python -m " in line else []
-            if words[:2] == ["python", "-m"] and words[2].split(".")[0] in OURS:
+            if words[:2] == ["python", "-m"] and words[2].split(".")[0] in PACKAGES:
                 yield pytest.param(words[2:], id=f"{page.stem}: {' '.join(words[2:])[:60]}")
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_command_of_the_documents_exists_and_its_settings_do(words):
+def test_a_command_in_the_docs_exists_and_its_settings_are_valid(words):
     module, *arguments = words
     assert importlib.util.find_spec(module) is not None
     settings = CONFIRM_SETTINGS if module.endswith(".confirm") else SETTINGS
@@ -46,29 +51,28 @@ def test_a_command_of_the_documents_exists_and_its_settings_do(words):
             assert (ROOT / value.partition(":")[0]).is_file()
         elif name.startswith("--config."):
             path = name.removeprefix("--config.")
-            assert path in settings
-            assert parses(value, settings[path]) or value in ("...", "N"), settings[path].limits
+            assert parses(value, settings[path]) or value in ("...", "N")
 
 
-MADE = re.compile(
-    r"(runs|cache|DIR|proposals|code|evidence|nanoevolve)(/|$)"
-)  # by commands, so not in the checkout
-GROUPS = {path.partition(".")[0] for path in SETTINGS if "." in path}
+def test_flags_in_the_docs_exist(shell, tmp_path):
+    used: dict[str, set[str]] = {}
+    for parameter in commands():
+        module, *arguments = parameter.values[0]
+        if module.startswith("nanoevolve_jax."):
+            flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+            own = {flag for flag in flags if not flag.startswith("--config")}
+            used.setdefault(module.removeprefix("nanoevolve_jax."), set()).update(own)
+    assert len(used) >= 10
+    for command, flags in used.items():
+        words = shell(command, "--help", folder=tmp_path).output.split()
+        assert not [flag for flag in flags if {flag, flag.replace("--no", "--")}.isdisjoint(words)]
 
 
-def mentions():
-    """Everything between single backticks outside of blocks, as (page, text)."""
-    for page in PAGES:
-        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-        for text in sorted(set(re.findall(r"`([^`\n]+)`", prose))):
-            yield page, text
-
-
-def what_it_names(page, text):
-    """The (kind, exists) of what stands between backticks; None if it names nothing of ours."""
+def kind_and_existence(page: Path, text: str) -> tuple[str, bool] | None:
+    """Whether what backticks enclose exists; None if it names nothing of this project."""
     path = re.match(r"([\w.-]+/[\w./-]*)( |$)", text)
-    if path and not MADE.match(path[1]) and path[1] not in ("tokens/s", "gain/$"):
-        return "file", any((place / path[1]).exists() for place in (ROOT, page.parent))
+    if path and not WRITTEN.match(path[1]) and path[1] not in ("tokens/s", "gain/$"):
+        return "file", any((folder / path[1]).exists() for folder in (ROOT, page.parent))
     if field := re.fullmatch(r"--config\.([a-z_.]+)(=.*)?", text):
         return "field", field[1] in {*SETTINGS, *CONFIRM_SETTINGS}
     name = re.fullmatch(r"(?:config\.)?(([a-z]+)\.[a-z_0-9]+)(=.*)?", text)
@@ -82,37 +86,41 @@ def what_it_names(page, text):
     return None
 
 
-def test_files_fields_commands_and_targets_that_the_documents_name_exist():
-    found = [(page.name, text, what_it_names(page, text)) for page, text in mentions()]
-    named = [row for row in found if row[2]]
-    assert {kind for *_, (kind, _) in named} >= {"file", "field", "field or module", "target"}
-    assert not [row for row in named if not row[2][1]]
+def test_files_fields_commands_and_targets_in_the_docs_exist():
+    kinds, missing = set(), []
+    for page in PAGES:
+        for text in re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text())):
+            if kind := kind_and_existence(page, text):
+                kinds.add(kind[0])
+                missing += [] if kind[1] else [(page.name, text)]
+    assert kinds == {"file", "field", "field or module", "command", "target"}
+    assert not missing
 
 
-def test_flags_of_commands_in_the_documents_exist(shell, tmp_path):
-    used = {}
-    for parameter in commands():
-        module, *arguments = parameter.values[0]
-        if module.startswith("nanoevolve_jax."):
-            flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
-            own = {flag for flag in flags if not flag.startswith("--config")}
-            used.setdefault(module.removeprefix("nanoevolve_jax."), set()).update(own)
-    assert len(used) >= 10
-    for command, flags in used.items():
-        words = shell(command, "--help", folder=tmp_path).output.split()
-        assert not [flag for flag in flags if {flag, flag.replace("--no", "--")}.isdisjoint(words)]
+def test_links_between_pages_lead_to_files_and_headings():
+    broken = []
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
+            path, _, heading = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not link.startswith("http") and heading not in ("only-light", "only-dark"):
+                lines = target.read_text().splitlines() if heading and target.exists() else []
+                titles = [re.sub(r"[^\w -]", "", line).strip().lower() for line in lines]
+                if not target.exists() or heading and heading.replace("-", " ") not in titles:
+                    broken.append((page.name, link))
+    assert not broken
 
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
-    built = subprocess.run(
+    build = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert built.returncode == 0, built.stderr
+    assert build.returncode == 0, build.stderr
     assert (tmp_path / "site" / "tutorial" / "own_sensor.html").exists()
 
 
@@ -131,8 +139,8 @@ def test_the_sensor_of_the_tutorial_can_be_added_and_is_recorded(tmp_path):
     }
     flags = [f"--config.{path}={value}" for path, value in fields.items()]
     command = [sys.executable, "-m", "nanoevolve_jax.search", *flags]
-    ran = subprocess.run(command, cwd=copy, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
+    search = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert search.returncode == 0, search.stderr
     with np.load(tmp_path / "run" / "telemetry" / "annealing.npz") as telemetry:
         assert np.ptp(telemetry["weight_norm_ema"]) > 0.1
     record = json.loads((tmp_path / "run" / "archive.jsonl").read_text().splitlines()[0])
