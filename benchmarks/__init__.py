@@ -1,0 +1,1 @@
+"""Benchmarks: one command per file. Their results are kept in `results/`."""

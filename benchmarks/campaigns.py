@@ -1,18 +1,20 @@
-"""Simulated campaigns through the real decision code: how often do they end in a win?
+"""Measures how often simulated campaigns end in a win, with the real decision code.
 
   python -m benchmarks.campaigns --out=results/campaigns.json
 
-Five generations of eight, screened on one seed, survivors and parents by `tournament`, scores by
-`score`, two rounds of promotion by `promotion`, two looks by `confirmation`. Everything is in
-sigmas of the baseline between seeds. A run's bpb is what its seed brings to every arm plus noise
-of its own, so that the gain of a pair has the standard deviation `paired`; 1.4 is that of arms
-which share nothing. In a campaign with an effect each child of a parent without it acquires it
-with probability 1/8, and keeps it for its descendants. Nothing else differs between candidates.
+A campaign has five generations of eight candidates, screened on one seed. `tournament` picks
+survivors and parents, `score` scores, `promotion` promotes in two rounds, and `confirmation` tests
+at two looks. All numbers are in sigmas, the standard deviation of the baseline between seeds.
 
-The candidate has to beat the baseline, and the best control where that scored better. All arms of a
-confirmation choose their learning rate from noisy runs, by the code that does it in earnest. All
-are best at the rate they have; at f times that rate a run is worse by `curvature * log2(f)^2`. A
-flat curve's optimum is missed by far, and forgives it.
+The bpb of a run is the effect of its seed, shared by all arms, plus its own noise. The gain of a
+pair then has the standard deviation `paired`, which is 1.4 for independent arms. In a campaign with
+an effect, each child of a parent without it acquires it with probability 1/8 and passes it on.
+Candidates do not differ otherwise.
+
+The candidate must beat the baseline, and the best control if that scored better. All arms of a
+confirmation choose their learning rate from noisy runs, with the real code. Each is best at its own
+rate; at f times that rate a run is worse by `curvature * log2(f)^2`. On a flat curve the optimum is
+missed by far, at little cost.
 """
 
 import math
@@ -38,7 +40,7 @@ from nanoevolve_jax.evidence.score import (
 from nanoevolve_jax.evolution.tournament import best_control, draw_parent, survivors
 from nanoevolve_jax.terminal.console import Console
 
-_NULL = flags.DEFINE_integer("null_campaigns", 10_000, "campaigns without any effect")
+_NULL = flags.DEFINE_integer("null_campaigns", 10_000, "campaigns without an effect")
 _WITH_EFFECT = flags.DEFINE_integer("campaigns", 2000, "campaigns with an effect")
 
 PAIRED = (0.7, 1.0, 1.4)
@@ -51,7 +53,7 @@ LR_SEEDS = SETTINGS["confirm.lr_seeds"].default
 
 
 class Simulated(NamedTuple):
-    """A candidate with what `tournament` reads of a record, and the truth."""
+    """A candidate: the fields of a record that `tournament` reads, and its true effect."""
 
     id: str
     generation: int
@@ -63,21 +65,21 @@ class Simulated(NamedTuple):
 
 
 class World(NamedTuple):
-    """How runs scatter, in sigmas."""
+    """The distribution of runs, in sigmas."""
 
     rng: np.random.Generator
     paired: float
-    curvature: float = CURVATURE  # of the loss over the learning rate, per octave squared
+    curvature: float = CURVATURE  # loss over learning rate, per octave squared
 
     def run(self, effects: Sequence[float], seeds: int) -> np.ndarray:
-        """Bits per byte of arms on shared seeds, float[arms, seeds]; the baseline's is about 0."""
+        """Returns the bpb of arms on shared seeds, float[arms, seeds], about 0 for the baseline."""
         own = self.paired / math.sqrt(2.0)
         shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(seeds)
         noise = own * self.rng.standard_normal((len(effects), seeds))
         return shared + noise - np.asarray(effects)[:, None]
 
     def misset(self, arms: int) -> list[float]:
-        """What each arm loses by choosing its learning rate from noisy runs, float[arms]."""
+        """Returns what each arm loses by choosing its rate from noisy runs, float[arms]."""
         own = self.paired / math.sqrt(2.0)
         shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(LR_SEEDS)
 
@@ -101,9 +103,9 @@ def _score(gains: list[float], paired: float) -> float:
 
 
 def _screen(world: World, effect: float) -> list[Simulated]:
-    """All candidates of a campaign, screened on one seed; the first is the baseline."""
+    """Returns all candidates of a campaign, screened on one seed, the baseline first."""
     own = world.paired / math.sqrt(2.0)
-    baseline = own * world.rng.standard_normal()  # what the seed brings to all arms cancels
+    baseline = own * world.rng.standard_normal()  # the effect of the seed cancels
 
     def tried(name, generation, recipe, truth):
         gain = float(baseline - own * world.rng.standard_normal() + truth)
@@ -130,7 +132,7 @@ def _screen(world: World, effect: float) -> list[Simulated]:
 def run_campaign(
     world: World, effect: float, rules: ConfirmationRules, promotion: PromotionRules
 ) -> tuple[bool, bool]:
-    """One campaign; (whether it ended in a win, whether the candidate tested had the effect)."""
+    """Returns (whether a campaign ended in a win, whether its tested candidate had the effect)."""
     known = _screen(world, effect)
     control = best_control(known)
     by_id = {c.id: c for c in known if c.recipe is None and c.id != "baseline"}
@@ -149,7 +151,7 @@ def run_campaign(
     finalists = second_round(scores(entrants), promotion)
     train(finalists, promotion.final_seeds)
     picked = by_id[pick(scores(finalists))]
-    references = 1 + (control is not None and control.score > 0.0)  # without an effect, all of them
+    references = 1 + (control is not None and control.score > 0.0)
     *lost, own = world.misset(references + 1)
     bpb = world.run([*np.negative(lost), picked.effect - own], rules.seeds)
     for count in (rules.first_seeds, rules.seeds):
@@ -161,7 +163,7 @@ def run_campaign(
 
 
 class Rates(NamedTuple):
-    """Shares of all campaigns."""
+    """Counts and shares over all campaigns of one cell."""
 
     campaigns: int
     wins: int
@@ -178,7 +180,7 @@ def simulate(
     rules: ConfirmationRules | None = None,
     promotion: PromotionRules | None = None,
 ) -> Rates:
-    """Many campaigns with the default rules, or others."""
+    """Runs many campaigns with the default rules or given ones."""
     rules, promotion = rules or ConfirmationRules(), promotion or PromotionRules()
     rng = np.random.default_rng([seed, *(round(100 * x) for x in (paired, effect, curvature))])
     world = World(rng, paired, curvature)
@@ -188,18 +190,19 @@ def simulate(
 
 
 def main(argv: Sequence[str]) -> None:
+    """Simulates all cells, prints a table and writes the results."""
     del argv
     table = Table(title="Campaigns that end in a win")
     for column in ("effect", "paired sd", "curvature", "campaigns", "wins", "rate", "carrier"):
         table.add_column(column, justify="right")
     cells = [(0.0, paired, curvature) for curvature in CURVATURES for paired in PAIRED]
     cells += [(effect, paired, CURVATURE) for effect in EFFECTS for paired in PAIRED]
-    found = []
+    results = []
     for effect, paired, curvature in cells:
         count = _WITH_EFFECT.value if effect else _NULL.value
         rates = simulate(effect, paired, count, curvature=curvature)
         cell = {"effect": effect, "paired": paired, "curvature": curvature}
-        found.append(cell | rates._asdict())
+        results.append(cell | rates._asdict())
         table.add_row(
             *(f"{value:g}" for value in cell.values()),
             f"{rates.campaigns}",
@@ -213,7 +216,7 @@ def main(argv: Sequence[str]) -> None:
             "command": "python -m benchmarks.campaigns",
             "confirmation": ConfirmationRules()._asdict(),
             "promotion": PromotionRules()._asdict(),
-            "campaigns": found,
+            "campaigns": results,
         }
     )
 

@@ -1,11 +1,11 @@
-"""What certified code costs, and whether the built-in functions as such code compute the same.
+"""Compares certified code with the built-in functions: training time and results.
 
   python -m benchmarks.code --rounds=40 --out=results/code_cpu.json
 
-All four slots are filled with the built-in functions, which the jail has certified like anybody's:
-the same training step once with the functions of the package, once with theirs, in turn, ratios
-within a round. The difference is that of the parameters' changes over 50 steps on the same
-gradients, relative, in L2.
+The built-in functions of all four slots are certified like any other source. The same training
+step runs in turn with the built-in and the certified functions, with ratios within a round.
+The reported difference compares how far both move the parameters in 50 steps on the same gradients,
+as a relative L2 norm.
 """
 
 import functools
@@ -38,7 +38,7 @@ _PAIRS = {"baseline": BUILT_IN, "gated": GATED}
 
 
 def seed_code(task: Task, dtype: str) -> Code:
-    """The built-in functions of all slots, certified by the jail of this machine."""
+    """Returns the built-in functions of all slots as code certified on this machine."""
     walls = runner.isolation(runner.AVAILABLE)
     limits = runner.Limits(seconds=600.0, cpu_seconds=1200)
     functions = []
@@ -52,10 +52,10 @@ def seed_code(task: Task, dtype: str) -> Code:
 
 
 def difference(task: Task, ours: Subject, theirs: Subject) -> float:
-    """Relative difference, in L2, of how far two optimizers took the parameters in 50 steps.
+    """Returns the relative L2 difference between the changes that two optimizers make in 50 steps.
 
-    Both are given the gradients of the first one's parameters: what a difference in the last bit
-    becomes in training is not the optimizer's.
+    Both receive the gradients at the first one's parameters, because training would amplify a
+    difference in the last bit, and that is not a property of the optimizer.
     """
     shape = (STEPS, task.batch_size, task.model.sequence_len + 1)
     rows = np.random.default_rng(1).integers(0, task.model.vocab_size, shape, np.int32)
@@ -87,9 +87,9 @@ def difference(task: Task, ours: Subject, theirs: Subject) -> float:
 
 
 def measure(task: Task, baseline: Candidate, code: Code, steps: int, rounds: int) -> dict[str, Any]:
-    """Times of the training step and of the optimizer alone, and the difference, for both specs."""
+    """Measures step time, optimizer time and difference of results for both specs."""
     ours, theirs = subjects(task, baseline), subjects(task._replace(code=code), baseline)
-    found = {}
+    measured = {}
     for name, key in _PAIRS.items():
         pair = {"built in": ours[key], "certified": theirs[key]}
         times = {}
@@ -99,16 +99,17 @@ def measure(task: Task, baseline: Candidate, code: Code, steps: int, rounds: int
                 warm()
             taken = interleaved(runs, rounds)
             times[place] = taken["certified"] / taken["built in"]
-        found[name] = {
+        measured[name] = {
             "training_times": float(np.median(times["training"])),
             "quartiles": np.percentile(times["training"], [25, 75]).tolist(),
             "alone_times": float(np.median(times["alone"])),
             "difference": difference(task, *pair.values()),
         }
-    return {"steps": steps, "rounds": rounds, "specs": found}
+    return {"steps": steps, "rounds": rounds, "specs": measured}
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures every size that the device can run, and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     console, rounds = Console(width=110), options.rounds(15)

@@ -1,36 +1,60 @@
-"""Fills the tables of docs/BENCHMARKS.md from what the benchmarks wrote.
+"""Fills the generated tables of the docs.
 
   python -m benchmarks.document
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`, and comes from `results/NAME.json`. Where
-that file does not exist the cells stay empty.
+A generated part stands between `<!-- NAME -->` and `<!-- end -->`. `settings` is the table of all
+config fields, `plan` the output of a planned campaign, and every other name a file
+`results/NAME.json` that a benchmark wrote. Cells stay empty while that file does not exist.
 """
 
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app
+from nanoevolve_jax.configs.base import SETTINGS, Setting
 
-DOCUMENT, RESULTS = Path("docs/BENCHMARKS.md"), Path("results")
+DOCS, RESULTS = Path("docs"), Path("results")
+PAGES = ("BENCHMARKS.md", "CONFIGURATION.md", "EVALUATION.md")
+PLAN = "nanoevolve search --config.plan=true --config.step_seconds=0.04 --config.devices=2"
 _NO_GPU, _NOT_YET = "not measured: no GPU was at hand", "not measured yet"
 _PLACE = re.compile(r"(<!-- (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TITLES = {
+    "": "The run",
+    "track": "Trackers",
+    "ray": "Ray cluster, with `engine=ray`",
+    "data": "Text",
+    "model": "Model",
+    "train": "Training run",
+    "recipe": "Recipe",
+    "search": "Search",
+    "promote": "Promotion",
+    "confirm": "Confirmation",
+    "attribute": "Attribution, after a win",
+    "transfer": "Transfer, after a win",
+    "compare": "Comparison of given specs",
+    "calibrate": "Calibration",
+    "codegen": "Code mutation",
+}
 
 Rows = list[list[str]]
 
 
 def markdown(header: Sequence[str], rows: Rows) -> str:
-    """A table whose first column is words and whose others are numbers."""
+    """Returns a table whose first column holds words and whose others hold numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def population(results: dict[str, Any]) -> Rows:
-    """A row a cell, and one for virtual devices."""
+    """Returns one row per number of lanes, and one for virtual devices."""
     rows = []
-    for variant, found in results.items():
+    for variant, result in results.items():
         rows += [
             [
                 f"`:{variant}`, {cell['lanes']} lane{'s' * (cell['lanes'] > 1)}",
@@ -40,18 +64,17 @@ def population(results: dict[str, Any]) -> Rows:
                 f"{cell['peak_bytes'] / 1e6:,.0f} ({cell['peak_bytes_by']})",
                 f"{cell['compile_seconds']:.1f}",
             ]
-            for cell in found["cells"]
+            for cell in result["cells"]
         ]
-        if devices := found["virtual_devices"]:
+        if devices := result["virtual_devices"]:
             label = f"`:{variant}`, {devices['devices']} virtual devices"
             rate = f"{devices['tokens_per_second']:,.0f}"
             rows.append([label, rate, f"{devices['times_in_turn']:.2f}", "", "", ""])
-        rows.append([f"`:{variant}`, {found['ended']}", "", "", "", "", ""])
     return rows
 
 
 def optimizer(results: dict[str, Any]) -> Rows:
-    """A row a subject."""
+    """Returns one row per optimizer."""
     return [
         [
             f"`:{variant}`, {name}",
@@ -62,13 +85,13 @@ def optimizer(results: dict[str, Any]) -> Rows:
             f"{row['state_bytes'] / 1e6:.2f}",
             f"{row['update_flops'] / 1e6:.1f}",
         ]
-        for variant, found in results.items()
-        for name, row in found["subjects"].items()
+        for variant, result in results.items()
+        for name, row in result["subjects"].items()
     ]
 
 
 def code(results: dict[str, Any]) -> Rows:
-    """A row a spec."""
+    """Returns one row per spec."""
     return [
         [
             f"`:{variant}`, {name}",
@@ -77,13 +100,13 @@ def code(results: dict[str, Any]) -> Rows:
             f"{row['alone_times']:.3f}",
             f"{row['difference']:.1e}",
         ]
-        for variant, found in results.items()
-        for name, row in found["specs"].items()
+        for variant, result in results.items()
+        for name, row in result["specs"].items()
     ]
 
 
 def goals(results: dict[str, Any]) -> Rows:
-    """A row a goal of the optimizer."""
+    """Returns one row per goal of the optimizer."""
     return [
         [
             f"`:{variant}`, {goal['goal']}",
@@ -92,19 +115,19 @@ def goals(results: dict[str, Any]) -> Rows:
             " to ".join(f"{x:.3f}" for x in goal.get("quartiles", [])),
             f"{goal['alone']:.3f}" if "alone" in goal else "",
         ]
-        for variant, found in results.items()
-        for goal in found["goals"]
+        for variant, result in results.items()
+        for goal in result["goals"]
     ]
 
 
 def search(results: dict[str, Any]) -> Rows:
-    """A row a part of both runs, the largest first, then the sums."""
+    """Returns one row per part of both runs, the largest first, then the sums."""
     rows = []
     for variant, runs in results.items():
         first, second = runs["first run"], runs["second run"]
 
-        def row(name, of, runs=(first, second), variant=variant):
-            cells = [(of(run), of(run) / run["wall_seconds"]) for run in runs]
+        def row(name, value, runs=(first, second), variant=variant):
+            cells = [(value(run), value(run) / run["wall_seconds"]) for run in runs]
             return [f"`:{variant}`, {name}", *(f"{s:.1f} ({share:.1%})" for s, share in cells)]
 
         rows += [row(name, lambda run, n=name: run["parts"].get(n, 0.0)) for name in first["parts"]]
@@ -113,12 +136,12 @@ def search(results: dict[str, Any]) -> Rows:
         )
         rows += [outside, row("wall time", lambda run: run["wall_seconds"])]
         rates = [f"{run['candidates_an_hour']:,.0f}" for run in (first, second)]
-        rows.append([f"`:{variant}`, candidates an hour", *rates])
+        rows.append([f"`:{variant}`, candidates per hour", *rates])
     return rows
 
 
 def repeat(results: dict[str, Any]) -> Rows:
-    """A row a set of flags."""
+    """Returns one row per set of flags."""
     return [
         [
             f"`:{variant}`, {name}",
@@ -127,13 +150,13 @@ def repeat(results: dict[str, Any]) -> Rows:
             f"{row['step_ms']:.2f}",
             f"{row['to_default']:.2f}",
         ]
-        for variant, found in results.items()
-        for name, row in found.items()
+        for variant, result in results.items()
+        for name, row in result.items()
     ]
 
 
 def scaling(results: dict[str, Any]) -> Rows:
-    """A row a number of workers."""
+    """Returns one row per engine."""
     return [
         [
             name,
@@ -145,32 +168,44 @@ def scaling(results: dict[str, Any]) -> Rows:
     ]
 
 
-_POPULATION = ("", "tokens/s", "to one lane", "of matmul peak", "memory, MB", "compile, s")
-_OPTIMIZER = ("", "alone, ms", "ratio", "training, ms", "ratio", "state, MB", "MFLOP an update")
-_GOALS = ("", "goal, at most", "found", "quartiles", "alone")
-_CODE = ("", "training step, times", "quartiles", "optimizer alone, times", "difference")
-_SEARCH = ("", "first run, s", "second run, s")
-_SCALING = ("", "tokens/s", "candidates an hour", "to one worker")
-_REPEAT = ("", "one process", "two processes", "ms a step", "to default")
-# By the start of a result's name; `.goals` is a second table of the same file.
+def step(results: dict[str, Any]) -> Rows:
+    """Returns one row per program."""
+    columns = ("ratio_to_numpy", "ratio_to_specialised_baseline")
+    return [
+        [name, f"{row['median_ms']:.0f}", *(f"{row[column]:.2f}" for column in columns)]
+        for name, row in results.items()
+    ]
+
+
+# Header and rows by the start of a result's name; `.goals` is a second table of the same file.
 TABLES: dict[str, tuple[Sequence[str], Callable[[dict[str, Any]], Rows]]] = {
-    "population": (_POPULATION, population),
-    "optimizer": (_OPTIMIZER, optimizer),
-    "goals": (_GOALS, goals),
-    "code": (_CODE, code),
-    "search": (_SEARCH, search),
-    "scaling": (_SCALING, scaling),
-    "repeat": (_REPEAT, repeat),
+    "population": (
+        ("", "tokens/s", "relative to one lane", "of matmul peak", "memory, MB", "compile, s"),
+        population,
+    ),
+    "optimizer": (
+        ("", "alone, ms", "ratio", "training, ms", "ratio", "state, MB", "MFLOP per update"),
+        optimizer,
+    ),
+    "goals": (("", "goal, at most", "measured", "quartiles", "alone"), goals),
+    "code": (("", "training step", "quartiles", "optimizer alone", "difference"), code),
+    "search": (("", "first run, s", "second run, s"), search),
+    "scaling": (("", "tokens/s", "candidates per hour", "relative to one worker"), scaling),
+    "step": (("", "ms per step", "relative to NumPy", "relative to the baseline"), step),
+    "repeat": (
+        ("", "one process", "two processes", "ms per step", "relative to default"),
+        repeat,
+    ),
 }
 
 
 def table(name: str, results: Path) -> str:
-    """The table of one place, followed by what made it.
+    """Returns the table of a result, followed by the command and the device.
 
     Args:
-      name: `gpu/population_d4` for a table of `results/gpu/population_d4.json`;
+      name: Name of the result: `gpu/population_d4` for `results/gpu/population_d4.json`,
         `optimizer_cpu.goals` for the goals in `results/optimizer_cpu.json`.
-      results: the folder.
+      results: Folder of the results.
     """
     file, _, part = name.partition(".")
     header, rows = TABLES[part or file.rpartition("/")[2].partition("_")[0]]
@@ -179,20 +214,66 @@ def table(name: str, results: Path) -> str:
         reason = _NO_GPU if file.startswith("gpu/") else _NOT_YET
         return markdown(header, [[reason, *[""] * (len(header) - 1)]])
     document = json.loads(path.read_text(encoding="utf-8"))
-    device, versions = document["device"], document["versions"]
-    made = f"`{document['command']}`; {device['count']} x {device['kind']}, {device['cores']} cores"
-    return f"{markdown(header, rows(document['results']))}\n{made}, JAX {versions['jax']}.\n"
+    machine = document.get("machine")  # of results that are older than `device`
+    if device := document.get("device"):
+        machine = f"{device['count']} x {device['kind']}, {device['cores']} cores"
+    origin = f"`{document['command']}`; {machine}, JAX {document['versions']['jax']}."
+    return f"{markdown(header, rows(document['results']))}\n{origin}\n"
+
+
+def allowed_values(setting: Setting) -> str:
+    """Returns the bounds, choices or type of a setting."""
+    if setting.choices:
+        return ", ".join(setting.choices)
+    if isinstance(setting.default, bool):
+        return "True, False"
+    return "text" if setting.low is None else f"{setting.low:g} to {setting.high:g}"
+
+
+def settings_tables(settings: Mapping[str, Setting]) -> str:
+    """Returns a table of the fields of each group, under the title of the group."""
+    groups: dict[str, Rows] = {group: [] for group in _TITLES}
+    for path, setting in settings.items():
+        values = [f"`{path}`", str(setting.default), allowed_values(setting), setting.meaning]
+        groups[path.rpartition(".")[0]].append(values)
+    header = "| field | default | values | meaning |\n| --- | --- | --- | --- |\n"
+    return "\n".join(
+        f"## {_TITLES[group]}\n\n{header}" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        for group, rows in groups.items()
+    )
+
+
+def plan() -> str:
+    """Returns the command that plans a campaign of the default search, and its output."""
+    planned = subprocess.run(
+        [sys.executable, "-m", "nanoevolve_jax", *PLAN.split()[1:]],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return f"```\n{PLAN}\n```\n\n```\n{planned.stdout}```\n"
 
 
 def filled(text: str, results: Path) -> str:
-    """The document with every table as the results have it."""
-    return _PLACE.sub(lambda place: place[1] + table(place[2], results) + place[3], text)
+    """Returns a page with its generated parts replaced by current ones."""
+
+    def part(place: re.Match) -> str:
+        if place[2] == "settings":
+            content = settings_tables(SETTINGS)
+        else:
+            content = plan() if place[2] == "plan" else table(place[2], results)
+        return place[1] + content + place[3]
+
+    return _PLACE.sub(part, text)
 
 
 def main(argv: Sequence[str]) -> None:
+    """Fills all pages."""
     del argv
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(filled(text, RESULTS), encoding="utf-8")
+    for name in PAGES:
+        page = DOCS / name
+        page.write_text(filled(page.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What the policy costs: optimizer step and whole training step, against optax.
+"""Measures what a policy costs, per optimizer step and per training step, against optax.
 
   python -m benchmarks.optimizer --variants=cpu --out=results/optimizer_cpu.json
 
-AdamW and Muon of optax, and NanoChat's optimizer as this project writes it: traced (the numbers of
-the spec are inputs, as in a search), specialised (they are constants, as a user deploys it), and
-with the annealing gate in both forms. One traced program runs any spec, so the gated traced rows
-are the very program of the baseline with other numbers. Each is timed alone (`K` updates with fixed
-gradients) and inside the training step, all in turn, ratios within a round.
+The subjects are AdamW and Muon of optax, and NanoChat's optimizer in this project's form: traced
+(the numbers of the spec are inputs, as in a search), specialised (they are constants, as a user
+deploys it), and both with the annealing gate. One traced program runs any spec, so the traced gate
+uses the baseline's program with other numbers. Each subject is timed alone (updates with fixed
+gradients) and inside the training step. Subjects take turns, and ratios are taken within a round.
 
-The goals are judged on the training step: it is what a user waits for, and alone the small
-kernels of a CPU scatter by more than the percents in question. Both are printed.
+The goals are judged on the training step, because a user waits for it and because the small kernels
+of an update alone scatter on a CPU by more than the percents in question. Both are printed.
 """
 
 import functools
@@ -43,7 +43,7 @@ BASELINE, SPECIALISED = "baseline, traced", "baseline, specialised"
 GATED, GATED_SPECIALISED = "gated, traced", "gated, specialised"
 ADAMW, MUON = "optax.adamw", "optax.contrib.muon"
 _HORIZON = 10**6
-# (name, one subject, another one, most that the ratio of their times may be)
+# (name, subject, subject to compare with, largest ratio of their times)
 GOALS = (
     ("gated traced to baseline traced", GATED, BASELINE, 1.03),
     ("gated specialised to baseline specialised", GATED_SPECIALISED, SPECIALISED, 1.01),
@@ -52,14 +52,14 @@ STATE_GOAL = 1.05
 
 
 class Subject(NamedTuple):
-    """An optimizer whose numbers are constants, or inputs."""
+    """An optimizer whose numbers are constants or inputs of the program."""
 
     make: Callable[[Any], optax.GradientTransformation]
-    inputs: Any = ()  # what `make` is called with, traced
+    inputs: Any = ()  # traced argument of `make`
 
 
 def optax_muon(learning_rate: float = 0.02, ns_steps: int = 5) -> optax.GradientTransformation:
-    """Optax's Muon on the matrices that the policy has, AdamW elsewhere."""
+    """Returns optax's Muon on the matrices that a policy updates, with AdamW elsewhere."""
 
     def matrices(params):
         numbers = contrib.MuonDimensionNumbers()
@@ -76,7 +76,7 @@ def optax_muon(learning_rate: float = 0.02, ns_steps: int = 5) -> optax.Gradient
 
 
 def subjects(task: Task, baseline: Candidate) -> dict[str, Subject]:
-    """Everything that is compared."""
+    """Returns all optimizers to compare, by name."""
     gated = baseline._replace(spec=set_field(baseline.spec, "control.enabled", 1))
 
     def traced(candidate):
@@ -103,13 +103,13 @@ def _update(subject: Subject, inputs, grads, state, params, loss):
 
 
 def step_alone(task: Task, subject: Subject, steps: int, program: dict) -> Run:
-    """Updates with fixed gradients.
+    """Returns a run of updates with fixed gradients.
 
     Args:
-      task: whose parameters.
-      subject: the optimizer.
-      steps: updates a run.
-      program: compiled programs by what they are made of; traced subjects share one.
+      task: Task that defines the parameters.
+      subject: Optimizer to run.
+      steps: Updates per run.
+      program: Compiled programs by key, filled here; traced subjects share one.
     """
     params = gpt.init_params(task.model, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
@@ -128,7 +128,7 @@ def step_alone(task: Task, subject: Subject, steps: int, program: dict) -> Run:
 
 
 def step_in_training(task: Task, subject: Subject, steps: int, program: dict) -> Run:
-    """Whole training steps; arguments as of `step_alone`."""
+    """Returns a run of whole training steps, with the arguments of `step_alone`."""
     params = gpt.init_params(task.model, jax.random.key(0))
     shape = (steps, task.batch_size, task.model.sequence_len + 1)
     rows = np.random.default_rng(1).integers(0, task.model.vocab_size, shape, np.int32)
@@ -148,7 +148,7 @@ def step_in_training(task: Task, subject: Subject, steps: int, program: dict) ->
 
 
 def _looped(run: Callable, subject: Subject, params: Any, program: dict, fed: tuple) -> Run:
-    # What tells programs apart is whether the spec is an input, not which one it is.
+    # All specs that are inputs share one program.
     key = "traced" if subject.inputs else id(subject)
     compiled = program.setdefault(key, jax.jit(run, donate_argnums=(2, 3)))
     state = jax.jit(lambda inputs, p: subject.make(inputs).init(p))(subject.inputs, params)
@@ -162,7 +162,7 @@ def _looped(run: Callable, subject: Subject, params: Any, program: dict, fed: tu
 
 
 def update_flops(task: Task, subject: Subject) -> float:
-    """FLOPs of one update, counted in the lowered program; loops count once."""
+    """Returns the FLOPs of one update in the lowered program; loops count once."""
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     state = jax.eval_shape(subject.make(subject.inputs).init, params)
     update = functools.partial(_update, subject)
@@ -171,7 +171,7 @@ def update_flops(task: Task, subject: Subject) -> float:
 
 
 def iteration_flops(task: Task) -> float:
-    """FLOPs of one Newton-Schulz iteration over all matrices: x x^T, its square, times x."""
+    """Returns the FLOPs of one Newton-Schulz iteration (x x^T, its square, times x)."""
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     labels = jax.tree.leaves(nanochat_labels(params))
     shapes = [
@@ -182,27 +182,27 @@ def iteration_flops(task: Task) -> float:
 
 
 def flops_of(task: Task, name: str, subject: Subject) -> float:
-    """FLOPs of one update of a subject."""
-    if name == MUON:  # its iterations are a loop, of which the analysis sees one
+    """Returns the FLOPs of one update of a subject."""
+    if name == MUON:  # the analysis counts only one of its iterations
         once = Subject(lambda inputs: optax_muon(ns_steps=1))
         return update_flops(task, once) + 4 * iteration_flops(task)
     return update_flops(task, subject)
 
 
 def measure(task: Task, baseline: Candidate, steps: int, rounds: int) -> dict[str, Any]:
-    """Both times, state bytes and FLOPs of every subject, and how they stand to the goals."""
-    found = subjects(task, baseline)
+    """Measures times, state bytes and FLOPs of all subjects and compares them with the goals."""
+    compared = subjects(task, baseline)
     alone_programs: dict = {}
     training_programs: dict = {}
-    alone = {n: step_alone(task, s, steps, alone_programs) for n, s in found.items()}
-    training = {n: step_in_training(task, s, steps, training_programs) for n, s in found.items()}
+    alone = {n: step_alone(task, s, steps, alone_programs) for n, s in compared.items()}
+    training = {n: step_in_training(task, s, steps, training_programs) for n, s in compared.items()}
     for warm in (*alone.values(), *training.values()):
         warm()
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     times = {"alone": interleaved(alone, rounds), "training": interleaved(training, rounds)}
     model_flops = task.model.flops_per_token * task.batch_tokens
     rows = {}
-    for name, subject in found.items():
+    for name, subject in compared.items():
         state = jax.eval_shape(subject.make(subject.inputs).init, params)
         flops = flops_of(task, name, subject)
         rows[name] = {
@@ -225,19 +225,19 @@ def measure(task: Task, baseline: Candidate, steps: int, rounds: int) -> dict[st
 def goals(
     rows: dict[str, dict], times: dict[str, dict[str, np.ndarray]], state: float
 ) -> list[dict]:
-    """Each goal with what was found; `found` is of the training step and decides.
+    """Returns each goal with its measured ratio; the one in the training step decides.
 
     Args:
-      rows: of every subject.
-      times: float64[rounds] seconds by place and subject.
-      state: optimizer state over that of the same optimizer without senses, in bytes.
+      rows: Results by subject.
+      times: Seconds by place and subject, float64[rounds].
+      state: Bytes of optimizer state relative to the same optimizer without sensors.
     """
     extra = rows[SPECIALISED]["training_flops"] / rows[MUON]["training_flops"]
     pairs = (*GOALS, (f"baseline to {MUON}, by its extra FLOPs", SPECIALISED, MUON, extra))
-    found = []
+    results = []
     for name, above, below, most in pairs:
         training = times["training"][above] / times["training"][below]
-        found.append(
+        results.append(
             {
                 "goal": name,
                 "most": most,
@@ -246,16 +246,16 @@ def goals(
                 "alone": ratio(times["alone"][above], times["alone"][below]),
             }
         )
-    return [*found, {"goal": "state to that without senses", "most": STATE_GOAL, "found": state}]
+    return [*results, {"goal": "state to that without senses", "most": STATE_GOAL, "found": state}]
 
 
-def show(console: Console, variant: str, found: dict[str, Any]) -> None:
-    """Prints a line a subject, then the goals."""
+def show(console: Console, variant: str, results: dict[str, Any]) -> None:
+    """Prints one line per subject, then the goals."""
     table = Table(title=f":{variant}, medians; ratios to the specialised baseline, in turn")
     columns = ("", "alone, ms", "ratio", "training, ms", "ratio", "state, MB", "MFLOP, update")
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
-    for name, row in found["subjects"].items():
+    for name, row in results["subjects"].items():
         table.add_row(
             name,
             f"{row['alone_ms']:.2f}",
@@ -266,7 +266,7 @@ def show(console: Console, variant: str, found: dict[str, Any]) -> None:
             f"{row['update_flops'] / 1e6:.1f}",
         )
     console.print(table)
-    for goal in found["goals"]:
+    for goal in results["goals"]:
         line = f"{goal['goal']}: {goal['found']:.3f}, goal at most {goal['most']:.3f}"
         if "alone" in goal:
             low, high = goal["quartiles"]
@@ -275,6 +275,7 @@ def show(console: Console, variant: str, found: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures every size that the device can run in time, and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     console, rounds = Console(width=110), options.rounds(15)

@@ -1,12 +1,12 @@
-"""Tokens a second, summed over lanes, for 1, 2, 4, ... lanes until memory ends.
+"""Measures tokens per second over all lanes, for 1, 2, 4, ... lanes until memory ends.
 
   python -m benchmarks.population --variants=cpu,d4 --out=results/population_cpu.json
 
-Every number of lanes is timed in turn with one lane and with a big matmul, whose rate is the
-device's measured peak: utilisation is the model's FLOPs over it. A CPU gains nothing from lanes, so
-there the same benchmark also times one candidate on each of two virtual devices against two
-candidates in turn on one device. On a CPU `:d4` and `:d12` run with XLA's attention in float32.
-What would take longer than `--seconds` is left out, and said so.
+Each number of lanes is timed in turn with one lane and with a big matmul, whose rate is the
+measured peak of the device. Utilisation is the model's FLOPs divided by that peak. A CPU gains
+nothing from lanes, so there the benchmark also times one candidate on each of two virtual devices
+against two candidates in turn on one device. On a CPU, `:d4` and `:d12` use XLA's attention in
+float32. A cell that would take longer than `--seconds` is skipped, with a message.
 """
 
 from collections.abc import Sequence
@@ -34,37 +34,37 @@ from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_t
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.terminal.console import Console
 
-_LANES = flags.DEFINE_integer("max_lanes", 0, "most lanes; 0: what memory holds, on a CPU 4", 0)
+_LANES = flags.DEFINE_integer("max_lanes", 0, "most lanes; 0: as memory allows, on a CPU 4", 0)
 
 
 class Bench:
-    """One variant on this process's device."""
+    """One size of the default search on the device of this process."""
 
     def __init__(self, config: Any, steps: int):
         self.config, self.steps, self.task = config, steps, make_task(config)
         self.step_flops = self.task.model.flops_per_token * self.task.batch_tokens
 
     def rehearsal(self, lanes: int, devices: int = 1) -> Rehearsal:
-        """The training program for so many lanes."""
+        """Returns the training program for a number of lanes."""
         programs = make_programs(self.task, devices=devices, lanes=lanes)
         candidate = Candidate(make_baseline(self.config), make_recipe(self.config))
         return Rehearsal(self.task, programs, candidate, self.steps, rows=1)
 
     def tokens(self, candidates: int) -> float:
-        """Tokens of a segment."""
+        """Returns the tokens of a segment."""
         return candidates * self.steps * self.task.batch_tokens
 
     def flops(self, candidates: int, rounds: int) -> float:
-        """FLOPs of a cell: warming and the rounds, each with a lane beside it."""
+        """Returns the FLOPs of a cell: warm-up and rounds, each with one extra lane."""
         return (rounds + 1) * (candidates + 1) * self.steps * self.step_flops
 
 
 def peak_bytes(compiled: Any, before: int) -> tuple[int, str]:
-    """The most memory in use, and who says so.
+    """Returns the peak memory in bytes, and its source, `device` or `compiler`.
 
     Args:
-      compiled: the program.
-      before: what the device had as its peak before the program ran.
+      compiled: Compiled program.
+      before: Peak of the device in bytes before the program ran.
     """
     stats = jax.devices()[0].memory_stats() or {}
     if stats.get("peak_bytes_in_use", 0) > before:
@@ -73,12 +73,12 @@ def peak_bytes(compiled: Any, before: int) -> tuple[int, str]:
 
 
 def device_peak() -> int:
-    """The device's own high-water mark; 0 where it keeps none."""
+    """Returns the peak memory that the device reports, or 0 if it reports none."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def measure_lanes(bench: Bench, lanes: int, big: tuple, clock: CompileClock, rounds: int) -> dict:
-    """One cell: so many lanes, one lane and the matmul, in turn."""
+    """Measures one cell: the given lanes, one lane and the matmul, in turn."""
     before = device_peak()
     clock.restart()
     subject = bench.rehearsal(lanes)
@@ -94,7 +94,7 @@ def measure_lanes(bench: Bench, lanes: int, big: tuple, clock: CompileClock, rou
     times = interleaved(runs, rounds)
     memory, source = peak_bytes(compiled, before)
     rate = bench.tokens(lanes) / times["lanes"]
-    peak = flops / times["matmul"].min()  # a peak is what the device can do, not its average
+    peak = flops / times["matmul"].min()  # the fastest round, because a peak is not an average
     gain = 1.0 if lanes == 1 else lanes * ratio(times["one"], times["lanes"])
     return {
         "lanes": lanes,
@@ -109,7 +109,7 @@ def measure_lanes(bench: Bench, lanes: int, big: tuple, clock: CompileClock, rou
 
 
 def measure_devices(bench: Bench, rounds: int) -> dict[str, float]:
-    """One candidate on each virtual device, against as many in turn on one device."""
+    """Measures one candidate per virtual device against as many in turn on one device."""
     count = len(jax.devices())
     together, alone = bench.rehearsal(1, devices=count), bench.rehearsal(1)
 
@@ -129,39 +129,39 @@ def measure_devices(bench: Bench, rounds: int) -> dict[str, float]:
 
 
 def measure(
-    bench: Bench, on_cpu: bool, clock: CompileClock, rounds: int, found: dict[str, Any], save: Run
+    bench: Bench, on_cpu: bool, clock: CompileClock, rounds: int, results: dict[str, Any], save: Run
 ) -> None:
-    """Every cell of a size until memory or the time allowed ends.
+    """Measures all cells of a size until memory or time ends.
 
     Args:
-      bench: the size.
-      on_cpu: whether the devices are virtual ones.
-      clock: of compilations.
-      rounds: repeats.
-      found: what is found, filled in cell by cell.
-      save: called after each.
+      bench: Size to measure.
+      on_cpu: Whether the devices are virtual ones.
+      clock: Clock of compilations.
+      rounds: Repeats per cell.
+      results: Results, filled cell by cell.
+      save: Function that is called after each cell.
     """
     model = bench.config.model
-    found |= {
+    results |= {
         "dtype": model.dtype,
         "attention": model.attention,
         "batch_size": bench.task.batch_size,
         "steps": bench.steps,
         "model_flops_a_step": bench.step_flops,
         "cells": [],
-        "ended": "stopped from outside",
+        "ended": "interrupted",
         "virtual_devices": None,
     }
     big = big_matmul(model.dtype)
     peak = big[1] / min(seconds(big[0]) for _ in range(3))
     most = _LANES.value or (4 if on_cpu else 1 << 20)
-    ended = f"{most} lanes: as many as asked for"
+    ended = f"{most} lanes: the largest requested number"
     for lanes in (1 << i for i in range(most.bit_length())):
         if reason := options.too_long(bench.flops(lanes, rounds), peak):
             ended = f"{lanes} lanes: {reason}"
             break
         try:
-            found["cells"].append(measure_lanes(bench, lanes, big, clock, rounds))
+            results["cells"].append(measure_lanes(bench, lanes, big, clock, rounds))
             save()
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
@@ -170,20 +170,28 @@ def measure(
             break
     count = len(jax.devices())
     if on_cpu and count > 1 and not options.too_long(bench.flops(2 * count, rounds), peak):
-        found["virtual_devices"] = measure_devices(bench, rounds)
-    found["ended"] = ended
+        results["virtual_devices"] = measure_devices(bench, rounds)
+    results["ended"] = ended
     save()
 
 
 def show(console: Console, results: dict[str, Any]) -> None:
-    """Prints a line a cell."""
-    table = Table(title="Tokens a second over all lanes; each against one lane, run in turn")
-    columns = ("", "tokens/s", "to one lane", "of matmul peak", "memory, MB", "says", "compile, s")
+    """Prints one line per cell."""
+    table = Table(title="Tokens per second over all lanes; each against one lane, in turn")
+    columns = (
+        "",
+        "tokens/s",
+        "to one lane",
+        "of matmul peak",
+        "memory, MB",
+        "source",
+        "compile, s",
+    )
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
     ends = []
-    for variant, found in results.items():
-        for cell in found["cells"]:
+    for variant, result in results.items():
+        for cell in result["cells"]:
             table.add_row(
                 f":{variant}, {cell['lanes']} lanes",
                 f"{cell['tokens_per_second']:,.0f}",
@@ -193,13 +201,13 @@ def show(console: Console, results: dict[str, Any]) -> None:
                 cell["peak_bytes_by"],
                 f"{cell['compile_seconds']:.1f}",
             )
-        if devices := found["virtual_devices"]:
+        if devices := result["virtual_devices"]:
             table.add_row(
                 f":{variant}, {devices['devices']} virtual devices",
                 f"{devices['tokens_per_second']:,.0f}",
                 f"{devices['times_in_turn']:.2f}",
             )
-        ends.append(f":{variant}, {found['ended']}")
+        ends.append(f":{variant}, {result['ended']}")
         table.add_section()
     console.print(table)
     for line in ends:
@@ -207,6 +215,7 @@ def show(console: Console, results: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures all sizes and writes the results after each cell."""
     del argv
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_num_cpu_devices", 2)

@@ -1,4 +1,4 @@
-"""A recipe that stays: what is measured under it stays comparable when `:cpu` is tuned anew."""
+"""A fixed recipe, so that results stay comparable when the recipe of `:cpu` is tuned again."""
 
 RECIPE = {
     "recipe.matrix_lr": 1.936,

@@ -1,11 +1,11 @@
-"""Is a run repeated bit for bit, with which flags of XLA, and what do they cost?
+"""Measures whether a run repeats bit for bit under flags of XLA, and what the flags cost.
 
   python -m benchmarks.repeat --variants=d4 --out=results/gpu/repeat.json
 
-Trains the same segments in two fresh processes under each set of flags, in turn, and compares
-everything the state holds. Nothing is cached between processes but, where the flags say so, the
-choices of the autotuner: which kernel is fastest is measured anew by every other compilation, and
-kernels round differently. The flags concern GPUs; on a CPU they change nothing and all must agree.
+The same segments are trained in two fresh processes under each set of flags, in turn, and the whole
+states are compared. Processes share nothing except the autotuner's choices, if the flags ask for
+it: every other compilation measures again which kernel is fastest, and kernels round differently.
+The flags concern GPUs. On a CPU they change nothing, and all states must agree.
 """
 
 import hashlib
@@ -41,15 +41,15 @@ FLAGS = {
 
 
 def digest(tree: Any) -> str:
-    """Of every bit of a tree."""
-    found = hashlib.sha256()
+    """Returns a hash of all bits of a tree."""
+    hashed = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.device_get(tree)):
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()[:16]
+        hashed.update(np.ascontiguousarray(leaf).tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def train(config: ConfigDict, steps: int) -> dict[str, Any]:
-    """Trains in this process, twice from the start; the second time it is warm."""
+    """Trains twice from the start in this process; the second time is warm."""
     logging.set_verbosity(logging.WARNING)
     if jax.devices()[0].platform == "cpu":
         options.suit_cpu(config)
@@ -65,7 +65,7 @@ def train(config: ConfigDict, steps: int) -> dict[str, Any]:
 
 
 def in_fresh_process(config: ConfigDict, steps: int, flags: str) -> dict[str, Any]:
-    """`train` under flags of XLA, which are read when a process begins."""
+    """Runs `train` in a process that starts with the given XLA flags."""
     own = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{own} {flags}".strip()
     try:
@@ -77,7 +77,7 @@ def in_fresh_process(config: ConfigDict, steps: int, flags: str) -> dict[str, An
 
 
 def measure(config: ConfigDict, steps: int) -> dict[str, dict[str, Any]]:
-    """What each set of flags gives, and its time over that of the default flags."""
+    """Compares the states under each set of flags, and its time with that of the default flags."""
     runs: dict[str, list[dict]] = {name: [] for name in FLAGS}
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(2):
@@ -90,22 +90,22 @@ def measure(config: ConfigDict, steps: int) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "flags": FLAGS[name],
-            "same_in_one_process": all(len(set(run["digests"])) == 1 for run in made),
-            "same_in_two_processes": made[0]["digests"] == made[1]["digests"],
+            "same_in_one_process": all(len(set(run["digests"])) == 1 for run in pair),
+            "same_in_two_processes": pair[0]["digests"] == pair[1]["digests"],
             "step_ms": least(name),
             "to_default": least(name) / least("default"),
         }
-        for name, made in runs.items()
+        for name, pair in runs.items()
     }
 
 
 def show(console: Console, results: dict[str, dict]) -> None:
-    """Prints a line a set of flags."""
+    """Prints one line per set of flags."""
     table = Table(title="The same run again, under flags of XLA")
-    for column in ("", "flags", "one process", "two processes", "ms a step", "to default"):
+    for column in ("", "flags", "one process", "two processes", "ms per step", "to default"):
         table.add_column(column, overflow="fold")
-    for variant, found in results.items():
-        for name, row in found.items():
+    for variant, rows in results.items():
+        for name, row in rows.items():
             table.add_row(
                 f":{variant}, {name}",
                 row["flags"],
@@ -118,10 +118,11 @@ def show(console: Console, results: dict[str, dict]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures all sizes and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     results = {
-        # What the device is, the processes that train find out: asking takes a GPU's memory.
+        # This process must not look at the device, because that would take a GPU's memory.
         variant: measure(config, options.steps(variant, on_cpu=False))
         for variant, config in options.configs(on_cpu=False).items()
     }

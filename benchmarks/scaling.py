@@ -1,10 +1,11 @@
-"""Throughput of the Ray engine with one and two workers, and what eight devices change.
+"""Measures the Ray engine with one and two workers, and the effect of eight devices on losses.
 
   python -m benchmarks.scaling --out=results/scaling_cpu.json
 
-Every worker has one thread. Each round trains the same candidates of `configs/screen.py` in turn
-by the local engine with one thread, on one worker and on two; warmed, ratios within a round. Then
-an uneven population runs on eight virtual devices and on one: how far apart are the losses?
+Each worker has one thread. A round trains the same candidates of `configs/screen.py` with the local
+engine on one thread, then on one worker, then on two. Everything is warmed, and ratios are taken
+within a round. Then a population that does not divide evenly runs on eight virtual devices and on
+one, and the largest difference of the losses is reported.
 """
 
 import functools
@@ -30,13 +31,13 @@ from nanoevolve_jax.prepare import make_engine
 from nanoevolve_jax.terminal.console import Console
 
 ROUNDS = 5
-DEVICES = 8  # virtual ones, of the check; more than there are cores
-UNEVEN = 11  # candidates of the check: three devices have nothing to do in the last batch
-JOBS = 4  # candidates of a round
+DEVICES = 8  # virtual devices of the check, more than there are cores
+UNEVEN = 11  # candidates of the check; three devices are idle in the last batch
+JOBS = 4  # candidates per round
 
 
 def make_config() -> ConfigDict:
-    """The default search's, or that of `--variants`; one thread and one device a process."""
+    """Returns the config of `--variants` with one thread and one device per process."""
     (config,) = options.configs(on_cpu=True).values()
     config.engine, config.threads, config.devices = site.RAY, 1, 1
     config.data.cache_dir = options.CACHE.value
@@ -45,7 +46,7 @@ def make_config() -> ConfigDict:
 
 
 def make_jobs(config, count: int) -> list[Job]:
-    """Candidates of all presets in turn, with seeds of their own."""
+    """Returns jobs that cycle through the presets, each with its own seed."""
     specs = [make_baseline(config), *PRESETS.values()]
     recipe = make_recipe(config)
     return [
@@ -55,7 +56,7 @@ def make_jobs(config, count: int) -> list[Job]:
 
 
 def ray_engine(config, workers: int, log: Callable[[str], None]) -> Engine:
-    """An engine over so many workers of the running Ray."""
+    """Returns an engine over a number of workers of the running Ray."""
     settings = config.copy_and_resolve_references()
     settings.ray.workers = workers
     shared = site.for_every_node(settings, threads=1)
@@ -65,12 +66,12 @@ def ray_engine(config, workers: int, log: Callable[[str], None]) -> Engine:
 
 
 def train(engine: Engine, jobs: Sequence[Job]) -> None:
-    """Trains them all."""
+    """Trains all jobs and requires that none fails."""
     assert all(result.failure is None for result in engine.run(jobs))
 
 
 def eight_devices(config, rows) -> dict[str, float]:
-    """Largest differences of an uneven population on eight devices from one device."""
+    """Returns the largest differences between eight devices and one for the same candidates."""
     jobs = make_jobs(config, UNEVEN)
     one, eight = (list(make_engine(config, rows, n).run(jobs)) for n in (1, DEVICES))
     loss = np.array([[r.train_loss for r in results] for results in (one, eight)])
@@ -84,13 +85,14 @@ def eight_devices(config, rows) -> dict[str, float]:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Times the three engines, checks eight devices and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     console, config = Console(width=110, soft_wrap=True), make_config()
-    # Idle workers of one pool beside those of the other: more places than cores.
+    # The pools keep their idle workers, so there are more places than cores.
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     local_config = config.copy_and_resolve_references()
-    local_config.devices = DEVICES  # of the process; the timed engine has one
+    local_config.devices = DEVICES  # devices of the process; the timed engine uses one
     local = site.local_site(local_config, console, steps=config.train.steps, most=1)
     subjects = {
         "local engine": make_engine(config, local.rows, 1),
@@ -112,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
         }
         for name, values in times.items()
     }
-    table = Table(title=f"{JOBS} candidates of {config.train.steps} steps, one thread a process")
+    table = Table(title=f"{JOBS} candidates of {config.train.steps} steps, one thread per process")
     for column in ("", "tokens/s", "candidates/h", "to one worker"):
         table.add_column(column, justify="left" if not column else "right")
     for name, row in report.items():

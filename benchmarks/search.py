@@ -1,12 +1,12 @@
-"""Candidates an hour, and how much of a search is not training.
+"""Measures candidates per hour, and how much of a search is not training.
 
   python -m benchmarks.search --out=results/search_cpu.json
 
-Runs the real command twice, each time in a fresh process: first with empty caches, then with what
-the first one left (packed rows, compiled programs), in another run folder. Everything that costs
-time is wrapped and timed, what it calls itself left out, so that the parts add up to the wall time
-of the process. Compiled work is the three programs: initial state, training, validation. Goal: at
-most 10 % of the second run is anything else.
+The real command runs twice, each time in a fresh process: first with empty caches, then in another
+run folder with the packed rows and compiled programs of the first run. Functions that cost time are
+wrapped and timed without the timed functions that they call, so the parts add up to the wall time
+of the process. Compiled work is the three programs for initial state, training and validation. The
+goal is that at most 10 % of the second run is anything else.
 """
 
 import contextlib
@@ -40,13 +40,13 @@ from nanoevolve_jax.tracking.log import Log
 from nanoevolve_jax.tracking.tensorboard import TensorBoard
 
 _PREPARED = flags.DEFINE_bool(
-    "prepared", False, "take rows from --cache, so that the first run has cold programs alone"
+    "prepared", False, "take rows from --cache, so only the programs of the first run are cold"
 )
 
 COMPILED = ("init_population", "train_segment", "evaluate_population")
-GOAL = 0.10  # of the second run, outside compiled work
+GOAL = 0.10  # share of the second run outside compiled work
 _COMPILATION, _START = "tracing, compiling, loading programs", "interpreter, imports"
-# What is timed, by part: where it is looked up, and under which name.
+# Timed functions by part: (owner, attribute).
 _PARTS = {
     "devices": [(site, "use_devices")],
     "rows": [(site, "load_rows")],
@@ -60,15 +60,15 @@ _PARTS = {
 
 
 class Parts:
-    """Seconds by part; what a part spends in another one counts there alone."""
+    """Seconds per part; time inside a nested part counts only for the nested one."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
-        self._inner = [0.0]  # seconds of parts inside each open one
+        self._inner = [0.0]  # seconds of the nested parts of each open part
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Times what happens inside."""
+        """Times the body of a `with` statement."""
         started = time.perf_counter()
         self._inner.append(0.0)
         try:
@@ -79,14 +79,14 @@ class Parts:
             self._inner[-1] += whole
 
     def on_event(self, event: str, duration: float, **facts: Any) -> None:
-        """Takes a duration that JAX reports, which lies in the part that is open."""
+        """Records a duration that JAX reports; it lies in the open part."""
         del facts
         if event in COMPILING:
             self._take(_COMPILATION, duration)
             self._inner[-1] += duration
 
     def wrap(self, part: str, function: Callable, wait: bool = False) -> Callable:
-        """The function, timed; with `wait` until its result is there."""
+        """Returns the function with timing; `wait` includes the computation of its result."""
 
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
@@ -101,7 +101,7 @@ class Parts:
 
 
 class _Compiled:
-    """A compiled program whose work is timed, and which can be traced as it is."""
+    """A compiled program whose calls are timed and which can still be traced."""
 
     def __init__(self, parts: Parts, name: str, program: Any):
         self._program, self._run = program, parts.wrap(name, program, wait=True)
@@ -112,11 +112,11 @@ class _Compiled:
 
 
 def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
-    """Runs a search in this process, which has done nothing before.
+    """Runs a search in this fresh process and returns its timings.
 
     Args:
-      config: of the search.
-      spawned: when this process was asked for, seconds since the epoch.
+      config: Config of the search.
+      spawned: Time when this process was requested, in seconds since the epoch.
     """
     logging.set_verbosity(logging.WARNING)
     parts = Parts()
@@ -154,14 +154,14 @@ def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
 
 
 def in_fresh_process(config: ConfigDict) -> dict[str, Any]:
-    """`timed_search` in a process of its own."""
+    """Runs `timed_search` in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(timed_search, config, time.time()).result()
 
 
 def show(console: Console, results: dict[str, dict]) -> None:
-    """Prints a line a part, compiled work first."""
+    """Prints one line per part, compiled work first."""
     table = Table(title="Seconds of a search by part, and their share of its wall time")
     table.add_column("")
     for name in results:
@@ -171,34 +171,35 @@ def show(console: Console, results: dict[str, dict]) -> None:
     def row(label, values, style=None):
         cells = [
             cell
-            for value, found in zip(values, results.values(), strict=True)
-            for cell in (f"{value:.2f}", f"{value / found['wall_seconds']:.1%}")
+            for value, run in zip(values, results.values(), strict=True)
+            for cell in (f"{value:.2f}", f"{value / run['wall_seconds']:.1%}")
         ]
         table.add_row(label, *cells, style=style)
 
-    names = {name: None for found in results.values() for name in found["parts"]}
+    names = {name: None for run in results.values() for name in run["parts"]}
     others = [name for name in names if name not in COMPILED]
     for group in (COMPILED, others):
         for name in group:
-            row(name, [found["parts"].get(name, 0.0) for found in results.values()])
+            row(name, [run["parts"].get(name, 0.0) for run in results.values()])
         table.add_section()
     row(
         "outside the compiled programs",
-        [found["outside_share"] * found["wall_seconds"] for found in results.values()],
+        [run["outside_share"] * run["wall_seconds"] for run in results.values()],
         "bold",
     )
-    row("wall time", [found["wall_seconds"] for found in results.values()], "bold")
+    row("wall time", [run["wall_seconds"] for run in results.values()], "bold")
     console.print(table)
-    for name, found in results.items():
+    for name, run in results.items():
         console.print(
-            f"{name}: {found['candidates_an_hour']:,.0f} candidates an hour, "
-            f"{found['tokens_per_second']:,.0f} tokens/s, compiled: {found['xla_compilations']}",
+            f"{name}: {run['candidates_an_hour']:,.0f} candidates per hour, "
+            f"{run['tokens_per_second']:,.0f} tokens/s, compiled: {run['xla_compilations']}",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs the search of each size twice, prints the parts and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     console = Console(width=110)
@@ -206,16 +207,16 @@ def main(argv: Sequence[str]) -> None:
     for variant, config in options.configs(on_cpu=False).items():
         with tempfile.TemporaryDirectory() as scratch:
             config.data.cache_dir = options.CACHE.value if _PREPARED.value else f"{scratch}/cache"
-            # Read by JAX in the processes that are spawned.
+            # JAX reads this variable in the new processes.
             os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{scratch}/xla"
-            found = results[variant] = {}
+            runs = results[variant] = {}
             for name in ("first run", "second run"):
                 config.workdir = f"{scratch}/{name}"
-                found[name] = in_fresh_process(config)
-                origin = environment("benchmarks.search", found[name].pop("device"))
+                runs[name] = in_fresh_process(config)
+                origin = environment("benchmarks.search", runs[name].pop("device"))
                 options.write(origin | {"results": results})
-        show(console, found)
-        share = found["second run"]["outside_share"]
+        show(console, runs)
+        share = runs["second run"]["outside_share"]
         console.print(
             f":{variant}: {share:.1%} of the second run is outside compiled work, "
             f"goal at most {GOAL:.0%}",

@@ -1,13 +1,13 @@
-"""Do the sensors mean the same on another model, horizon or batch?
+"""Measures whether sensors mean the same at another model size, horizon or batch.
 
   python -m benchmarks.sensors --out=results/sensors.json
 
-Trains the baseline on real text at a base size and with width, depth, horizon and batch doubled,
-two seeds each, and compares the 5-95 % range of every sensor as the gate sees it, where 1 is
-saturation. The start of a run is compared apart: falling from the loss of a uniform guess takes
-some number of tokens and not a share of the run, so that sensors, above all the alignment of
-gradients, cannot transfer there. Also prints the raw ranges of the normalisers, and other batches,
-which show that the alignment needs no correction for their size.
+The baseline trains on real text at a base size, and with width, depth, horizon and batch doubled,
+on two seeds each. The benchmark compares the 5-95 % range of each sensor in the gate's scale, where
+1 is saturation. The start of a run is compared separately: falling from the loss of a uniform guess
+takes a number of tokens and not a share of the run, so sensors cannot transfer there, above all the
+alignment of gradients. Raw ranges for the normalisers are printed too, and other batch sizes, which
+show that the alignment needs no correction for the batch.
 """
 
 import platform
@@ -30,8 +30,8 @@ from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
 from nanoevolve_jax.prepare import make_engine
 from nanoevolve_jax.terminal.console import Console
 
-START = 0.15  # of the run: the fall from a uniform guess, most of the warm-up
-SKIP = 0.05  # of the run: averages over one or two steps are no range
+START = 0.15  # share of the run that is compared separately
+SKIP = 0.05  # share of the run that is left out, because averages have too few steps
 
 VARIANTS = {
     "base": {},
@@ -44,7 +44,7 @@ OTHER_BATCHES = {"batch / 2": {"train.batch_size": 4}, "batch x4": {"train.batch
 
 
 def base_config():
-    """The size that is doubled: the `:cpu` model at 200 steps, under a long warm-up."""
+    """Returns the base size: the `:cpu` model at 200 steps with a long warm-up."""
     config = get_config()
     config.update_from_flattened_dict(RECIPE)
     config.train.steps = 200
@@ -55,7 +55,7 @@ def base_config():
 
 
 def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> np.ndarray:
-    """The telemetry of the baseline; float32[seeds, steps, columns]."""
+    """Returns the telemetry of the baseline, float32[seeds, steps, columns]."""
     config = base_config()
     config.update_from_flattened_dict(changes)
     rows = build_rows(
@@ -72,7 +72,7 @@ def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> np.ndar
 
 
 def ranges_of(telemetry: np.ndarray, start: float = START, end: float = 1.0) -> dict:
-    """The 5th and 95th percentile of every sensor, pooled over seeds, in a part of the run."""
+    """Returns the 5th and 95th percentile of each sensor over seeds and a part of the run."""
     steps = telemetry.shape[1]
     part = telemetry[:, int(start * steps) : int(end * steps)]
     return {
@@ -82,12 +82,12 @@ def ranges_of(telemetry: np.ndarray, start: float = START, end: float = 1.0) -> 
 
 
 def shift(base: list[float], other: list[float]) -> float:
-    """How far the ends of a range move, as a share of the sensor's scale (1 is saturation)."""
+    """Returns the largest move of an end of a range, where 1 is saturation."""
     return max(abs(a - b) for a, b in zip(base, other, strict=True))
 
 
 def raw_ends(name: str, ends: list[float]) -> list[float]:
-    """The range before the squashing by tanh."""
+    """Returns a range before tanh is applied."""
     if name == "step_fraction":
         return ends
     normaliser = getattr(NANOCHAT.control.normalisers, name)
@@ -95,6 +95,7 @@ def raw_ends(name: str, ends: list[float]) -> list[float]:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Measures all sizes, prints both parts of the run and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_num_cpu_devices", visible_cores())
@@ -121,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def show(console: Console, ranges: dict, part: str) -> None:
-    """Prints every range, and how far its ends move from the base's."""
+    """Prints each range, and how far its ends are from those of the base."""
     table = Table(title=f"5-95 % range of each sensor under the baseline {part} (ends move by)")
     table.add_column("sensor")
     table.add_column("raw, base")

@@ -1,11 +1,12 @@
-"""Time of a whole training step on this CPU, as a ratio to NumPy's matmul.
+"""Measures a whole training step on this CPU relative to NumPy's matmul.
 
   python -m benchmarks.step --out=results/step_cpu.json
 
-Width 128, 4 layers, 4 heads, T 128, batch 8, vocabulary 1024. Every round times, in turn, NumPy
-doing the step's FLOPs as 1024 x 128 x 512 matmuls, and segments of training: the traced program
-of a search on one and on two virtual devices, and programs specialised to one spec. Medians over
-rounds; ratios within the run. The first seconds of compilation are reported apart.
+The model has width 128, 4 layers, 4 heads, 128 tokens per row and a vocabulary of 1024; the batch
+has 8 rows. Each round times, in turn, NumPy with the step's FLOPs as 1024 x 128 x 512 matmuls, and
+segments of training: the traced program of a search on one and two virtual devices, and programs
+specialised to one spec. Results are medians over rounds, and ratios are taken within a round. The
+first call, which compiles, is reported separately.
 """
 
 import functools
@@ -29,17 +30,17 @@ from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 from nanoevolve_jax.terminal.console import Console
 
-STEPS = 10  # a segment
+STEPS = 10  # per segment
 TASK = train.Task(
     gpt.GPTConfig(sequence_len=128, vocab_size=1024, n_layer=4, n_head=4, n_kv_head=4, n_embd=128),
     batch_size=8,
 )
 RECIPE = Recipe(0.01, 0.1, 0.004, 0.1, 0.1, 0.1, 0.02, 0.65, 0.05, 0.16)
-HORIZON = np.int32(10**6)  # far away: every segment does the same work
+HORIZON = np.int32(10**6)  # far away, so all segments do the same work
 
 
 def numpy_matmuls(total_flops: float) -> Callable[[], None]:
-    """NumPy's time for one step's FLOPs."""
+    """Returns a run of NumPy matmuls with the FLOPs of one step."""
     rng = np.random.default_rng(0)
     a = rng.normal(size=(1024, 128)).astype(np.float32)
     b = rng.normal(size=(128, 512)).astype(np.float32)
@@ -53,12 +54,13 @@ def numpy_matmuls(total_flops: float) -> Callable[[], None]:
 
 
 def make_rows(width: int) -> np.ndarray:
+    """Returns random tokens, int32[width, STEPS, batch, T + 1]."""
     shape = (width, STEPS, TASK.batch_size, TASK.model.sequence_len + 1)
     return np.random.default_rng(1).integers(0, TASK.model.vocab_size, shape, np.int32)
 
 
 def population_segment(devices: int) -> Callable[[], None]:
-    """A segment of the search's own program, one candidate on each device."""
+    """Returns a segment of the search's program with one candidate per device."""
     programs = population.make_programs(TASK, devices=devices, lanes=1)
     stacked = population.stack_candidates([train.Candidate(NANOCHAT, RECIPE)] * devices)
     candidates = programs.place(stacked)
@@ -75,7 +77,7 @@ def population_segment(devices: int) -> Callable[[], None]:
 
 
 def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
-    """A segment of a program that knows its spec."""
+    """Returns a segment of a program that is specialised to a spec."""
     candidate = train.Candidate(spec, RECIPE)
     fed = jax.tree.map(jnp.asarray, train.segment_of(make_rows(1)[0]))
     state = jax.jit(functools.partial(train.init_state, TASK, candidate))(np.uint32(0), HORIZON)
@@ -93,7 +95,7 @@ def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
 
 
 def model_segment() -> Callable[[], None]:
-    """Forward and backward passes alone, with plain gradient descent to keep them alive."""
+    """Returns forward and backward passes with gradient descent, so none is optimised away."""
     rows = jnp.asarray(make_rows(1)[0])
     params = gpt.init_params(TASK.model, jax.random.key(0))
 
@@ -114,12 +116,13 @@ def model_segment() -> Callable[[], None]:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Times all subjects in turn, prints a table and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     cores = visible_cores()
     jax.config.update("jax_num_cpu_devices", 2)
     total_flops = step_flops(TASK, NANOCHAT)
-    # name: (what runs, steps x candidates in one run)
+    # name: (function that prepares a run, steps x candidates per run)
     subjects = {
         "numpy, the same FLOPs": (lambda: numpy_matmuls(total_flops), 1),
         "search program, one device": (lambda: population_segment(1), STEPS),
@@ -149,7 +152,7 @@ def main(argv: Sequence[str]) -> None:
         for name, values in times.items()
     }
     table = Table(
-        title=f"{total_flops / 1e9:.2f} GFLOP a step, {cores} cores, JAX {jax.__version__}"
+        title=f"{total_flops / 1e9:.2f} GFLOP per step, {cores} cores, JAX {jax.__version__}"
     )
     for column in ("", "ms, median", "ms, least", "to numpy", "to baseline", "first call, s"):
         table.add_column(column, justify="left" if not column else "right")

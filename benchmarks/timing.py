@@ -1,4 +1,4 @@
-"""How benchmarks take time: everything warmed, subjects in turn, ratios within a round."""
+"""Timing of benchmarks: warmed subjects take turns, and ratios are taken within a round."""
 
 import sys
 import time
@@ -12,45 +12,46 @@ import numpy as np
 
 from nanoevolve_jax.execution.threads import visible_cores
 
-Run = Callable[[], None]  # does its work and waits for it
+Run = Callable[[], None]  # does its work and waits until it is done
 COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 )
-_PRIVATE = ("out", "cache", "workdir")  # flags that name places on this machine
+_PRIVATE = ("out", "cache", "workdir")  # flags that name folders of this machine
 
 
 def seconds(run: Run) -> float:
-    """How long one run takes."""
+    """Returns the duration of one run in seconds."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, np.ndarray]:
-    """Times every subject once a round, in turn; float64[rounds] seconds each.
+    """Times all subjects in turn, once per round, so that other load affects them alike.
 
-    Whatever else the machine does then hits all of them alike.
+    Returns:
+      Seconds by subject, float64[rounds].
     """
     times = [{name: seconds(run) for name, run in runs.items()} for _ in range(rounds)]
     return {name: np.array([row[name] for row in times]) for name in runs}
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> float:
-    """The median over rounds of one subject's time over another's."""
+    """Returns the median over rounds of the ratio of two subjects' times."""
     return float(np.median(above / below))
 
 
 class CompileClock:
-    """Seconds that JAX spent on tracing, lowering and compiling since `restart`."""
+    """Clock of the seconds that JAX spends on tracing, lowering and compiling."""
 
     def __init__(self):
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._take)
 
     def restart(self) -> None:
-        """Back to 0."""
+        """Sets the clock to 0."""
         self.seconds = 0.0
 
     def _take(self, event: str, duration: float, **facts: Any) -> None:
@@ -60,12 +61,12 @@ class CompileClock:
 
 
 def matmul(size: int, dtype: Any, repeats: int) -> tuple[Run, float]:
-    """A chain of square matmuls on the first device, and its FLOPs."""
+    """Returns a chain of square matmuls on the first device, and its FLOPs."""
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype) / np.sqrt(size)
 
     @jax.jit
     def chain(x):
-        # The one product depends on the other, or a compiler could leave all but one out.
+        # Each product depends on the one before, so the compiler cannot remove any.
         return jax.lax.fori_loop(0, repeats, lambda i, x: (a @ x).astype(dtype), x)
 
     x = jax.block_until_ready(jnp.asarray(a))
@@ -73,7 +74,7 @@ def matmul(size: int, dtype: Any, repeats: int) -> tuple[Run, float]:
 
 
 def big_matmul(dtype: Any) -> tuple[Run, float]:
-    """A matmul large enough for this device's peak, warmed, and its FLOPs."""
+    """Returns a warmed matmul that reaches the peak of this device, and its FLOPs."""
     on_cpu = jax.devices()[0].platform == "cpu"
     run, flops = matmul(2048, dtype, 8) if on_cpu else matmul(8192, dtype, 50)
     run()
@@ -81,7 +82,7 @@ def big_matmul(dtype: Any) -> tuple[Run, float]:
 
 
 def this_device() -> dict[str, Any]:
-    """The device in words; from here on this process holds the memory of a GPU."""
+    """Returns a description of the device; on a GPU, this process then holds its memory."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -92,7 +93,7 @@ def this_device() -> dict[str, Any]:
 
 
 def environment(module: str, device: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a result was made with: the command, the device (by default this one), the versions."""
+    """Returns the command, device (by default this one) and versions of a result."""
     return {
         "command": f"python -m {module} {' '.join(_flags(sys.argv[1:]))}".strip(),
         "device": device or this_device(),

@@ -1,22 +1,21 @@
-"""Does the evidence call a known thing by its name? Cases with a known answer, on the real GPT.
+"""Runs cases with a known answer on the real GPT, and compares the labels of the evidence.
 
   python -m benchmarks.verdicts --out=results/verdicts.json
 
-Two layers of 32 on real text, 100 steps a run.
+The model has two layers of width 32 and trains for 100 steps on real text.
 
-The null search runs the commands `calibrate`, `search` and `confirm` themselves, with five
-generations of eight; every policy is the baseline in disguise and trains on seeds of its own.
+The null search runs the commands `calibrate`, `search` and `confirm` with five generations of eight.
+Every policy is a disguised baseline and trains on its own seeds.
 
-The other cases compare two arms through the code of `confirm`: noise from the baseline's runs, a
-learning rate for each arm, two looks, placebos, perturbations.
+The other cases compare two arms with the code of `confirm`: noise from the baseline's runs, a
+learning rate for each arm, two looks, placebos and perturbations.
 
-- schedule: there is no warm-down, and from 80 to 90 % of every run the targets are random; the
-  candidate's gate reads nothing but the step and takes smaller steps at first;
-- constants: the baseline does not orthogonalise, the candidate does in part, its gate being
-  stuck;
-- sensing: a tenth of every run, at a time that its seed draws, has random targets; the candidate's
-  gate takes smaller steps while the loss gets worse;
-- retuned: the baseline's learning rate is a quarter of what it should be, the candidate only has a
+- schedule: there is no warm-down, and targets are random from 80 to 90 % of every run. The
+  candidate's gate reads only the step and takes smaller steps at first.
+- constants: the baseline does not orthogonalise. The candidate does in part, with a stuck gate.
+- sensing: targets are random for a tenth of every run, at a time that its seed draws. The
+  candidate's gate takes smaller steps while the loss gets worse.
+- retuned: the baseline's learning rate is a quarter of the right one. The candidate only has a
   larger multiplier.
 """
 
@@ -85,17 +84,17 @@ SETTINGS = {
     "train.segment_steps": 25,
     "confirm.steps": 100,
     **RECIPE,
-    # Embeddings that learn slowly leave something to learn for the matrices.
+    # Slow embeddings leave something to learn for the matrices.
     "recipe.embedding_lr": 0.3,
 }
-FOLD = 2  # of the confirmation
+FOLD = 2  # validation fold of the confirmation
 SEARCH = {"search.generations": 5, "search.control_every": 0, "calibrate.tuning_runs": 16}
 
-STILL = Actuators(1.0, 0.0, 1.0, 0.9, 1.0)  # what the baseline's actuators stand at
+STILL = Actuators(1.0, 0.0, 1.0, 0.9, 1.0)  # actuators of the baseline
 
 
 def baseline_spec(config: ConfigDict) -> OptimizerSpec:
-    """NanoChat's optimizer under the config's recipe."""
+    """Returns NanoChat's optimizer with the momentum and decay of the config."""
     return NANOCHAT._replace(
         momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
     )
@@ -108,7 +107,7 @@ def gated(
     aggressive: Mapping[str, float],
     conservative: Mapping[str, float],
 ) -> OptimizerSpec:
-    """The spec with a steep gate between two poles around where its actuators stand."""
+    """Returns the spec with a steep gate between two poles around its static actuators."""
     still = STILL._replace(second_moment_beta=spec.second_moment_beta)
     control = spec.control._replace(
         enabled=1,
@@ -123,18 +122,19 @@ def gated(
 
 
 class CalendarBench(Bench):
-    """A tenth of every run has random targets, at a time that anyone can know."""
+    """A bench where targets are random for a tenth of every run, at a fixed time."""
 
     __slots__ = ()
 
     def start(self, seed: int) -> float:
-        """When it starts, as a share of the run."""
+        """Returns when the random targets start, as a share of the run."""
         del seed
         return 0.8
 
     def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
+        """Returns the job of an arm, with random targets unless the panel perturbs it."""
         job = super().job(arm, seed, fold, steps, **changes)
-        if job.disturbance is not None:  # the perturbation panel has its own
+        if job.disturbance is not None:
             return job
         start = int(job.steps * self.start(seed))
         window = Disturbance(LABEL_NOISE, start, start + job.steps // 10, 1.0)
@@ -142,20 +142,21 @@ class CalendarBench(Bench):
 
 
 class SurpriseBench(CalendarBench):
-    """The same, at a time that only the run's seed knows."""
+    """A bench where the seed of a run draws the time of its random targets."""
 
     __slots__ = ()
 
     def start(self, seed: int) -> float:
+        """Returns when the random targets start, as a share of the run."""
         return np.random.default_rng([seed, 7]).uniform(0.4, 0.9)
 
 
 class Case(NamedTuple):
-    """Two arms, and what their comparison must be called."""
+    """Two arms, and the label that their comparison must get."""
 
     expected: str
     bench: type[Bench]
-    recipe: dict[str, float]  # of both arms
+    recipe: dict[str, float]  # changes for both arms
     arms: Callable[[OptimizerSpec], tuple[OptimizerSpec, OptimizerSpec]]  # baseline, candidate
 
 
@@ -181,7 +182,7 @@ CASES = {
     "schedule": Case(
         SCHEDULE,
         CalendarBench,
-        # At about its best learning rate, so that the noise is that of a tuned baseline.
+        # Near its best learning rate, so the noise is that of a tuned baseline.
         {"matrix_lr": 2.8, "warmdown_fraction": 0.0, "final_lr_fraction": 1.0},
         _schedule,
     ),
@@ -192,14 +193,14 @@ CASES = {
 
 
 def make_config(changes: Mapping[str, Any]) -> ConfigDict:
-    """The config of all cases."""
+    """Returns the config of all cases with changes."""
     config = get_config()
     config.update_from_flattened_dict(SETTINGS | dict(changes))
     return config
 
 
 def measure_noise(bench: Bench, arm: Arm) -> Calibration:
-    """What `calibrate` would say of the baseline's noise; nothing else of it is read here."""
+    """Returns a calibration that holds only the noise of the baseline."""
     config = bench.config
     near = arm._replace(spec=arm.spec._replace(update_multiplier=1.1 * arm.spec.update_multiplier))
     seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
@@ -221,7 +222,7 @@ def measure_noise(bench: Bench, arm: Arm) -> Calibration:
 
 
 def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) -> trial.Trial:
-    """Confirms and attributes, as `confirm` does."""
+    """Confirms and attributes like the command `confirm`."""
     seeds = tuple(confirmation_seeds(Stage.CONFIRM, bench.config.seed, 0))
     return trial.run(
         bench,
@@ -231,14 +232,14 @@ def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) 
         calibration=calibration,
         costs={winner.id: 1.0, baseline.id: 1.0},
         until="attribute",
-        finish=lambda outcome: None,
+        finish=lambda confirmed: None,
         expect=lambda steps: None,
         log=logging.info,
     )
 
 
 def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """One case from noise to verdict."""
+    """Runs one case from the measurement of noise to the verdict."""
     config = make_config(changes)
     for name, value in case.recipe.items():
         relative = name == "matrix_lr"
@@ -250,8 +251,8 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
         specs = case.arms(baseline_spec(config))
         baseline, winner = Arm("baseline", specs[0], {}), Arm("candidate", specs[1], {})
         retuned = is_retuned_baseline(winner.spec, baseline.spec)
-        found = compare(bench, winner, baseline, measure_noise(bench, baseline))
-        verdict = judge(confirmed=False, retuned=True) if retuned else found.verdict
+        outcome = compare(bench, winner, baseline, measure_noise(bench, baseline))
+        verdict = judge(confirmed=False, retuned=True) if retuned else outcome.verdict
         seeds = [stage_seed(Stage.CONFIRM, config.seed, i) for i in range(config.confirm.seeds)]
         jobs = [bench.job(arm, seed, FOLD) for arm in (baseline, winner) for seed in seeds]
         as_given = bpb(bench.runs.run(jobs, "as given")).reshape(2, -1)
@@ -260,24 +261,25 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
         "expected": case.expected,
         "found": verdict.label,
         "before_tuning": finite_or_null(paired_test(as_given[0] - as_given[1])),
-        "confirmation": found.parts["confirmation"],
-        "attribution": found.parts["attribution"],
+        "confirmation": outcome.parts["confirmation"],
+        "attribution": outcome.parts["attribution"],
         "spent": spent,
     }
 
 
 def disguised(spec: OptimizerSpec, rng: np.random.Generator) -> OptimizerSpec:
-    """The baseline behind a gate that moves the multiplier by a millionth; the bias is its name."""
+    """Returns the baseline with a gate that moves the multiplier by a millionth."""
     nearly = {"update_multiplier": 1.0 + 1e-6}
     return gated(spec, {"loss_ema": 1.0}, float(rng.uniform(-1.0, 1.0)), nearly, {})
 
 
 @contextlib.contextmanager
 def null_world(devices: int, ledger: Path) -> Iterator[None]:
-    """Every policy is the baseline in disguise, and trains on seeds of its own.
+    """Makes every policy a disguised baseline that trains on its own seeds.
 
-    Runs that shared a seed would be one run, and luck would have nothing to choose from. The ledger
-    is of this world too: a benchmark that is run again must not use up an evaluation's folds.
+    Policies that share a seed would have equal results, so there would be no luck to choose from.
+    The bias of the gate identifies a policy. The ledger is private too, so that a repeated benchmark
+    does not use up the folds of an evaluation.
     """
     train = LocalEngine.run
 
@@ -290,8 +292,8 @@ def null_world(devices: int, ledger: Path) -> Iterator[None]:
         return job._replace(seed=int(mixed.generate_state(1)[0]))
 
     def presets(baseline: OptimizerSpec) -> dict[str, OptimizerSpec]:
-        twin = disguised(baseline, np.random.default_rng(0))
-        return {tournament.BASELINE_ID: baseline, "twin": twin}
+        copy = disguised(baseline, np.random.default_rng(0))
+        return {tournament.BASELINE_ID: baseline, "twin": copy}
 
     def mutate(spec: OptimizerSpec, rng: np.random.Generator, seen: object) -> Mutation:
         del seen
@@ -312,7 +314,7 @@ def null_world(devices: int, ledger: Path) -> Iterator[None]:
 
 
 def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """The commands `calibrate`, `search` and `confirm` where no policy is better than another."""
+    """Runs `calibrate`, `search` and `confirm` where all policies are equally good."""
     with tempfile.TemporaryDirectory() as name, null_world(devices, Path(name) / "ledger.jsonl"):
         folder = Path(name)
         config = make_config(SEARCH | dict(changes) | {"workdir": str(folder / "calibration")})
@@ -343,20 +345,21 @@ def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
+    """Runs all cases, prints the labels and writes the results."""
     del argv
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_num_cpu_devices", visible_cores())
     devices, console = len(jax.devices()), Console(width=150)
     changes = {"data.cache_dir": options.CACHE.value}
     rows = load_rows(make_config(changes), console)
-    found = {"null search": run_null_search(changes, devices)}
+    results = {"null search": run_null_search(changes, devices)}
     for name, case in CASES.items():
-        found[name] = run_case(case, rows, changes, devices)
-        console.print(f"{name}: {found[name]['found']}", highlight=False)
-    table = Table(title="Known things, and what the evidence calls them")
-    for column in ("case", "called", "gain, sigma", "pairs", "p", "runs"):
+        results[name] = run_case(case, rows, changes, devices)
+        console.print(f"{name}: {results[name]['found']}", highlight=False)
+    table = Table(title="Cases with a known answer, and their labels")
+    for column in ("case", "label", "gain, sigma", "pairs", "p", "runs"):
         table.add_column(column)
-    for name, result in found.items():
+    for name, result in results.items():
         confirmation = result["confirmation"]
         table.add_row(
             name,
@@ -372,7 +375,7 @@ def main(argv: list[str]) -> None:
             "command": "python -m benchmarks.verdicts",
             "jax": jax.__version__,
             "settings": SETTINGS,
-            "cases": found,
+            "cases": results,
         }
     )
 
