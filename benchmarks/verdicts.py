@@ -4,8 +4,8 @@
 
 The model has two layers of width 32 and trains for 100 steps on real text.
 
-The null search runs the commands `calibrate`, `search` and `confirm` with five generations of eight.
-Every policy is a disguised baseline and trains on its own seeds.
+The null search runs the commands `calibrate`, `search` and `confirm` with five generations of
+eight. Every policy is a disguised baseline and trains on its own seeds.
 
 The other cases compare two arms with the code of `confirm`: noise from the baseline's runs, a
 learning rate for each arm, two looks, placebos and perturbations.
@@ -278,8 +278,8 @@ def null_world(devices: int, ledger: Path) -> Iterator[None]:
     """Makes every policy a disguised baseline that trains on its own seeds.
 
     Policies that share a seed would have equal results, so there would be no luck to choose from.
-    The bias of the gate identifies a policy. The ledger is private too, so that a repeated benchmark
-    does not use up the folds of an evaluation.
+    The bias of the gate identifies a policy. The ledger is private too, so that a repeated
+    benchmark does not use up the folds of an evaluation.
     """
     train = LocalEngine.run
 

@@ -1,18 +1,18 @@
-"""A policy in an optax training loop of another model: a Flax MLP that reads digits.
+"""Trains another model, a Flax MLP that reads digits, with a policy in an optax loop.
 
-The policy moves the two hidden matrices; AdamW has the output head and the biases. The spec is a
-preset, or a file: a spec, or a candidate's line of an `archive.jsonl`.
+The policy updates the two hidden matrices, and AdamW the output head and the biases. The spec is a
+preset or a JSON file that holds a spec or a candidate's line of an `archive.jsonl`.
 
   python examples/optax_loop.py
   python examples/optax_loop.py --spec=winner.json
 
-It takes 20 s on 2 busy cores, and ends with
+It takes 20 s on 2 busy cores and ends with
 
   step  240: loss 0.0001, gate 0.769
   step  299: loss 0.0002, gate 0.879
   97.1% of 450 test digits are right
 
-One run on one seed shows how the pieces go together, and not which optimizer is better.
+One run on one seed shows how to use a policy. It does not show which optimizer is better.
 """
 
 import jax
@@ -32,15 +32,15 @@ _BATCH = 64
 
 
 class Classifier(nnx.Module):
-    """64 pixels to 10 digits."""
+    """A network from 64 pixels to 10 digits."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first = nnx.Linear(64, 128, rngs=rngs)
         self.second = nnx.Linear(128, 128, rngs=rngs)
-        self.head = nnx.Linear(128, 10, rngs=rngs)  # a name with `head` stays with AdamW
+        self.head = nnx.Linear(128, 10, rngs=rngs)  # AdamW updates it because of its name
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """Logits[B, 10] of pixels[B, 64]."""
+        """Returns logits, float32[B, 10], of pixels, float32[B, 64]."""
         return self.head(jax.nn.relu(self.second(jax.nn.relu(self.first(pixels)))))
 
 

@@ -1,15 +1,14 @@
-"""A search on text of your own.
+"""Searches on your own text files.
 
-NanoChat's layout is a folder of parquet shards with one column, `text`, the last shard for
-validation. This example writes such a folder from text files, and searches on it with a model so
-small that it takes a minute on 2 busy cores:
+NanoChat's layout is a folder of parquet shards with one column `text`, where the last shard is for
+validation. This example writes such a folder from text files and searches on it with a tiny model.
+It takes a minute on 2 busy cores:
 
   python examples/own_corpus.py README.md docs/*.md
 
-It ends with the table of a search and the places of its results. Everything lies in
-`runs/own_corpus`: the shards in `corpus`, the search in `search`. Running it again with the same
-files goes on with the search; other files want another `--folder`. For a search that means
-something, leave out the tiny settings and give megabytes of text.
+It ends with the table of a search and the paths of its results in `runs/own_corpus`: shards in
+`corpus`, the search in `search`. The same command continues the search; other files need another
+`--folder`. For a useful search, remove the tiny settings and pass megabytes of text.
 """
 
 import subprocess
@@ -21,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import app, flags
 
-_FOLDER = flags.DEFINE_string("folder", "runs/own_corpus", "where shards and the search lie")
+_FOLDER = flags.DEFINE_string("folder", "runs/own_corpus", "folder of the shards and the search")
 _STEPS = flags.DEFINE_integer("steps", 20, "optimizer steps of each candidate", lower_bound=1)
-_PIECE = 256  # characters; what a row of tokens has no room for is cut off, so pieces are short
-_VALIDATION = 5  # one piece in so many
+_PIECE = 256  # characters; text beyond a row of tokens is cut off, so pieces are short
+_VALIDATION = 5  # every fifth piece is for validation
 _TINY = {
     "data.vocab_size": 512,
     "data.folds": 3,
@@ -40,7 +39,7 @@ _TINY = {
 
 
 def write_corpus(files: list[Path], folder: Path) -> tuple[int, int]:
-    """Writes two shards; returns how many pieces of text are for training and for validation."""
+    """Writes two shards; returns the numbers of training and validation pieces."""
     pieces = [
         piece
         for file in files
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Writes the corpus and searches on it."""
     files = [Path(name) for name in arguments[1:]]
     if not files:
-        raise app.UsageError("give text files, such as README.md docs/*.md", exitcode=2)
+        raise app.UsageError("pass text files, such as README.md docs/*.md", exitcode=2)
     folder = Path(_FOLDER.value)
     training, validation = write_corpus(files, folder / "corpus")
     print(f"{training} pieces of text for training, {validation} for validation", flush=True)

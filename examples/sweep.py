@@ -1,11 +1,11 @@
-"""A sweep: one search for every combination of values, each in a run folder of its own.
+r"""Runs one search for every combination of values, each in its own run folder.
 
-Every `--over` names a field and its values; what stands after `--` goes to every search.
+Each `--over` names a field and its values. Arguments after `--` go to every search.
 
-  python examples/sweep.py --over=seed=0,1 --over=recipe.matrix_lr=0.9,1.8 -- \\
+  python examples/sweep.py --over=seed=0,1 --over=recipe.matrix_lr=0.9,1.8 -- \
       --config.train.steps=20 --config.search.generations=1 --config.search.population=4
 
-These four searches take 200 s on 2 busy cores, text and compilation included. They end with
+These four searches take 200 s on 2 busy cores, including text and compilation. They end with
 
   search                         baseline bpb   best bpb   change    best
   seed=0,recipe.matrix_lr=1.8    2.6758         2.6753     -0.0005   g001c03
@@ -13,9 +13,9 @@ These four searches take 200 s on 2 busy cores, text and compilation included. T
   seed=1,recipe.matrix_lr=0.9    2.7137         2.7105     -0.0032   g001c01
   seed=0,recipe.matrix_lr=0.9    2.7788         2.7726     -0.0062   g001c01
 
-The run folders lie in `runs/sweep`, named after their values; running it again goes on where it
-stopped. All searches share `cache`, so only the first one packs text and compiles. What such a
-table shows is mostly the learning rate of the baseline: only `calibrate` says what noise is.
+The run folders in `runs/sweep` are named after their values. The same command continues a sweep.
+All searches share `cache`, so only the first one packs text and compiles. Such a table mostly shows
+the effect of the baseline's learning rate; `calibrate` measures the noise.
 """
 
 import itertools
@@ -29,19 +29,19 @@ from rich.table import Table
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.terminal.console import Console
 
-_FOLDER = flags.DEFINE_string("folder", "runs/sweep", "where the run folders lie")
+_FOLDER = flags.DEFINE_string("folder", "runs/sweep", "folder of the run folders")
 _OVER = flags.DEFINE_multi_string("over", ["seed=0,1"], "FIELD=VALUE,VALUE,...")
 
 
 def combinations(over: list[str]) -> list[dict[str, str]]:
-    """Every choice of one value a field."""
+    """Returns every choice of one value per field."""
     fields, values = zip(*(text.split("=", 1) for text in over), strict=True)
     choices = itertools.product(*(text.split(",") for text in values))
     return [dict(zip(fields, choice, strict=True)) for choice in choices]
 
 
 def compare(folders: list[Path]) -> Table:
-    """A row a search, the best one first."""
+    """Returns one row per search, the best first."""
     histories = sorted(map(read_history, folders), key=lambda h: h.best.merit.val_bpb)
     table = Table("search", "baseline bpb", "best bpb", "change", "best", title="Sweep")
     for history in histories:
@@ -53,7 +53,7 @@ def compare(folders: list[Path]) -> Table:
 
 
 def main(arguments: list[str]) -> int:
-    """Searches, one after another, and compares."""
+    """Runs all searches in turn and prints a table."""
     folders = []
     for values in combinations(_OVER.value):
         name = ",".join(f"{field}={value}" for field, value in values.items())

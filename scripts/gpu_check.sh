@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, in one go: parity, benchmarks, repeatability, a search.
+# Runs everything that only a GPU can show: parity, benchmarks, repeatability and a search.
 #
 #   scripts/gpu_check.sh [FOLDER]       results go to FOLDER, by default results/gpu
-#   SMOKE=1 scripts/gpu_check.sh DIR    the same parts in small, on a CPU: tests the script itself
+#   SMOKE=1 scripts/gpu_check.sh DIR    runs the same parts in small on a CPU, to test this script
 #
-# CORPUS names the text of the search: stdlib (the default) needs no download; parquet:DIR, a folder
-# of prepared shards. Its rows are packed into CACHE (default: cache) before the clock starts.
-# PYTHON is the interpreter (default: .venv/bin/python). Every part has a time limit, and all of
-# them together end within 9 minutes: a part that fails or is cut off costs only its own figures.
+# CORPUS is the text of the search: stdlib (the default), which needs no download, or parquet:DIR, a
+# folder of shards. Its rows are packed into CACHE (default: cache) before the clock starts. PYTHON is
+# the interpreter (default: .venv/bin/python). Each part has a time limit, and all parts end within 9
+# minutes. A part that fails or exceeds its limit costs only its own figures.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,20 +22,20 @@ rm -f "$out"/parts.tsv
 if [ "$smoke" = 1 ]; then
   tiny=model.n_layer=1,model.n_embd=24,model.sequence_len=16,data.vocab_size=300
   size=(--variants=cpu --set=$tiny --rounds=2 --steps=2)
-  large=(--variants=d12 --rounds=1)  # which a CPU leaves out
+  large=(--variants=d12 --rounds=1)  # skipped on a CPU
   repeat=("${size[@]}")
   search=(--variants=cpu "--set=$tiny,train.steps=4,search.generations=1,data.corpus=$corpus")
   lanes=2 total=${SECONDS_ALLOWED:-900}
 else
   size=(--variants=d4 --rounds=3 --steps=5)
-  # NanoChat's own batch of :d12 is divided over eight GPUs; this one is a single one's share.
+  # NanoChat divides its batch of :d12 over eight GPUs; this is the share of one.
   large=(--variants=d12 --rounds=3 --steps=3 --batch_size=8)
   repeat=(--variants=d4 --set=model.n_layer=2 --steps=5)
   search=(--variants=d4 "--set=data.corpus=$corpus,train.steps=100,train.segment_steps=50,search.generations=1,data.max_epochs=100,data.validation_rows=256")
   lanes=64 total=${SECONDS_ALLOWED:-530}
 fi
 
-# Rows, before the clock starts: neither a download nor packing is what is measured.
+# Packs rows before the clock starts, because downloads and packing are not measured.
 echo "preparing $corpus in $cache"
 "$python" - "$corpus" "$cache" "$smoke" <<'PYTHON' || exit 1
 import sys
@@ -59,7 +59,7 @@ PYTHON
 
 began=$(date +%s)
 
-# part NAME LIMIT COMMAND...: runs it within LIMIT seconds and what is left of all the time.
+# part NAME LIMIT COMMAND...: runs a command for at most LIMIT seconds or the remaining time.
 part() {
   local name=$1 limit=$2 left started code
   shift 2
@@ -84,7 +84,7 @@ run() {
   part "$name" "$limit" "$python" -m "$module" "$@" --out="$out/$name.json"
 }
 
-scale=$((smoke == 1 ? 5 : 1))  # a CPU that others use takes its time
+scale=$((smoke == 1 ? 5 : 1))  # a shared CPU is slow
 part parity $((60 * scale)) "$python" -m model.parity \
   --reference tests/reference/a.npz --reference tests/reference/muon.npz
 run population_d4 $((120 * scale)) benchmarks.population "${size[@]}" --max_lanes=$lanes --seconds=30
@@ -94,7 +94,7 @@ run search $((130 * scale)) benchmarks.search "${search[@]}" --prepared --cache=
 run repeat $((110 * scale)) benchmarks.repeat "${repeat[@]}"
 run code $((60 * scale)) benchmarks.code "${size[@]}" --rounds=10
 
-# What was run, on what, with which versions, and how each part ended.
+# Writes the parts with their results, the device and the versions.
 "$python" - "$out" "$python" "$smoke" <<'PYTHON'
 import json
 import sys

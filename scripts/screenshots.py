@@ -1,9 +1,9 @@
-"""Pictures of a run's report for the docs: light, dark, and as on a phone.
+"""Takes pictures of a report for the docs: light, dark and at the size of a phone.
 
   python scripts/screenshots.py runs/mine docs/images
 
-Writes report_light.png, report_dark.png, report_tree.png and report_phone.png. Needs chromium on
-PATH and playwright, which the `test` extra installs.
+Writes report_light.png, report_dark.png, report_tree.png, report_tree_dark.png and
+report_phone.png. Needs chromium on PATH, and playwright from the `test` extra.
 """
 
 import sys
@@ -13,11 +13,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / name) for name in (
 
 from browser import chromium, open_report  # noqa: E402
 
+from nanoevolve_jax.errors import must  # noqa: E402
 from nanoevolve_jax.reporting.page import write_report  # noqa: E402
 
-LIMIT = 300_000  # bytes of a picture
+LIMIT = 300_000  # bytes per picture
 DESK, PHONE = (1280, 900), (360, 740)
-# Name, size of the window, whether it is dark, and the section at its upper edge.
+# By name: size of the window, whether it is dark, the section at its upper edge.
 PICTURES = {
     "report_light": (DESK, False, None),
     "report_dark": (DESK, True, "policy"),
@@ -28,7 +29,7 @@ PICTURES = {
 
 
 def main(workdir: str, out: str) -> None:
-    """Takes all pictures of a run folder's report."""
+    """Writes the report of a run folder and takes all pictures of it."""
     report = write_report(Path(workdir)).resolve()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def main(workdir: str, out: str) -> None:
             page.screenshot(path=path)
             page.close()
             if path.stat().st_size > LIMIT:
-                sys.exit(f"{path} has {path.stat().st_size:,} bytes; allowed: {LIMIT:,}")
+                sys.exit(must(str(path), f"have at most {LIMIT:,} bytes", path.stat().st_size))
             print(path)
 
 

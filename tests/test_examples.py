@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""The examples run and do what their docstrings promise."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import nanoevolve_jax as ne
 
 @pytest.fixture
 def example(repository, tmp_path):
-    """Runs an example in an empty folder; returns what it printed."""
+    """Runs an example in an empty folder; returns its output."""
 
     def run(name, *arguments):
         done = subprocess.run(
@@ -31,7 +31,7 @@ def example(repository, tmp_path):
     return run
 
 
-def test_every_example_says_how_to_run_it_and_has_a_test(repository):
+def test_every_example_has_its_command_line_and_a_test(repository):
     tests = (repository / "tests" / "test_examples.py").read_text()
     examples = sorted((repository / "examples").glob("*.py"))
     assert examples
@@ -82,7 +82,7 @@ def test_a_sweep_compares_a_search_for_every_combination(example, tmp_path):
     rates = ["--over=seed=3", "--over=recipe.matrix_lr=0.5,2.0"]
     output = example("sweep.py", *rates, "--", *(f"--config.{k}={v}" for k, v in tiny.items()))
     table = [line for line in output.splitlines() if "│" in line]
-    found = []
+    results = []
     for rate in ("0.5", "2.0"):
         folder = tmp_path / "runs" / "sweep" / f"seed=3,recipe.matrix_lr={rate}"
         summary = json.loads((folder / "summary.json").read_text())
@@ -91,5 +91,5 @@ def test_a_sweep_compares_a_search_for_every_combination(example, tmp_path):
         (row,) = [line for line in table if folder.name in line]
         assert f"{summary['baseline_val_bpb']:.4f}" in row
         assert f"{summary['best']['val_bpb']:.4f}" in row
-        found.append((summary["best"]["val_bpb"], table.index(row)))
-    assert sorted(found) == sorted(found, key=lambda pair: pair[1])  # the best one first
+        results.append((summary["best"]["val_bpb"], table.index(row)))
+    assert sorted(results) == sorted(results, key=lambda pair: pair[1])  # the best first

@@ -9,7 +9,7 @@ from nanoevolve_jax.cli import COMMANDS
 
 # A module may import modules of its own row and of the rows above it.
 LAYERS = (
-    ("errors",),
+    ("errors", "escaping"),
     ("model", "data", "configs"),
     ("policy",),
     ("execution",),

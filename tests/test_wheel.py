@@ -1,7 +1,6 @@
-"""What is installed: whole, nothing more, and at work from an empty folder.
+"""The wheel holds every file and nothing more, and works in an empty folder.
 
-The wheel goes into an environment of its own, which finds everything but this project in the
-environment of the tests.
+It is installed into a new environment that finds its dependencies in the environment of the tests.
 """
 
 import json
@@ -40,7 +39,7 @@ class Installed(NamedTuple):
     folder: Path
 
     def run(self, program: str, *arguments: str, cwd: Path) -> str:
-        """Runs a program of the environment; returns what it printed."""
+        """Runs a program of the environment; returns its output."""
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
             [self.folder / "bin" / program, *arguments],
@@ -55,9 +54,9 @@ class Installed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def installed(repository, tmp_path_factory):
-    """The wheel that is built from the source distribution, installed."""
+    """Builds the wheel from the source distribution and installs it."""
     root = tmp_path_factory.mktemp("wheel")
-    # Building leaves files beside the sources, and so would find those of an earlier build.
+    # A build leaves files beside the sources, which the next build would pick up.
     sources = root / "sources"
     for name in (*FOLDERS, "nanoevolve_jax"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -93,22 +92,22 @@ def test_the_wheel_installs_every_file_under_one_name(repository, installed):
 
 
 def test_a_project_with_folders_of_the_same_names_keeps_its_own(installed, tmp_path):
-    (tmp_path / "model.py").write_text("WHOSE = 'mine'\n")
+    (tmp_path / "model.py").write_text("OWNER = 'user'\n")
     for name in ("data", "configs"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("WHOSE = 'mine'\n")
+        (tmp_path / name / "__init__.py").write_text("OWNER = 'user'\n")
     script = """
 import configs, data, model
 import nanoevolve_jax.configs, nanoevolve_jax.data, nanoevolve_jax.model.gpt
 from nanoevolve_jax import evolved_muon
-print(model.WHOSE, data.WHOSE, configs.WHOSE, nanoevolve_jax.model.gpt.__file__)
+print(model.OWNER, data.OWNER, configs.OWNER, nanoevolve_jax.model.gpt.__file__)
 """
     *own, file = installed.run("python", "-c", script, cwd=tmp_path).split()
-    assert own == ["mine"] * 3
+    assert own == ["user"] * 3
     assert Path(file).is_relative_to(installed.folder)
 
 
-def test_a_search_from_an_empty_folder_runs_what_is_installed(installed, tmp_path):
+def test_an_installed_search_runs_in_an_empty_folder(installed, tmp_path):
     assert installed.run("nanoevolve", "--version", cwd=tmp_path).startswith("nanoevolve ")
 
     flags = [f"--config.{path}={value}" for path, value in TINY.items()]
@@ -116,7 +115,7 @@ def test_a_search_from_an_empty_folder_runs_what_is_installed(installed, tmp_pat
         "nanoevolve", "search", "--config=configs/screen.py", *flags, cwd=tmp_path
     )
     assert "generation 1: best" in output
-    # Text and results go where the user is.
+    # Text and results go to the current folder.
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "runs"}
     summary = json.loads((tmp_path / "runs/screen/summary.json").read_text())
     assert summary["training_runs"] == summary["evaluated"] == 5
