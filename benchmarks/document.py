@@ -221,20 +221,11 @@ def table(name: str, results: Path) -> str:
     return f"{markdown(header, rows(document['results']))}\n{origin}\n"
 
 
-def allowed_values(setting: Setting) -> str:
-    """Returns the bounds, choices or type of a setting."""
-    if setting.choices:
-        return ", ".join(setting.choices)
-    if isinstance(setting.default, bool):
-        return "True, False"
-    return "text" if setting.low is None else f"{setting.low:g} to {setting.high:g}"
-
-
 def settings_tables(settings: Mapping[str, Setting]) -> str:
     """Returns a table of the fields of each group, under the title of the group."""
     groups: dict[str, Rows] = {group: [] for group in _TITLES}
     for path, setting in settings.items():
-        values = [f"`{path}`", str(setting.default), allowed_values(setting), setting.meaning]
+        values = [f"`{path}`", str(setting.default), setting.limits, setting.meaning]
         groups[path.rpartition(".")[0]].append(values)
     header = "| field | default | values | meaning |\n| --- | --- | --- | --- |\n"
     return "\n".join(
