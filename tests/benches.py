@@ -14,7 +14,7 @@ from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.seeds import Stage, confirmation_seeds
-from nanoevolve_jax.execution.job import job_key, job_to_json
+from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.spec import NANOCHAT
 
@@ -34,7 +34,7 @@ class FormulaRuns:
     def _run(self, job, stage, program):
         bpb = float(self.bpb_of(job))
         failed = not np.isfinite(bpb)
-        key = job_key(job)
+        key = job.key
         self._made[key] = job
         return Run(
             key=key,

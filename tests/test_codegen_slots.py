@@ -15,7 +15,7 @@ from specs import EVERYTHING
 from nanoevolve_jax.execution import population
 from nanoevolve_jax.execution.cost import matrix_shapes, step_flops
 from nanoevolve_jax.execution.engine import batches
-from nanoevolve_jax.execution.job import Job, job_from_json, job_key, job_to_json
+from nanoevolve_jax.execution.job import Job, job_from_json, job_to_json
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.gate import static_actuators
 from nanoevolve_jax.policy.slots import BUILT_IN, built_in_source, control_of, knobs_of, poles_of
@@ -177,7 +177,7 @@ def test_jobs_with_code_have_keys_of_their_own_and_come_back_from_json(shapes):
     plain = Job(training.candidate(), 1, 8)
     coded = Job(training.candidate()._replace(code=code), 1, 8)
     assert "code" not in job_to_json(plain)["candidate"]
-    assert job_key(plain) != job_key(coded)
+    assert plain.key != coded.key
     known = {function.id: function for function in code.functions}
     assert job_from_json(job_to_json(coded), known.__getitem__).candidate.code == code
     with pytest.raises(CertificateError, match="not at hand"):

@@ -10,7 +10,7 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import FILE, Runs, bpb, read_runs
 from nanoevolve_jax.execution import population
 from nanoevolve_jax.execution.engine import named
-from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.spec import ANNEALING, set_field
 
@@ -68,8 +68,8 @@ def test_a_step_of_repeated_rows_equals_one_of_the_rows_alone():
 
 def test_progress_names_every_job_and_brings_every_loss_once():
     jobs, heard = [JOB, JOB._replace(seed=2), JOB._replace(seed=3)], []
-    results = list(engine().run(jobs, named(heard.append, {job_key(jobs[0]): "the first"})))
-    names = ["the first", *map(job_key, jobs[1:])]
+    results = list(engine().run(jobs, named(heard.append, {jobs[0].key: "the first"})))
+    names = ["the first", *(job.key for job in jobs[1:])]
     for name, result in zip(names, results, strict=True):
         own = [(p, p.names.index(name)) for p in heard if name in p.names]
         assert [p.step for p, _ in own][-1] == 10

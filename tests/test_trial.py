@@ -16,7 +16,6 @@ from nanoevolve_jax.evidence.page import sentence, to_markdown
 from nanoevolve_jax.evidence.trial import planned_calls
 from nanoevolve_jax.evidence.verdict import CONSTANTS, NOT_ASKED, REWRITTEN, SENSING
 from nanoevolve_jax.evidence.work import total_runs
-from nanoevolve_jax.execution.job import job_key
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
@@ -245,7 +244,7 @@ def test_a_win_over_two_is_told_of_the_closer_one_in_any_order():
 def test_what_is_planned_is_what_runs_if_no_range_is_widened(references):
     bench = world(gain=0.001)  # both looks
     make_trial(bench, POLICY, *(BASELINE, CONTROL)[:references])
-    made = {job_key(job) for stage in (LR_STAGE, "confirm: test") for job in bench.runs.of(stage)}
+    made = {job.key for stage in (LR_STAGE, "confirm: test") for job in bench.runs.of(stage)}
     assert len(made) == total_runs(planned_calls(bench.config, references))
 
 

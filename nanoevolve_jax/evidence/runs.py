@@ -17,7 +17,7 @@ from nanoevolve_jax.evidence.trajectories import read_telemetry, save_telemetry
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
-from nanoevolve_jax.execution.job import Job, JobDocument, job_key, job_to_json
+from nanoevolve_jax.execution.job import Job, JobDocument, job_to_json
 from nanoevolve_jax.execution.journal import Journal
 from nanoevolve_jax.execution.json_files import Count, Id, finite_or_null, typed
 from nanoevolve_jax.execution.results import LOST, RunResult
@@ -163,7 +163,7 @@ class Runs:
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
         """Makes the runs that are missing; returns one for every job, in order."""
-        keys = [f"{program}-{job_key(job)}" for job in jobs]
+        keys = [f"{program}-{job.key}" for job in jobs]
         missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}
         if missing:
             engine = self.engine(program)
@@ -214,7 +214,7 @@ class Runs:
         """What to call jobs while they run: their stage and number in it, by the job's key."""
         first = 1 + sum(run.stage == stage for run in self._known.values())
         jobs = enumerate(missing.values(), start=first)
-        return {job_key(job): f"{stage} {number}" for number, job in jobs}
+        return {job.key: f"{stage} {number}" for number, job in jobs}
 
 
 def _as_run(

@@ -19,7 +19,7 @@ from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
-from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.settings import (
     ConfigError,
@@ -75,7 +75,7 @@ class Campaign(NamedTuple):
         for generation in range(done + 1, self.config.search.generations + 1):
             proposals = self.propose(records, generation)
             jobs = [self.job(proposal) for proposal in proposals]
-            names = {job_key(job): p.id for job, p in zip(jobs, proposals, strict=True)}
+            names = {job.key: p.id for job, p in zip(jobs, proposals, strict=True)}
             fresh: list[Record] = []
             with contextlib.closing(self.engine.run(jobs, named(on_progress, names))) as results:
                 for proposal, result in zip(proposals, results, strict=True):

@@ -19,7 +19,7 @@ from nanoevolve_jax.execution import compile_check, hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
 from nanoevolve_jax.execution.compile_check import CompileLimits, TrainingProgram
 from nanoevolve_jax.execution.cost import matrix_shapes
-from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.layout import POPULATION
 from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
 from nanoevolve_jax.execution.population import (
@@ -145,7 +145,7 @@ class LocalEngine(NamedTuple):
           OutOfMemoryError: if not even one lane a device fits.
           CheckpointError, Interrupted: see `Checkpoints.boundary`.
         """
-        keys = [job_key(job) for job in jobs]
+        keys = [job.key for job in jobs]
         hosts.require_same(keys, "what is to be trained")
         call = self._resume(jobs, keys)
         known = call.finished
@@ -172,7 +172,7 @@ class LocalEngine(NamedTuple):
                 waiting = batches([job for some in waiting for job in some], engine.programs.width)
                 continue
             waiting = waiting[1:]
-            finished = {job_key(job): result for job, result in zip(batch, results, strict=True)}
+            finished = {job.key: result for job, result in zip(batch, results, strict=True)}
             call = Call(self.program, call.finished | finished)
             engine._boundary(call)
             yield from results
@@ -183,7 +183,7 @@ class LocalEngine(NamedTuple):
         with_code(programs, self.task, code)  # refuses code for devices that share a candidate
         if code is not None:
             code.require(matrix_shapes(self.task.model))
-        keys = tuple(job_key(job) for job in jobs)
+        keys = tuple(job.key for job in jobs)
         padded = [*jobs, *[jobs[-1]] * (programs.width - count)]
         candidates = programs.place(stack_candidates([job.candidate for job in padded]))
         if call.keys == keys and call.program == self.program:

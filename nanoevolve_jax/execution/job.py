@@ -1,5 +1,6 @@
-"""One training run as data: what is trained, on what, for how long, and what disturbs it."""
+"""A training run as data: candidate, seed, horizon, validation fold and disturbance."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -17,48 +18,56 @@ LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE = "label_noise", "corpus_switch", "batch_
 
 
 class Disturbance(NamedTuple):
-    """Something that happens to a run's data and that no schedule could have known."""
+    """A change of a run's data that no schedule could have anticipated."""
 
     kind: str  # LABEL_NOISE, CORPUS_SWITCH or BATCH_SIZE
     start: int  # first step
     stop: int  # step after the last
-    amount: float = 1.0  # share of targets replaced; or the factor on the batch, 0.5 or 2
+    amount: float = 1.0  # fraction of targets replaced; or factor on the batch size, 0.5 or 2
 
 
-class Job(NamedTuple):
-    """A training run; equal jobs give equal bits on one machine."""
-
+class _Fields(NamedTuple):
     candidate: Candidate
-    seed: int  # of the initial weights and of the batches, uint32
+    seed: int  # seed of the initial weights and of the batches, uint32
     steps: int  # horizon
-    fold: int = 0  # of the validation text
+    fold: int = 0  # index of the validation fold
     gate: np.ndarray | None = None  # float32[steps] that replace the policy's own gate
     disturbance: Disturbance | None = None
-    attempt: int = 0  # tells repeats of one run apart; nothing else reads it
+    attempt: int = 0  # repeat number; distinguishes reruns of an otherwise identical job
+
+
+class Job(_Fields):
+    """A training run as data; equal jobs give equal bits on one machine."""
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Name that equal jobs share: 16 hexadecimal digits, computed once per object."""
+        text = json.dumps(job_to_json(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
 class CandidateDocument(TypedDict):
-    """What a candidate trains, as JSON has it."""
+    """Form of a candidate in JSON."""
 
     spec: dict[str, Any]
     recipe: dict[str, float]
-    code: NotRequired[dict[str, str]]  # certificates by slot
+    code: NotRequired[dict[str, str]]  # certificate id by slot
 
 
 class DisturbanceDocument(TypedDict):
-    """A disturbance as JSON has it."""
+    """Form of a disturbance in JSON."""
 
-    kind: Literal[LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE]
+    kind: Literal["label_noise", "corpus_switch", "batch_size"]
     start: int
     stop: int
     amount: float
 
 
 class JobDocument(TypedDict):
-    """A job as JSON has it."""
+    """Form of a job in JSON."""
 
     candidate: CandidateDocument
     seed: Seed
@@ -70,7 +79,7 @@ class JobDocument(TypedDict):
 
 
 def candidate_to_json(candidate: Candidate) -> dict[str, Any]:
-    """The JSON object of a candidate; code, where there is any, by its certificates."""
+    """Returns a candidate as a JSON object; its code, if any, as certificate ids."""
     document: dict[str, Any] = {
         "spec": spec_to_json(candidate.spec),
         "recipe": {k: float(v) for k, v in candidate.recipe._asdict().items()},
@@ -79,7 +88,7 @@ def candidate_to_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def job_to_json(job: Job) -> dict[str, Any]:
-    """The JSON object of a job; numbers survive exactly."""
+    """Returns a job as a JSON object; every number survives exactly."""
     return job._asdict() | {
         "candidate": candidate_to_json(job.candidate),
         "gate": None if job.gate is None else [float(x) for x in job.gate],
@@ -88,11 +97,15 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 
 def job_from_json(document: dict[str, Any], find: Callable[[str], Certified] | None = None) -> Job:
-    """The job of a JSON object.
+    """Returns the job of a JSON object.
 
     Args:
-      document: see `job_to_json`.
-      find: certified code by its id, where jobs may have any.
+      document: Object of the form of `JobDocument`; fields with a default may be missing.
+      find: Function from a certificate id to certified code; None if jobs have no code.
+
+    Raises:
+      CertificateError: If the code is not available or belongs to another slot.
+      SpecError: If the spec is invalid.
     """
     candidate, gate = document["candidate"], document["gate"]
     return Job(
@@ -107,9 +120,3 @@ def job_from_json(document: dict[str, Any], find: Callable[[str], Certified] | N
             "disturbance": document["disturbance"] and Disturbance(**document["disturbance"]),
         }
     )
-
-
-def job_key(job: Job) -> str:
-    """A name that equal jobs share; 16 hexadecimal digits."""
-    text = json.dumps(job_to_json(job), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

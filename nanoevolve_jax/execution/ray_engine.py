@@ -14,7 +14,7 @@ import numpy as np
 
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Progress, batches
-from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.ray_pool import Lost, Pool
 from nanoevolve_jax.execution.results import RunResult, lost_result
 from nanoevolve_jax.execution.resume import Call, from_checkpoint, to_checkpoint
@@ -41,7 +41,7 @@ class RayEngine(NamedTuple):
           ClusterError: if there is nobody to train them.
           CheckpointError, Interrupted: see `Checkpoints.boundary`.
         """
-        keys = [job_key(job) for job in jobs]
+        keys = [job.key for job in jobs]
         known = self._resume(keys)
         missing = [job for job, key in zip(jobs, keys, strict=True) if key not in known]
         groups = batches(missing, self.width)
@@ -92,6 +92,6 @@ class RayEngine(NamedTuple):
 def _by_key(jobs: Sequence[Job], results: Sequence[RunResult] | Lost) -> dict[str, RunResult]:
     """Results by their jobs' keys, in arrays of this process: Ray takes its own back."""
     if isinstance(results, Lost):
-        return {job_key(job): lost_result(results.reason) for job in jobs}
+        return {job.key: lost_result(results.reason) for job in jobs}
     copied = jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, results)
-    return {job_key(job): result for job, result in zip(jobs, copied, strict=True)}
+    return {job.key: result for job, result in zip(jobs, copied, strict=True)}

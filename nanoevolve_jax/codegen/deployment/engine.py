@@ -14,7 +14,7 @@ from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.execution.engine import Progress
-from nanoevolve_jax.execution.job import Job, job_key
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import Count, typed
 from nanoevolve_jax.execution.results import RunResult, lost_result
 from nanoevolve_jax.execution.settings import ConfigError
@@ -48,7 +48,7 @@ class DeployedEngine(NamedTuple):
         for job in jobs:
             if self.stopping():
                 raise Interrupted
-            folder, key = self._folder(job), job_key(job)
+            folder, key = self._folder(job), job.key
             names.append(cluster.submit(folder, self.address, candidate=key, again=True))
         for job, name in zip(jobs, names, strict=True):
             while (state := cluster.poll(name, self.address)).status not in cluster.ENDED:
@@ -62,7 +62,7 @@ class DeployedEngine(NamedTuple):
             result = result_of(document["candidate"][0])
             loss = result.telemetry[:, TELEMETRY.index("loss")][None]
             bpb = np.array([result.val_bpb])
-            on_progress(Progress(1, job.steps, job.steps, loss, bpb, (job_key(job),)))
+            on_progress(Progress(1, job.steps, job.steps, loss, bpb, (job.key,)))
             yield result
 
     def checkpoint_bytes(self, job: Job) -> int:
@@ -76,7 +76,7 @@ class DeployedEngine(NamedTuple):
         usual = bench.candidate(arm, job.steps).recipe
         arm = arm._replace(lr_factor=job.candidate.recipe.matrix_lr / usual.matrix_lr)
         described = bench.job(arm, job.seed, job.fold, job.steps)
-        if job_key(described) != job_key(job):
+        if described.key != job.key:
             raise ConfigError(
                 "config.codegen.address asks for runs as jobs, and one has a recipe, a gate or a "
                 "disturbance of its own; allowed: screening without controls, or none"

@@ -1,66 +1,61 @@
-"""Whether a candidate's folder is as it was made; only Python's own library, see `remote.py`."""
+"""Integrity of a job's folder; imports no library, because it runs before the folder is trusted."""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.errors import UserError
 
-JOB, FORMAT = "job.json", 1
-PREFIX, _ID_DIGITS = "nano-", 16  # of ids
+JOB, FORMAT = "job.json", 2
+PREFIX, _ID_DIGITS = "nano-", 16
 
 
-class FolderError(EvidenceError):
-    """A candidate's folder that cannot be made, or that is not as it was made."""
+class FolderError(UserError):
+    """A job's folder that is damaged or cannot be made."""
 
 
 def job_id(content: bytes) -> str:
-    """The id of a job from the bytes of its `job.json`."""
+    """Returns the id of a job from the bytes of its `job.json`."""
     return f"{PREFIX}{hashlib.sha256(content).hexdigest()[:_ID_DIGITS]}"
 
 
 def read_intact(folder: Path, job: str) -> dict[str, Any]:
-    """The `job.json` of a folder, every byte of which is what the job's id stands for.
-
-    Args:
-      folder: on any machine.
-      job: the id that it was submitted under.
+    """Returns the `job.json` of a folder after checking every file against its hash.
 
     Raises:
-      FolderError: if a file is missing, changed or too many.
+      FolderError: If a file is missing, changed or unknown, or the folder is another job's.
     """
     try:
         content = (folder / JOB).read_bytes()
     except OSError as error:
         raise FolderError(f"{JOB} of job {job} cannot be read: {error.strerror}") from None
     if job_id(content) != job:
-        raise FolderError(f"{JOB} of job {job} is not the one that was submitted")
+        raise FolderError(f"{JOB} must be the file that job {job} was named after; it was changed")
     document = json.loads(content)
     if document["format"] != FORMAT:
-        raise FolderError(f"{JOB} has format {document['format']!r}; allowed: {FORMAT}")
-    found, wanted = digests(folder), document["files"]
-    found.pop(JOB)
-    for name in sorted(found | wanted):
-        if name not in found or name not in wanted:
-            what = "missing from" if name in wanted else "no file of"
-            raise FolderError(f"{name} is {what} the folder of job {job}")
-        if found[name] != wanted[name]:
-            raise FolderError(f"{name} is not the file that {JOB} of job {job} names")
+        raise FolderError(f"format of {JOB} must be {FORMAT}, got {document['format']!r}")
+    files, expected = digests(folder), document["files"]
+    files.pop(JOB)
+    for name in sorted(files | expected):
+        if name not in expected:
+            raise FolderError(f"{name} must not be in the folder of job {job}")
+        if files.get(name) != expected[name]:
+            raise FolderError(f"{name} of job {job} must be as it was sent; it was changed or lost")
     return document
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file by its place.
+    """Returns the SHA-256 of every file by its relative path.
 
     Raises:
-      FolderError: if something is neither a plain file nor a folder.
+      FolderError: If the folder holds a link or a device.
     """
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise FolderError(f"{name} of a job's folder is a link or a device; allowed: files")
+            raise FolderError(f"{name} of a job's folder must be a file, not a link or a device")
         if path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return files

@@ -1,40 +1,52 @@
-"""What runs on the cluster: checks a candidate's folder, trains it and its baseline, reports.
+"""Runs a job on the cluster: checks its folder, trains it and prints its result.
 
   cd FOLDER && python -B -m nanoevolve_jax.codegen.deployment.remote JOB
 
 JOB is the id that the folder was submitted under. The result is one marked line on the standard
-output, see `reply.py`. It needs no Ray, and reads nothing but the folder and a cache of prepared
-text, `nanoevolve` in XDG_CACHE_HOME or ~/.cache.
+output, see `result.py`. The process needs no Ray. It reads the folder and a cache of prepared text,
+`nanoevolve` in XDG_CACHE_HOME or ~/.cache.
 """
 
+import itertools
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from nanoevolve_jax.codegen.deployment.intact import FolderError, read_intact
 
 BAD_INPUT = 2
+_QUIET_SECONDS = 2.0  # least time between lines of progress
 
 
-def main(arguments: list[str]) -> None:
-    """The command; nothing of the folder but the check itself is imported before it is checked."""
-    if len(arguments) != 1:
-        _fail(f"arguments are {' '.join(arguments)!r}; allowed: the id of one job")
-    try:
-        read_intact(Path.cwd(), arguments[0])
-    except FolderError as error:
-        _fail(error)
-    print(f"{arguments[0]}: the folder is as it was submitted", flush=True)
+def train(submission: Any, console: Any, on_progress: Any = lambda progress: None) -> dict:
+    """Trains all runs of a submission on this machine and returns the result as JSON.
 
-    from nanoevolve_jax import command
-    from nanoevolve_jax.codegen.deployment import paired
+    Args:
+      submission: `folder.Submission`.
+      console: `Console` for the progress of the text.
+      on_progress: Callback that takes the `Progress` of running jobs.
 
-    command.run_on_arguments(paired.main)
+    Raises:
+      FolderError: If the text on this machine is not the one that the sender expects.
+    """
+    from nanoevolve_jax.codegen.deployment.result import run_to_json
+    from nanoevolve_jax.evidence.work import MAIN
+    from nanoevolve_jax.site import local_site
 
-
-def _fail(message: object) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    jobs = [job for runs in submission.arms.values() for job in runs]
+    steps = max(job.steps for job in jobs)
+    site = local_site(submission.config, console, steps=steps, most=len(jobs))
+    facts = site.facts
+    text = {"corpus": facts.corpus, "tokenizer": facts.tokenizer}
+    if submission.text not in (None, text):
+        raise FolderError(
+            f"text of config.data.corpus must have fingerprints {submission.text}, got {text}"
+        )
+    engine = site.engine(site.config, MAIN)
+    runs = (run_to_json(*pair) for pair in zip(jobs, engine.run(jobs, on_progress), strict=True))
+    batch = int(engine.task.batch_tokens)
+    arms = {}
+    for arm, own in submission.arms.items():
+        arms[arm] = [run | {"tokens": batch * run["trained"]} for run in itertools.islice(runs, len(own))]
+    return arms
