@@ -11,11 +11,11 @@ from scripted_mutator import profile
 
 from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.campaign.state import State, status_of
-from nanoevolve_jax.codegen.deployment import server
 from nanoevolve_jax.codegen.mutators.providers import ProviderError
 from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display
@@ -70,4 +70,4 @@ def test_candidates_go_to_the_cluster_that_the_other_commands_look_at(tmp_path, 
     facts = SimpleNamespace(corpus="corpus", tokenizer="tokenizer")
     site = SimpleNamespace(facts=facts, engine=lambda *_: SimpleNamespace(task=None))
     engine = autonomous.screening_engine(site, config, SimpleNamespace(stopping=None))
-    assert engine.address == server.absolute(address, tmp_path)
+    assert engine.pool.address == ray_server.absolute(address, tmp_path)

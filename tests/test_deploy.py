@@ -16,52 +16,61 @@ from histories import family, write_folder
 from test_deployed_folder import SECRET, changed, sent
 from test_search import make_config
 
-from nanoevolve_jax.codegen.deployment import cluster as jobs_of_cluster
-from nanoevolve_jax.codegen.deployment import engine as deployed
-from nanoevolve_jax.codegen.deployment import folder
-from nanoevolve_jax.codegen.deployment.intact import FolderError
+from nanoevolve_jax.codegen.deployment import folder, jobs
+from nanoevolve_jax.codegen.deployment.remote import FolderError
 from nanoevolve_jax.evidence.comparison import Arm
+from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
+from nanoevolve_jax.execution.ray_engine import RayEngine
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.spec import TRUST_RATIO
+
+ROOT = Path(folder.__file__).resolve().parents[3]
 
 # Bad input ---------------------------------------------------------------------------------
 
 
 def run(command, *arguments, cwd, **changes):
-    """A command line; its process."""
-    root = Path(folder.__file__).resolve().parents[3]
+    """Starts a command line; returns its process."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"nanoevolve_jax.codegen.{command}", *map(str, arguments)],
+        [sys.executable, "-m", f"nanoevolve_jax.{command}", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200"} | changes,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | changes,
     )
 
 
+def deploy(*arguments, **options):
+    return run("codegen.deploy", *arguments, **options)
+
+
+def trace(*arguments, **options):
+    return run("codegen.trace", *arguments, **options)
+
+
 def finish(process, code=0):
-    """What a command printed."""
+    """Waits for a command; returns its output, or its errors for codes of failures."""
     output, errors = process.communicate(timeout=600)
     assert process.returncode == code, (output, errors)
-    return output if code != 2 else errors
+    return errors if code in (2, 130) else output
 
 
 BAD = [
-    ("deploy", [], "candidates are 0; allowed: one or more"),
-    ("deploy", ["anealing"], "spec is 'anealing'; allowed: a preset, a JSON file, DIR:ID"),
-    ("deploy", ["nowhere:g1"], "candidate's folder is 'nowhere'; allowed: the folder of a search"),
-    ("deploy", ["run:g9"], "candidate is 'g9'; allowed: an id of"),
-    ("deploy", ["nanochat", "--address=here"], "address is 'here'; allowed: local, local:DIR, or"),
-    ("deploy", ["nanochat", "--address=http://127.0.0.1:1"], "address is 'http://127.0.0.1:1', "),
-    ("deploy", ["nanochat", "--stop"], "arguments are 'nanochat'; allowed: none beside --stop"),
-    ("deploy", ["--stop", "--address=http://a:1"], "allowed: local or local:DIR"),
-    ("deploy", ["nanochat", "--config.calibration=c.json"], "config.calibration is 'c.json'; al"),
-    ("trace", [], "arguments are ''; allowed: the id of one job"),
-    ("trace", ["nano-1"], "job is 'nano-1'; allowed: one that was deployed"),
-    ("status", ["x"], "arguments are 'x'; allowed: none"),
+    ("deploy", [], "candidates must be given"),
+    ("deploy", ["anealing"], "'anealing'"),
+    ("deploy", ["nowhere:g1"], "'nowhere'"),
+    ("deploy", ["run:g9"], "'g9'"),
+    ("deploy", ["nanochat", "--address=here"], "address must be local, local:DIR or http"),
+    ("deploy", ["nanochat", "--address=http://127.0.0.1:1"], "got 'http://127.0.0.1:1'"),
+    ("deploy", ["nanochat", "--stop"], "arguments must be absent with --stop, got 'nanochat'"),
+    ("deploy", ["--stop", "--address=http://a:1"], "address must be local or local:DIR"),
+    ("deploy", ["nanochat", "--config.calibration=c.json"], "config.calibration must be none"),
+    ("trace", [], "arguments must be the id of one job"),
+    ("trace", ["nano-1"], "job must be one that was sent from here"),
+    ("status", ["x"], "arguments must be absent, got 'x'"),
     ("deployment.remote", ["nano-1"], "job.json of job nano-1 cannot be read"),
 ]
 
@@ -71,7 +80,7 @@ def test_every_mistake_is_one_line_and_sends_nothing(tmp_path):
     pytest.importorskip("ray")
     write_folder(tmp_path / "run", family())
     for name, given, message in BAD:
-        errors = finish(run(name, *given, cwd=tmp_path), code=2)
+        errors = finish(run(f"codegen.{name}", *given, cwd=tmp_path), code=2)
         assert message in errors and errors.startswith("error: ") and errors.count("\n") == 1
     assert not (tmp_path / "cache" / "cluster").exists()
 
@@ -79,70 +88,71 @@ def test_every_mistake_is_one_line_and_sends_nothing(tmp_path):
 @pytest.mark.parametrize("address", ["here", "http://127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_an_address_that_cannot_be_used_is_one_line(address):
     pytest.importorskip("ray")
-    from nanoevolve_jax.codegen.deployment.server import connected
-
     with (
-        pytest.raises(ClusterError, match=f"^address is '{address}'.*; allowed: local.*$"),
-        connected(address),
+        pytest.raises(ClusterError, match=f"^address must be local, .*, got '{address}'.*$"),
+        ray_server.connected(address),
     ):
         pass
 
 
 def test_a_server_that_does_not_answer_is_one_line_in_time(monkeypatch):
     pytest.importorskip("ray")
-    from nanoevolve_jax.codegen.deployment import server
-
-    monkeypatch.setattr(server, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(ray_server, "_ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ClusterError, match="Timeout"), server.connected(address):
+        with pytest.raises(ClusterError, match="Timeout"), ray_server.connected(address):
             pass
 
 
-def test_a_stop_while_runs_are_sent_to_a_cluster_sends_no_more(monkeypatch):
-    sent = []
-    engine = deployed.DeployedEngine(None, None, "", None, {}, stopping=lambda: bool(sent))
-    monkeypatch.setattr(deployed.DeployedEngine, "_folder", lambda self, job: job)
-    monkeypatch.setattr(deployed, "job_key", str)
-    monkeypatch.setattr(
-        jobs_of_cluster, "submit", lambda folder, address, **more: sent.append(folder)
-    )
+def test_without_ray_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="pip install"), ray_server.connected("local"):
+        pass
+
+
+class Checkpoints:
+    """Checkpoints of a user who asks to stop as soon as one job was sent."""
+
+    def __init__(self, stopping):
+        self.stopping = stopping
+
+    def restore(self, wanted, template):
+        return None
+
+    def boundary(self, make):
+        if self.stopping():
+            raise Interrupted
+
+
+def test_a_stop_while_runs_are_sent_to_a_cluster_sends_no_more(tmp_path, monkeypatch):
+    from test_stream import CALM
+
+    names = []
+    monkeypatch.setattr(jobs, "submit", lambda folder, *_: names.append(folder.name))
+    config = make_config(TINY, tmp_path / "run")
+    pool = jobs.JobPool(config, "local", tmp_path, {})
+    engine = RayEngine(None, pool, ("", ""), 1, Checkpoints(lambda: bool(names)))
     with pytest.raises(Interrupted):
-        next(engine.run(["first", "second"]))
-    assert sent == ["first"]
+        next(engine.run([CALM, CALM._replace(seed=9)]))
+    assert len(names) == 1
 
 
 @pytest.mark.slow
 def test_a_local_ray_that_is_interrupted_while_it_starts_leaves_no_process(tmp_path):
     psutil = pytest.importorskip("psutil")
     pytest.importorskip("ray")
-    process = run("deploy", "annealing", *fields(TINY), cwd=tmp_path, MARK=tmp_path.name)
+    process = deploy("annealing", *fields(TINY), cwd=tmp_path, MARK=tmp_path.name)
     log = tmp_path / "cache" / "cluster" / "head.log"
     while not log.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     time.sleep(2.0)  # some of its processes run by now
-    began = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
-    assert began
+    children = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
+    assert children
     process.send_signal(signal.SIGTERM)
-    assert "interrupted" in finish_interrupted(process)
-    assert not began & set(psutil.pids())
+    assert "interrupted" in finish(process, code=130)
+    assert not children & set(psutil.pids())
     assert not (log.parent / "head.json").exists()
-
-
-def finish_interrupted(process):
-    """What a command that was interrupted printed about that."""
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    return errors
-
-
-def test_without_ray_the_way_to_get_it_is_named(monkeypatch):
-    from nanoevolve_jax.codegen.deployment.server import connected
-
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"deployment needs Ray.*pip install"), connected("local"):
-        pass
 
 
 # A cluster of two nodes --------------------------------------------------------------------
@@ -204,99 +214,67 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("client")
 
 
-def status(place, cluster):
-    return finish(run("status", f"--address={cluster}", cwd=place))
-
-
 def jobs_of(output):
-    """Ids by name in what `deploy` printed."""
+    """Job ids by candidate in the output of `deploy`."""
     pairs = [line.split(": ") for line in output.splitlines() if ": nano-" in line]
     return {name: rest.split(",")[0] for name, rest in pairs}
 
 
 @pytest.mark.slow
-def test_deployed_candidates_give_the_bits_of_a_local_run_whoever_is_killed_meanwhile(
-    cluster, place
-):
+def test_deployed_candidates_give_the_bits_of_a_local_run_when_a_client_is_killed(cluster, place):
     slow = TINY | {"train.steps": 400}
-    send = ("deploy", "trust_ratio", "annealing", f"--address={cluster}", *fields(slow))
-    jobs = jobs_of(finish(run(*send, cwd=place, OPENAI_API_KEY=SECRET)))
-    assert set(jobs) == {"trust_ratio", "annealing"}
-    again = jobs_of(finish(run(*send, cwd=place)))
-    assert again == jobs
+    send = ("trust_ratio", "annealing", f"--address={cluster}", *fields(slow))
+    sent = jobs_of(finish(deploy(*send, cwd=place, OPENAI_API_KEY=SECRET)))
+    assert set(sent) == {"trust_ratio", "annealing"}
+    assert jobs_of(finish(deploy(*send, cwd=place))) == sent
 
-    job = jobs["trust_ratio"]
-    client = run("trace", job, cwd=place)
+    job = sent["trust_ratio"]
+    client = trace(job, cwd=place)
     for line in client.stdout:
         if line.startswith("step "):
             break
     client.send_signal(signal.SIGKILL)
     client.communicate()
-    nodes = running_on(cluster, jobs.values())
-    state = finish(run("trace", job, "--nofollow", cwd=place))
+    nodes = {info.driver_node_id for info in details(cluster, sent.values())}
+    state = finish(trace(job, "--nofollow", cwd=place))
     assert re.search(r"trust_ratio: (running|succeeded)", state)  # a busy client may come late
-    for name, one in jobs.items():
-        output = finish(run("trace", one, cwd=place))
+    for name, one in sent.items():
+        output = finish(trace(one, cwd=place))
         assert f"{one}, {name}: succeeded" in output and "better on" in output
-    assert len(nodes) == 2  # one job a node
+    assert len(nodes) == 2  # one job per node
 
-    finish(local_comparison(place, slow))
+    names = ("nanochat", "trust_ratio", "annealing")
+    finish(run("compare", *names, *fields(slow | {"workdir": "local"}), cwd=place))
     local = json.loads((place / "local" / "compare" / "comparison.json").read_text())["bpb"]
-    for index, one in enumerate(jobs.values(), start=1):
+    for index, one in enumerate(sent.values(), start=1):
         path = place / "runs" / "screen" / "deployed" / one / "result.json"
-        found = json.loads(path.read_text())
-        assert [run["val_bpb"] for run in found["baseline"]] == local[0]
-        assert [run["val_bpb"] for run in found["candidate"]] == local[index]
-    assert_no_secret(cluster, jobs.values())
+        result = json.loads(path.read_text())
+        assert [run["val_bpb"] for run in result["baseline"]] == local[0]
+        assert [run["val_bpb"] for run in result["candidate"]] == local[index]
+    for info in details(cluster, sent.values()):
+        assert set(info.runtime_env) == {"working_dir"} and SECRET not in repr(info)
 
-    listed = status(place, cluster)
-    for name, one in jobs.items():
-        (row,) = [line for line in listed.splitlines() if line.startswith(one)]
+    rows = finish(run("codegen.status", f"--address={cluster}", cwd=place)).splitlines()
+    for name, one in sent.items():
+        (row,) = [line for line in rows if line.startswith(one)]
         assert name in row and "succeeded" in row and "gain" in row
-    assert "fetched before" in finish(run(*send, cwd=place))
+    assert "fetched before" in finish(deploy(*send, cwd=place))
 
 
-def local_comparison(place, settings):
-    """The same candidates trained by `compare`, here."""
-    root = Path(folder.__file__).resolve().parents[3]
-    flags = fields(settings | {"workdir": "local"})
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanoevolve_jax.compare", "nanochat", "trust_ratio", "annealing"]
-        + flags,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=place,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    )
-
-
-def details(cluster, jobs):
+def client_of(cluster):
     from ray.job_submission import JobSubmissionClient
 
-    client = JobSubmissionClient(cluster)
-    return [client.get_job_info(job) for job in jobs]
+    return JobSubmissionClient(cluster)
 
 
-def running_on(cluster, jobs):
-    """The nodes of jobs."""
-    return {job.driver_node_id for job in details(cluster, jobs)}
-
-
-def assert_no_secret(cluster, jobs):
-    for job in details(cluster, jobs):
-        assert set(job.runtime_env) == {"working_dir"}
-        assert SECRET not in repr(job)
+def details(cluster, names):
+    return [client_of(cluster).get_job_info(name) for name in names]
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_tampered_with_on_its_way_is_refused_there_and_tried_again_when_whole(
+def test_a_tampered_folder_is_refused_on_the_cluster_and_tried_again_when_whole(
     cluster, place, tmp_path
 ):
-    from ray.job_submission import JobSubmissionClient
-
-    from nanoevolve_jax.codegen.deployment import cluster as jobs
-
     config = make_config(TINY, tmp_path / "run")
     whole = sent(config, Arm("x", TRUST_RATIO, {}), tmp_path / "whole")
     bad = tmp_path / "bad" / whole.name
@@ -304,27 +282,25 @@ def test_a_folder_that_is_tampered_with_on_its_way_is_refused_there_and_tried_ag
     changed(bad)
     with pytest.raises(FolderError):
         jobs.submit(bad, cluster)
-    JobSubmissionClient(cluster).submit_job(
+    client_of(cluster).submit_job(
         entrypoint=f"python -B -m nanoevolve_jax.codegen.deployment.remote {whole.name}",
         submission_id=whole.name,
         runtime_env={"working_dir": str(bad)},
         entrypoint_num_cpus=1,
     )
-    assert ended(jobs, whole.name, cluster).status == jobs.FAILED
-    assert "model/gpt.py is not the file that job.json" in jobs.log(whole.name, cluster)
+    assert ended(whole.name, cluster).status == jobs.FAILED
+    assert "model/gpt.py must be as job" in jobs.log(whole.name, cluster)
     assert jobs.result(whole.name, cluster) is None
-    given = run("trace", whole.name, f"--address={cluster}", cwd=place)
-    assert "failed" in finish(given, code=1)
-    assert whole.name in status(place, cluster)  # although it was not sent from here
+    assert "failed" in finish(trace(whole.name, f"--address={cluster}", cwd=place), code=1)
+    # It is listed, although it was not sent from here.
+    assert whole.name in finish(run("codegen.status", f"--address={cluster}", cwd=place))
 
     assert jobs.submit(whole, cluster) == whole.name
-    assert jobs.poll(whole.name, cluster).status == jobs.FAILED  # nobody asked for more
-    jobs.submit(whole, cluster, again=True)
-    assert ended(jobs, whole.name, cluster).status == jobs.SUCCEEDED
+    assert ended(whole.name, cluster).status == jobs.SUCCEEDED
     assert len(jobs.result(whole.name, cluster)["candidate"]) == 2
 
 
-def ended(jobs, job, cluster):
+def ended(job, cluster):
     """The state of a job at its end."""
     for _ in range(600):
         state = jobs.poll(job, cluster)
@@ -336,37 +312,35 @@ def ended(jobs, job, cluster):
 
 @pytest.mark.slow
 def test_a_job_that_no_node_has_room_for_and_a_job_that_is_stopped(cluster, place, tmp_path):
-    from nanoevolve_jax.codegen.deployment import cluster as jobs
-
     wide = fields(TINY | {"threads": 2})
-    errors = finish(run("deploy", "nanochat", f"--address={cluster}", *wide, cwd=place), code=2)
-    assert "config.threads is 2" in errors and "none has 2 CPUs" in errors
+    errors = finish(deploy("nanochat", f"--address={cluster}", *wide, cwd=place), code=2)
+    assert "config.threads" in errors and "no node has 2 CPUs" in errors
     config = make_config(TINY, tmp_path / "run", train__steps=100_000)
     long = sent(config, Arm("x", TRUST_RATIO, {}), tmp_path)
     jobs.submit(long, cluster)
-    jobs.stop(long.name, cluster)
-    assert ended(jobs, long.name, cluster).status == jobs.STOPPED
+    client_of(cluster).stop_job(long.name)
+    assert ended(long.name, cluster).status == jobs.STOPPED
     assert jobs.poll("nano-0", cluster).status == jobs.LOST
 
 
 @pytest.mark.slow
-def test_a_local_ray_outlives_its_client_is_found_again_and_ends_when_told(place):
-    flags = fields(TINY)
+def test_a_local_ray_outlives_its_client_is_found_again_and_ends_on_request(place):
+    head_file = place / "cache" / "cluster" / "head.json"
     try:
-        first = jobs_of(finish(run("deploy", "annealing", *flags, cwd=place, API_KEY=SECRET)))
-        head = json.loads((place / "cache" / "cluster" / "head.json").read_text())
-        second = jobs_of(finish(run("deploy", "trust_ratio", *flags, cwd=place)))
-        assert json.loads((place / "cache" / "cluster" / "head.json").read_text()) == head
+        first = jobs_of(finish(deploy("annealing", *fields(TINY), cwd=place, API_KEY=SECRET)))
+        head = json.loads(head_file.read_text())
+        second = jobs_of(finish(deploy("trust_ratio", *fields(TINY), cwd=place)))
+        assert json.loads(head_file.read_text()) == head
         environment = Path(f"/proc/{head['process']}/environ").read_bytes()
         assert SECRET.encode() not in environment and b"RAY_AUTH_MODE=token" in environment
         for name, job in (first | second).items():
-            assert f"{name}: succeeded" in finish(run("trace", job, cwd=place))
+            assert f"{name}: succeeded" in finish(trace(job, cwd=place))
     finally:
-        output = finish(run("deploy", "--stop", cwd=place))
+        output = finish(deploy("--stop", cwd=place))
     assert "the local Ray has ended" in output
     assert not Path(f"/proc/{head['process']}").exists()
-    assert "no local Ray runs" in finish(run("deploy", "--stop", cwd=place))
-    assert "nano-" in finish(run("status", cwd=place))
+    assert "no local Ray runs" in finish(deploy("--stop", cwd=place))
+    assert "nano-" in finish(run("codegen.status", cwd=place))
 
 
 @pytest.mark.slow

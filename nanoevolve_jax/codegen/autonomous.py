@@ -23,8 +23,7 @@ from nanoevolve_jax.codegen.campaign.pipeline import Steps
 from nanoevolve_jax.codegen.campaign.screening import Screening
 from nanoevolve_jax.codegen.campaign.state import State, Status, resumed
 from nanoevolve_jax.codegen.campaign.words import entry_line, status_line
-from nanoevolve_jax.codegen.deployment import server
-from nanoevolve_jax.codegen.deployment.engine import DeployedEngine
+from nanoevolve_jax.codegen.deployment.jobs import JobPool
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import ask, budget, providers
 from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
@@ -48,6 +47,8 @@ from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.ray_engine import RayEngine
+from nanoevolve_jax.execution.ray_server import absolute
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import Code
@@ -212,14 +213,13 @@ def screening_engine(site: Site, config: ConfigDict, checkpoints: Checkpoints) -
     engine = site.engine(config, MAIN, checkpoints)
     if config.codegen.address == HERE:
         return engine
-    return DeployedEngine(
-        engine.task,
+    pool = JobPool(
         config,
-        server.absolute(config.codegen.address, Path(config.data.cache_dir)),
-        Path(config.workdir) / "deployed" / "sent",
-        {"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer},
-        checkpoints.stopping,
+        absolute(config.codegen.address, Path(config.data.cache_dir)),
+        sent=Path(config.workdir) / "deployed" / "sent",
+        text={"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer},
     )
+    return RayEngine(engine.task, pool, ("jobs", MAIN), 1, checkpoints)
 
 
 def require_own(folder: Path) -> None:

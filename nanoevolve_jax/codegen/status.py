@@ -1,4 +1,4 @@
-"""Lists deployed candidates: those sent from here, and all others of the cluster.
+"""Lists deployed candidates: those sent from this machine, and all others of the cluster.
 
 python -m nanoevolve_jax.codegen.status
 python -m nanoevolve_jax.codegen.status --address=http://10.0.0.7:8265
@@ -11,94 +11,92 @@ from absl import flags
 from rich.table import Table
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.deployment import book, cluster, reply, server
-from nanoevolve_jax.codegen.deployment.book import Entry
-from nanoevolve_jax.codegen.deployment.cluster import State
+from nanoevolve_jax.codegen.deployment import jobs, registry
+from nanoevolve_jax.codegen.deployment.jobs import State
+from nanoevolve_jax.codegen.deployment.registry import Entry
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.engine import ClusterError
+from nanoevolve_jax.reporting.tables import show
 from nanoevolve_jax.terminal.console import Console, plain
-from nanoevolve_jax.terminal.pages import show
 
-UNREACHABLE = "unreachable"
-_ADDRESS = flags.DEFINE_string("address", server.LOCAL, "of a cluster to ask besides those known")
-_CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the book of deployments")
+_ADDRESS = flags.DEFINE_string("address", ray_server.LOCAL, "address of a cluster to list as well")
+_CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the registry of jobs")
 _UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def jobs(entries: list[Entry], asked: str) -> tuple[list[tuple[Entry, State]], list[ClusterError]]:
-    """Every job that was sent from here, and every other one of the clusters, the oldest first.
+def all_jobs(
+    entries: list[Entry], address: str
+) -> tuple[list[tuple[Entry, State]], list[ClusterError]]:
+    """Returns every registered job and every other job of the clusters, oldest first.
 
     Args:
-      entries: of the book.
-      asked: an address whose jobs are listed, too.
+      entries: Registered jobs.
+      address: Address of a further cluster.
 
     Returns:
-      (jobs, and why clusters did not answer).
+      (jobs, errors of clusters that cannot be reached).
     """
     known = {entry.job: entry for entry in entries}
     states: dict[str, State] = {}
-    silent: dict[str, ClusterError] = {}
-    for address in dict.fromkeys([*(entry.address for entry in entries), asked]):
+    errors: dict[str, ClusterError] = {}
+    for place in dict.fromkeys([*(entry.address for entry in entries), address]):
         try:
-            for state in cluster.listed(address):
+            for state in jobs.listed(place):
                 states[state.job] = state
-                other = Entry(state.job, state.candidate, address, "", state.started or 0.0)
+                other = Entry(state.job, state.candidate, place, "", state.started)
                 known.setdefault(state.job, other)
         except ClusterError as error:
-            silent[address] = error
-    return [
-        (entry, states.get(entry.job) or _unseen(entry, entry.address in silent))
-        for entry in sorted(known.values(), key=lambda entry: (entry.sent, entry.job))
-    ], list(silent.values())
+            errors[place] = error
+    ordered = sorted(known.values(), key=lambda entry: (entry.sent, entry.job))
+    return [(e, states.get(e.job) or _unlisted(e, e.address in errors)) for e in ordered], [
+        *errors.values()
+    ]
 
 
-def _unseen(entry: Entry, silent: bool) -> State:
+def _unlisted(entry: Entry, unreachable: bool) -> State:
     if entry.result is not None:
-        return State(entry.job, cluster.SUCCEEDED)
-    if silent:
-        return State(entry.job, UNREACHABLE)
-    return State(entry.job, cluster.LOST, "its cluster is gone; `deploy` sends it again")
+        return State(entry.job, jobs.SUCCEEDED)
+    if unreachable:
+        return State(entry.job, "unreachable")
+    return State(entry.job, jobs.LOST, "its cluster is gone; `deploy` sends it again")
 
 
 def outcome(entry: Entry, state: State) -> str:
-    """What a job gave, in a few words; a result that is new here is kept."""
+    """Returns a phrase about the outcome of a job, and keeps a result that is new here."""
     result = entry.result
-    if result is None and state.status == cluster.SUCCEEDED:
+    if result is None and state.status == jobs.SUCCEEDED:
         try:
-            result = cluster.result(entry.job, entry.address)
-        except EvidenceError as error:  # which says nothing about other jobs
+            result = jobs.result(entry.job, entry.address)
+        except EvidenceError as error:  # other jobs are not affected
             return str(error)
         if result and entry.place:
             entry.keep(result)
-    return reply.in_words(result) if result else state.message if _bad(state) else ""
-
-
-def _bad(state: State) -> bool:
-    return state.status in cluster.ENDED and state.status != cluster.SUCCEEDED
+    if result:
+        return registry.summary(result)
+    return state.message if state.status in (jobs.FAILED, jobs.STOPPED, jobs.LOST) else ""
 
 
 def age(seconds: float) -> str:
-    """A time span in its largest unit: '3 min'."""
-    name, length = next((u for u in _UNITS if seconds >= u[1]), _UNITS[-1])
+    """Returns a time span in its largest unit, such as '3 min'."""
+    name, length = next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
     return f"{max(0, int(seconds // length))} {name}"
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     if arguments:
-        command.fail(f"arguments are {' '.join(arguments)!r}; allowed: none")
+        command.fail(must("arguments", "be absent", " ".join(arguments)))
     cache = Path(_CACHE.value)
-    found, silent = jobs(book.entries(cache), server.absolute(_ADDRESS.value, cache))
+    rows, errors = all_jobs(registry.entries(cache), ray_server.absolute(_ADDRESS.value, cache))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("job", "candidate", "status", "age", "result"):
         table.add_column(name, no_wrap=name in ("job", "age"), overflow="fold")
-    now = time.time()
-    for entry, state in found:
-        table.add_row(
-            *(entry.job, entry.candidate, state.status, age(now - entry.sent)),
-            outcome(entry, state),
-        )
-    page = [table if found else plain("nothing was deployed"), *(plain(e) for e in silent)]
+    for entry, state in rows:
+        since = age(time.time() - entry.sent)
+        table.add_row(entry.job, entry.candidate, state.status, since, outcome(entry, state))
+    page = [table if rows else plain("nothing was deployed"), *(plain(e) for e in errors)]
     show(page, Console())
 
 

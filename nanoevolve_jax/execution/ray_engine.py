@@ -1,13 +1,13 @@
-"""The Ray engine: the jobs of a search, a batch of lanes at a time, on the workers of a cluster.
+"""Engine that trains jobs on other machines: on the workers of a Ray cluster, or as its jobs.
 
-Workers get the batches that a local engine would have made, so with the same lanes, devices and
-threads they give the same bits, in whatever order they end.
+Jobs are grouped into the batches that a local engine would train, so with the same lanes, devices
+and threads they give the same bits, in whatever order the batches end.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -15,49 +15,63 @@ import numpy as np
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Progress, batches
 from nanoevolve_jax.execution.job import Job
-from nanoevolve_jax.execution.ray_pool import Lost, Pool
-from nanoevolve_jax.execution.results import RunResult, lost_result
+from nanoevolve_jax.execution.results import Lost, RunResult, lost_result
 from nanoevolve_jax.execution.resume import Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.train import Task
 
 
+class Pool(Protocol):
+    """Machines that train batches of jobs."""
+
+    def train(
+        self,
+        wanted: tuple[str, str],
+        batches: Sequence[list[Job]],
+        on_progress: Callable[[Progress], None],
+    ) -> Iterator[tuple[int, list[RunResult] | Lost] | None]:
+        """Trains batches; yields their numbers and results, and None about once a second."""
+        ...
+
+
 class RayEngine(NamedTuple):
-    """An `Engine` whose batches are trained elsewhere."""
+    """An `Engine` whose batches are trained by a pool of other machines."""
 
     task: Task
     pool: Pool
-    wanted: tuple[str, str]  # config as JSON and program, of the workers' engines
+    wanted: tuple[str, str]  # config as JSON and name of the program, for the engines of the pool
     width: int  # jobs of a full batch
     checkpoints: Checkpoints | None = None
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
     ) -> Generator[RunResult, None, None]:
-        """Yields one result a job, in order; a batch that was lost too often gives failures.
+        """Yields one result per job, in order.
 
-        Finished batches are kept at a kill or a stop, those under way are begun again.
+        A batch that was lost too often yields failures. After a stop or a kill, finished batches
+        are kept and unfinished ones start again.
 
         Raises:
-          ClusterError: if there is nobody to train them.
-          CheckpointError, Interrupted: see `Checkpoints.boundary`.
+          ClusterError: If no machine can train.
+          CheckpointError: If a checkpoint cannot be written.
+          Interrupted: If the user asked to stop.
         """
         keys = [job.key for job in jobs]
-        known = self._resume(keys)
-        missing = [job for job, key in zip(jobs, keys, strict=True) if key not in known]
+        finished = self._resume(keys)
+        missing = [job for job in jobs if job.key not in finished]
         groups = batches(missing, self.width)
         with contextlib.closing(self.pool.train(self.wanted, groups, on_progress)) as training:
             for key in keys:
-                while key not in known:
+                while key not in finished:
                     ended = next(training)
                     if ended is not None:
                         number, results = ended
-                        known |= _by_key(groups[number], results)
+                        finished |= _by_key(groups[number], results)
                     if ended is not None or self._stopping():
-                        self._boundary(known)
-                yield known[key]
+                        self._boundary(finished)
+                yield finished[key]
 
     def checkpoint_bytes(self, job: Job) -> int:
-        """None to speak of: the state of a batch stays with its worker."""
+        """Always 0: checkpoints stay on the remote worker."""
         del job
         return 0
 
@@ -69,28 +83,27 @@ class RayEngine(NamedTuple):
     def _stopping(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.stopping()
 
-    def _boundary(self, known: dict[str, RunResult]) -> None:
+    def _boundary(self, finished: dict[str, RunResult]) -> None:
         if self.checkpoints is not None:
-            self.checkpoints.boundary(lambda: to_checkpoint(Call(self._program, known)))
+            self.checkpoints.boundary(lambda: to_checkpoint(Call(self._program, finished)))
 
     def _resume(self, keys: list[str]) -> dict[str, RunResult]:
-        """Results of these jobs that an earlier process has kept."""
+        """Returns the results of these jobs that an earlier process has kept."""
 
-        def wanted(search):
-            return search["program"] == self._program and not set(search["finished"]).isdisjoint(
-                keys
-            )
+        def wanted(search: dict[str, Any]) -> bool:
+            known = not set(search["finished"]).isdisjoint(keys)
+            return search["program"] == self._program and known
 
         checkpoint = self.checkpoints and self.checkpoints.restore(wanted, None)
         if not checkpoint:
             return {}
-        known = from_checkpoint(checkpoint).finished
-        self.checkpoints.log(f"resuming: {len(known)} jobs finished")
-        return known
+        finished = from_checkpoint(checkpoint).finished
+        self.checkpoints.log(f"resuming: {len(finished)} jobs finished")
+        return finished
 
 
 def _by_key(jobs: Sequence[Job], results: Sequence[RunResult] | Lost) -> dict[str, RunResult]:
-    """Results by their jobs' keys, in arrays of this process: Ray takes its own back."""
+    """Returns results by the keys of their jobs, in arrays that this process owns."""
     if isinstance(results, Lost):
         return {job.key: lost_result(results.reason) for job in jobs}
     copied = jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, results)

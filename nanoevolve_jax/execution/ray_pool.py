@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,18 +18,12 @@ from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.ray_connection import first_line, ray
 from nanoevolve_jax.execution.ray_worker import MISTAKES, Refusal, Worker
-from nanoevolve_jax.execution.results import LOST, RunResult
+from nanoevolve_jax.execution.results import LOST, Lost, RunResult
 
 AUTOMATIC = -1  # config.ray.gpus: one if the cluster has any
 _TICK = 1.0  # seconds between looks at silent workers
 _STARTS = 3  # workers that may die while starting, one after the other
 _GRACE = 10.0  # seconds that a better node has to turn up after one was refused
-
-
-class Lost(NamedTuple):
-    """Why a batch was given up."""
-
-    reason: str
 
 
 class _Batch:

@@ -1,34 +1,42 @@
-"""What a training run gives."""
+"""Results of training runs, and their form in JSON."""
 
-from typing import NamedTuple
+import base64
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from nanoevolve_jax.execution.json_files import Count, finite_or_null, typed
 from nanoevolve_jax.execution.train import ALIVE, FAILURES, TELEMETRY
 
 
 class RunResult(NamedTuple):
-    """What a training run gave."""
+    """Result of a training run."""
 
-    val_bpb: float  # at the end; NaN if the run failed
-    train_loss: float  # mean of the last tenth, nats a token; NaN if the run failed
-    failure: str | None  # reason, or None
-    failed_step: int | None
-    steps: int  # completed with finite numbers
+    val_bpb: float  # final validation loss in bits per byte; NaN if the run failed
+    train_loss: float  # mean over the last tenth of the steps, nats per token; NaN if it failed
+    failure: str | None  # reason of a failure
+    failed_step: int | None  # first step with a number that is not finite
+    steps: int  # steps completed with finite numbers
     telemetry: np.ndarray  # float32[steps, 14], columns TELEMETRY
     curve: np.ndarray  # float64[evaluations + 1, 2]: step, validation bpb
+
+
+class Lost(NamedTuple):
+    """Reason why jobs were given up after the machines that trained them were lost."""
+
+    reason: str
 
 
 def run_result(
     telemetry: np.ndarray, failed_step: int, failure: int, curve: list[tuple[int, float]]
 ) -> RunResult:
-    """The result of a run from what its segments gave.
+    """Returns the result of a run from the outputs of its segments.
 
     Args:
-      telemetry: float32[steps, 14], those from a failure on included.
-      failed_step: the first non-finite step, or ALIVE.
-      failure: index into FAILURES.
-      curve: (step, validation bpb).
+      telemetry: Telemetry of all steps, also those after a failure; float32[steps, 14].
+      failed_step: First step with a number that is not finite, or ALIVE.
+      failure: Index into FAILURES.
+      curve: Pairs (step, validation bpb).
     """
     if failed_step == ALIVE and not np.isfinite(curve[-1][1]):
         reason, failed_step = "non-finite validation", len(telemetry)
@@ -70,5 +78,47 @@ LOST = "lost"
 
 
 def lost_result(reason: str) -> RunResult:
-    """The result of a run that no machine could finish; `failure` begins with `LOST`."""
+    """Returns the result of a run that no machine could finish; `failure` starts with `LOST`."""
     return dead_result(reason, np.zeros((0, len(TELEMETRY)), np.float32), [])
+
+
+class _Packed(TypedDict):
+    shape: tuple[Count, Count]
+    float32: str  # little-endian bytes in base64
+
+
+class _ResultDocument(TypedDict):
+    val_bpb: float | None
+    train_loss: float | None
+    failure: str | None
+    failed_step: int | None
+    steps: Count
+    telemetry: _Packed
+    curve: list[tuple[int, float | None]]
+
+
+def result_to_json(result: RunResult) -> dict[str, Any]:
+    """Returns a result as a JSON object; every bit of the telemetry survives."""
+    content = np.ascontiguousarray(result.telemetry, "<f4").tobytes()
+    packed = {"shape": [*result.telemetry.shape], "float32": base64.b64encode(content).decode()}
+    curve = [(int(step), float(bpb)) for step, bpb in result.curve]
+    return finite_or_null(result._replace(telemetry=packed, curve=curve))
+
+
+def result_from_json(document: dict[str, Any]) -> RunResult:
+    """Returns the result of a JSON object; other fields of the object are ignored.
+
+    Raises:
+      ValueError: If the object is of another form.
+    """
+    typed(document, _ResultDocument)
+    packed, nan = document["telemetry"], float("nan")
+    telemetry = np.frombuffer(base64.b64decode(packed["float32"]), "<f4").reshape(packed["shape"])
+    if telemetry.shape[1] != len(TELEMETRY):
+        raise ValueError(f"telemetry must have {len(TELEMETRY)} columns")
+    numbers = {name: document[name] for name in RunResult._fields}
+    for name in ("val_bpb", "train_loss"):
+        numbers[name] = nan if numbers[name] is None else float(numbers[name])
+    # `None` in the curve becomes NaN.
+    curve = np.array(document["curve"], np.float64).reshape(-1, 2)
+    return RunResult(**numbers | {"telemetry": telemetry.copy(), "curve": curve})

@@ -1,1 +1,1 @@
-"""Candidates trained as jobs of a Ray cluster: what is sent, where to, and what comes back."""
+"""Training of candidates as jobs of a Ray cluster, sent and fetched through Ray's Jobs API."""

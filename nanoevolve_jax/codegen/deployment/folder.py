@@ -1,13 +1,13 @@
 """Folder of a job: everything that another machine needs to train a candidate.
 
 ```
-job.json                     jobs of the candidate and of its baseline, config, hash of every file
+job.json                     runs of the candidate and of its baseline, config, hash of every file
 code/<certificate id>/       rewritten functions, if the candidate has any
 text/*.parquet               corpus, if it is a folder of the user's own
 nanoevolve_jax/              this program, because results depend on its sources
 ```
 
-The bytes depend only on the jobs, the config and the program, so the hash of `job.json` names the
+The bytes depend only on the runs, the config and the program, so the hash of `job.json` names the
 job: a candidate that is sent twice is trained once. The folder holds no path and no environment
 variable of the sending machine.
 """
@@ -15,12 +15,11 @@ variable of the sending machine.
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from ml_collections import ConfigDict
-from msgspec import Meta
 
-from nanoevolve_jax.codegen.deployment.intact import (
+from nanoevolve_jax.codegen.deployment.remote import (
     FORMAT,
     JOB,
     FolderError,
@@ -46,22 +45,8 @@ from nanoevolve_jax.execution.threads import visible_cores
 TEXT_BYTES = 64 * 2**20  # largest corpus that travels; Ray accepts packages of 100 MiB
 _TEXT = "text"
 _CORPORA = (f"parquet:{_TEXT}", *(name for name in SOURCES if name != "parquet"))
-_TRAINING = ("seed", "devices", "data_parallel", "lanes", "ray.gpus")  # fields, beside groups:
-_TRAINING_GROUPS = ("data", "model", "train", "recipe")
+_TRAINING = ("data", "model", "train", "recipe", "seed", "data_parallel", "lanes")  # groups, fields
 _RESOURCES = ("devices", "threads", "ray.gpus")  # fields of a machine that a job may set
-
-_Jobs = Annotated[list[JobDocument], Meta(min_length=1)]
-
-
-class _Arms(TypedDict):
-    candidate: _Jobs
-    baseline: NotRequired[_Jobs]
-
-
-class _Document(TypedDict):
-    arms: _Arms
-    text: dict[str, str] | None
-    config: dict[str, Any]
 
 
 class Submission(NamedTuple):
@@ -72,11 +57,17 @@ class Submission(NamedTuple):
     text: dict[str, str] | None  # expected fingerprints of corpus and tokenizer, if known
 
 
+class _Document(TypedDict):
+    arms: dict[str, list[JobDocument]]
+    text: dict[str, str] | None
+    config: dict[str, Any]
+
+
 def portable(config: ConfigDict) -> ConfigDict:
     """Returns the part of a config that training depends on; all other fields have defaults."""
     settled = get_config()
     for path in SETTINGS:
-        if path in _TRAINING or path.partition(".")[0] in _TRAINING_GROUPS:
+        if path.partition(".")[0] in _TRAINING or path in _RESOURCES:
             settled.update_from_flattened_dict({path: get_setting(config, path)})
     settled.threads = config.threads or visible_cores()  # results depend on it
     settled.data.cache_dir = SETTINGS["data.cache_dir"].default
@@ -98,15 +89,14 @@ def make_folder(submission: Submission, parent: Path, corpus: str) -> Path:
       FolderError: If a folder of that name exists and is damaged.
     """
     jobs = {arm: [job_to_json(job) for job in runs] for arm, runs in submission.arms.items()}
-    codes = {job.candidate.code for runs in submission.arms.values() for job in runs}
+    codes = {job.candidate.code for runs in submission.arms.values() for job in runs} - {None}
     with building(parent, "job") as scratch:
         folder = scratch / "folder"
         for name, path in (source_files() | _shards(corpus, submission.config)).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
-        for code in codes - {None}:
-            for function in code.functions:
-                Library(folder / CODE).put(function)
+        for function in (function for code in codes for function in code.functions):
+            Library(folder / CODE).put(function)
         document = {"format": FORMAT, "arms": jobs, "text": submission.text}
         document |= {"config": submission.config.to_dict(), "files": digests(folder)}
         content = to_text(document).encode()
@@ -127,11 +117,12 @@ def read_folder(folder: Path, job: str) -> Submission:
     """
     document, find = read_intact(folder, job), Library(folder / CODE).get
     try:
-        typed(document, _Document)
         arms = {
             arm: [job_from_json(run, find) for run in runs]
-            for arm, runs in document["arms"].items()
+            for arm, runs in typed(document, _Document)["arms"].items()
         }
+        if not all(arms.values()) or not {"candidate"} <= set(arms) <= {"candidate", "baseline"}:
+            raise ValueError("arms must be those of a candidate, with or without its baseline")
     except (ValueError, KeyError, TypeError) as error:
         raise FolderError(f"{JOB} of job {job} cannot be used: {error}") from None
     return Submission(_received(document["config"]), arms, document["text"])
@@ -145,7 +136,7 @@ def _received(document: dict[str, Any]) -> ConfigDict:
     check_fields(wanted)
     config = received(document, wanted, JOB)
     if config.data.corpus not in _CORPORA:
-        rule = f"be {', '.join(_CORPORA[:-1])} or {_CORPORA[-1]}"
+        rule = f"be {' or '.join(_CORPORA)}"
         raise ConfigError(must(f"config.data.corpus of {JOB}", rule, config.data.corpus))
     return config
 
@@ -156,11 +147,8 @@ def _shards(corpus: str, config: ConfigDict) -> dict[str, Path]:
     if kind != "parquet":
         return {}
     train, validation = list_shards(expanded(place), config.data.shards)
-    paths = [*train, validation]
-    size = sum(path.stat().st_size for path in paths)
+    size = sum(path.stat().st_size for path in [*train, validation])
     if size > TEXT_BYTES:
-        raise CorpusError(
-            f"config.data.corpus must have at most {TEXT_BYTES:,} bytes to travel with a job, got "
-            f"{size:,}; try fewer config.data.shards or a corpus that has a name"
-        )
-    return {f"{_TEXT}/{path.name}": path for path in paths}
+        rule = f"have at most {TEXT_BYTES:,} bytes to travel with a job; try fewer data.shards"
+        raise CorpusError(must("the text of config.data.corpus", rule, size))
+    return {f"{_TEXT}/{path.name}": path for path in [*train, validation]}

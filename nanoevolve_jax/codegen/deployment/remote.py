@@ -2,51 +2,127 @@
 
   cd FOLDER && python -B -m nanoevolve_jax.codegen.deployment.remote JOB
 
-JOB is the id that the folder was submitted under. The result is one marked line on the standard
-output, see `result.py`. The process needs no Ray. It reads the folder and a cache of prepared text,
-`nanoevolve` in XDG_CACHE_HOME or ~/.cache.
+JOB is the id that the folder was sent under. The process needs no Ray. It reads the folder and a
+cache of prepared text, `nanoevolve` in XDG_CACHE_HOME or ~/.cache. Nothing but the standard library
+is imported before the folder is found to be intact.
 """
 
+import hashlib
 import itertools
+import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from nanoevolve_jax.codegen.deployment.intact import FolderError, read_intact
+from nanoevolve_jax.errors import UserError
 
-BAD_INPUT = 2
+JOB, FORMAT, PREFIX = "job.json", 2, "nano-"
+_BAD_INPUT = 2
 _QUIET_SECONDS = 2.0  # least time between lines of progress
 
 
-def train(submission: Any, console: Any, on_progress: Any = lambda progress: None) -> dict:
-    """Trains all runs of a submission on this machine and returns the result as JSON.
+class FolderError(UserError):
+    """A job's folder that is damaged or cannot be made."""
 
-    Args:
-      submission: `folder.Submission`.
-      console: `Console` for the progress of the text.
-      on_progress: Callback that takes the `Progress` of running jobs.
+
+def job_id(content: bytes) -> str:
+    """Returns the id of a job from the bytes of its `job.json`."""
+    return f"{PREFIX}{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file by its relative path; FolderError for links and devices."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise FolderError(f"{name} of a job's folder must be a file, not a link or a device")
+        if path.is_file():
+            files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return files
+
+
+def read_intact(folder: Path, job: str) -> dict[str, Any]:
+    """Returns the `job.json` of a folder after checking every file against its hash.
+
+    Raises:
+      FolderError: If a file is missing, changed or unknown, or the folder is another job's.
+    """
+    try:
+        content = (folder / JOB).read_bytes()
+    except OSError as error:
+        raise FolderError(f"{JOB} of job {job} cannot be read: {error.strerror}") from None
+    if job_id(content) != job:
+        raise FolderError(f"{JOB} must be the one that job {job} was sent with; it was changed")
+    document = json.loads(content)
+    if document["format"] != FORMAT:
+        raise FolderError(f"format of {JOB} must be {FORMAT}, got {document['format']!r}")
+    files, expected = digests(folder), document["files"]
+    files.pop(JOB)
+    for name in sorted(files | expected):
+        if name not in expected:
+            raise FolderError(f"{name} must not be in the folder of job {job}")
+        if files.get(name) != expected[name]:
+            raise FolderError(f"{name} must be as job {job} was sent; it was changed or lost")
+    return document
+
+
+def train(submission: Any, console: Any, on_progress: Any = lambda progress: None) -> dict:
+    """Trains all runs of a `folder.Submission` on this machine; returns the result as JSON.
 
     Raises:
       FolderError: If the text on this machine is not the one that the sender expects.
     """
-    from nanoevolve_jax.codegen.deployment.result import run_to_json
     from nanoevolve_jax.evidence.work import MAIN
+    from nanoevolve_jax.execution.results import result_to_json
     from nanoevolve_jax.site import local_site
 
     jobs = [job for runs in submission.arms.values() for job in runs]
     steps = max(job.steps for job in jobs)
     site = local_site(submission.config, console, steps=steps, most=len(jobs))
-    facts = site.facts
-    text = {"corpus": facts.corpus, "tokenizer": facts.tokenizer}
+    text = {"corpus": site.facts.corpus, "tokenizer": site.facts.tokenizer}
     if submission.text not in (None, text):
-        raise FolderError(
-            f"text of config.data.corpus must have fingerprints {submission.text}, got {text}"
-        )
-    engine = site.engine(site.config, MAIN)
-    runs = (run_to_json(*pair) for pair in zip(jobs, engine.run(jobs, on_progress), strict=True))
-    batch = int(engine.task.batch_tokens)
-    arms = {}
-    for arm, own in submission.arms.items():
-        arms[arm] = [run | {"tokens": batch * run["trained"]} for run in itertools.islice(runs, len(own))]
-    return arms
+        raise FolderError(f"fingerprints of the text must be {submission.text}, got {text}")
+    results = map(result_to_json, site.engine(site.config, MAIN).run(jobs, on_progress))
+    arms = {arm: list(itertools.islice(results, len(own))) for arm, own in submission.arms.items()}
+    facts = {name: getattr(site.facts, name) for name in ("versions", "device", "lanes", "code")}
+    seeds = [job.seed for job in submission.arms["candidate"]]
+    return arms | facts | {"seeds": seeds, "fold": jobs[0].fold, "steps": steps, "text": text}
+
+
+def main(arguments: list[str]) -> None:
+    """Trains the folder of this process; its result is the last line that is printed."""
+    from nanoevolve_jax.codegen.deployment import folder, registry
+    from nanoevolve_jax.execution.program_cache import private_folder, user_cache
+    from nanoevolve_jax.terminal.console import Console
+    from nanoevolve_jax.terminal.streams import print_line
+
+    (job,) = arguments
+    submission = folder.read_folder(Path.cwd(), job)
+    submission.config.data.cache_dir = str(private_folder(user_cache()))
+    printed = float("-inf")
+
+    def on_progress(progress: Any) -> None:
+        nonlocal printed
+        if progress.step == progress.steps or time.monotonic() - printed >= _QUIET_SECONDS:
+            printed = time.monotonic()
+            bpb = " ".join(f"{value:.4f}" for value in progress.val_bpb)
+            print_line(f"step {progress.step} of {progress.steps}: {progress.jobs} runs, bpb {bpb}")
+
+    result = train(submission, Console(width=200, force_terminal=False), on_progress)
+    print_line(registry.to_line({"job": job} | result))
+
+
+if __name__ == "__main__":
+    try:
+        if len(sys.argv) != 2:
+            raise FolderError(f"arguments must be the id of one job, got {sys.argv[1:]}")
+        read_intact(Path.cwd(), sys.argv[1])
+    except FolderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(_BAD_INPUT)
+    print(f"{sys.argv[1]}: the folder is as it was sent", flush=True)
+    from nanoevolve_jax import command
+
+    command.run_on_arguments(main)

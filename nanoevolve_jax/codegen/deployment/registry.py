@@ -1,0 +1,150 @@
+"""Registry of the jobs sent from this machine, and their results.
+
+A job prints its result as one marked line of its log, so that no shared file system is needed. The
+result is sealed, compressed and encoded in base64.
+"""
+
+import base64
+import difflib
+import json
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from nanoevolve_jax.codegen.deployment.remote import FolderError
+from nanoevolve_jax.errors import must
+from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.sealed import FORMAT, read_sealed, seal_of, write_sealed
+from nanoevolve_jax.execution.json_files import Id, read_json, typed, write_json
+
+MARK, KIND = "NANOEVOLVE-RESULT ", "deployment"
+FOLDER, RESULT = "deployments", "result.json"  # folder in the cache, file of a job
+_MOST_BYTES = 64 * 2**20  # largest result after decompression
+
+
+class _Run(TypedDict):
+    val_bpb: float | None
+    failure: str | None
+
+
+class _Result(TypedDict):
+    job: str
+    candidate: Annotated[list[_Run], Meta(min_length=1)]
+    baseline: NotRequired[list[_Run]]
+
+
+class _EntryDocument(TypedDict):
+    job: Id
+    candidate: str
+    address: str
+    place: str
+    sent: float
+
+
+class Entry(NamedTuple):
+    """A job that was sent from this machine."""
+
+    job: str
+    candidate: str  # name that the user gave, such as runs/mine:g002c06
+    address: str
+    place: str  # absolute path of the result's folder; empty if the job came from elsewhere
+    sent: float  # seconds since 1970
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The fetched result; None if there is none, or if it was damaged since."""
+        try:
+            return _checked(read_sealed(Path(self.place) / RESULT, KIND)) if self.place else None
+        except ValueError:
+            return None
+
+    def keep(self, result: dict[str, Any]) -> Path:
+        """Writes the result and returns its path."""
+        Path(self.place).mkdir(parents=True, exist_ok=True)
+        write_sealed(Path(self.place) / RESULT, KIND, result)
+        return Path(self.place) / RESULT
+
+
+def add(cache: Path, entry: Entry) -> None:
+    """Writes an entry, or replaces the one of the same job; ValueError if that is not an id."""
+    typed(entry.job, Id, "job")
+    (cache / FOLDER).mkdir(parents=True, exist_ok=True)
+    write_json(cache / FOLDER / f"{entry.job}.json", entry._asdict())
+
+
+def entries(cache: Path) -> list[Entry]:
+    """Returns all entries, oldest first, without damaged ones."""
+    valid = []
+    for path in sorted((cache / FOLDER).glob("*.json")):
+        try:
+            valid.append(Entry(**read_json(path, _EntryDocument)))
+        except (OSError, ValueError, TypeError):
+            continue
+    return sorted(valid, key=lambda entry: (entry.sent, entry.job))
+
+
+def find(cache: Path, job: str) -> Entry:
+    """Returns the entry of a job; FolderError if there is none."""
+    known = {entry.job: entry for entry in entries(cache)}
+    if job not in known:
+        near = difflib.get_close_matches(job, known, n=3) or list(known)[-3:] or ["none so far"]
+        raise FolderError(must("job", f"be one that was sent from here ({', '.join(near)})", job))
+    return known[job]
+
+
+def to_line(result: dict[str, Any]) -> str:
+    """Returns the line of a result."""
+    sealed = json.loads(json.dumps({"kind": KIND, "format": FORMAT} | result, allow_nan=False))
+    sealed["seal"] = seal_of(sealed)
+    return MARK + base64.b64encode(zlib.compress(json.dumps(sealed).encode())).decode()
+
+
+def from_log(text: str, job: str) -> dict[str, Any] | None:
+    """Returns the last result in the log of a job, or None if there is none yet.
+
+    Raises:
+      EvidenceError: If the result is damaged or belongs to another job.
+    """
+    lines = [line for line in text.splitlines(keepends=True) if line.startswith(MARK)]
+    if not lines or not lines[-1].endswith("\n"):
+        return None
+    try:
+        packed = base64.b64decode(lines[-1][len(MARK) :], validate=False)
+        result = json.loads(zlib.decompressobj().decompress(packed, _MOST_BYTES))
+        intact = result["seal"] == seal_of(result)
+        if not intact or (result["kind"], result["format"]) != (KIND, FORMAT):
+            raise ValueError("its seal does not fit")
+        _checked(result)
+    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+        raise EvidenceError(f"the result in the job's log is damaged: {error!r}") from None
+    if result["job"] != job:
+        raise EvidenceError(f"the log of job {job} has the result of job {result['job']}")
+    return result
+
+
+def _checked(result: dict[str, Any]) -> dict[str, Any]:
+    """Returns a result of the right form; ValueError for others, because anyone can seal one."""
+    candidate = typed(result, _Result)["candidate"]
+    if len(result.get("baseline", candidate)) != len(candidate):
+        raise ValueError("baseline must have as many runs as candidate")
+    if any(run["val_bpb"] is None and not run["failure"] for run in candidate):
+        raise ValueError("candidate must have a failure where val_bpb is null")
+    return result
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Returns a phrase about a result, such as the candidate's gain over its baseline."""
+    runs = result["candidate"]
+    failures = [run["failure"] for run in runs if run["failure"]]
+    if failures:
+        return f"failed on {len(failures)} of {len(runs)} seeds: {failures[0]}"
+    if "baseline" not in result:
+        return f"{sum(run['val_bpb'] for run in runs) / len(runs):.4f} bpb"
+    pairs = zip(runs, result["baseline"], strict=True)
+    gains = [b["val_bpb"] - a["val_bpb"] for a, b in pairs if b["val_bpb"] is not None]
+    if not gains:
+        return "its baseline failed on every seed"
+    better, mean = sum(gain > 0 for gain in gains), sum(gains) / len(gains)
+    return f"gain {mean:+.4f} bpb, better on {better} of {len(gains)} seeds"
