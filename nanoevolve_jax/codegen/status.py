@@ -18,8 +18,8 @@ from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.engine import ClusterError
-from nanoevolve_jax.reporting.tables import show
 from nanoevolve_jax.terminal.console import Console, plain
+from nanoevolve_jax.terminal.pages import show
 
 _ADDRESS = flags.DEFINE_string("address", ray_server.LOCAL, "address of a cluster to list as well")
 _CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the registry of jobs")
