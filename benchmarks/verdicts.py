@@ -60,7 +60,7 @@ from nanoevolve_jax.evidence.verdict import (
     SENSING,
     judge,
 )
-from nanoevolve_jax.evolution import archive, promote, tournament
+from nanoevolve_jax.evolution import archive, promotion, tournament
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
@@ -305,7 +305,7 @@ def null_world(devices: int, ledger: Path) -> Iterator[None]:
         (tournament, "presets_on"): presets,
         (tournament, "mutate"): mutate,
     }
-    replaced[promote, "ledger_path"] = lambda cache, fingerprint: ledger
+    replaced[promotion, "ledger_path"] = lambda cache, fingerprint: ledger
     replaced[site, "use_devices"] = lambda config: devices
     with contextlib.ExitStack() as stack:
         for (owner, name), value in replaced.items():
@@ -326,8 +326,8 @@ def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
         settings.workdir, settings.data.cache_dir = config.workdir, config.data.cache_dir
         settings.devices, settings.threads = config.devices, config.threads
         confirm.confirm(settings)
-        promotion = read_sealed(folder / "search" / promote.FILE, promote.KIND)
-        path = folder / "search" / "evidence" / f"{promotion['candidate']}.json"
+        picked = read_sealed(folder / "search" / promotion.FILE, promotion.KIND)
+        path = folder / "search" / "evidence" / f"{picked['candidate']}.json"
         card = read_sealed(path, cards.KIND)
         records = archive.load_all(folder / "search" / "archive.jsonl")
         summary = json.loads((folder / "search" / "summary.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN, total_runs, total_steps
 from nanoevolve_jax.evolution.campaign import generation_sizes
-from nanoevolve_jax.evolution.promote import planned_runs
+from nanoevolve_jax.evolution.promotion import planned_runs
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.planning import print_plan

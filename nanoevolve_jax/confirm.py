@@ -25,11 +25,10 @@ from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evidence.work import total_steps
-from nanoevolve_jax.evolution import archive, promote, tournament
+from nanoevolve_jax.evolution import archive, promotion, tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, SCREENING, screening_spent, summarise
-from nanoevolve_jax.evolution.run_folder import describe_run, require_free
-from nanoevolve_jax.evolution.searched import read_search
+from nanoevolve_jax.evolution.run_folder import describe_run, read_search, require_free
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.json_files import read_json, write_json
 from nanoevolve_jax.execution.plain_files import subfolder, write_whole
@@ -80,9 +79,9 @@ def confirm(settings: ConfigDict) -> None:
         record, comparator = by_id[chosen["candidate"]], by_id[chosen["comparator"]]
         references = list({r.id: r for r in (records[0], comparator)}.values())
         batch_tokens = config.train.batch_size * config.model.sequence_len
-        ledger = promote.ledger_of(config, calibration)
+        ledger = promotion.ledger_of(config, calibration)
         retuned = is_retuned_baseline(
-            record.spec, comparator.spec, promote.arm_of(record, folder).code
+            record.spec, comparator.spec, promotion.arm_of(record, folder).code
         )
         verdict = judge(confirmed=False, retuned=retuned)
         found = trial.Trial({"confirmation": None}, verdict, None, comparator.id)
@@ -100,14 +99,14 @@ def confirm(settings: ConfigDict) -> None:
                 on_event=(display.on_run, log.run),
             )
             if not retuned:
-                bench, candidate = Bench(config, runs), promote.arm_of(record, folder)
+                bench, candidate = Bench(config, runs), promotion.arm_of(record, folder)
                 check = check_of(candidate.code, config)
-                arms = [promote.arm_of(one, folder) for one in references]
+                arms = [promotion.arm_of(one, folder) for one in references]
                 plugins.require_validated(
                     [arm.code for arm in (candidate, *arms)], config.codegen.isolation
                 )
-                require_constraints(bench, promote.arm_of(records[0], folder), candidate)
-                consumed = ledger.consume(promote.campaign_id(folder), record.id)
+                require_constraints(bench, promotion.arm_of(records[0], folder), candidate)
+                consumed = ledger.consume(promotion.campaign_id(folder), record.id)
                 names = " and ".join(one.id for one in references)
                 display.log(
                     f"{record.id} against {names} on validation fold {consumed.fold}"
@@ -133,8 +132,8 @@ def confirm(settings: ConfigDict) -> None:
         spent = {SCREENING: screening_spent(records, batch_tokens)} | runs.spent()
         card = make_card(
             found,
-            promote.arm_of(record, folder),
-            promote.arm_of(by_id[found.against], folder),
+            promotion.arm_of(record, folder),
+            promotion.arm_of(by_id[found.against], folder),
             calibration,
             config=search.named(config).to_dict(),
             campaigns=ledger.campaigns(),
@@ -184,25 +183,25 @@ def read_records(folder: Path, candidate: str) -> tuple[list[Record], dict[str, 
       EvidenceError: if promotion has not ended, or picked nothing.
       ConfigError: if the candidate is not in the archive.
     """
-    promotion = read_sealed(folder / promote.FILE, promote.KIND, PromotionDocument)
+    document = read_sealed(folder / promotion.FILE, promotion.KIND, PromotionDocument)
     records = archive.load_all(folder / ARCHIVE)
     names = [record.id for record in records if record.recipe is None and record.failure is None]
     names = [name for name in names if name != tournament.BASELINE_ID]
     if candidate == "promoted":
-        candidate = promotion["candidate"]
+        candidate = document["candidate"]
         if candidate is None:
             raise EvidenceError(
-                f"{folder / promote.FILE}: promotion picked nothing; "
+                f"{folder / promotion.FILE}: promotion picked nothing; "
                 "allowed: --config.candidate with the id of a candidate"
             )
     if candidate not in names:
         raise ConfigError(f"config.candidate is {candidate!r}; allowed: promoted, {names}")
-    if promotion["comparator"] not in [record.id for record in records]:
+    if document["comparator"] not in [record.id for record in records]:
         raise EvidenceError(
-            f"{folder / promote.FILE}: comparator must be an id of {folder / ARCHIVE}, got "
-            f"{promotion['comparator']!r}"
+            f"{folder / promotion.FILE}: comparator must be an id of {folder / ARCHIVE}, got "
+            f"{document['comparator']!r}"
         )
-    return records, {"candidate": candidate, "comparator": promotion["comparator"]}
+    return records, {"candidate": candidate, "comparator": document["comparator"]}
 
 
 def check(settings: ConfigDict) -> None:

@@ -14,7 +14,7 @@ from nanoevolve_jax import command
 from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import Campaign, generation_sizes, planned_calls
-from nanoevolve_jax.evolution.promote import as_screened, planned_runs, promote, register
+from nanoevolve_jax.evolution.promotion import as_screened, planned_runs, promote, register
 from nanoevolve_jax.evolution.proposals import FOLDER as PROPOSALS
 from nanoevolve_jax.open_run import OpenRun, open_run, show_results
 from nanoevolve_jax.planning import print_plan

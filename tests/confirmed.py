@@ -16,7 +16,7 @@ from nanoevolve_jax.evidence.runs import FILE as RUNS
 from nanoevolve_jax.evidence.runs import to_document
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
-from nanoevolve_jax.evolution import archive, promote
+from nanoevolve_jax.evolution import archive, promotion
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.policy.spec import ANNEALING, Sensors, set_field
 
@@ -90,18 +90,18 @@ def write(folder, repository):
             save(folder, record.id, columns_of(number, 100) | curve)
     promoted = {}
     for record in (baseline, winner):
-        arm = promote.arm_of(record, folder)
+        arm = promotion.arm_of(record, folder)
         jobs = [
             bench.job(arm, stage_seed(Stage.PROMOTE, 0, i), PROMOTE_FOLD, 100) for i in range(SEEDS)
         ]
-        promoted[record.id] = promote.with_runs(record, bench.runs.run(jobs, promote.STAGE))
+        promoted[record.id] = promotion.with_runs(record, bench.runs.run(jobs, promotion.STAGE))
     archive.append(folder / "archive.jsonl", [promoted.get(r.id, r) for r in records])
     write_sealed(
-        folder / promote.FILE,
-        promote.KIND,
+        folder / promotion.FILE,
+        promotion.KIND,
         {"candidate": WINNER, "comparator": baseline.id, "first_round": [WINNER, "g001c00"]},
     )
-    arms = [promote.arm_of(record, folder) for record in (winner, baseline)]
+    arms = [promotion.arm_of(record, folder) for record in (winner, baseline)]
     found, _ = make_trial(bench, *arms, until="transfer")
     (folder / "evidence").mkdir()
     write_sealed(folder / "evidence" / f"{WINNER}.json", CARD, card_of(found, bench, *arms))

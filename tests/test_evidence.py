@@ -30,10 +30,10 @@ from nanoevolve_jax.evidence.runs import read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import judge
 from nanoevolve_jax.evidence.work import total_runs
-from nanoevolve_jax.evolution import archive, promote
+from nanoevolve_jax.evolution import archive, promotion
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.plan import phases
-from nanoevolve_jax.evolution.searched import read_search
+from nanoevolve_jax.evolution.run_folder import read_search
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.settings import ConfigError, get_setting
 from nanoevolve_jax.reporting.history import read_history
@@ -337,7 +337,7 @@ def test_a_copied_calibration_leads_to_the_same_ledger(workshop, confirmed):
     """Or every copy would buy a confirmation that counts, and hide the searches before."""
     copied = shutil.copytree(workshop / "calibration", workshop / "copy") / "calibration.json"
     calibration = load_calibration(copied, json.loads(copied.read_text())["evaluation"])
-    other = promote.ledger_of(calibrated(workshop, "run"), calibration)
+    other = promotion.ledger_of(calibrated(workshop, "run"), calibration)
     assert len(other.confirmations()) == 1 <= other.campaigns()
 
 

@@ -24,8 +24,7 @@ from nanoevolve_jax.evidence.ledger import open_ledger
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.trajectories import read_telemetry
 from nanoevolve_jax.evolution import archive, proposals
-from nanoevolve_jax.evolution.run_folder import FORMAT, open_folder
-from nanoevolve_jax.evolution.searched import read_search
+from nanoevolve_jax.evolution.run_folder import FORMAT, open_folder, read_search
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.reporting import page
 from nanoevolve_jax.reporting.candidate import candidate

@@ -11,7 +11,7 @@ from nanoevolve_jax.configs import screen
 from test_search import assert_one_line, flags_of, start
 
 from nanoevolve_jax.evidence.work import MAIN, Call, Group, call, total_runs, total_steps
-from nanoevolve_jax.evolution import promote
+from nanoevolve_jax.evolution import promotion
 from nanoevolve_jax.evolution.plan import (
     HOUR,
     SCENARIOS,
@@ -82,7 +82,7 @@ def test_a_row_follows_from_its_runs():
     """Screening of the default config by hand: 27 runs of 100 steps, two at a time."""
     costs, pace = costs_of(CONFIG), Pace(step=0.02, evaluation=0.15, width=2)
     search = next(phase for phase in phases(CONFIG, 2) if phase.name == "search")
-    screening, promotion = plan(search, costs, pace, segment_steps=25, machines=[1, 2])
+    screening, promoting = plan(search, costs, pace, segment_steps=25, machines=[1, 2])
     flops = step_flops(make_task(CONFIG), make_baseline(CONFIG))
     forward = make_task(CONFIG).model.flops_per_token / 3 * 256 * 128
     assert screening.runs == 3 + 3 * 8
@@ -90,8 +90,8 @@ def test_a_row_follows_from_its_runs():
     assert screening.flops == pytest.approx(27 * (100 * flops + 3 * forward))
     batch = 2 * (100 * 0.02 + 3 * 0.15) / HOUR
     assert screening.hours == pytest.approx([14 * batch, (1 + 3 * 2) * batch])
-    assert promotion.runs == (2 + 12) * 3 + (2 + 4) * 6 + 1 + 4
-    assert total("both", [screening, promotion]).runs == promote.planned_runs(CONFIG)
+    assert promoting.runs == (2 + 12) * 3 + (2 + 4) * 6 + 1 + 4
+    assert total("both", [screening, promoting]).runs == promotion.planned_runs(CONFIG)
 
 
 def test_other_programs_take_longer_by_their_flops():
@@ -111,8 +111,8 @@ def test_other_programs_take_longer_by_their_flops():
 def test_tuning_asks_for_one_machines_candidates_at_a_time():
     calibration = phases(CONFIG, 8)[0].calls
     tuning = [one for one in calibration if one.stage == "calibrate: tune"]
-    assert total_runs(tuning) == promote.planned_runs(CONFIG)
-    assert len(tuning) == math.ceil(promote.planned_runs(CONFIG) / 8)
+    assert total_runs(tuning) == promotion.planned_runs(CONFIG)
+    assert len(tuning) == math.ceil(promotion.planned_runs(CONFIG) / 8)
     assert total_steps(tuning) == 100 * total_runs(tuning)
 
 
@@ -120,7 +120,7 @@ def test_fewer_candidates_than_promotion_has_room_for_are_counted_as_they_are():
     config = screen.get_config()
     config.search.generations, config.search.population, config.search.survivors = 1, 4, 2
     config.search.control_every = 0
-    first, final, doubled = (total_runs([one]) for one in promote.planned_calls(config))
+    first, final, doubled = (total_runs([one]) for one in promotion.planned_calls(config))
     # Two presets and four children; no control lineage.
     assert (first, final, doubled) == ((1 + 6) * 3, (1 + 4) * 6, 1 + 4)
 

@@ -11,7 +11,7 @@ from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.campaign import Campaign
 from nanoevolve_jax.evolution.library import Library
-from nanoevolve_jax.evolution.promote import planned_runs, promote
+from nanoevolve_jax.evolution.promotion import planned_runs, promote
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 CONTROL = "g001c07"  # the baseline's spec, told from it by its weight decay

@@ -40,7 +40,7 @@ from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE, Campaign, generation_sizes, summarise
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
-from nanoevolve_jax.evolution.promote import as_screened, promote, register
+from nanoevolve_jax.evolution.promotion import as_screened, promote, register
 from nanoevolve_jax.evolution.proposals import Entry, require_certified_code
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution.checkpoint import Checkpoints

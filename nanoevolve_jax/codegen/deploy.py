@@ -26,7 +26,7 @@ from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.comparison import Arm, Bench, shared_seeds
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
-from nanoevolve_jax.evolution.promote import arm_of
+from nanoevolve_jax.evolution.promotion import arm_of
 from nanoevolve_jax.evolution.run_folder import require_own
 from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.received import corpus_here, is_folder, received

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.evidence import attribution, calibration, transfer, trial
 from nanoevolve_jax.evidence.work import MAIN, Call, Group, call, total_runs
-from nanoevolve_jax.evolution import campaign, promote
+from nanoevolve_jax.evolution import campaign, promotion
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.engine import evaluation_steps
 from nanoevolve_jax.execution.settings import make_baseline, make_task
@@ -91,8 +91,8 @@ def phases(config: ConfigDict, width: int) -> list[Phase]:
     How many pairs the test at 95 % of the compute needs is not known before the gain is:
     `transfer.seeds` stand for them.
     """
-    budget = config.calibrate.tuning_runs or promote.planned_runs(config)
-    search = campaign.planned_calls(config) + promote.planned_calls(config)
+    budget = config.calibrate.tuning_runs or promotion.planned_runs(config)
+    search = campaign.planned_calls(config) + promotion.planned_calls(config)
     after_win = trial.planned_after_win(config, config.transfer.seeds)
     few, many = config.train.evaluations, config.confirm.evaluations
     return [

@@ -5,14 +5,15 @@ is stopped and run again draws the same children.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.evidence.score import pareto_front
-from nanoevolve_jax.evolution import control
 from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.mutations import describe_change, mutate
 from nanoevolve_jax.policy.spec import OptimizerSpec, presets_on
@@ -117,15 +118,15 @@ def children(
         if control_every and slot % control_every == 0:
             parent = best_control(records)
             own = (parent and parent.recipe) or {}
-            changed, change = control.mutate_recipe(recipe | own, rng)
+            changed, change = mutate_recipe(recipe | own, rng)
             overrides = own | changed
-            spec = control.spec_of(baseline.spec, overrides)
+            spec = _spec_of(baseline.spec, overrides)
             proposals.append(
                 Proposal(
                     name,
                     (parent or baseline).id,
                     generation,
-                    control.OPERATOR,
+                    CONTROL,
                     change,
                     spec,
                     overrides,
@@ -166,3 +167,69 @@ def lineage(records: Sequence[Record], candidate: str) -> list[Record]:
     while chain[0].parent_id is not None:
         chain.insert(0, by_id[chain[0].parent_id])
     return chain
+
+
+CONTROL = "adjust_recipe"  # operator of the control lineage
+_ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")
+_DIGITS = 4
+
+Values = dict[str, float]
+
+
+def _scale(*names: str, spread: float) -> Callable[[Values, np.random.Generator], Values]:
+    def operator(values, rng):
+        factor = float(np.exp(rng.normal(0.0, spread)))
+        return {name: values[name] * factor for name in names}
+
+    return operator
+
+
+def _shift(name: str, spread: float) -> Callable[[Values, np.random.Generator], Values]:
+    return lambda values, rng: {name: values[name] + float(rng.normal(0.0, spread))}
+
+
+def _scale_memory(name: str, spread: float) -> Callable[[Values, np.random.Generator], Values]:
+    return lambda values, rng: {
+        name: 1.0 - (1.0 - values[name]) * float(np.exp(rng.normal(0.0, spread)))
+    }
+
+
+_RECIPE_OPERATORS = (
+    _scale("matrix_lr", spread=0.3),
+    _scale(*_ADAMW, spread=0.3),
+    _scale("weight_decay", spread=0.7),
+    _shift("warmup_fraction", spread=0.03),
+    _shift("warmdown_fraction", spread=0.1),
+    _shift("final_lr_fraction", spread=0.05),
+    _scale_memory("momentum", spread=0.5),
+    _scale_memory("second_moment_beta", spread=0.5),
+)
+
+
+def _bounded(name: str, value: float) -> float:
+    setting = SETTINGS[f"recipe.{name}"]
+    return min(max(float(f"{value:.{_DIGITS}g}"), setting.low), setting.high)
+
+
+def mutate_recipe(values: Values, rng: np.random.Generator) -> tuple[Values, str]:
+    """Changes one aspect of a recipe.
+
+    Args:
+      values: every field of the recipe, named as in `configs.base.SETTINGS`.
+      rng: source of randomness; consumed.
+
+    Returns:
+      (the fields that changed, the change in words).
+    """
+    while True:
+        operator = _RECIPE_OPERATORS[rng.integers(len(_RECIPE_OPERATORS))]
+        changed = {name: _bounded(name, x) for name, x in operator(values, rng).items()}
+        if any(values[name] != x for name, x in changed.items()):
+            words = (f"recipe.{name} {values[name]:g} -> {x:g}" for name, x in changed.items())
+            return changed, "; ".join(words)
+
+
+def _spec_of(baseline: OptimizerSpec, overrides: Values) -> OptimizerSpec:
+    """The baseline's spec under overrides; two of a recipe's fields live in the spec."""
+    own = {name: x for name, x in overrides.items() if name not in Recipe._fields}
+    return baseline._replace(**own)

@@ -17,7 +17,7 @@ from nanoevolve_jax.evidence.documents import CalibrationDocument, PromotionDocu
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
-from nanoevolve_jax.evolution import archive, promote, tournament
+from nanoevolve_jax.evolution import archive, promotion, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
 from nanoevolve_jax.evolution.proposals import FILE as PROPOSALS
@@ -85,9 +85,10 @@ class History(NamedTuple):
     def runs_of(self, record: Record) -> list[Run]:
         """The runs of promotion that trained this candidate as it was screened."""
         bench, steps = Bench(self.config, None), self.config.train.steps
-        own = job_to_json(bench.job(promote.arm_of(record, self.folder), 0, 0, steps))["candidate"]
+        arm = promotion.arm_of(record, self.folder)
+        own = job_to_json(bench.job(arm, 0, 0, steps))["candidate"]
         return [
-            run for run in self.runs if run.stage == promote.STAGE and run.job["candidate"] == own
+            run for run in self.runs if run.stage == promotion.STAGE and run.job["candidate"] == own
         ]
 
     def tested_runs(self, card: dict[str, Any], arm: str) -> list[Run]:
@@ -139,7 +140,7 @@ def read_history(folder: Path, field: str = "workdir") -> History:
         records,
         read_runs(folder, older=older),
         _if_there(folder / "summary.json"),
-        _sealed_if_there(folder / promote.FILE, promote.KIND, PromotionDocument),
+        _sealed_if_there(folder / promotion.FILE, promotion.KIND, PromotionDocument),
         _cards(folder),
         _calibration(folder, config),
         proposals,
@@ -157,7 +158,7 @@ def _require_known(history: History) -> None:
     }
     if (found := history.promotion) is not None:
         own = [found["comparator"], *found["first_round"]]
-        named[promote.FILE] = own + ([found["candidate"]] if found["candidate"] else [])
+        named[promotion.FILE] = own + ([found["candidate"]] if found["candidate"] else [])
     named[PROPOSALS] = [entry.candidate for entry in history.proposals or () if entry.candidate]
     for file, names in named.items():
         for name in names:

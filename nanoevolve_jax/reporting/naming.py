@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from nanoevolve_jax.evidence.comparison import Arm
-from nanoevolve_jax.evolution.promote import arm_of
+from nanoevolve_jax.evolution.promotion import arm_of
 from nanoevolve_jax.policy.spec import OptimizerSpec, presets_on
 from nanoevolve_jax.policy.spec_json import SpecError, load_spec
 from nanoevolve_jax.reporting.history import History, read_history

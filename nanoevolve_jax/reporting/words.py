@@ -7,7 +7,7 @@ from typing import Any
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.levels import Ladder, level_of
 from nanoevolve_jax.evidence.page import sentence
-from nanoevolve_jax.evolution import control, tournament
+from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.reporting.history import History
 
@@ -150,7 +150,7 @@ def origin(record: Record) -> str:
         return f"{start}, preset {record.id}: {changes}"
     if record.code and record.code["slot"]:
         return f"{start}, {record.operator}: {changes}{_paid(record.code['cost'])}"
-    suffix = " (a control: only the recipe)" if record.operator == control.OPERATOR else ""
+    suffix = " (a control: only the recipe)" if record.operator == tournament.CONTROL else ""
     return f"{start}, {record.operator}: {changes}{suffix}"
 
 
