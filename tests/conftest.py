@@ -1,10 +1,13 @@
 """Two virtual devices for every test, as the default search has on two cores."""
 
+import functools
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import psutil
 import pytest
 from forked import Shell
 from hypothesis import settings
@@ -23,6 +26,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 settings.register_profile("fast", deadline=None, derandomize=True)
 settings.load_profile("fast")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drops compiled programs between test files once this process holds over a gigabyte."""
+    moves_on = nextitem is None or nextitem.path != item.path
+    if moves_on and psutil.Process().memory_info().rss > 2**30:
+        for found in gc.get_objects():
+            if isinstance(found, functools._lru_cache_wrapper):
+                found.cache_clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
