@@ -1,8 +1,8 @@
 """Every field of a configuration: default, bounds, meaning and scope, in one table.
 
 `get_config` builds a config from the table, validation checks a config against it, and
-`to_markdown` renders it for the documentation. The scope says whether a received document (an
-evidence card, a run folder, a deployed job) may set the field.
+docs/CONFIGURATION.md is generated from it. The scope says whether a received document (an evidence
+card, a run folder, a deployed job) may set the field.
 """
 
 import dataclasses
@@ -227,25 +227,6 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 
-# Titles of the groups of fields, by the first part of their paths.
-TITLES = {
-    "": "General",
-    "track": "Trackers",
-    "ray": "Ray cluster (`engine=ray`)",
-    "data": "Text",
-    "model": "NanoChat's GPT",
-    "train": "One training run",
-    "recipe": "NanoChat's recipe, at batches of 2^19 tokens and width 768",
-    "search": "Search",
-    "promote": "Promotion picks one candidate (needs a calibration)",
-    "confirm": "Confirmation tests it at the full horizon",
-    "attribute": "Attribution, after a win",
-    "transfer": "Transfer, after a win",
-    "compare": "Comparison of given specs",
-    "calibrate": "Calibration",
-    "codegen": "Code mutation (`codegen.autonomous`)",
-}
-
 # Fields that `--help` shows; `--helpfull` shows all.
 OFTEN = (
     *("workdir", "seed", "data.corpus", "train.steps", "search.generations", "calibration"),
@@ -304,22 +285,3 @@ def get_config(settings: Mapping[str, Setting] = SETTINGS) -> ConfigDict:
             config[group] = ConfigDict()
         (config[group] if group else config)[name] = setting.default
     return config
-
-
-def to_markdown(settings: Mapping[str, Setting] = SETTINGS, *, heading: str = "##") -> str:
-    """Returns a table of settings as Markdown, one section per group of fields.
-
-    Args:
-      settings: Settings by dotted path.
-      heading: Mark of a section's heading.
-    """
-    sections: dict[str, list[str]] = {}
-    for path, setting in settings.items():
-        values = setting.limits.replace("an integer from ", "").replace("a number from ", "")
-        row = f"| `{path}` | {setting.default} | {values} | {setting.meaning} |"
-        sections.setdefault(path.rpartition(".")[0], []).append(row)
-    columns = "| field | default | values | meaning |\n| --- | --- | --- | --- |"
-    return "\n\n".join(
-        "\n".join([f"{heading} {TITLES[group]}\n", columns, *rows])
-        for group, rows in sections.items()
-    )

@@ -137,12 +137,6 @@ def test_the_default_config_holds_exactly_the_fields_of_the_table():
     assert sum(len(v) if hasattr(v, "keys") else 1 for v in config.values()) == len(SETTINGS)
 
 
-def test_the_markdown_table_has_a_row_for_every_setting():
-    table = base.to_markdown()
-    for path, setting in SETTINGS.items():
-        assert f"| `{path}` | {setting.default} | " in table
-
-
 # NanoChat's recipe -------------------------------------------------------------------------
 
 NANOCHAT_RECIPE = Recipe(*[base.get_config().recipe[name] for name in Recipe._fields])
