@@ -2,9 +2,9 @@
 
   python -m benchmarks.document
 
-A generated part stands between `<!-- NAME -->` and `<!-- end -->`. `settings` is the table of all
-config fields, `plan` the output of a planned campaign, and every other name a file
-`results/NAME.json` that a benchmark wrote. Cells stay empty while that file does not exist.
+A generated part stands between `<!-- NAME -->` and `<!-- end -->`. `settings`, `sensors`
+and `actuators` are tables of the code, `plan` is the output of a planned campaign, and every other
+name is a file `results/NAME.json` that a benchmark wrote. Cells stay empty without that file.
 """
 
 import json
@@ -12,36 +12,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app
-from nanoevolve_jax.configs.base import SETTINGS, Setting
+from nanoevolve_jax.configs import base
+
+from nanoevolve_jax.policy import spec
 
 DOCS, RESULTS = Path("docs"), Path("results")
-PAGES = ("BENCHMARKS.md", "CONFIGURATION.md", "EVALUATION.md")
+PAGES = ("BENCHMARKS.md", "CONFIGURATION.md", "EVALUATION.md", "POLICY.md")
 PLAN = "nanoevolve search --config.plan=true --config.step_seconds=0.04 --config.devices=2"
 _NO_GPU, _NOT_YET = "not measured: no GPU was at hand", "not measured yet"
 _PLACE = re.compile(r"(<!-- (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_TITLES = {
-    "": "The run",
-    "track": "Trackers",
-    "ray": "Ray cluster, with `engine=ray`",
-    "data": "Text",
-    "model": "Model",
-    "train": "Training run",
-    "recipe": "Recipe",
-    "search": "Search",
-    "promote": "Promotion",
-    "confirm": "Confirmation",
-    "attribute": "Attribution, after a win",
-    "transfer": "Transfer, after a win",
-    "compare": "Comparison of given specs",
-    "calibrate": "Calibration",
-    "codegen": "Code mutation",
-}
-
 Rows = list[list[str]]
 
 
@@ -221,19 +205,6 @@ def table(name: str, results: Path) -> str:
     return f"{markdown(header, rows(document['results']))}\n{origin}\n"
 
 
-def settings_tables(settings: Mapping[str, Setting]) -> str:
-    """Returns a table of the fields of each group, under the title of the group."""
-    groups: dict[str, Rows] = {group: [] for group in _TITLES}
-    for path, setting in settings.items():
-        values = [f"`{path}`", str(setting.default), setting.limits, setting.meaning]
-        groups[path.rpartition(".")[0]].append(values)
-    header = "| field | default | values | meaning |\n| --- | --- | --- | --- |\n"
-    return "\n".join(
-        f"## {_TITLES[group]}\n\n{header}" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
-        for group, rows in groups.items()
-    )
-
-
 def plan() -> str:
     """Returns the command that plans a campaign of the default search, and its output."""
     planned = subprocess.run(
@@ -246,15 +217,40 @@ def plan() -> str:
     return f"```\n{PLAN}\n```\n\n```\n{planned.stdout}```\n"
 
 
+def sensors() -> str:
+    """Returns the table of sensors."""
+    rows = "".join(
+        f"| `{name}` | {row.meaning} | {'' if row.normaliser is None else row.normaliser} |\n"
+        for name, row in spec.SENSORS._asdict().items()
+    )
+    return f"| sensor | raw value | normaliser |\n| --- | --- | ---: |\n{rows}"
+
+
+def actuators() -> str:
+    """Returns the table of actuators."""
+    rows = "".join(
+        f"| `{name}` | {row.meaning} | {row.aggressive} | {row.conservative} "
+        f"| {row.low} to {row.high} |\n"
+        for name, row in spec.ACTUATORS._asdict().items()
+    )
+    columns = "| actuator | meaning | aggressive pole | conservative pole | bounds |\n"
+    return f"{columns}| --- | --- | ---: | ---: | --- |\n{rows}"
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "settings": lambda: f"{base.to_markdown()}\n",
+    "sensors": sensors,
+    "actuators": actuators,
+    "plan": plan,
+}
+
+
 def filled(text: str, results: Path) -> str:
     """Returns a page with its generated parts replaced by current ones."""
 
     def part(place: re.Match) -> str:
-        if place[2] == "settings":
-            content = settings_tables(SETTINGS)
-        else:
-            content = plan() if place[2] == "plan" else table(place[2], results)
-        return place[1] + content + place[3]
+        generate = GENERATED.get(place[2])
+        return place[1] + (generate() if generate else table(place[2], results)) + place[3]
 
     return _PLACE.sub(part, text)
 

@@ -129,7 +129,12 @@ def test_an_iteration_counts_three_products_of_every_matrix():
 
 @pytest.mark.parametrize(
     "page",
-    ["BENCHMARKS.md", "CONFIGURATION.md", pytest.param("EVALUATION.md", marks=pytest.mark.slow)],
+    [
+        "BENCHMARKS.md",
+        "CONFIGURATION.md",
+        "POLICY.md",
+        pytest.param("EVALUATION.md", marks=pytest.mark.slow),
+    ],
 )
 def test_generated_tables_of_the_docs_are_up_to_date(repository, page):
     text = (repository / "docs" / page).read_text()
