@@ -25,8 +25,7 @@ from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import ConfigError, make_baseline, make_task
 from nanoevolve_jax.policy.spec_json import SpecError
 from nanoevolve_jax.prepare import calibrated, opened, require_room
-from nanoevolve_jax.reporting.candidate import same_policy
-from nanoevolve_jax.reporting.naming import named_arm
+from nanoevolve_jax.reporting.policies import named_arm, same_policy
 from nanoevolve_jax.site import open_site
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import Display

@@ -29,7 +29,7 @@ from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
 from nanoevolve_jax.policy.spec_json import load_spec, spec_from_json
 from nanoevolve_jax.reporting.history import read_history
-from nanoevolve_jax.reporting.origins import origin_of
+from nanoevolve_jax.reporting.policies import origin_of
 from nanoevolve_jax.terminal import streams
 
 DISAGREES = 1

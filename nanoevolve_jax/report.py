@@ -1,4 +1,4 @@
-"""Writes the report of a run folder: one HTML file that opens without a network.
+"""Writes the report of a search: one HTML file that needs no network.
 
 python -m nanoevolve_jax.report --workdir=runs/mine
 """
@@ -8,23 +8,22 @@ from pathlib import Path
 from absl import flags
 
 from nanoevolve_jax import command
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.reporting.page import FILE, write_report
 from nanoevolve_jax.terminal.console import Console
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Runs the command."""
     if arguments:
-        command.fail(f"argument {arguments[0]!r} is unknown; allowed: --workdir and --out")
-    given = flags.FLAGS
-    if not given.workdir:
-        command.fail("--workdir is missing; allowed: the folder of a search")
-    out = Path(given.out) if given.out else None
-    path = write_report(Path(given.workdir), out)
-    Console().print_line(path)
+        command.fail(must("argument", "be a flag, --workdir or --out", arguments[0]))
+    if not flags.FLAGS.workdir:
+        command.fail("--workdir is missing; give the run folder of a search")
+    out = Path(flags.FLAGS.out) if flags.FLAGS.out else None
+    Console().print_line(write_report(Path(flags.FLAGS.workdir), out))
 
 
-if __name__ == "__main__":  # flags of such common names would clash in who only imports this
-    flags.DEFINE_string("workdir", None, "folder of a search, finished or under way")
-    flags.DEFINE_string("out", None, f"file to write; by default {FILE} in that folder")
+if __name__ == "__main__":  # flags with such common names must not be defined on import
+    flags.DEFINE_string("workdir", None, "run folder of a search, finished or in progress")
+    flags.DEFINE_string("out", None, f"path of the report; by default {FILE} in the run folder")
     command.run_on_arguments(main)

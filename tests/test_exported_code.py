@@ -23,7 +23,7 @@ from nanoevolve_jax.plugins import export_check, require_exportable
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, set_field
 from nanoevolve_jax.policy.spec_json import SpecError, load_spec
-from nanoevolve_jax.reporting.naming import named_arm
+from nanoevolve_jax.reporting.policies import named_arm
 
 STEPS = 25  # the spike among the gradients comes at step 20
 GATING = ("gate", "actuate", "features")

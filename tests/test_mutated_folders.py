@@ -27,10 +27,10 @@ from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.run_folder import FORMAT, open_folder, read_search
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.reporting import page
-from nanoevolve_jax.reporting.candidate import candidate
+from nanoevolve_jax.reporting.candidates import candidate_details
 from nanoevolve_jax.reporting.history import read_history
-from nanoevolve_jax.reporting.origins import origin_of
-from nanoevolve_jax.reporting.overview import overview
+from nanoevolve_jax.reporting.policies import origin_of
+from nanoevolve_jax.reporting.summary import overview
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.pages import candidate_page, overview_page, render
 
@@ -80,7 +80,7 @@ def show(folder):
     console = Console(width=80, file=io.StringIO())
     render(overview_page(overview(history, 5)), console)
     for record in history.records[:1] + history.records[-2:-1]:
-        render(candidate_page(candidate(history, record), whole_spec=True), console)
+        render(candidate_page(candidate_details(history, record), full_spec=True), console)
         origin_of(history, record)
     return history
 

@@ -18,7 +18,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.export import find
 from nanoevolve_jax.replay import agrees
 from nanoevolve_jax.reporting.history import read_history
-from nanoevolve_jax.reporting.words import verdict
+from nanoevolve_jax.reporting.summary import verdict
 from nanoevolve_jax.terminal.console import Console
 
 BEFORE = np.array([[2.00, 2.01, 2.02], [1.95, 1.97, 1.99]])

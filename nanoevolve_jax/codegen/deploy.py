@@ -32,7 +32,7 @@ from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.received import corpus_here, is_folder, received
 from nanoevolve_jax.execution.settings import ConfigError, make_baseline
 from nanoevolve_jax.reporting.history import History, read_history
-from nanoevolve_jax.reporting.naming import named_arm
+from nanoevolve_jax.reporting.policies import named_arm
 from nanoevolve_jax.terminal import streams
 
 FOLDER, SENT = "deployed", "sent"  # folder of a run folder; in it the folders of jobs

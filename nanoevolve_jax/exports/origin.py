@@ -31,7 +31,7 @@ class Origin(NamedTuple):
     val_bpb: float = math.nan  # mean over `seeds`; NaN: it was not trained
     seeds: int = 0
     reference: Compared | None = None
-    trained_with: Mapping[str, Any] | None = None  # see `reporting.origins.trained_with`
+    trained_with: Mapping[str, Any] | None = None  # see `reporting.policies.trained_with`
 
 
 def in_sentences(origin: Origin) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run folder tells of its search, finished or under way; nothing in it is changed."""
+"""Reads the run folder of a search, finished or in progress, without changing it."""
 
 import difflib
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import get_config
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
@@ -17,64 +18,63 @@ from nanoevolve_jax.evidence.documents import CalibrationDocument, PromotionDocu
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
-from nanoevolve_jax.evolution import archive, promotion, tournament
+from nanoevolve_jax.evolution import archive, promotion, proposals, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
-from nanoevolve_jax.evolution.proposals import FILE as PROPOSALS
-from nanoevolve_jax.evolution.proposals import Entry, require_certified_code
-from nanoevolve_jax.evolution.proposals import read as read_proposals
+from nanoevolve_jax.evolution.proposals import Entry
 from nanoevolve_jax.evolution.run_folder import config_of, is_older, read_description
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.json_files import Count, read_json
 
 
 class History(NamedTuple):
-    """A search as its folder tells it."""
+    """Contents of a run folder."""
 
     folder: Path
-    config: ConfigDict  # its recipe is the calibrated one, if there is a calibration
-    description: dict[str, Any]  # the rest of `config.json`: versions, device, fingerprints
-    records: list[Record]  # the baseline first; whatever the archive holds in whole lines
-    runs: list[Run]  # every run of promotion, confirmation and what comes after
-    summary: dict[str, Any] | None  # None: the search has not ended
-    promotion: dict[str, Any] | None  # None: not ended, or without a calibration
-    cards: dict[str, dict[str, Any]]  # evidence by candidate
-    calibration: dict[str, Any] | None  # the document; None: without one, or not in the folder
-    proposals: list[Entry] | None = None  # of code, by number; None: it is no campaign of code
+    config: ConfigDict  # with the calibrated recipe, if the search had a calibration
+    description: dict[str, Any]  # rest of `config.json`: versions, device, fingerprints
+    records: list[Record]  # complete lines of the archive; the baseline comes first
+    runs: list[Run]  # runs of promotion, confirmation and later stages
+    summary: dict[str, Any] | None  # None while the search is in progress
+    promotion: dict[str, Any] | None  # None without a finished promotion
+    cards: dict[str, dict[str, Any]]  # evidence cards by candidate id
+    calibration: dict[str, Any] | None  # None without a calibration file in the folder
+    proposals: list[Entry] | None = None  # code proposals; None without code mutation
 
     @property
     def baseline(self) -> Record:
-        """The tuned or untuned baseline."""
+        """Record of the baseline, tuned or not."""
         return self.records[0]
 
     @property
     def best(self) -> Record:
-        """The policy with the best score."""
+        """Record of the policy with the best score."""
         return tournament.survivors(self.records, 1)[0]
 
     @property
     def chosen(self) -> Record:
-        """Whom a reader should look at first: the winner, the promoted one, or else the best."""
-        standing = {record.status: record for record in self.records}
-        return standing.get("winner") or standing.get("promoted") or self.best
+        """Record to look at first: the winner, else the promoted candidate, else the best."""
+        by_status = {record.status: record for record in self.records}
+        return by_status.get("winner") or by_status.get("promoted") or self.best
 
     def record(self, name: str) -> Record:
-        """The record of an id.
+        """Returns the record with an id.
 
         Raises:
           ArchiveError: if the archive has no such candidate.
         """
-        found = next((record for record in self.records if record.id == name), None)
-        if found is None:
-            near = difflib.get_close_matches(name, [record.id for record in self.records], n=3)
-            raise ArchiveError(
-                f"candidate is {name!r}; allowed: an id of {self.folder / ARCHIVE}, such as "
-                f"{', '.join(near or [self.best.id])}"
-            )
-        return found
+        for record in self.records:
+            if record.id == name:
+                return record
+        near = difflib.get_close_matches(name, [record.id for record in self.records], n=3)
+        rule = f"be an id in {self.folder / ARCHIVE}, such as {', '.join(near or [self.best.id])}"
+        raise ArchiveError(must("candidate", rule, name))
 
     def telemetry(self, name: str) -> dict[str, np.ndarray] | None:
-        """Per-step columns of a candidate's screening run, or of a run's key; None: not kept.
+        """Returns the telemetry columns of a run, or None if they were not stored.
+
+        Args:
+          name: Id of a candidate, for its screening run, or key of another run.
 
         Raises:
           EvidenceError: if the file is damaged.
@@ -83,7 +83,7 @@ class History(NamedTuple):
         return read_telemetry(self.folder, name, SCREENED if screened else ())
 
     def runs_of(self, record: Record) -> list[Run]:
-        """The runs of promotion that trained this candidate as it was screened."""
+        """Returns the promotion runs of a candidate with the recipe it was screened with."""
         bench, steps = Bench(self.config, None), self.config.train.steps
         arm = promotion.arm_of(record, self.folder)
         own = job_to_json(bench.job(arm, 0, 0, steps))["candidate"]
@@ -92,7 +92,12 @@ class History(NamedTuple):
         ]
 
     def tested_runs(self, card: dict[str, Any], arm: str) -> list[Run]:
-        """The runs of one arm, `baseline` or `winner`, on a card's confirmation seeds."""
+        """Returns the confirmation runs of one arm in the order of the card's seeds.
+
+        Args:
+          card: Evidence card.
+          arm: `baseline` or `winner`.
+        """
         if not card.get("arms"):
             return []
         by_seed = {
@@ -111,95 +116,93 @@ def read_history(folder: Path, field: str = "workdir") -> History:
     """Reads a run folder.
 
     Args:
-      folder: of a search.
-      field: what to call it in an error.
+      folder: Run folder of a search.
+      field: Name of the flag or argument that gave the folder, used in errors.
 
     Raises:
-      ArchiveError: if it holds no search, or none that has finished a generation.
-      EvidenceError: if what stands in it was changed.
+      ArchiveError: if the folder has no search, or no finished generation.
+      EvidenceError: if a sealed file was changed.
     """
     description = _description(folder, field)
     older = is_older(description)
     config = config_of(description.pop("config"), folder, get_config())
-    # Before the archive, which gets every candidate first, should the campaign be under way.
-    path = folder / PROPOSALS
-    proposals = read_proposals(path, older=older) if path.exists() else None
+    # Read before the archive: a running campaign writes each candidate to the archive first.
+    journal = folder / proposals.FILE
+    entries = proposals.read(journal, older=older) if journal.exists() else None
     records = archive.read(folder / ARCHIVE, older=older)
     if not records or records[0].id != tournament.BASELINE_ID:
-        raise ArchiveError(
-            f"{field} is {str(folder)!r}, in which no generation is finished; "
-            "allowed: the folder of a search that has finished one"
-        )
+        rule = "be a run folder with at least one finished generation"
+        raise ArchiveError(must(field, rule, str(folder)))
     if records[0].failure is not None:
         raise ArchiveError(f"{folder / ARCHIVE} must have a baseline that trained, got a failure")
-    require_certified_code(folder, records)
+    proposals.require_certified_code(folder, records)
     history = History(
         folder,
         config,
         description,
         records,
         read_runs(folder, older=older),
-        _if_there(folder / "summary.json"),
-        _sealed_if_there(folder / promotion.FILE, promotion.KIND, PromotionDocument),
+        _summary(folder / "summary.json"),
+        _sealed_if_present(folder / promotion.FILE, promotion.KIND, PromotionDocument),
         _cards(folder),
         _calibration(folder, config),
-        proposals,
+        entries,
     )
-    _require_known(history)
+    _require_known_candidates(history)
     return history
 
 
-def _require_known(history: History) -> None:
-    """Checks that what other files say of candidates is said of candidates of the archive."""
+def _require_known_candidates(history: History) -> None:
+    """Checks that all candidates named by other files are in the archive."""
     ids = {record.id for record in history.records}
     named = {
         f"evidence/{name}.json": [name, card["baseline"]["id"]]
         for name, card in history.cards.items()
     }
-    if (found := history.promotion) is not None:
-        own = [found["comparator"], *found["first_round"]]
-        named[promotion.FILE] = own + ([found["candidate"]] if found["candidate"] else [])
-    named[PROPOSALS] = [entry.candidate for entry in history.proposals or () if entry.candidate]
+    if (selection := history.promotion) is not None:
+        picked = [selection["candidate"]] if selection["candidate"] else []
+        named[promotion.FILE] = [selection["comparator"], *selection["first_round"], *picked]
+    named[proposals.FILE] = [
+        entry.candidate for entry in history.proposals or () if entry.candidate
+    ]
     for file, names in named.items():
         for name in names:
             if name not in ids:
-                raise ArchiveError(
-                    f"{history.folder / file} must name candidates of {ARCHIVE}, got {name!r}"
-                )
+                rule = f"name only candidates in {ARCHIVE}"
+                raise ArchiveError(must(str(history.folder / file), rule, name))
 
 
 def _description(folder: Path, field: str) -> dict[str, Any]:
     try:
         return dict(read_description(folder))
     except (OSError, ValueError) as error:
-        raise ArchiveError(
-            f"{field} is {str(folder)!r}; allowed: the folder of a search ({error})"
-        ) from None
+        text = must(field, "be the run folder of a search", str(folder))
+        raise ArchiveError(f"{text} ({error})") from None
 
 
 def _cards(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns the cards of a run folder by candidate, each with the level that its replay gives it.
+    """Returns the evidence cards by candidate, each with the level that its replay allows.
 
-    The id of a card's candidate is the name of its file.
+    The file of a card is named after its candidate.
     """
     cards = {}
     for path in sorted((folder / "evidence").glob("*.json")):
         if not is_record(path):
             card = read_card(path)
             if card["id"] != path.stem:
-                raise ArchiveError(f"{path}: id must be {path.stem!r}, got {card['id']!r}")
+                raise ArchiveError(must(f"{path}: id", f"be {path.stem!r}", card["id"]))
             cards[path.stem] = with_replay(card, read_replay(path))
     return cards
 
 
 def _calibration(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
-    """Returns the calibration of the search, which lies in the folder."""
-    tuned = config.calibration != UNCALIBRATED
-    path = folder / CALIBRATION_FILE
-    return _sealed_if_there(path, CALIBRATION, CalibrationDocument) if tuned else None
+    """Returns the calibration that the search stored in its folder."""
+    if config.calibration == UNCALIBRATED:
+        return None
+    return _sealed_if_present(folder / CALIBRATION_FILE, CALIBRATION, CalibrationDocument)
 
 
-def _sealed_if_there(path: Path, kind: str, form: type) -> dict[str, Any] | None:
+def _sealed_if_present(path: Path, kind: str, form: type) -> dict[str, Any] | None:
     return read_sealed(path, kind, form) if path.exists() else None
 
 
@@ -209,7 +212,7 @@ class _Summary(TypedDict):
     training_runs: Count
 
 
-def _if_there(path: Path) -> dict[str, Any] | None:
+def _summary(path: Path) -> dict[str, Any] | None:
     try:
         return read_json(path, _Summary)
     except FileNotFoundError:

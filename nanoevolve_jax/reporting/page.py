@@ -1,4 +1,4 @@
-"""The report of a run folder: one HTML file that needs nothing but itself."""
+"""Writes the report of a run folder: one HTML file that needs no other file and no network."""
 
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -9,39 +9,106 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.plain_files import write_whole
-from nanoevolve_jax.reporting import training, words
-from nanoevolve_jax.reporting.candidates import candidates
+from nanoevolve_jax.reporting import measurements, summary
+from nanoevolve_jax.reporting.candidates import compact_candidates
+from nanoevolve_jax.reporting.elements import COLORS, Fact, Section
+from nanoevolve_jax.reporting.evidence_sections import noise_section, placebo_section
 from nanoevolve_jax.reporting.history import History, read_history
-from nanoevolve_jax.reporting.sections import facts, sections
+from nanoevolve_jax.reporting.policy_sections import (
+    behaviour_section,
+    curves_section,
+    drivers_section,
+)
+from nanoevolve_jax.reporting.search_sections import (
+    code_section,
+    compute_section,
+    configuration_section,
+    front_section,
+    operators_section,
+)
 
 FILE = "report.html"
 _TEMPLATE = "report.html.jinja"
+_TREE_AFTER = "front"  # the family tree, which the template contains, follows this section
+
+
+def report_sections(history: History) -> dict[str, Section]:
+    """Returns all sections by name, in reading order; code only for a search with code mutation.
+
+    A section without data explains why there is none.
+    """
+    sections = (
+        curves_section(history),
+        behaviour_section(history),
+        drivers_section(history),
+        front_section(history),
+        code_section(history),
+        operators_section(history),
+        noise_section(history),
+        placebo_section(history),
+        compute_section(history),
+        configuration_section(history),
+    )
+    return {section.name: section for section in sections if section is not None}
+
+
+def facts(history: History) -> list[Fact]:
+    """Returns the key figures below the verdict."""
+    record, records = measurements.subject(history), history.records
+    level, missing = summary.win_level(history)
+    gains = measurements.stage_gains(history, record)
+    failed = sum(r.failure is not None for r in records)
+    stages = summary.spent(history).values()
+    runs, tokens = (sum(stage[key] for stage in stages) for key in ("runs", "tokens"))
+    note = f"next level: {missing}" if missing else "of 5"
+    facts = [Fact("Win level", "unknown" if level is None else str(level), note)]
+    if gains:
+        last = gains[-1]
+        interval = (
+            f"95 % interval {last.gain.low:+.4f} to {last.gain.high:+.4f}"
+            if last.seeds > 1
+            else "one seed, no interval"
+        )
+        note = f"{last.stage}, over {last.against}; {interval}"
+        facts.append(Fact(f"Gain of {record.id}, bpb", f"{last.gain.mean:+.4f}", note))
+    cost = f"{record.cost / history.baseline.cost:.3f}x"
+    generations = f"{records[-1].generation} generations after the founders; {failed} failed"
+    return [
+        *facts,
+        Fact("Cost of a step", cost, f"FLOPs of {record.id}, relative to the baseline"),
+        Fact("Candidates", f"{len(records):,}", generations),
+        Fact("Training runs", f"{runs:,}", f"{tokens:,} tokens, without calibration"),
+    ]
 
 
 def render(history: History) -> str:
-    """The page; the same text for the same folder."""
-    made = sections(history)
-    shown = [
-        chart for section in made.values() for group in section.groups for chart in group.charts
+    """Returns the page; the same folder always gives the same text."""
+    sections = report_sections(history)
+    charts = [
+        chart for section in sections.values() for group in section.groups for chart in group.charts
     ]
     data = {
-        "charts": {chart.name: {"data": chart.data, "layout": chart.layout} for chart in shown},
-        "candidates": candidates(history),
-        "chosen": training.subject(history).id,
+        "charts": {chart.name: chart.to_json() for chart in charts},
+        "colors": {color: f"--{name}" for name, color in COLORS.items()},
+        "candidates": compact_candidates(history),
+        "chosen": measurements.subject(history).id,
     }
-    data = _visible(data)
+    names = list(sections)
+    tree = names.index(_TREE_AFTER) + 1
     return (
         _environment()
         .get_template(_TEMPLATE)
         .render(
             name=history.folder.name,
-            verdict=words.verdict(history),
+            verdict=summary.verdict(history),
             facts=facts(history),
-            sections=made,
-            data=data,
+            before_tree=[sections[name] for name in names[:tree]],
+            after_tree=[sections[name] for name in names[tree:]],
+            data=_visible(data),
             css=_asset("report.css"),
             script=_asset("report.js"),
             plotly=Markup(get_plotlyjs()),
@@ -50,7 +117,7 @@ def render(history: History) -> str:
 
 
 def _visible(value: Any) -> Any:
-    """Returns a document in whose strings every character can be seen; our own markup stays."""
+    """Returns a document with all invisible characters of its strings escaped, except in markup."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, str):
@@ -65,7 +132,7 @@ def _asset(name: str) -> Markup:
 
 
 def _environment() -> jinja2.Environment:
-    """Everything is escaped and can be seen; a name that the template does not get is a mistake."""
+    """Returns an environment that escapes all values and rejects undefined names."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
@@ -79,39 +146,37 @@ def _environment() -> jinja2.Environment:
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Reads a run folder and writes its report whole or not at all; returns where.
+    """Reads a run folder, writes its report atomically, and returns the path of the report.
 
     Args:
-      folder: of a search, finished or under way.
-      out: the file; by default `report.html` in the folder.
+      folder: Run folder of a search, finished or in progress.
+      out: Path of the report; by default `report.html` in the folder.
 
     Raises:
-      ArchiveError: if the folder holds no search, or the file cannot be written.
-      EvidenceError: if what stands in the folder was changed.
+      ArchiveError: if the folder has no search, or the file cannot be written.
+      EvidenceError: if a sealed file in the folder was changed.
     """
     text = render(read_history(folder, "--workdir"))
     path = out or folder / FILE
     try:
         write_whole(path, text)
     except OSError as error:
-        raise ArchiveError(
-            f"--out is {str(path)!r}; allowed: a file that can be written ({error.strerror})"
-        ) from None
+        text = must("--out", "be a file that can be written", str(path))
+        raise ArchiveError(f"{text} ({error.strerror})") from None
     return path
 
 
 def write_at_end(folder: Path, log: Callable[[str], Any]) -> Path | None:
-    """Writes the report of what has just ended; returns where, or says in one line why it cannot.
+    """Writes the report of a finished run and returns its path, or logs why it cannot.
 
-    What has ended is on disk, and a report is only a view of it: nothing that is wrong with the
-    view, an unforeseen mistake included, may turn a finished run into a failed one.
+    The run is already on disk, so no error of the report, not even a bug, may make it fail.
     """
     try:
         return write_report(folder)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         log(
-            f"{folder / FILE} was not written ({type(error).__name__}: {reason}); everything else "
-            f"was, and `python -m nanoevolve_jax.report --workdir={folder}` tries again"
+            f"{folder / FILE} was not written ({type(error).__name__}: {reason}). The run itself "
+            f"is saved; to retry, run `python -m nanoevolve_jax.report --workdir={folder}`"
         )
         return None

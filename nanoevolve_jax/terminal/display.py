@@ -21,7 +21,7 @@ from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.execution import engine
-from nanoevolve_jax.reporting.words import lineage_in_one_line
+from nanoevolve_jax.reporting.descriptions import lineage_in_one_line
 from nanoevolve_jax.terminal.board import Lane, picture
 from nanoevolve_jax.terminal.console import Console
 

@@ -1,4 +1,4 @@
-"""What training looked like, seed by seed: validation curves, gains at every stage, the drive."""
+"""Measurements behind the figures: validation curves, gains by stage, noise, drive and placebos."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,18 @@ from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.spec import OptimizerSpec, Sensors
 from nanoevolve_jax.reporting.history import History
-from nanoevolve_jax.reporting.words import gains, telling_card
+from nanoevolve_jax.reporting.summary import gains, main_card
 
 SCREENING, PROMOTION, CONFIRMATION = "screening", "promotion", "confirmation"
 
 
 def subject(history: History) -> Record:
-    """The policy a reader wants to see: the one the verdict is about.
+    """Returns the policy that the report is about.
 
-    Where that is the baseline, the next best; it is the baseline if there is no other that lives.
+    This is the policy of the verdict, or the next best one if that is the baseline. It is the
+    baseline only if every other policy failed.
     """
-    card = telling_card(history)
+    card = main_card(history)
     if card is not None:
         return history.record(card["id"])
     others = [record for record in history.records if record.id != tournament.BASELINE_ID]
@@ -41,16 +42,16 @@ def subject(history: History) -> Record:
 class Curves(NamedTuple):
     """Validation curves of several arms on shared seeds."""
 
-    stage: str  # where they are from
+    stage: str  # stage that trained the runs
     steps: np.ndarray  # int64[points]
-    arms: dict[str, np.ndarray]  # float64[seeds, points] by id, bpb; the baseline first
-    reference: str  # the arm that the subject, the last one, is compared with
+    arms: dict[str, np.ndarray]  # bpb by id, float64[seeds, points]; baseline first, subject last
+    reference: str  # id of the arm that the subject is compared with
 
 
 def curves(history: History, record: Record) -> Curves | None:
-    """The curves that rest on most: of the confirmation, of promotion, or of the screening run.
+    """Returns the curves of the latest stage: confirmation, promotion or screening.
 
-    Seeds on which an arm failed are left out of all arms. None: no telemetry was kept.
+    A seed on which an arm failed is left out of all arms. Returns None without telemetry.
     """
     return _confirmed(history, record) or _promoted(history, record) or _screened(history, record)
 
@@ -88,67 +89,73 @@ def _shared(stage: str, runs: Mapping[str, Sequence[Run]], reference: str) -> Cu
     validated = {tuple(step for step, _ in curve) for curve in shared}
     if len(validated) != 1 or () in validated:
         raise EvidenceError(f"the runs of a {stage} must be validated at the same steps")
-    found = {
+    arms = {
         name: np.array([own[seed].curve for seed in seeds], np.float64)[:, :, 1]
         for name, own in by_seed.items()
     }
-    return Curves(stage, np.array(validated.pop(), np.int64), found, reference)
+    return Curves(stage, np.array(validated.pop(), np.int64), arms, reference)
 
 
 def _screened(history: History, record: Record) -> Curves | None:
-    names = dict.fromkeys((history.baseline.id, record.id))
-    found = {name: history.telemetry(name) for name in names}
-    if any(columns is None for columns in found.values()):
-        return None
-    steps = [columns["validation_step"] for columns in found.values()]
-    shared = min(map(len, steps))  # a run that failed has fewer
-    arms = {name: x["validation_bpb"][None, :shared] for name, x in found.items()}
+    telemetry = {}
+    for name in dict.fromkeys((history.baseline.id, record.id)):
+        columns = history.telemetry(name)
+        if columns is None:
+            return None
+        telemetry[name] = columns
+    steps = [columns["validation_step"] for columns in telemetry.values()]
+    shared = min(map(len, steps))  # a failed run has fewer
+    arms = {name: x["validation_bpb"][None, :shared] for name, x in telemetry.items()}
     return Curves(SCREENING, steps[0][:shared], arms, history.baseline.id)
 
 
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean, low, high) over seeds, 95 % interval of the mean; each float64[points].
+    """Returns the mean over seeds and its 95 % interval at each point.
 
     Args:
-      values: float[seeds, points]; with one seed the band has no width.
+      values: Values by seed, float[seeds, points].
+
+    Returns:
+      (mean, low, high), each float64[points]; all equal if there is one seed.
     """
     points = [mean_interval(column) for column in np.asarray(values, np.float64).T]
-    return tuple(np.array(part) for part in zip(*points, strict=True))
+    mean, low, high = (np.array(part) for part in zip(*points, strict=True))
+    return mean, low, high
 
 
 # Gains and noise ---------------------------------------------------------------------------
 
 
 class Gain(NamedTuple):
-    """What a policy gained at one stage, in bpb."""
+    """Gain of a policy at one stage, in bpb."""
 
     stage: str
-    against: str
+    against: str  # id of the policy it is compared with
     seeds: int
     steps: int
-    gain: Interval  # of the mean; with one seed it has no width
-    sigma: float | None  # between seeds at this horizon; None: without a calibration
+    gain: Interval  # of the mean; without width if there is one seed
+    sigma: float | None  # between seeds at this horizon; None without a calibration
 
 
 def stage_gains(history: History, record: Record) -> list[Gain]:
-    """The policy's gain at screening, promotion and confirmation, as far as it has come."""
+    """Returns the gains at the stages that a policy has reached, in their order."""
     noise = history.calibration and history.calibration["noise"]
     screen = noise and noise["screen"]["sigma"]
     promotion, steps = history.promotion, history.config.train.steps
     reference = history.record(promotion["comparator"]) if promotion else history.baseline
     first = history.baseline.merit.val_bpb - record.merit.val_bpb
-    found = []
+    stages = []
     if math.isfinite(first):
-        baseline = history.baseline.id
-        found.append(Gain(SCREENING, baseline, 1, steps, Interval(*[first] * 3), screen))
+        interval = Interval(first, first, first)
+        stages.append(Gain(SCREENING, history.baseline.id, 1, steps, interval, screen))
     fresh = [gain for gain in gains(record, reference)[1:] if math.isfinite(gain)]
     if fresh:
-        mean = mean_interval(fresh)
-        found.append(Gain(PROMOTION, reference.id, len(fresh), steps, mean, screen))
+        interval = mean_interval(fresh)
+        stages.append(Gain(PROMOTION, reference.id, len(fresh), steps, interval, screen))
     card = history.cards.get(record.id)
     test = card and card["confirmation"] and card["confirmation"]["test"]
-    if test and test["mean"] is not None:
-        found.append(
+    if card and test and test["mean"] is not None:
+        stages.append(
             Gain(
                 CONFIRMATION,
                 card["baseline"]["id"],
@@ -158,27 +165,28 @@ def stage_gains(history: History, record: Record) -> list[Gain]:
                 card["calibration"]["sigma"],
             )
         )
-    return found
+    return stages
 
 
-class Detectable(NamedTuple):
-    """The smallest true gain that a confirmation finds with probability 0.8, in bpb."""
+class DetectableGain(NamedTuple):
+    """Smallest true gain that a confirmation detects with probability 0.8, in bpb."""
 
-    twins: float  # if the arms of a pair scatter like twins that share a seed
-    strangers: float  # if they scatter like runs of different seeds
+    paired: float  # if the two arms vary together, as two runs with the same seed do
+    independent: float  # if the two arms vary independently, as runs with different seeds do
 
 
-def detectable(history: History) -> Detectable | None:
-    """The minimum detectable effect of a confirmation; None without a calibration."""
+def detectable_gain(history: History) -> DetectableGain | None:
+    """Returns the minimum detectable effect of a confirmation, or None without a calibration."""
     if history.calibration is None:
         return None
-    full, rules = (
-        history.calibration["noise"]["full"],
-        rules_of(history.config, history.config.confirm.max),
+    full = history.calibration["noise"]["full"]
+    rules = rules_of(history.config, history.config.confirm.max)
+    sigma = full["sigma"]
+    paired, independent = full["paired_sigma"], math.sqrt(2.0) * full["sigma_high"]
+    return DetectableGain(
+        sigma * minimum_detectable_effect(paired / sigma, rules),
+        sigma * minimum_detectable_effect(independent / sigma, rules),
     )
-    sigma, high = full["sigma"], full["sigma_high"]
-    scatter = (full["paired_sigma"], math.sqrt(2.0) * high)  # as `trial.say_power` has them
-    return Detectable(*(sigma * minimum_detectable_effect(x / sigma, rules) for x in scatter))
 
 
 # What drives the gate ----------------------------------------------------------------------
@@ -187,7 +195,7 @@ def detectable(history: History) -> Detectable | None:
 def drive_terms(
     columns: Sequence[Mapping[str, np.ndarray]], spec: OptimizerSpec
 ) -> dict[str, np.ndarray]:
-    """What each sensor adds to the gate's drive: weight times sensor, a mean over runs.
+    """Returns what each sensor adds to the gate's drive: weight times sensor, mean over runs.
 
     Sensors without a weight are left out.
 
@@ -202,14 +210,14 @@ def drive_terms(
     }
 
 
-def shares(found: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
-    """Every sensor's share of the drive, over runs; the largest first.
+def share_intervals(shares: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
+    """Returns each sensor's share of the drive over runs, the largest first.
 
     Args:
-      found: `attribution.drive_shares` of each run.
+      shares: Result of `attribution.drive_shares` for each run.
     """
-    names = {name for share in found for name, x in share.items() if x}
-    means = {name: mean_interval([share[name] for share in found]) for name in names}
+    names = {name for run in shares for name, share in run.items() if share}
+    means = {name: mean_interval([run[name] for run in shares]) for name in names}
     return dict(sorted(means.items(), key=lambda item: (-abs(item[1].mean), item[0])))
 
 
@@ -217,19 +225,27 @@ def shares(found: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
 
 
 def placebo_gains(attribution: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Gains over the baseline of the policy and of every placebo, float64[seeds]; NaN: failed."""
+    """Returns gains over the baseline, float64[seeds], of the policy and of each placebo.
+
+    NaN marks a failed run.
+    """
     bpb = dict(attribution["bpb"])
     constants = bpb.pop("constants")
-    arms = {"the policy itself": bpb["winner"]}
-    arms |= {"its mean trajectory, replayed": bpb["schedule"]}
-    arms |= {"another seed's trajectory": bpb["yoked"]}
-    arms |= {f"held: {name}": values for name, values in constants.items()}
+    arms = {
+        "the policy itself": bpb["winner"],
+        "its mean trajectory, replayed": bpb["schedule"],
+        "another seed's trajectory": bpb["yoked"],
+    }
+    arms |= {f"constant gate: {name}": values for name, values in constants.items()}
     baseline = _floats(bpb["baseline"])
     return {name: baseline - _floats(values) for name, values in arms.items()}
 
 
-def panel_gains(panel: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Gains over the baseline by arm and perturbation, float64[seeds]; NaN: failed."""
+def perturbation_gains(panel: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns gains over the baseline, float64[seeds], by arm and perturbation.
+
+    NaN marks a failed run.
+    """
     bpb = {name: _floats(values) for name, values in panel["bpb"].items()}
     names = panel["perturbations"]
     return {
@@ -239,5 +255,4 @@ def panel_gains(panel: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _floats(values: Any) -> np.ndarray:
-    """Nested lists with null for failed runs as float64."""
-    return np.array(values, np.float64)  # None becomes NaN
+    return np.array(values, np.float64)  # None, which marks a failed run, becomes NaN
