@@ -402,9 +402,7 @@ def test_a_report_that_fails_at_the_end_of_a_search_is_one_line(folder, monkeypa
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(folder, tmp_path, monkeypatch):
     (tmp_path / "taken").mkdir()
-    with pytest.raises(
-        ArchiveError, match=r"--out must be a file .*got .*taken"
-    ):
+    with pytest.raises(ArchiveError, match=r"--out must be a file .*got .*taken"):
         page.write_report(folder, tmp_path / "taken")
     assert not list(tmp_path.glob(".taken*"))
     before = page.write_report(folder).read_bytes()
