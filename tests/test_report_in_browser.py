@@ -1,5 +1,6 @@
-"""A report of a real search, opened in headless Chromium from disk."""
+"""Reports opened from disk in headless Chromium."""
 
+import contextlib
 import json
 import shutil
 
@@ -33,7 +34,25 @@ def report(finished):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def records(finished):  # noqa: F811
-    return archive.read(finished[0] / "archive.jsonl")
+    return {r.id: r for r in archive.read(finished[0] / "archive.jsonl")}
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens reports, and checks at the end that they loaded nothing and logged no error."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(path, **options):
+            page, complaints, requests = open_report(browser, path, **options)
+
+            def close():
+                page.close()
+                assert (complaints, requests) == ([], [path.as_uri()])
+
+            stack.callback(close)
+            return page
+
+        yield opened
 
 
 def draw_everything(page):
@@ -43,113 +62,112 @@ def draw_everything(page):
 def points_of(page):
     """How many points with numbers each figure shows, by its name."""
     return page.evaluate(
-        """() => Object.fromEntries([...document.querySelectorAll(".chart")].map((place) => [
-             place.dataset.chart ?? place.id,
-             (place.data ?? []).map((trace) => trace.y.filter((y) => y !== null).length)
+        """() => Object.fromEntries([...document.querySelectorAll(".chart")].map((plot) => [
+             plot.dataset.chart ?? plot.id,
+             (plot.data ?? []).map((trace) => trace.y.filter((y) => y !== null).length)
                .reduce((a, b) => a + b, 0)]))"""
     )
 
 
-def shown_diff(page):
-    """The difference from its parent that the page shows, [[path, before, after], ...]."""
-    return page.evaluate(
+def selected(page):
+    return page.locator("#details-title").text_content()
+
+
+def shown_changes(page):
+    """The changes from the parent that the page shows, [[path, before, after], ...]."""
+    rows = page.evaluate(
         """() => [...document.querySelectorAll("#details-diff tbody tr")]
              .map((row) => [...row.children].map((cell) => cell.textContent))"""
     )
+    return [[path, spelled(before), spelled(after)] for path, before, after in rows]
 
 
-def told(change):
-    """The same from the archive's words, numbers as JavaScript spells them."""
-    parts = (part.split(" ") for part in change.split("; "))
-    return [[path, spelt(before), spelt(after)] for path, before, _, after in parts]
+def recorded_changes(record):
+    """The same from the archive."""
+    if record.parent_id is None:
+        return []
+    parts = (part.split(" ") for part in record.change.split("; "))
+    return [[path, spelled(before), spelled(after)] for path, before, _, after in parts]
 
 
-def spelt(value):
+def spelled(value):
+    """A value with its number, if it is one, in a normal form."""
     try:
         return f"{float(value):.10g}"
     except ValueError:
         return value
 
 
-def in_numbers(diff):
-    return [[path, spelt(before), spelt(after)] for path, before, after in diff]
-
-
-def spot_of(page, name):
-    """Where a candidate's node is, in pixels of the window."""
+def position_of(page, name):
+    """Position of a candidate's node in pixels of the window."""
     page.evaluate("document.getElementById('tree').scrollIntoView({behavior: 'instant'})")
     page.wait_for_selector("#tree-chart[data-drawn]")
     return page.evaluate(
         """(name) => {
-             const place = document.getElementById("tree-chart");
-             const box = place.getBoundingClientRect();
-             const trace = place.data.find((one) => one.customdata?.includes(name));
-             const i = trace.customdata.indexOf(name), { xaxis, yaxis } = place._fullLayout;
+             const plot = document.getElementById("tree-chart");
+             const box = plot.getBoundingClientRect();
+             const trace = plot.data.find((trace) => trace.customdata?.includes(name));
+             const i = trace.customdata.indexOf(name), { xaxis, yaxis } = plot._fullLayout;
              return [box.left + xaxis._offset + xaxis.l2p(trace.x[i]),
                      box.top + yaxis._offset + yaxis.l2p(trace.y[i])]; }""",
         name,
     )
 
 
-# What a reader sees ------------------------------------------------------------------------
+def tab_until(page, selector, limit=60):
+    """Presses Tab until the element has the focus."""
+    for _ in range(limit):
+        page.keyboard.press("Tab")
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"{selector} cannot be reached by Tab")
 
 
-def test_it_opens_without_a_complaint_or_a_request_and_every_figure_has_data(browser, report):
-    page, complaints, requests = open_report(browser, report)
+# Contents ----------------------------------------------------------------------------------
+
+
+def test_every_figure_of_a_search_has_data(opened, report):
+    page = opened(report)
     draw_everything(page)
-    found = points_of(page)
-    assert {"curves", "trajectory_gate", "front_cost", "operators", "tree-chart"} <= set(found)
-    assert all(count > 0 for count in found.values()), found
-    drawn = page.locator(".chart .main-svg .trace, .chart .main-svg .scatterlayer").count()
-    assert drawn >= len(found)
-    assert complaints == []
-    assert requests == [report.as_uri()]
-    page.close()
+    points = points_of(page)
+    assert {"curves", "trajectory_gate", "front_cost", "operators", "tree-chart"} <= set(points)
+    assert all(count > 0 for count in points.values()), points
+    assert page.locator(".chart .main-svg .scatterlayer").count() >= len(points)
 
 
-def test_so_does_one_with_promotion_confirmation_and_placebos(browser, repository, tmp_path):
-    path = write_report(write(tmp_path / "run", repository))
-    page, complaints, requests = open_report(browser, path)
+def test_every_figure_of_a_confirmed_search_has_data(opened, repository, tmp_path):
+    page = opened(write_report(write(tmp_path / "run", repository)))
     draw_everything(page)
-    found = points_of(page)
-    assert {"placebos", "perturbations", "gains", "curve_gains"} <= set(found)
-    assert all(count > 0 for count in found.values()), found
-    assert (complaints, requests) == ([], [path.as_uri()])
-    assert page.locator("#details-title").text_content() == WINNER
+    points = points_of(page)
+    assert {"placebos", "perturbations", "gains", "curve_gains"} <= set(points)
+    assert all(count > 0 for count in points.values()), points
+    assert selected(page) == WINNER
     assert page.locator("#details-seeds tbody tr").count() == 10
     page.locator("#search").fill("dead")
     page.locator("#list button").first.click()
     assert page.locator("#details-failure").text_content() == "Failed at step 3: non-finite loss."
-    page.close()
 
 
-def test_clicking_a_node_shows_its_difference_from_its_parent(browser, report, records):
-    page, complaints, _ = open_report(browser, report)
-    children = [record for record in records if record.parent_id is not None]
-    assert len(children) == 8
+def test_a_click_on_a_node_shows_its_candidate(opened, report, records):
+    page = opened(report)
     draw_everything(page)
-    for record in children:
-        page.mouse.move(*spot_of(page, record.id))
-        page.wait_for_selector(".hoverlayer .hovertext")  # Plotly has seen the mouse there
-        page.wait_for_timeout(350)  # or two clicks would be a double one
-        page.mouse.click(*spot_of(page, record.id))
-        assert page.locator("#details-title").text_content() == record.id
-        heading = page.locator("#details-diff-title").text_content()
-        assert heading == f"Difference from its parent, {record.parent_id}"
-        assert in_numbers(shown_diff(page)) == told(record.change), record.id
+    for record in [r for r in records.values() if r.parent_id is not None][::3]:
+        page.mouse.move(*position_of(page, record.id))
+        page.wait_for_selector(".hoverlayer .hovertext")  # Plotly has noticed the pointer
+        page.wait_for_timeout(350)  # otherwise two clicks would be a double click
+        page.mouse.click(*position_of(page, record.id))
+        assert selected(page) == record.id
+        assert record.parent_id in page.locator("#details-diff-title").text_content()
         seeds = page.locator("#details-seeds tbody tr").all_inner_texts()
         assert [row.split("\t")[2] for row in seeds] == [f"{x:.4f}" for x in record.val_bpb]
         steps = page.evaluate("document.getElementById('details-chart').data[1].x")
         assert steps == list(range(6))
-    assert complaints == []
-    page.close()
 
 
-def test_telemetry_is_unpacked_as_it_was_recorded(browser, report, records, finished):  # noqa: F811
-    page, _, _ = open_report(browser, report)
+def test_telemetry_is_unpacked_as_it_was_recorded(opened, report, finished):  # noqa: F811
+    page = opened(report)
     draw_everything(page)
-    name = page.locator("#details-title").text_content()
-    with np.load(finished[0] / "telemetry" / f"{name}.npz") as data:
+    with np.load(finished[0] / "telemetry" / f"{selected(page)}.npz") as data:
         recorded = dict(data)
     traces = page.evaluate(
         "document.getElementById('details-chart').data.map((t) => [t.name, t.y])"
@@ -157,25 +175,15 @@ def test_telemetry_is_unpacked_as_it_was_recorded(browser, report, records, fini
     assert len(traces) == 15
     for title, values in traces[1:]:
         expected = recorded[title.replace(" ", "_")]
-        spread = np.ptp(expected) / 1e4 + 1e-6
-        np.testing.assert_allclose(values, expected, atol=spread, rtol=0)
-    page.close()
+        atol = np.ptp(expected) / 1e4 + 1e-6
+        np.testing.assert_allclose(values, expected, atol=atol, rtol=0)
 
 
-# By keyboard alone -------------------------------------------------------------------------
+# Keyboard ----------------------------------------------------------------------------------
 
 
-def tab_until(page, selector, most=60):
-    """Presses Tab until the focus is on it; returns the places passed."""
-    for _ in range(most):
-        page.keyboard.press("Tab")
-        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
-            return
-    raise AssertionError(f"{selector} cannot be reached by Tab")
-
-
-def test_the_keyboard_alone_reaches_the_same(browser, report, records):
-    page, _, _ = open_report(browser, report)
+def test_the_keyboard_reaches_every_candidate_of_the_list(opened, report, records):
+    page = opened(report)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
     tab_until(page, "#list button")
@@ -185,92 +193,76 @@ def test_the_keyboard_alone_reaches_the_same(browser, report, records):
     page.keyboard.press("Home")
     for _ in records:
         page.keyboard.press("Enter")
-        name = page.locator("#details-title").text_content()
+        name = selected(page)
         assert page.evaluate("document.activeElement.dataset.id") == name
-        record = next(record for record in records if record.id == name)
-        diff = in_numbers(shown_diff(page))
-        assert diff == (told(record.change) if record.parent_id else [])
+        assert shown_changes(page) == recorded_changes(records[name])
         reached.add(name)
         page.keyboard.press("ArrowDown")
-    assert reached == {record.id for record in records}
-    page.close()
+    assert reached == set(records)
 
 
-def test_arrows_walk_the_family_tree(browser, report, records):
-    page, _, _ = open_report(browser, report)
-    tab_until(page, "#tree-chart")
-    by_id = {record.id: record for record in records}
-    now = lambda: page.locator("#details-title").text_content()  # noqa: E731
-    while (parent := by_id[now()].parent_id) is not None:
-        page.keyboard.press("ArrowLeft")
-        assert now() == parent
-    page.keyboard.press("ArrowRight")
-    assert by_id[now()].parent_id == "nanochat"
-    before = now()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("ArrowUp")
-    assert by_id[now()].generation == by_id[before].generation
-    page.close()
-
-
-def test_what_can_be_chosen_and_ordered_can_be_reached_by_tab(browser, report):
-    page, _, _ = open_report(browser, report)
-    for selector in ("nav a", "#tree-chart", "#search", "#order", "#list button", "summary"):
+def test_arrow_keys_move_through_the_family_tree(opened, report, records):
+    page = opened(report)
+    for selector in ("nav a", "#tree-chart"):
         tab_until(page, selector)
-    page.close()
+    while (parent := records[selected(page)].parent_id) is not None:
+        page.keyboard.press("ArrowLeft")
+        assert selected(page) == parent
+    page.keyboard.press("ArrowRight")
+    child = records[selected(page)]
+    assert child.parent_id == "nanochat"
+    for key in ("ArrowDown", "ArrowUp", "ArrowUp"):
+        page.keyboard.press(key)
+    assert records[selected(page)].generation == child.generation
+    for selector in ("#search", "#order", "#list button", "summary"):
+        tab_until(page, selector)
 
 
-# On any screen -----------------------------------------------------------------------------
+# Screens -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [320, 360, 768])
-def test_nothing_overflows_a_narrow_screen(browser, report, width):
-    page, _, _ = open_report(browser, report, width=width, height=740)
+@pytest.mark.parametrize("width", [320, 768])
+def test_nothing_overflows_a_narrow_screen(opened, report, width):
+    page = opened(report, width=width, height=740)
     draw_everything(page)
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.evaluate("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     widest = page.evaluate(
         "Math.max(...[...document.querySelectorAll('.chart')].map((c) => c.scrollWidth))"
     )
     assert 200 < widest <= width
-    page.close()
 
 
 def luminance(page, script):
-    """Relative luminance of a CSS colour, rgb(...), that a script gives."""
+    """Relative luminance of the CSS colour that a script returns."""
     colour = page.evaluate(script)
     rgb = np.array([float(x) for x in colour[colour.index("(") + 1 : -1].split(",")][:3]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def contrast(page, text):
-    """The WCAG contrast of a colour with the page."""
-    paper = luminance(page, "getComputedStyle(document.body).backgroundColor")
-    ink = luminance(page, text)
-    return (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05)
-
-
-TICKS = "getComputedStyle(document.querySelector('[data-chart=curves] .xtick text')).fill"
+PAPER = "getComputedStyle(document.body).backgroundColor"
 LINE = "getComputedStyle(document.querySelectorAll('[data-chart=curves] .js-line')[1]).stroke"
+CONTRASTS = {  # smallest WCAG contrast with the page
+    "getComputedStyle(document.body).color": 7,
+    "getComputedStyle(document.querySelector('[data-chart=curves] .xtick text')).fill": 4.5,
+    LINE: 3,
+}
 
 
-def test_dark_and_light_are_readable_and_change_while_it_is_open(browser, report):
-    page, complaints, _ = open_report(browser, report, dark=True)
+def test_dark_and_light_are_readable_and_change_while_the_page_is_open(opened, report):
+    page = opened(report, dark=True)
     colours = set()
-    for dark in (True, False, True):
-        page.emulate_media(color_scheme="dark" if dark else "light")
+    for scheme in ("dark", "light", "dark"):
+        page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(100)
-        paper = luminance(page, "getComputedStyle(document.body).backgroundColor")
-        assert (paper < 0.05) == dark
-        assert contrast(page, "getComputedStyle(document.body).color") > 7
-        assert contrast(page, TICKS) > 4.5
-        assert contrast(page, LINE) > 3
+        paper = luminance(page, PAPER)
+        assert (paper < 0.05) == (scheme == "dark")
+        for script, least in CONTRASTS.items():
+            low, high = sorted((paper, luminance(page, script)))
+            assert (high + 0.05) / (low + 0.05) > least, script
         colours.add(page.evaluate(LINE))
     assert len(colours) == 2
-    assert complaints == []
-    page.close()
 
 
 # Thousands of candidates -------------------------------------------------------------------
@@ -278,17 +270,18 @@ def test_dark_and_light_are_readable_and_change_while_it_is_open(browser, report
 
 @pytest.fixture(scope="module")
 def many(finished, records, tmp_path_factory):  # noqa: F811
-    """The report of the tiny search and of mutants of its policies, 3,000 in all."""
+    """The report of the tiny search with mutants of its policies, 3,000 candidates in all."""
     folder = tmp_path_factory.mktemp("many") / "run"
     (folder / "telemetry").mkdir(parents=True)
     for name in ("config.json", "summary.json"):
         shutil.copy(finished[0] / name, folder)
     rng = np.random.default_rng(0)
-    everyone = list(records)
-    seen = {canonical(record.spec) for record in records}
-    parents = [record for record in records if record.recipe is None]
-    for record in records:
-        shutil.copy(finished[0] / "telemetry" / f"{record.id}.npz", folder / "telemetry")
+    everyone = list(records.values())
+    parents = [record for record in everyone if record.recipe is None]
+    seen = {canonical(record.spec) for record in everyone}
+    files = [finished[0] / "telemetry" / f"{name}.npz" for name in records]
+    for file in files:
+        (folder / "telemetry" / file.name).symlink_to(file)
     while len(everyone) < MANY:
         number = len(everyone)
         parent = parents[-1 - min(rng.integers(0, len(parents), 2))]
@@ -301,31 +294,29 @@ def many(finished, records, tmp_path_factory):  # noqa: F811
         )  # fmt: skip
         everyone.append(child)
         parents.append(child)
-        source = finished[0] / "telemetry" / f"{records[number % len(records)].id}.npz"
-        shutil.copy(source, folder / "telemetry" / f"{child.id}.npz")
+        (folder / "telemetry" / f"{child.id}.npz").symlink_to(files[number % len(files)])
     archive.append(folder / "archive.jsonl", everyone)
     return write_report(folder), everyone
 
 
-def seconds_of(session):
-    """What the page's main thread has computed so far: seconds, whatever else the machine does."""
+def thread_seconds(session):
+    """CPU time of the page's main thread so far."""
     metrics = session.send("Performance.getMetrics")["metrics"]
     return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
 
 
+@pytest.mark.slow
 def test_three_thousand_candidates_load_within_three_seconds(browser, many):
-    """Until the page answers and its tree is drawn, on a machine that does nothing else."""
     path, _ = many
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]")
-    answers = seconds_of(session)
+    ready = thread_seconds(session)
     page.evaluate("document.getElementById('tree').scrollIntoView({behavior: 'instant'})")
     page.wait_for_selector("#tree-chart[data-drawn]")
-    drawn = seconds_of(session)
-    assert 0.05 < answers < drawn < SECONDS
+    assert 0.05 < ready < thread_seconds(session) < SECONDS
     nodes = page.evaluate(
         """document.getElementById("tree-chart").data.filter((t) => t.customdata)
              .map((t) => t.x.length).reduce((a, b) => a + b)"""
@@ -334,18 +325,18 @@ def test_three_thousand_candidates_load_within_three_seconds(browser, many):
     page.close()
 
 
-def test_any_of_three_thousand_is_found_and_shown(browser, many):
+@pytest.mark.slow
+def test_any_of_three_thousand_candidates_is_found(opened, many):
     path, everyone = many
-    page, _, _ = open_report(browser, path)
+    page = opened(path)
     record = everyone[1777]
     page.locator("#search").fill(record.id)
-    assert page.locator("#page").text_content() == "1 found, page 1 of 1"
+    assert page.locator("#page").text_content().startswith("1 found")
     page.locator("#list button").click()
-    assert in_numbers(shown_diff(page)) == told(record.change)
+    assert shown_changes(page) == recorded_changes(record)
     page.locator("#search").fill(record.operator)
     count = sum(other.operator == record.operator for other in everyone)
     assert page.locator("#page").text_content().startswith(f"{count} found")
     assert page.locator("#list tbody tr").count() <= 20
     assert path.stat().st_size < 20e6
     assert json.loads(page.locator("#data").text_content())["candidates"]["points"] >= 6
-    page.close()
