@@ -17,11 +17,11 @@ from test_deployed_folder import SECRET, changed, sent
 from test_search import make_config
 
 from nanoevolve_jax.codegen.deployment import folder, jobs
-from nanoevolve_jax.codegen.deployment.remote import FolderError
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.checkpoint import Interrupted
 from nanoevolve_jax.execution.engine import ClusterError
+from nanoevolve_jax.execution.intact import FolderError
 from nanoevolve_jax.execution.ray_engine import RayEngine
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.spec import TRUST_RATIO

@@ -17,6 +17,7 @@ import pytest
 from histories import family, write_folder
 from jax import export
 from ml_collections import ConfigDict
+from msgspec.structs import replace
 from nanoevolve_jax.configs.base import SETTINGS as FIELDS
 from nanoevolve_jax.data import places
 from nanoevolve_jax.data.errors import CorpusError
@@ -27,13 +28,13 @@ from nanoevolve_jax.codegen import trace
 from nanoevolve_jax.codegen.deploy import deployment
 from nanoevolve_jax.codegen.deployment import folder, registry, remote
 from nanoevolve_jax.codegen.deployment.folder import Submission, make_folder, portable, read_folder
-from nanoevolve_jax.codegen.deployment.remote import JOB, FolderError, job_id
 from nanoevolve_jax.evidence.comparison import Arm, Bench, shared_seeds
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import FORMAT, seal_of, write_sealed
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import ray_server
+from nanoevolve_jax.execution.intact import JOB, FolderError, job_id
 from nanoevolve_jax.execution.json_files import to_text
 from nanoevolve_jax.execution.results import RunResult, result_from_json, result_to_json
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_baseline
@@ -373,9 +374,9 @@ def test_a_result_as_a_phrase():
 def test_the_registry_keeps_entries_and_results(tmp_path):
     entry = registry.Entry("nano-1", "runs/a:g1", "local", str(tmp_path / "a"), 1.0)
     registry.add(tmp_path, entry)
-    registry.add(tmp_path, entry._replace(job="nano-0", sent=2.0))
+    registry.add(tmp_path, replace(entry, job="nano-0", sent=2.0))
     with pytest.raises(ValueError, match="job must be an id"):
-        registry.add(tmp_path, entry._replace(job="../nano-0"))
+        registry.add(tmp_path, replace(entry, job="../nano-0"))
     (tmp_path / registry.FOLDER / "torn.json").write_text("{")
     assert [one.job for one in registry.entries(tmp_path)] == ["nano-1", "nano-0"]
     assert registry.find(tmp_path, "nano-1") == entry and entry.result is None

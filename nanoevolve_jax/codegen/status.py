@@ -13,7 +13,6 @@ from rich.table import Table
 from nanoevolve_jax import command
 from nanoevolve_jax.codegen.deployment import jobs, registry
 from nanoevolve_jax.codegen.deployment.jobs import State
-from nanoevolve_jax.codegen.deployment.registry import Entry
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution import ray_server
@@ -23,47 +22,38 @@ from nanoevolve_jax.terminal.pages import show
 
 _ADDRESS = flags.DEFINE_string("address", ray_server.LOCAL, "address of a cluster to list as well")
 _CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the registry of jobs")
-_UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def all_jobs(
-    entries: list[Entry], address: str
-) -> tuple[list[tuple[Entry, State]], list[ClusterError]]:
+def listed(cache: Path, address: str) -> tuple[dict[registry.Entry, State], list[ClusterError]]:
     """Returns every registered job and every other job of the clusters, oldest first.
 
     Args:
-      entries: Registered jobs.
-      address: Address of a further cluster.
+      cache: Folder with the registry.
+      address: Address of a cluster beside those of the registered jobs.
 
     Returns:
-      (jobs, errors of clusters that cannot be reached).
+      (states of the jobs, errors of clusters that cannot be reached).
     """
-    known = {entry.job: entry for entry in entries}
+    known = {entry.job: entry for entry in registry.entries(cache)}
     states: dict[str, State] = {}
     errors: dict[str, ClusterError] = {}
-    for place in dict.fromkeys([*(entry.address for entry in entries), address]):
+    for place in {address: 0} | {entry.address: 0 for entry in known.values()}:
         try:
             for state in jobs.listed(place):
                 states[state.job] = state
-                other = Entry(state.job, state.candidate, place, "", state.started)
+                other = registry.Entry(state.job, state.candidate, place, "", state.started)
                 known.setdefault(state.job, other)
         except ClusterError as error:
             errors[place] = error
+    for job, entry in known.items():
+        gone = State(job, jobs.LOST, "its cluster is gone; `deploy` sends it again")
+        unlisted = State(job, "unreachable") if entry.address in errors else gone
+        states.setdefault(job, State(job, jobs.SUCCEEDED) if entry.result else unlisted)
     ordered = sorted(known.values(), key=lambda entry: (entry.sent, entry.job))
-    return [(e, states.get(e.job) or _unlisted(e, e.address in errors)) for e in ordered], [
-        *errors.values()
-    ]
+    return {entry: states[entry.job] for entry in ordered}, list(errors.values())
 
 
-def _unlisted(entry: Entry, unreachable: bool) -> State:
-    if entry.result is not None:
-        return State(entry.job, jobs.SUCCEEDED)
-    if unreachable:
-        return State(entry.job, "unreachable")
-    return State(entry.job, jobs.LOST, "its cluster is gone; `deploy` sends it again")
-
-
-def outcome(entry: Entry, state: State) -> str:
+def outcome(entry: registry.Entry, state: State) -> str:
     """Returns a phrase about the outcome of a job, and keeps a result that is new here."""
     result = entry.result
     if result is None and state.status == jobs.SUCCEEDED:
@@ -73,15 +63,7 @@ def outcome(entry: Entry, state: State) -> str:
             return str(error)
         if result and entry.place:
             entry.keep(result)
-    if result:
-        return registry.summary(result)
-    return state.message if state.status in (jobs.FAILED, jobs.STOPPED, jobs.LOST) else ""
-
-
-def age(seconds: float) -> str:
-    """Returns a time span in its largest unit, such as '3 min'."""
-    name, length = next((unit for unit in _UNITS if seconds >= unit[1]), _UNITS[-1])
-    return f"{max(0, int(seconds // length))} {name}"
+    return registry.summary(result) if result else state.message
 
 
 def main(arguments: list[str]) -> None:
@@ -89,13 +71,13 @@ def main(arguments: list[str]) -> None:
     if arguments:
         command.fail(must("arguments", "be absent", " ".join(arguments)))
     cache = Path(_CACHE.value)
-    rows, errors = all_jobs(registry.entries(cache), ray_server.absolute(_ADDRESS.value, cache))
+    rows, errors = listed(cache, ray_server.absolute(_ADDRESS.value, cache))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "candidate", "status", "age", "result"):
-        table.add_column(name, no_wrap=name in ("job", "age"), overflow="fold")
-    for entry, state in rows:
-        since = age(time.time() - entry.sent)
-        table.add_row(entry.job, entry.candidate, state.status, since, outcome(entry, state))
+    for name in ("job", "candidate", "status", "sent", "result"):
+        table.add_column(name, no_wrap=name in ("job", "sent"), overflow="fold")
+    for entry, state in rows.items():
+        sent = time.strftime("%m-%d %H:%M", time.localtime(entry.sent))
+        table.add_row(entry.job, entry.candidate, state.status, sent, outcome(entry, state))
     page = [table if rows else plain("nothing was deployed"), *(plain(e) for e in errors)]
     show(page, Console())
 

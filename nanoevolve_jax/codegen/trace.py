@@ -22,18 +22,6 @@ FAILED = 1
 _TICK = 1.0  # seconds between two requests
 
 
-def entry_of(job: str, cache: Path, address: str) -> registry.Entry:
-    """Returns the entry of a job; a new one if the job was sent from another machine.
-
-    Raises:
-      FolderError: If the job is not registered and no address is given.
-    """
-    if address and job not in [entry.job for entry in registry.entries(cache)]:
-        place = str((cache / registry.FOLDER / job).absolute())
-        return registry.Entry(job, job, ray_server.absolute(address, cache), place, time.time())
-    return registry.find(cache, job)
-
-
 def trace(entry: registry.Entry, *, follow: bool) -> int:
     """Prints the log of a job as it grows, and its result; returns the exit code."""
     name, printed, status = f"{entry.job}, {entry.candidate}", 0, ""
@@ -54,16 +42,17 @@ def trace(entry: registry.Entry, *, follow: bool) -> int:
         time.sleep(_TICK)
     print_line(f"{name}: {state.status}")
     if state.status == jobs.SUCCEEDED:
-        return _keep(entry, registry.from_log(log, entry.job))
-    if ended:
-        print_line(state.message or "no reason is given")
-    return FAILED if ended else 0
+        result = registry.from_log(log, entry.job)
+        return _keep(entry, result) if result else _fail("its log has no result")
+    return _fail(state.message or "no reason is given") if ended else 0
 
 
-def _keep(entry: registry.Entry, result: dict | None) -> int:
-    if result is None:
-        print_line("its log has no result")
-        return FAILED
+def _fail(reason: str) -> int:
+    print_line(reason)
+    return FAILED
+
+
+def _keep(entry: registry.Entry, result: dict) -> int:
     print_line(registry.summary(result))
     print_line(entry.keep(result))
     return 0
@@ -73,12 +62,16 @@ def main(arguments: list[str]) -> int:
     """Runs the command."""
     if len(arguments) != 1:
         command.fail(must("arguments", "be the id of one job", " ".join(arguments)))
-    given = flags.FLAGS
-    entry = entry_of(arguments[0], Path(given.cache_dir), given.address)
-    result = entry.result
-    if result is None:
+    (job,), given = arguments, flags.FLAGS
+    cache = Path(given.cache_dir)
+    if given.address and job not in [entry.job for entry in registry.entries(cache)]:
+        address, place = ray_server.absolute(given.address, cache), cache / registry.FOLDER / job
+        entry = registry.Entry(job, job, address, str(place.absolute()), time.time())
+    else:
+        entry = registry.find(cache, job)
+    if (result := entry.result) is None:
         return trace(entry, follow=given.follow)
-    print_line(f"{entry.job}, {entry.candidate}: {jobs.SUCCEEDED}, fetched before")
+    print_line(f"{job}, {entry.candidate}: {jobs.SUCCEEDED}, fetched before")
     return _keep(entry, result)
 
 

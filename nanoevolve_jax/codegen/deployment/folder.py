@@ -19,14 +19,6 @@ from typing import Any, NamedTuple, TypedDict
 
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.codegen.deployment.remote import (
-    FORMAT,
-    JOB,
-    FolderError,
-    digests,
-    job_id,
-    read_intact,
-)
 from nanoevolve_jax.configs.base import SETTINGS, get_config
 from nanoevolve_jax.data.corpus import SOURCES
 from nanoevolve_jax.data.errors import CorpusError
@@ -35,6 +27,14 @@ from nanoevolve_jax.data.shards import list_shards
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evolution.library import FOLDER as CODE
 from nanoevolve_jax.evolution.library import Library
+from nanoevolve_jax.execution.intact import (
+    FORMAT,
+    JOB,
+    FolderError,
+    digests,
+    job_id,
+    read_intact,
+)
 from nanoevolve_jax.execution.job import Job, JobDocument, job_from_json, job_to_json
 from nanoevolve_jax.execution.json_files import to_text, typed
 from nanoevolve_jax.execution.received import received

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 
 from nanoevolve_jax.codegen.deployment import registry
 from nanoevolve_jax.codegen.deployment.folder import Submission, make_folder, portable, read_folder
-from nanoevolve_jax.codegen.deployment.remote import PREFIX
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.engine import ClusterError, Progress
+from nanoevolve_jax.execution.intact import PREFIX
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.ray_server import Server, connected
 from nanoevolve_jax.execution.results import LOST as LOST_RUN

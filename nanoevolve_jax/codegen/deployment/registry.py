@@ -9,14 +9,14 @@ import difflib
 import json
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from msgspec import Meta
+import msgspec
 
-from nanoevolve_jax.codegen.deployment.remote import FolderError
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import FORMAT, read_sealed, seal_of, write_sealed
+from nanoevolve_jax.execution.intact import FolderError
 from nanoevolve_jax.execution.json_files import Id, read_json, typed, write_json
 
 MARK, KIND = "NANOEVOLVE-RESULT ", "deployment"
@@ -31,22 +31,14 @@ class _Run(TypedDict):
 
 class _Result(TypedDict):
     job: str
-    candidate: Annotated[list[_Run], Meta(min_length=1)]
+    candidate: Annotated[list[_Run], msgspec.Meta(min_length=1)]
     baseline: NotRequired[list[_Run]]
 
 
-class _EntryDocument(TypedDict):
-    job: Id
-    candidate: str
-    address: str
-    place: str
-    sent: float
-
-
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """A job that was sent from this machine."""
 
-    job: str
+    job: Id
     candidate: str  # name that the user gave, such as runs/mine:g002c06
     address: str
     place: str  # absolute path of the result's folder; empty if the job came from elsewhere
@@ -71,15 +63,15 @@ def add(cache: Path, entry: Entry) -> None:
     """Writes an entry, or replaces the one of the same job; ValueError if that is not an id."""
     typed(entry.job, Id, "job")
     (cache / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_json(cache / FOLDER / f"{entry.job}.json", entry._asdict())
+    write_json(cache / FOLDER / f"{entry.job}.json", msgspec.structs.asdict(entry))
 
 
 def entries(cache: Path) -> list[Entry]:
     """Returns all entries, oldest first, without damaged ones."""
     valid = []
-    for path in sorted((cache / FOLDER).glob("*.json")):
+    for path in (cache / FOLDER).glob("*.json"):
         try:
-            valid.append(Entry(**read_json(path, _EntryDocument)))
+            valid.append(Entry(**read_json(path, Entry)))
         except (OSError, ValueError, TypeError):
             continue
     return sorted(valid, key=lambda entry: (entry.sent, entry.job))
@@ -97,8 +89,8 @@ def find(cache: Path, job: str) -> Entry:
 def to_line(result: dict[str, Any]) -> str:
     """Returns the line of a result."""
     sealed = json.loads(json.dumps({"kind": KIND, "format": FORMAT} | result, allow_nan=False))
-    sealed["seal"] = seal_of(sealed)
-    return MARK + base64.b64encode(zlib.compress(json.dumps(sealed).encode())).decode()
+    content = json.dumps(sealed | {"seal": seal_of(sealed)}).encode()
+    return MARK + base64.b64encode(zlib.compress(content)).decode()
 
 
 def from_log(text: str, job: str) -> dict[str, Any] | None:
@@ -113,14 +105,14 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
     try:
         packed = base64.b64decode(lines[-1][len(MARK) :], validate=False)
         result = json.loads(zlib.decompressobj().decompress(packed, _MOST_BYTES))
-        intact = result["seal"] == seal_of(result)
-        if not intact or (result["kind"], result["format"]) != (KIND, FORMAT):
+        expected = (KIND, FORMAT, seal_of(result))
+        if (result["kind"], result["format"], result["seal"]) != expected:
             raise ValueError("its seal does not fit")
-        _checked(result)
-    except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+        owner = _checked(result)["job"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         raise EvidenceError(f"the result in the job's log is damaged: {error!r}") from None
-    if result["job"] != job:
-        raise EvidenceError(f"the log of job {job} has the result of job {result['job']}")
+    if owner != job:
+        raise EvidenceError(f"the log of job {job} has the result of job {owner}")
     return result
 
 
