@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import app
-from nanoevolve_jax.configs import base
+from nanoevolve_jax.configs.base import SETTINGS
 
 from nanoevolve_jax.policy import spec
 
@@ -26,6 +26,24 @@ PAGES = ("BENCHMARKS.md", "CONFIGURATION.md", "EVALUATION.md", "POLICY.md")
 PLAN = "nanoevolve search --config.plan=true --config.step_seconds=0.04 --config.devices=2"
 _NO_GPU, _NOT_YET = "not measured: no GPU was at hand", "not measured yet"
 _PLACE = re.compile(r"(<!-- (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TITLES = {
+    "": "The run",
+    "track": "Trackers",
+    "ray": "Ray cluster",
+    "data": "Text",
+    "model": "Model",
+    "train": "Training run",
+    "recipe": "Recipe",
+    "search": "Search",
+    "promote": "Promotion",
+    "confirm": "Confirmation",
+    "attribute": "Attribution",
+    "transfer": "Transfer",
+    "compare": "Comparison of given specs",
+    "calibrate": "Calibration",
+    "codegen": "Code mutation",
+}
+
 Rows = list[list[str]]
 
 
@@ -217,6 +235,17 @@ def plan() -> str:
     return f"```\n{PLAN}\n```\n\n```\n{planned.stdout}```\n"
 
 
+def settings() -> str:
+    """Returns a table of the config fields of each group, under the title of the group."""
+    groups: dict[str, str] = dict.fromkeys(_TITLES, "")
+    for path, setting in SETTINGS.items():
+        limits = setting.limits.removeprefix("an integer from ").removeprefix("a number from ")
+        row = f"| `{path}` | {setting.default} | {limits} | {setting.meaning} |\n"
+        groups[path.rpartition(".")[0]] += row
+    columns = "| field | default | values | meaning |\n| --- | --- | --- | --- |\n"
+    return "\n".join(f"## {_TITLES[name]}\n\n{columns}{rows}" for name, rows in groups.items())
+
+
 def sensors() -> str:
     """Returns the table of sensors."""
     rows = "".join(
@@ -238,7 +267,7 @@ def actuators() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    "settings": lambda: f"{base.to_markdown()}\n",
+    "settings": settings,
     "sensors": sensors,
     "actuators": actuators,
     "plan": plan,
