@@ -1,10 +1,10 @@
-"""A command-line mutator whose answers are written down.
+"""A command-line provider with scripted answers.
 
   python tests/scripted_mutator.py PROMPT_FILE ANSWER_FILE [SCRIPT]
 
 The first line of the prompt names proposal and try, as in `Proposal 7, try 1: ...`; the answer is a
 pure function of the two: that of `scripted_answers`, or of SCRIPT, a JSON file with a list of
-answers, one a try, by a proposal's number; null in it: the command fails. It prints its usage as
+answers, one a try, by a proposal's number; null makes the command fail. It prints its usage as
 JSON, the same figures as `openai_server`. `provider` is its profile.
 """
 
@@ -24,13 +24,12 @@ def tokens(text: str) -> int:
 
 
 def provider(script: Path | None = None, **fields):
-    """A profile of this command; `fields` are those of `Provider` that differ."""
-    from nanoevolve_jax.codegen.mutators.providers import Provider
+    """A profile of this command; `fields` are those of `Command` that differ."""
+    from nanoevolve_jax.codegen.mutators.providers import Command
 
     extra = () if script is None else (str(script),)
     values = {
         "name": "scripted",
-        "kind": "command",
         "model": "script",
         "command": (sys.executable, __file__, "{prompt_file}", "{answer_file}", *extra),
         "dollars_in": 1.0,
@@ -41,7 +40,7 @@ def provider(script: Path | None = None, **fields):
         "input_tokens_at": ("usage.in",),
         "output_tokens_at": ("usage.out",),
     }
-    return Provider(**values | fields)
+    return Command(**values | fields)
 
 
 def profile(table: str = "scripted", script: Path | None = None) -> str:

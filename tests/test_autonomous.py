@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from autonomous_run import KNOWN_GOOD, SECRET, providers, run, script, start
+from autonomous_run import KNOWN_GOOD, SECRET, SETTINGS, providers, run, script, start
 from openai_server import Server
 from scripted_answers import EXPECTED, PLAN, REASONS
 from scripted_mutator import tokens
@@ -21,6 +21,7 @@ from nanoevolve_jax.evolution.library import Library
 pytestmark = pytest.mark.slow
 KILLED_AFTER = 12  # proposals of the campaign that is killed
 KILLS = 10
+WINDOW = SETTINGS["codegen.window"]
 
 
 class Campaign:
@@ -170,7 +171,7 @@ def test_a_finished_campaign_asks_nobody_again(whole, place):
     assert lines[1] == (whole.folder / "archive.jsonl").read_bytes()
 
 
-def test_a_campaign_killed_at_ten_random_moments_has_the_same_books(whole, place):
+def test_a_campaign_killed_at_ten_random_moments_has_the_same_journal(whole, place):
     """Spread over its first half by what is settled, so that no machine is too slow or too fast."""
     rng = random.Random(0)
     folder = place / "killed"
@@ -187,7 +188,9 @@ def test_a_campaign_killed_at_ten_random_moments_has_the_same_books(whole, place
             process.communicate()
         out = run(place, folder, profiles, codegen__proposals=KILLED_AFTER)
         paid = dict(server.paid)
-    assert set(paid.values()) == {1}, "a proposal was paid twice"
+    # A kill loses the calls under way, which are made again.
+    lost = sum(paid.values()) - len(paid)
+    assert lost <= KILLS * WINDOW, "a call whose answer was stored was paid for again"
     found = Campaign(folder, None, out)
     assert timeless(found.entries) == timeless(whole.entries[:KILLED_AFTER])
     names = {entry.candidate for entry in found.entries}
@@ -196,13 +199,13 @@ def test_a_campaign_killed_at_ten_random_moments_has_the_same_books(whole, place
 
 
 def runs_for(process, seconds):
-    """Waits, and fails if it ends meanwhile."""
+    """Waits, and fails if the process ends meanwhile."""
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=seconds)
 
 
 def timeless(entries):
-    """Everything in the books but how long providers took."""
+    """The entries without the time that providers took."""
     return [entry._replace(seconds=0.0) for entry in entries]
 
 

@@ -1,4 +1,4 @@
-"""The bandit finds who gains most per cost, forgets, and is the same for the same history."""
+"""The bandit prefers the largest gain per cost, forgets, and is deterministic."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoevolve_jax.codegen.mutators.bandit import (
-    DOLLARS_A_TOKEN,
+    DOLLARS_PER_TOKEN,
     FIRST_REST,
     LONGEST_REST,
     PATIENCE,
@@ -52,7 +52,7 @@ def test_gain_per_cost_decides_and_not_gain():
     assert chances(NAMES, campaign(150, draw))["cheap"] > 0.7
 
 
-def test_what_has_changed_is_noticed():
+def test_changes_are_noticed():
     def draw(rng, name, count):
         chance = {"dear": 0.0, "cheap": 0.6 * (count < 100), "poor": 0.6 * (count >= 100)}[name]
         return Outcome(name, float(rng.random() < chance), 0.1, 1.0, False)
@@ -62,8 +62,8 @@ def test_what_has_changed_is_noticed():
     assert late["poor"] > 50, late
 
 
-def test_tokens_are_what_a_free_provider_costs():
-    assert cost(Outcome("a", 0.0, 0.0, 50_000, False)) == pytest.approx(50_000 * DOLLARS_A_TOKEN)
+def test_a_free_provider_costs_its_tokens():
+    assert cost(Outcome("a", 0.0, 0.0, 50_000, False)) == pytest.approx(50_000 * DOLLARS_PER_TOKEN)
     assert cost(Outcome("a", 0.0, 0.5, 10.0, False)) == 0.5
     assert cost(Outcome("a", 0.0, 0.0, 0.0, False)) > 0
 
@@ -74,12 +74,12 @@ def test_tokens_are_what_a_free_provider_costs():
     assert chances(NAMES, campaign(120, draw))["cheap"] > 0.9
 
 
-def test_at_first_everyone_has_the_same_chance():
+def test_at_first_all_providers_have_the_same_chance():
     assert all(abs(chance - 1 / 3) < 0.05 for chance in chances(NAMES, []).values())
 
 
 @given(st.lists(outcomes, max_size=40), st.integers(0, 2**32 - 1))
-def test_a_choice_is_a_function_of_its_arguments_and_never_set_aside(history, seed):
+def test_a_choice_is_a_function_of_its_arguments_and_not_set_aside(history, seed):
     chosen = choose(NAMES, history, seed)
     assert chosen == choose(NAMES, list(history), seed)
     aside = set_aside(history)
@@ -90,7 +90,7 @@ def test_a_choice_is_a_function_of_its_arguments_and_never_set_aside(history, se
     assert all(found[name] == 0.0 for name in aside) or aside >= set(NAMES)
 
 
-def test_who_keeps_failing_rests_longer_and_longer_and_one_answer_ends_it():
+def test_a_provider_that_keeps_failing_rests_longer_each_time_until_it_answers():
     fail, good = Outcome("poor", 0.0, 0.0, 1.0, True), Outcome("cheap", 0.0, 0.1, 1.0, False)
     history = [fail] * (PATIENCE - 1)
     assert not set_aside(history)
@@ -105,13 +105,13 @@ def test_who_keeps_failing_rests_longer_and_longer_and_one_answer_ends_it():
     assert not set_aside([*history, fail._replace(failed=False), fail])
 
 
-def test_when_everyone_is_set_aside_the_one_that_rested_longest_is_asked():
+def test_if_all_are_set_aside_the_one_that_rested_longest_is_asked():
     history = [Outcome(name, 0.0, 0.0, 1.0, True) for name in NAMES for _ in range(PATIENCE)]
     assert set_aside(history) >= {"cheap", "poor"}
     assert choose(("poor", "cheap"), history, 0) == "cheap"
 
 
-def test_history_is_what_the_books_say():
+def test_the_history_is_that_of_the_journal():
     def entry(number, outcome, gain):
         texts = dict.fromkeys(("candidate", "reason", "message"))
         tokens = {"calls": 1, "input_tokens": 5, "output_tokens": 6, "dollars": 0.5, "seconds": 2.0}

@@ -1,5 +1,6 @@
 """One proposal from the command line, with a command and with an endpoint."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,12 +14,19 @@ import scripted_mutator
 from openai_server import Reply, Server
 
 from nanoevolve_jax.codegen import propose as command
+from nanoevolve_jax.codegen.campaign.proposal import ask_twice
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import edits
-from nanoevolve_jax.codegen.mutators.answers import answers_of
-from nanoevolve_jax.codegen.mutators.ask import NotPermitted, ask
-from nanoevolve_jax.codegen.mutators.budget import Limits, books, permitted, spent_by
-from nanoevolve_jax.codegen.mutators.tries import propose
+from nanoevolve_jax.codegen.mutators.budget import Limits
+from nanoevolve_jax.codegen.mutators.calls import (
+    Answer,
+    NotPermitted,
+    answers_of,
+    ask,
+    cost_of,
+    permitted,
+)
+from nanoevolve_jax.codegen.mutators.providers import Api
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
 from nanoevolve_jax.policy.slots import built_in_source
@@ -90,7 +98,10 @@ def test_a_dry_run_prints_the_prompt_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gate", "gate", "gate"], "arguments are 'gate gate gate'; allowed: SLOT, or SLOT FILE"),
+        (
+            ["gate", "gate", "gate"],
+            "the arguments must be SLOT, or SLOT FILE, got",
+        ),
         (["gate", "--provider=openai"], "variable OPENAI_API_KEY is not set"),
     ],
 )
@@ -104,9 +115,15 @@ def test_slots_scopes_and_files_that_cannot_be_used(tmp_path):
     (tmp_path / "bad.py").write_text("import os\n")
     (tmp_path / "binary.py").write_bytes(b"\xff")
     for call, words in [
-        (lambda: command.scope_of("gates", ""), "SLOT is 'gates'; allowed: direction, gate"),
-        (lambda: command.scope_of("gate", "matrix"), "--scope is 'matrix'; allowed for gate: gat"),
-        (lambda: command.starting_source("gate", "no.py"), "FILE is 'no.py'; allowed: a source"),
+        (lambda: command.scope_of("gates", ""), "SLOT must be one of direction, gate"),
+        (
+            lambda: command.scope_of("gate", "matrix"),
+            "--scope must be one of gating",
+        ),
+        (
+            lambda: command.starting_source("gate", "no.py"),
+            "FILE must be a source of gate",
+        ),
         (lambda: command.starting_source("gate", str(tmp_path / "bad.py")), "imports are not"),
         (lambda: command.starting_source("gate", str(tmp_path / "binary.py")), "a source of gate"),
     ]:
@@ -124,10 +141,10 @@ def test_the_ensemble_is_a_table_of_what_each_did(tmp_path):
     scripted = scripted_mutator.provider()
     for number in (number_of("nesterov"), number_of("fails")):
         place = tmp_path / "run" / "proposals" / f"{number:04}" / "try-1"
-        ask(scripted, f"Proposal {number}, try 1: go", place)
+        asyncio.run(ask(scripted, f"Proposal {number}, try 1: go", place))
     found = run("run", "--providers=mine.toml", folder=tmp_path, module="ensemble")
     assert found.returncode == 0, found.stderr
-    spent = spent_by(answers_of(tmp_path / "run"))
+    spent = cost_of(answers_of(tmp_path / "run"))
     row = next(line for line in found.stdout.splitlines() if "scripted" in line).split()
     assert row[1:5] == ["ready", "2", "1", f"{spent.tokens:,}"]
     assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in found.stdout
@@ -138,7 +155,7 @@ def test_the_ensemble_is_a_table_of_what_each_did(tmp_path):
     assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], found.stderr
     assert rows["scripted"][2:4] == ["2", "1"]
     bad = run("nowhere", folder=tmp_path, module="ensemble")
-    assert bad.returncode == 2 and "DIR is 'nowhere'; allowed: a run folder" in bad.stderr
+    assert bad.returncode == 2 and "DIR must be a run folder" in bad.stderr
 
 
 @pytest.mark.parametrize("kind", [*scripted_answers.GOOD, *scripted_answers.BROKEN])
@@ -189,27 +206,29 @@ def test_no_two_good_proposals_are_the_same():
     assert len(set(sources)) == len(sources)
 
 
+def try_twice(ask_provider, prompt, folder, source=SEED, slot="direction"):
+    async def check(source, place):
+        return judged(source, place)
+
+    return asyncio.run(ask_twice(ask_provider, prompt, source, slot, folder, check))
+
+
 @pytest.mark.parametrize("kind", ["command", "api"])
-def test_a_bad_answer_is_told_what_was_wrong_and_tried_once_more(tmp_path, kind):
+def test_a_bad_answer_gets_one_more_try_that_quotes_what_was_wrong(tmp_path, kind):
     number = number_of("not_found")
     prompt = f"Proposal {number}, try 1: rewrite.\n\n{SEED}"
-
-    def script(number, try_, attempt):
-        return Reply(scripted_answers.answer(number, try_))
-
-    with Server(script) as server:
+    folder = tmp_path / "proposals" / "0001"
+    with Server(lambda number, try_, _: Reply(scripted_answers.answer(number, try_))) as server:
         provider = scripted_mutator.provider()
         if kind == "api":
-            fields = {"kind": "api", "base_url": server.url, "command": ()}
-            provider = scripted_mutator.provider(**fields)
-        folder = tmp_path / "proposals" / "0001"
-        found = propose(partial(ask, provider), prompt, SEED, "direction", folder, judged)
-        assert "is not in the source" in found.tries[0].wrong
-        assert found.source and found.wrong is None and len(found.tries) == 2
-        told = json.loads((folder / "try-2" / "request.json").read_text())["prompt"]
-        assert found.tries[0].wrong in told and "newton_schulz" in told
-        again = propose(partial(ask, provider), prompt, SEED, "direction", folder, judged)
-        assert again == found
+            prices = {"dollars_in": 1.0, "dollars_out": 4.0, "max_output_tokens": 2000}
+            provider = Api(name="local", model="script", base_url=server.url, **prices)
+        tries = try_twice(partial(ask, provider), prompt, folder)
+        assert "is not in the source" in tries.tries[0].wrong
+        assert tries.source and len(tries.tries) == 2
+        second = json.loads((folder / "try-2" / "request.json").read_text())["prompt"]
+        assert tries.tries[0].wrong in second and "newton_schulz" in second
+        assert try_twice(partial(ask, provider), prompt, folder) == tries
         if kind == "api":
             assert dict(server.paid) == {(number, 1): 1, (number, 2): 1}
             answers = answers_of(tmp_path)
@@ -217,31 +236,40 @@ def test_a_bad_answer_is_told_what_was_wrong_and_tried_once_more(tmp_path, kind)
             assert sum(a.output_tokens for a in answers) == server.usage["completion_tokens"]
 
 
-def test_a_provider_that_fails_is_not_asked_again(tmp_path):
+def test_a_second_prompt_does_not_repeat_the_reasoning(tmp_path):
+    asked = []
+
+    async def answer(prompt, place):
+        place.mkdir(parents=True)
+        asked.append(prompt)
+        block = "<<<<<<< SEARCH\nis not there\n=======\nx\n>>>>>>> REPLACE\n"
+        text = f"<think>secret thoughts</think>{block}"
+        return Answer(text, 1, 1, 0.0, 0.0, 1, 0, None, "a", "m")
+
+    try_twice(answer, "Proposal 1, try 1: go\n", tmp_path)
+    assert "> is not there" in asked[1] and "secret thoughts" not in asked[1]
+
+
+def test_a_provider_that_fails_gets_no_second_try(tmp_path):
     prompt = f"Proposal {number_of('fails')}, try 1: rewrite."
-    provider = scripted_mutator.provider()
-    found = propose(partial(ask, provider), prompt, SEED, "direction", tmp_path / "0001", judged)
-    assert len(found.tries) == 1 and found.source is None
-    assert "code 3: scripted failure" in found.wrong
+    tries = try_twice(partial(ask, scripted_mutator.provider()), prompt, tmp_path / "0001")
+    assert len(tries.tries) == 1 and tries.source is None
+    assert "code 3: scripted failure" in tries.tries[0].wrong
 
 
 def test_a_call_that_might_break_a_limit_is_not_made(tmp_path):
-    provider = scripted_mutator.provider()
-    limits = Limits(calls=1)
+    provider, limits = scripted_mutator.provider(), Limits(calls=1)
     folder = tmp_path / "proposals" / "0002"
     prompt = f"Proposal {number_of('prose')}, try 1: rewrite."
+    permit = partial(permitted, limits, tmp_path)
 
-    def permit(*call):
-        return permitted(limits, tmp_path, *call)
+    async def carefully(asked, place):
+        return await ask(provider, asked, place, permit)
 
-    def carefully(asked, place):
-        return ask(provider, asked, place, permit)
-
-    found = propose(carefully, prompt, SEED, "direction", folder, judged)
-    assert found.source is None and found.stopped.startswith("limit of calls: 1; 1 spent")
-    assert books(tmp_path)[0].calls == 1
-    again = propose(carefully, prompt, SEED, "direction", folder, judged)
-    assert again == found
+    tries = try_twice(carefully, prompt, folder)
+    assert tries.source is None and tries.stopped.startswith("limit of calls: 1; 1 spent")
+    assert cost_of(answers_of(tmp_path)).calls == 1
+    assert try_twice(carefully, prompt, folder) == tries
     with pytest.raises(NotPermitted):
-        ask(provider, "anything", tmp_path / "proposals" / "0003" / "try-1", permit)
+        asyncio.run(carefully("anything", tmp_path / "proposals" / "0003" / "try-1"))
     assert not (tmp_path / "proposals" / "0003").exists()

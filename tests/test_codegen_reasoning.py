@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from test_codegen_edits import _PIECES, SOURCE, block, fenced
 
 from nanoevolve_jax.codegen.mutators.edits import EditError, apply
-from nanoevolve_jax.codegen.mutators.tries import propose
 
 DRAFT = block("SCALE = 2.0", "SCALE = 9.0")
 ELSEWHERE = block("    y = x * 3.0", "    y = x * 9.0")
@@ -114,17 +113,3 @@ def test_tags_in_the_code_of_an_answer_are_code(reasoning, answer):
 
 def test_tags_in_an_answer_that_is_python_alone_are_code():
     assert MENTION in apply(SOURCE.replace("SCALE = 2.0", MENTION), SOURCE, "gate")
-
-
-def test_a_second_prompt_does_not_repeat_the_reasoning(tmp_path):
-    from nanoevolve_jax.codegen.mutators.answers import Answer
-
-    asked = []
-
-    def ask(prompt, place):
-        asked.append(prompt)
-        text = f"<think>secret thoughts</think>{block('is not there', 'x')}"
-        return Answer(text, 1, 1, 0.0, 0.0, 1, 0, None, "a", "m")
-
-    propose(ask, "Proposal 1, try 1: go\n", SOURCE, "gate", tmp_path, lambda *_: None)
-    assert "> is not there" in asked[1] and "secret thoughts" not in asked[1]

@@ -1,11 +1,11 @@
-"""The loop of a campaign of code, on runs that cost nothing and answers that are written down."""
+"""The loop of a campaign of code, on runs that cost nothing and scripted answers."""
 
+import asyncio
+import inspect
 import json
 import random
 import re
 import shutil
-import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -13,15 +13,15 @@ import training
 from benches import FormulaRuns
 from nanoevolve_jax.configs import codegen as codegen_config
 
-from nanoevolve_jax.codegen.campaign import asking, pipeline
-from nanoevolve_jax.codegen.campaign.controller import OUTAGE, THREAD, Controller, Plan
-from nanoevolve_jax.codegen.campaign.pipeline import Brief, Steps
-from nanoevolve_jax.codegen.campaign.records import inherited_code
-from nanoevolve_jax.codegen.campaign.screening import Screening
+from nanoevolve_jax.codegen.campaign import proposal, questions
+from nanoevolve_jax.codegen.campaign.controller import OUTAGE, Controller, Plan
+from nanoevolve_jax.codegen.campaign.proposal import Question, Steps
+from nanoevolve_jax.codegen.campaign.screening import Screening, inherited_code
+from nanoevolve_jax.codegen.campaign.setup import in_threads
 from nanoevolve_jax.codegen.campaign.state import State, resumed
 from nanoevolve_jax.codegen.errors import CodegenError
-from nanoevolve_jax.codegen.mutators.answers import Answer
 from nanoevolve_jax.codegen.mutators.budget import Limits, Spent
+from nanoevolve_jax.codegen.mutators.calls import Answer
 from nanoevolve_jax.codegen.sandbox.certify import Verdict
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
@@ -59,7 +59,7 @@ class World:
 
     def __init__(self, folder, delay=lambda number: 0.0, width=1, **changes):
         self.folder, self.delay, self.width = folder, delay, width
-        self.asked, self.lock = [], threading.Lock()
+        self.asked = []
         self.config = codegen_config.get_config()
         self.config.update_from_flattened_dict(
             {
@@ -76,34 +76,35 @@ class World:
         self.runs = FormulaRuns(bpb_of)
         (folder / "telemetry").mkdir(parents=True, exist_ok=True)
 
-    def ask(self, provider, prompt, place):
+    async def ask(self, provider, prompt, place):
         """An answer; one that was given is given again, and not paid again."""
         number, try_, slot = FIRST_LINE.match(prompt).groups()
         marker = place / "answered"
         if not marker.exists():
-            time.sleep(self.delay(int(number)))
+            delay = self.delay(int(number))
+            await (delay if inspect.isawaitable(delay) else asyncio.sleep(delay))
             place.mkdir(parents=True, exist_ok=True)
             marker.touch()
-            with self.lock:
-                self.asked.append((int(number), int(try_)))
+            self.asked.append((int(number), int(try_)))
         text = text_of(int(number), slot, int(try_))
         return Answer(text, 100, 10, PRICE, 0.0, 1, 0, None, provider, "model")
 
-    def brief(self, aim, known):
-        """A brief whose prompt is what `ask` needs to know."""
-        source = asking.source_of(self.folder, known.record(aim.parent), aim.slot)
-        return Brief(aim.slot, source, "one", f"Proposal {aim.number}, try 1: {aim.slot}")
+    def question(self, target, known):
+        """A question whose prompt is what `ask` needs to know."""
+        source = questions.source_of(self.folder, known.record(target.parent), target.slot)
+        prompt = f"Proposal {target.number}, try 1: {target.slot}"
+        return Question(target.slot, source, "one", prompt)
 
     def run(self, on_event=lambda *args: None, stopping=lambda: False, limits=None):
         """Runs the campaign from what is on disk; (state, why it ended)."""
         engine = SimpleNamespace(task=training.TASK, width=self.width)
         campaign = Campaign(engine, self.config, self.folder, Scale(0.01, 0.0, 0.0))
         plan = Plan(
-            brief=self.brief,
-            worst=lambda brief: Spent(2, 300, 2 * PRICE, 1.0),
+            question=self.question,
+            worst=lambda question: Spent(2, 300, 2 * PRICE, 1.0),
             steps=Steps(
                 self.ask,
-                validate,
+                in_threads(validate, 2),
                 Library(self.folder / "code"),
             ),
             limits=limits or Limits(),
@@ -123,13 +124,12 @@ class World:
         return [entry._replace(seconds=0.0) for entry in entries], records
 
 
-def until(condition):
-    """Waits for something, half a minute at most; 0 seconds are left to wait."""
+async def wait_until(condition):
+    """Waits for a condition for up to half a minute."""
     for _ in range(600):
         if condition():
             break
-        time.sleep(0.05)
-    return 0.0
+        await asyncio.sleep(0.05)
 
 
 def validate(slot, source):
@@ -165,7 +165,7 @@ def whole(tmp_path_factory):
     return world
 
 
-def test_every_proposal_ends_as_its_answer_deserves(whole):
+def test_the_outcome_of_a_proposal_follows_from_its_answer(whole):
     entries, records = whole.lines()
     assert whole.ended == f"all {PROPOSALS} proposals are made"
     assert [entry.number for entry in entries] == list(range(PROPOSALS))
@@ -194,7 +194,7 @@ def test_no_computation_is_trained_twice(whole):
     assert len(set(forms)) == len(forms)
 
 
-def test_what_is_known_of_is_at_least_a_window_old(whole):
+def test_parents_are_at_least_a_window_old(whole):
     entries, _ = whole.lines()
     window = whole.config.codegen.window
     for entry in entries:
@@ -203,7 +203,7 @@ def test_what_is_known_of_is_at_least_a_window_old(whole):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_who_answers_first_changes_nothing(whole, tmp_path, seed):
+def test_the_order_of_answers_changes_nothing(whole, tmp_path, seed):
     rng = random.Random(seed)
     delays = [rng.choice([0.0, 0.05, 0.3]) for _ in range(PROPOSALS)]
     world = World(tmp_path, delay=delays.__getitem__)
@@ -211,9 +211,7 @@ def test_who_answers_first_changes_nothing(whole, tmp_path, seed):
     assert world.lines() == whole.lines()
 
 
-def test_of_two_that_compute_the_same_the_first_has_all_its_records_whoever_answers_first(
-    tmp_path, monkeypatch
-):
+def test_of_two_equal_proposals_the_first_is_trained_whoever_answers_first(tmp_path, monkeypatch):
     usual, found = text_of, []
     monkeypatch.setitem(globals(), "text_of", lambda n, *more: usual(2 if n == 1 else n, *more))
     for late in (1, 2):
@@ -229,7 +227,7 @@ def test_of_two_that_compute_the_same_the_first_has_all_its_records_whoever_answ
     assert found[1] == found[0]
 
 
-def test_mutants_that_filled_a_wait_change_no_books(whole, tmp_path, monkeypatch):
+def test_fillers_do_not_change_the_journal(whole, tmp_path, monkeypatch):
     """Although one of them is what a later proposal will give, on the same parent."""
     entries, records = whole.lines()
     later = next(r for r in records if r.generation > 1 and r.code["source"])
@@ -238,19 +236,20 @@ def test_mutants_that_filled_a_wait_change_no_books(whole, tmp_path, monkeypatch
     def fill(self, state, most):
         spec, code = later.spec, inherited_code(later.code)
         filler = Proposal("m0001", "annealing", 1, "adjust", "a field", spec, code=code)
-        return self.kept(state, self.run([filler]))
+        return self._entered(state, self._run([filler]))
 
     monkeypatch.setattr(Screening, "fill", fill)
 
     def slow(number):
-        return number == 0 and until(lambda: len(world.runs.jobs) > 3)  # founders
+        founders = 3
+        return 0.0 if number else wait_until(lambda: len(world.runs.jobs) > founders)
 
     world = World(tmp_path, delay=slow, codegen__fill=1)
     state, _ = world.run()
     assert "m0001" in [record.id for record in state.records]
     assert world.lines()[0] == entries
     for count in range(PROPOSALS + 1):
-        assert all(asking.tried_of(slot, state.before(count)) is not None for slot in FUNCTIONS)
+        assert all(questions.tried_of(slot, state.before(count)) is not None for slot in FUNCTIONS)
 
 
 class Killed(Exception):
@@ -258,7 +257,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 7])
-def test_a_campaign_that_dies_again_and_again_has_the_same_books(
+def test_a_campaign_that_dies_again_and_again_has_the_same_journal(
     whole, tmp_path, monkeypatch, step
 ):
     world, calls = World(tmp_path), 0
@@ -273,15 +272,12 @@ def test_a_campaign_that_dies_again_and_again_has_the_same_books(
 
         return wrapped
 
-    for module, name in ((proposals, "append"), (archive, "append"), (pipeline, "write_brief")):
+    for module, name in ((proposals, "append"), (archive, "append"), (proposal, "write_question")):
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
     for _ in range(50):
         try:
             world.run()
         except Killed:
-            for thread in threading.enumerate():  # which a kill would have ended
-                if thread.name == THREAD:
-                    thread.join(timeout=5.0)
             continue
         break
     assert calls > 9, "nothing died"
@@ -289,7 +285,7 @@ def test_a_campaign_that_dies_again_and_again_has_the_same_books(
     assert sorted(world.asked) == sorted(whole.asked), "a call was paid twice, or never"
 
 
-def test_records_of_a_proposal_that_is_not_in_the_books_are_made_again(whole, tmp_path):
+def test_records_of_a_proposal_that_is_not_in_the_journal_are_made_again(whole, tmp_path):
     world = World(tmp_path, width=2)
     world.run()
     reference = world.lines()
@@ -323,9 +319,9 @@ def ask_next(**changes):
     def harm(folder):
         last, following = (proposals.folder_of(folder, PROPOSALS - 1 + i) for i in (0, 1))
         shutil.copytree(last, following)
-        document = json.loads((following / pipeline.INPUTS).read_text())
+        document = json.loads((following / proposal.INPUTS).read_text())
         document["aim"] |= changes
-        write_json(following / pipeline.INPUTS, document)
+        write_json(following / proposal.INPUTS, document)
 
     return harm
 
@@ -344,7 +340,7 @@ def test_a_campaign_whose_files_disagree_does_not_go_on(whole, tmp_path, harm, e
         damaged(whole, tmp_path / "copy", harm).run()
 
 
-def test_lanes_that_are_left_over_train_mutants_under_the_same_code(tmp_path):
+def test_free_lanes_train_mutants_under_the_same_code(tmp_path):
     world = World(tmp_path, width=3)
     world.run()
     _, records = world.lines()
@@ -369,7 +365,7 @@ def test_the_budget_is_never_broken_and_holds_over_restarts(tmp_path):
     assert ended.startswith("limit of dollars")
 
 
-def test_an_outage_of_all_providers_ends_a_campaign_and_not_its_proposals(tmp_path):
+def test_an_outage_of_all_providers_ends_a_campaign_that_can_be_resumed(tmp_path):
     world = World(tmp_path, codegen__proposals=20)
     usual, world.ask = world.ask, refusing
     state, ended = world.run()
@@ -383,7 +379,7 @@ def test_an_outage_of_all_providers_ends_a_campaign_and_not_its_proposals(tmp_pa
     assert [entry.outcome for entry in state.entries].count(proposals.FAILED) == settled
 
 
-def refusing(provider, prompt, place):
+async def refusing(provider, prompt, place):
     """A provider that is out of order."""
     return Answer("", 0, 0, 0.0, 0.0, 1, 0, "out of order", provider, "model")
 
@@ -396,9 +392,9 @@ def test_a_campaign_without_progress_ends(tmp_path, monkeypatch):
     assert 2 <= len(state.entries) < 8
 
 
-def test_waiting_is_filled_with_mutants_of_specs_and_no_more_than_allowed(tmp_path):
+def test_waiting_is_filled_with_as_many_mutants_as_allowed(tmp_path):
     def slow(number):
-        return until(lambda: len(world.runs.jobs) >= 3 + 3) + 0.3  # founders, mutants
+        return wait_until(lambda: len(world.runs.jobs) >= 3 + 3)  # founders, mutants
 
     world = World(tmp_path, delay=slow, codegen__proposals=1, codegen__fill=3)
     state, _ = world.run()
@@ -407,18 +403,18 @@ def test_waiting_is_filled_with_mutants_of_specs_and_no_more_than_allowed(tmp_pa
     assert len({identity(r.spec, None, r.code) for r in mutants}) == 3
 
 
-def test_someone_who_asks_to_stop_is_heard(tmp_path):
+def test_a_campaign_stops_when_asked_to(tmp_path):
     world = World(tmp_path, delay=lambda number: 0.2)
     settled = []
     with pytest.raises(Interrupted):
         world.run(
-            on_event=lambda status, entry, records: settled.append(entry),
+            on_event=lambda status, entry: settled.append(entry),
             stopping=lambda: any(settled),
         )
     assert len(proposals.read(tmp_path / proposals.FILE)) >= 1
 
 
-def test_books_with_a_torn_line_lose_that_line_alone(whole, tmp_path):
+def test_a_torn_line_of_the_journal_is_lost_alone(whole, tmp_path):
     content = (whole.folder / proposals.FILE).read_bytes()
     path = tmp_path / proposals.FILE
     path.write_bytes(content[:-20])

@@ -16,8 +16,8 @@ from nanoevolve_jax.configs.confirm import get_config
 
 from nanoevolve_jax import confirm
 from nanoevolve_jax.codegen import ensemble
-from nanoevolve_jax.codegen.mutators import ensemble_page, providers
-from nanoevolve_jax.codegen.mutators.answers import Answer, write_answer
+from nanoevolve_jax.codegen.mutators import providers
+from nanoevolve_jax.codegen.mutators.calls import ANSWER, Answer
 from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import open_ledger
@@ -26,6 +26,7 @@ from nanoevolve_jax.evidence.trajectories import read_telemetry
 from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.run_folder import FORMAT, open_folder, read_search
 from nanoevolve_jax.execution import journal
+from nanoevolve_jax.execution.json_files import write_json
 from nanoevolve_jax.reporting import page
 from nanoevolve_jax.reporting.candidates import candidate_details
 from nanoevolve_jax.reporting.history import read_history
@@ -69,8 +70,8 @@ def campaign(tmp_path_factory):
     folder = write_campaign(tmp_path_factory.mktemp("mutated") / "campaign", function)
     call = folder / "proposals" / "0000" / "try-1"
     call.mkdir(parents=True)
-    (call / "request.json").write_text("{}")
-    write_answer(call, Answer("x", 1, 1, 0.1, 1.0, 1, 0, None, "one", "model"))
+    answer = Answer("x", 1, 1, 0.1, 1.0, 1, 0, None, "one", "model")
+    write_json(call / ANSWER, {"format": 1} | answer._asdict())
     return folder
 
 
@@ -100,11 +101,11 @@ def resume(folder):
     confirm.read_records(folder, "promoted")
 
 
-def books_of(folder):
+def read_campaign(folder):
     """What `ensemble` and a resumed campaign of code read."""
     ensemble.settings_of(folder)
     proposals.read(folder / proposals.FILE)
-    ensemble_page.rows(providers.load(providers.FILE), folder)
+    ensemble.page_of(providers.load(providers.FILE), folder, None)
 
 
 def mutations(path, count):
@@ -180,7 +181,7 @@ def test_a_mutated_search_is_shown_or_refused_in_one_line(search, name):
 @pytest.mark.parametrize("name", CAMPAIGN)
 def test_a_mutated_campaign_is_shown_or_refused_in_one_line(campaign, name):
     try_all(show, campaign, name, FAST)
-    try_all(books_of, campaign, name, FAST)
+    try_all(read_campaign, campaign, name, FAST)
 
 
 @pytest.mark.parametrize("name", CONFIRMED)

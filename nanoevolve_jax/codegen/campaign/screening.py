@@ -1,21 +1,19 @@
-"""Candidates with rewritten code trained as a search trains any, and entered into the archive.
+"""Candidates with rewritten code: trained like those of a search, and entered into the archive.
 
-The lanes that a candidate's program leaves over train mutants of its spec under the same code.
+The lanes that a candidate's program leaves free train mutants of its spec under the same code.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanoevolve_jax.codegen.campaign.islands import Aim
-from nanoevolve_jax.codegen.campaign.pipeline import Proposed
-from nanoevolve_jax.codegen.campaign.records import code_of_child, computation_of, inherited_code
-from nanoevolve_jax.codegen.campaign.state import MUTANT, State
+from nanoevolve_jax.codegen.campaign.proposal import Result
+from nanoevolve_jax.codegen.campaign.state import MUTANT, State, Target
 from nanoevolve_jax.evidence.runs import Run, Runs
 from nanoevolve_jax.evidence.trajectories import save_telemetry
-from nanoevolve_jax.evolution import archive, tournament
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution import archive, proposals, tournament
+from nanoevolve_jax.evolution.archive import CODE, Record
 from nanoevolve_jax.evolution.campaign import (
     ARCHIVE,
     SCREENING,
@@ -24,6 +22,7 @@ from nanoevolve_jax.evolution.campaign import (
     require_baseline,
     telemetry_columns,
 )
+from nanoevolve_jax.evolution.proposals import Entry
 from nanoevolve_jax.evolution.tournament import Proposal
 from nanoevolve_jax.execution.settings import make_baseline
 from nanoevolve_jax.policy.canonical import canonical
@@ -31,88 +30,90 @@ from nanoevolve_jax.policy.mutations import ExhaustedError, mutate
 
 _MUTANTS, _FILLERS = 7, 8  # streams of random numbers
 
+Code = dict[str, Any]  # field `code` of a record, see `archive.CODE`
 Trained = list[tuple[Proposal, Run]]
 
 
 class Screening(NamedTuple):
-    """Where candidates are screened."""
+    """Trains candidates and enters them into the archive."""
 
     campaign: Campaign
-    runs: Runs  # of the same folder
+    runs: Runs  # runs of the same folder
 
-    def found(self, state: State) -> State:
+    def train_founders(self, state: State) -> State:
         """Trains the candidates that every island begins with.
 
         Raises:
-          ConfigError: if the baseline fails.
+          ConfigError: If the baseline fails.
         """
         founders = tournament.founders(make_baseline(self.campaign.config))
-        state = self.kept(state, self.run(founders))
+        state = self._entered(state, self._run(founders))
         require_baseline(list(state.records))
         return state
 
-    def candidate(self, aim: Aim, provider: str, proposed: Proposed, state: State) -> Proposal:
-        """The candidate that certified code makes of its parent."""
-        parent = state.record(aim.parent)
+    def candidate(self, target: Target, provider: str, result: Result, state: State) -> Proposal:
+        """Returns the candidate of a certified proposal."""
+        parent = state.record(target.parent)
         return Proposal(
-            id=f"p{aim.number:04d}",
+            id=f"p{target.number:04d}",
             parent_id=parent.id,
-            generation=1 + aim.number // self.campaign.config.codegen.window,
-            operator=f"code:{aim.slot}",
-            change=f"code of {aim.slot} rewritten by {provider}",
+            generation=1 + target.number // self.campaign.config.codegen.window,
+            operator=f"code:{target.slot}",
+            change=f"code of {target.slot} rewritten by {provider}",
             spec=parent.spec,
-            code=code_of_child(parent, proposed, aim.number, provider),
+            code=code_of_child(parent, result, target.number, provider),
         )
 
     def train(
-        self, candidate: Proposal, number: int, known: State, run: Run | None = None
-    ) -> Trained:
+        self,
+        candidate: Proposal,
+        number: int,
+        known: State,
+        state: State,
+        filler: Record | None = None,
+    ) -> State:
         """Trains a candidate, and mutants of its spec in the lanes that are left over.
 
         Args:
-          candidate: see `candidate`.
-          number: of its proposal.
-          known: what the proposal may know of, so that mutants depend on nothing else.
-          run: of whatever computes the same, if that was trained.
+          candidate: Candidate of a proposal.
+          number: Number of the proposal.
+          known: State that the proposal knows; mutants depend on nothing else.
+          state: State to add the records to.
+          filler: Candidate that computes the same, whose run is taken.
         """
         rng = np.random.default_rng([self.campaign.config.seed, _MUTANTS, number])
         lanes = self.campaign.engine.width - 1
         mutants = mutants_of(candidate, lanes, rng, known, f"{candidate.id}{MUTANT}{{}}".format)
-        if run is None:
-            return self.run([candidate, *mutants])
-        return [(candidate, run), *self.run(mutants)]
+        if filler is None:
+            return self._entered(state, self._run([candidate, *mutants]))
+        ((_, run),) = self._run([filler])
+        return self._entered(state, [(candidate, run), *self._run(mutants)])
 
     def fill(self, state: State, most: int) -> State:
-        """Trains at most so many mutants of the best candidates, in one batch."""
+        """Trains up to `most` mutants of the best candidates, in one batch."""
         config = self.campaign.config
         count = sum(record.id.startswith(MUTANT) for record in state.records)
         rng = np.random.default_rng([config.seed, _FILLERS, count])
         pool = tournament.survivors(state.records, config.search.survivors)
         parent = tournament.draw_parent(pool, rng, config.search.tournament)
-
-        def name(i: int) -> str:
-            return f"{MUTANT}{count + i:04d}"
-
         width = min(self.campaign.engine.width, most)
-        mutants = mutants_of(parent, width, rng, state, name)
-        return self.kept(state, self.run(mutants)) if mutants else state
+        mutants = mutants_of(parent, width, rng, state, lambda i: f"{MUTANT}{count + i:04d}")
+        return self._entered(state, self._run(mutants)) if mutants else state
 
-    def run(self, candidates: Sequence[Proposal | Record]) -> Trained:
-        """Trains candidates of one code; what is known is not trained again."""
+    def _run(self, candidates: Sequence[Proposal | Record]) -> Trained:
+        """Trains candidates of one code; known runs are not repeated."""
         jobs = [self.campaign.job(candidate) for candidate in candidates]
         return list(zip(candidates, self.runs.run(jobs, SCREENING), strict=True))
 
-    def kept(self, state: State, made: Trained) -> State:
-        """The state with new records, which are in the archive by then."""
+    def _entered(self, state: State, trained: Trained) -> State:
+        """Appends new candidates to the archive; returns the state with their records."""
         folder, known = self.campaign.folder, {record.id for record in state.records}
         fresh: list[Record] = []
-        for candidate, run in made:
+        for candidate, run in trained:
             if candidate.id not in known:
-                save_telemetry(
-                    folder, candidate.id, telemetry_columns(self.runs.telemetry(run), run.curve)
-                )
-                everyone = [*state.records, *fresh]
-                baseline = everyone[0] if everyone else None
+                columns = telemetry_columns(self.runs.telemetry(run), run.curve)
+                save_telemetry(folder, candidate.id, columns)
+                baseline = next(iter([*state.records, *fresh]), None)
                 fresh.append(self.campaign.judge(candidate, run, run.instability, baseline))
         fresh = tournament.settle(state.records, fresh, self.campaign.config.search.survivors)
         archive.append(folder / ARCHIVE, fresh)
@@ -124,37 +125,106 @@ def mutants_of(
     count: int,
     rng: np.random.Generator,
     state: State,
-    name: Callable[[int], str],
+    id_of: Callable[[int], str],
 ) -> list[Proposal]:
-    """At most so many mutants of a spec under the same code, none of which is known.
+    """Returns up to `count` new mutants of a spec under the same code.
 
     Args:
-      parent: of all of them.
-      count: at most.
-      rng: source of randomness; consumed.
-      state: what is known.
-      name: from a mutant's number, 1 at first, to its id.
+      parent: Candidate that is mutated.
+      count: Largest number of mutants.
+      rng: Source of randomness; consumed.
+      state: Known candidates, which are not proposed again.
+      id_of: Takes the number of a mutant, from 1 on; returns its id.
     """
-    code, computation = inherited_code(parent.code), computation_of(parent.code)
+    code, computation = inherited_code(parent.code), _computation(parent.code)
     known = {identity(r.spec, r.recipe, r.code) for r in state.records}
-    seen = {canonical(r.spec) for r in state.records if computation_of(r.code) == computation}
+    seen = {canonical(r.spec) for r in state.records if _computation(r.code) == computation}
     seen.add(canonical(parent.spec))
-    found: list[Proposal] = []
+    mutants: list[Proposal] = []
     for number in range(1, count + 1):
         try:
             spec, operator, change = mutate(parent.spec, rng, seen)
         except ExhaustedError:
             break
         seen.add(canonical(spec))
-        if identity(spec, None, code) not in known:  # a gate that is off takes code with it
+        if identity(spec, None, code) not in known:  # with its gate off, a spec ignores code
             generation = max(1, parent.generation)
-            child = Proposal(name(number), parent.id, generation, operator, change, spec)
-            found.append(child._replace(code=code))
-    return found
+            mutant = Proposal(id_of(number), parent.id, generation, operator, change, spec)
+            mutants.append(mutant._replace(code=code))
+    return mutants
 
 
 def equal_of(candidate: Proposal, records: Iterable[Record]) -> Record | None:
-    """The first of some records that would be trained as a candidate is."""
+    """Returns the first record whose run would be that of a candidate."""
     own = identity(candidate.spec, None, candidate.code)
-    alike = (r for r in records if r.recipe is None and identity(r.spec, None, r.code) == own)
-    return next(alike, None)
+    equal = (r for r in records if r.recipe is None and identity(r.spec, None, r.code) == own)
+    return next(equal, None)
+
+
+def code_of_child(parent: Record, result: Result, number: int, provider: str) -> Code:
+    """Returns the code of a candidate: its parent's, with one slot rewritten.
+
+    A slot that computes what the built-in function does becomes the built-in one again.
+
+    Args:
+      parent: Record whose code is rewritten.
+      result: Result with a certificate.
+      number: Number of the proposal.
+      provider: Name of the profile that wrote it.
+    """
+    function = result.certified
+    inherited = parent.code or {"certificates": {}, "computation": {}}
+    certificates = inherited["certificates"] | {function.slot: function.id}
+    computation = inherited["computation"] | {function.slot: function.computation}
+    if function.computation == function.certificate["seed_computation"]:
+        del certificates[function.slot], computation[function.slot]
+    return {
+        "certificates": dict(sorted(certificates.items())),
+        "slot": function.slot,
+        "source": function.source,
+        "diff": result.diff,
+        "certificate": dict(function.certificate),
+        "computation": dict(sorted(computation.items())),
+        "proposal": number,
+        "cost": _cost(provider, result),
+    }
+
+
+def inherited_code(code: Code | None) -> Code | None:
+    """Returns the code of a child that rewrites nothing."""
+    kept = ("certificates", "computation")
+    return code and {name: code[name] if name in kept else None for name in CODE}
+
+
+def entry_of(target: Target, provider: str, result: Result) -> Entry:
+    """Returns the journal entry of a proposal whose candidate is not trained yet."""
+    refused = proposals.FAILED if result.reason is None else proposals.REFUSED
+    return Entry(
+        number=target.number,
+        island=target.island,
+        slot=target.slot,
+        parent=target.parent,
+        outcome=refused if result.certified is None else proposals.CANDIDATE,
+        candidate=None,
+        reason=result.reason,
+        message=result.message,
+        gain=0.0,
+        **_cost(provider, result),
+    )
+
+
+def _cost(provider: str, result: Result) -> dict[str, Any]:
+    answers = result.answers
+    return {
+        "provider": provider,
+        "calls": sum(answer.requests for answer in answers),
+        "input_tokens": sum(answer.input_tokens for answer in answers),
+        "output_tokens": sum(answer.output_tokens for answer in answers),
+        "dollars": sum(answer.dollars for answer in answers),
+        "seconds": sum(answer.seconds for answer in answers),
+    }
+
+
+def _computation(code: Code | None) -> Mapping[str, str]:
+    """Returns the computation of each rewritten slot."""
+    return code["computation"] if code else {}

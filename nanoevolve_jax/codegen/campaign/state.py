@@ -1,115 +1,197 @@
-"""What is settled of a campaign of code."""
+"""Settled state of a campaign of code, and what the next proposal edits.
+
+The target of a proposal is a pure function of what is settled and of a generator seeded from (seed,
+number), so a campaign that is killed and started again proposes the same. A proposal knows only of
+those at least a window before it. That lets a window of them be under way at once, without the
+order in which answers arrive changing anything.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from ml_collections import ConfigDict
+
 from nanoevolve_jax.codegen.mutators.budget import Spent, total
-from nanoevolve_jax.evolution import archive, proposals, tournament
+from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
-from nanoevolve_jax.evolution.proposals import Entry
+from nanoevolve_jax.evolution.proposals import CANDIDATE, FAILED, REFUSED, SAME, Entry
+from nanoevolve_jax.evolution.tournament import best_first, draw_parent, survivors
+from nanoevolve_jax.policy.slots import SCOPES, SLOTS, is_read
 
-MUTANT = "m"  # stands between a candidate's id and the number of a mutant of its spec
+MUTANT = "m"  # separates the id of a candidate from the number of a mutant of its spec
+_STREAM = 6  # of random numbers, apart from those of a search's generations
+_SHOWN = 2  # number of good candidates shown beside the parent
 
 
-def origin(name: str) -> str:
-    """The id of the candidate whose lanes a candidate shared; its own, if it is no mutant."""
-    return name.partition(MUTANT)[0]
+def parent_of_mutant(id: str) -> str:
+    """Returns the candidate whose lanes a mutant shared; "" for a filler, else the id itself."""
+    return id.partition(MUTANT)[0]
 
 
 class State(NamedTuple):
-    """What is settled."""
+    """Settled proposals and the candidates of the archive."""
 
     entries: tuple[Entry, ...]
     records: tuple[Record, ...]  # founders first
 
-    def record(self, name: str) -> Record:
-        """The record of an id."""
-        return next(record for record in self.records if record.id == name)
-
-    @property
-    def founders(self) -> list[Record]:
-        """The candidates that no proposal made."""
-        return [record for record in self.records if record.generation == 0]
+    def record(self, id: str) -> Record:
+        """Returns the record of an id."""
+        return next(record for record in self.records if record.id == id)
 
     @property
     def fillers(self) -> list[Record]:
-        """Mutants that filled a wait. Who waited how long decides which there are: in the books and
-        for proposals it is as if there were none."""
-        return [record for record in self.records if not origin(record.id)]
+        """Mutants that were trained while nothing else could be.
+
+        How many there are depends on time, so proposals and their journal ignore them.
+        """
+        return [record for record in self.records if not parent_of_mutant(record.id)]
 
     @property
     def lasting(self) -> list[Record]:
-        """All other candidates, which are the same however long anybody waited."""
-        return [record for record in self.records if origin(record.id)]
+        """All other candidates."""
+        return [record for record in self.records if parent_of_mutant(record.id)]
 
     def before(self, count: int) -> "State":
-        """What was settled when so many proposals were."""
+        """Returns the state when `count` proposals were settled."""
         entries = self.entries[:count]
-        names = {entry.candidate for entry in entries if entry.outcome == proposals.CANDIDATE}
-        kept = [r for r in self.records if r.generation == 0 or origin(r.id) in names]
+        ids = {entry.candidate for entry in entries if entry.outcome == CANDIDATE}
+        kept = [r for r in self.records if r.generation == 0 or parent_of_mutant(r.id) in ids]
         return State(entries, tuple(kept))
 
 
 def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> list[Record]:
-    """The records without those of proposals that are not in the books yet.
+    """Returns the records without those of proposals that are not in the journal yet.
 
-    A kill between archive and books leaves such, perhaps not all of them; they are cut off, and
-    made again from runs that are known.
+    A kill between archive and journal leaves such records, perhaps not all of a proposal. They are
+    cut off and made again from runs that are known.
 
     Args:
-      records: of the archive, founders first.
-      entries: of the books.
-      path: of the archive, which is rewritten if any are cut off.
+      records: Records of the archive, founders first.
+      entries: Entries of the journal.
+      path: Path of the archive, which is rewritten if any are cut off.
 
     Raises:
-      ArchiveError: if the archive lacks a candidate of the books, which are written after it.
+      ArchiveError: If the archive lacks a candidate of the journal, which is written after it.
     """
-    names = {entry.candidate for entry in entries}
-    if missing := sorted(names - {None} - {record.id for record in records}):
+    ids = {entry.candidate for entry in entries}
+    if missing := sorted(ids - {None} - {record.id for record in records}):
         raise ArchiveError(
             f"{path} must hold every candidate of {proposals.FILE}, got none of id {missing[0]!r}"
         )
-    kept = [r for r in records if r.generation == 0 or origin(r.id) in {*names, ""}]
+    kept = [r for r in records if r.generation == 0 or parent_of_mutant(r.id) in {*ids, ""}]
     if len(kept) < len(records):
         archive.rewrite(path, kept)
     return kept
 
 
-class Status(NamedTuple):
-    """Where the campaign is, for its one line."""
-
-    settled: int
-    proposals: int  # at most
-    asking: int  # with a provider or in the jail
-    ready: int  # answered and judged, and not yet settled
-    best: Record
-    baseline: Record
-    spent: Spent
-    refused: int
-
-
-def status_of(state: State, proposals: int, asking: int, ready: int) -> Status:
-    """The status of a campaign; arguments as the fields of `Status`."""
-    return Status(
-        settled=len(state.entries),
-        proposals=proposals,
-        asking=asking,
-        ready=ready,
-        best=best_of(state),
-        baseline=state.records[0],
-        spent=spent_on(state.entries),
-        refused=sum(entry.outcome == proposals.REFUSED for entry in state.entries),
-    )
-
-
 def best_of(state: State) -> Record:
-    """The best policy that is settled."""
-    return tournament.survivors(state.records, 1)[0]
+    """Returns the best candidate."""
+    return survivors(state.records, 1)[0]
 
 
 def spent_on(entries: Sequence[Entry]) -> Spent:
-    """What settled proposals cost."""
+    """Returns the cost of settled proposals."""
     return total(
         Spent(e.calls, e.input_tokens + e.output_tokens, e.dollars, e.seconds) for e in entries
     )
+
+
+# Targets ------------------------------------------------------------------------------------
+
+
+class Rules(NamedTuple):
+    """How targets are drawn."""
+
+    seed: int
+    islands: int
+    migrate: int  # every n-th proposal of an island has a parent from the next one; 0 disables
+    slots: tuple[str, ...]  # slots that may be rewritten
+    parents: int  # number of best candidates of an island that may be parents
+    tournament: int  # number of them drawn per proposal; the best is taken
+
+
+class Target(NamedTuple):
+    """What a proposal edits."""
+
+    number: int
+    island: int
+    slot: str
+    parent: str  # id
+    shown: tuple[str, ...]  # ids of other good candidates, that of its island first
+
+
+def rules_of(config: ConfigDict) -> Rules:
+    """Returns the rules of a config."""
+    own, search = config.codegen, config.search
+    slots = tuple(SLOTS) if own.scope == "all" else SCOPES[own.scope]
+    return Rules(config.seed, own.islands, own.migrate, slots, search.survivors, search.tournament)
+
+
+def draw_target(number: int, known: State, rules: Rules) -> Target:
+    """Returns what a proposal edits.
+
+    Args:
+      number: Number of the proposal, from 0 on.
+      known: State that the proposal may know; founders belong to every island.
+      rules: Rules of the campaign.
+    """
+    rng = np.random.default_rng([rules.seed, _STREAM, number])
+    turn, island = divmod(number, rules.islands)
+    slot = rules.slots[rng.integers(len(rules.slots))]
+    migrates = rules.migrate and turn % rules.migrate == rules.migrate - 1
+    home = (island + 1) % rules.islands if migrates else island
+    at_home = {e.candidate for e in known.entries if e.island == home and e.outcome == CANDIDATE}
+    pool = [r for r in known.records if r.generation == 0 or parent_of_mutant(r.id) in at_home]
+    # Code that the spec does not call cannot be told better from worse.
+    usable = [record for record in pool if record.recipe is None and is_read(slot, record.spec)]
+    parent = draw_parent(best_first(usable)[: rules.parents], rng, rules.tournament)
+    # The best of its own island as well as of all, so that one leader is not all that it sees.
+    own, everyone = (
+        [record.id for record in best_first(some) if record.code and record.id != parent.id]
+        for some in (pool, known.records)
+    )
+    shown = tuple(dict.fromkeys([*own[:1], *everyone]))[:_SHOWN]
+    return Target(number, island, slot, parent.id, shown)
+
+
+# Reports ------------------------------------------------------------------------------------
+
+
+class Status(NamedTuple):
+    """Progress of a campaign."""
+
+    state: State
+    proposals: int  # largest number
+    asking: int  # proposals that wait for a provider or the sandbox
+    ready: int  # proposals that are validated and not settled
+
+    @property
+    def line(self) -> str:
+        """The progress as one line."""
+        state, best = self.state, best_of(self.state)
+        gain = best.merit.val_bpb - state.records[0].merit.val_bpb
+        refused = sum(entry.outcome == REFUSED for entry in state.entries)
+        return (
+            f"{len(state.entries)} of {self.proposals} proposals done, {refused} of them refused, "
+            f"{self.asking} asked for, {self.ready} answered | best {best.id} "
+            f"{best.merit.val_bpb:.4f} bpb, {gain:+.4f} | "
+            f"${spent_on(state.entries).dollars:.4f} spent"
+        )
+
+
+def entry_line(entry: Entry, state: State) -> str:
+    """Returns the outcome of a proposal as one line."""
+    about = f"p{entry.number:04d} {entry.slot} of {entry.parent} by {entry.provider}"
+    if entry.outcome == FAILED:
+        return f"{about}: no answer ({entry.message})"
+    if entry.outcome == REFUSED:
+        return f"{about}: refused, {entry.reason} ({entry.message})"
+    if entry.outcome == SAME:
+        return f"{about}: computes what {entry.candidate} computes"
+    record = state.record(entry.candidate)
+    if record.failure is not None:
+        return f"{about}: dead, {record.failure['reason']} at step {record.failure['step']}"
+    gain = record.merit.val_bpb - state.records[0].merit.val_bpb
+    return f"{about}: {record.merit.val_bpb:.4f} bpb, {gain:+.4f}, score {record.score:+.3f}"

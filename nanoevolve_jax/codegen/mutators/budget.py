@@ -1,36 +1,31 @@
-"""Hard limits on calls, tokens, money and time: a call that might break one is not made.
+"""Hard limits on calls, tokens, money and time: a call that might exceed one is not made.
 
-What was spent is what the answers on disk say; what calls under way may spend at worst is reserved.
+What a call may cost at most is known before it is made. What it did cost is what its answer says,
+or the most possible where that is unknown.
 """
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
-from nanoevolve_jax.codegen.mutators.answers import Answer, call_folders, read_answer
 from nanoevolve_jax.codegen.mutators.providers import Provider
-from nanoevolve_jax.codegen.mutators.requests import read_request
 
-BYTES_A_TOKEN = 3
-"""Of a prompt, at least: English and Python have about four."""
-MESSAGE_TOKENS = 100
-"""What an endpoint adds to a prompt of one message, at most."""
-COMPLAINT_BYTES = 13_000
-"""What a second try's prompt is longer than the first one's, at most."""
+BYTES_PER_TOKEN = 3  # at least; English and Python have about four
+MESSAGE_TOKENS = 100  # tokens that an endpoint adds to a prompt, at most
+COMPLAINT_BYTES = 13_000  # bytes by which the second prompt is longer than the first, at most
 
 
 class Spent(NamedTuple):
-    """What calls cost."""
+    """Cost of some calls."""
 
-    calls: int = 0  # attempts that were or may have been paid
-    tokens: int = 0  # of input and output together
+    calls: int = 0  # requests that were or may have been billed
+    tokens: int = 0  # input and output tokens
     dollars: float = 0.0
-    seconds: float = 0.0  # of waiting for providers, call by call
+    seconds: float = 0.0  # time spent waiting for providers, added up over calls
 
 
 class Limits(NamedTuple):
-    """The most that may be spent; `inf`: no limit."""
+    """The most that may be spent; infinity stands for no limit."""
 
     calls: float = math.inf
     tokens: float = math.inf
@@ -39,20 +34,20 @@ class Limits(NamedTuple):
 
 
 def prompt_tokens(prompt: str) -> int:
-    """At least as many tokens as a prompt has."""
-    return -(-len(prompt.encode(errors="replace")) // BYTES_A_TOKEN) + MESSAGE_TOKENS
+    """Returns an upper bound on the number of tokens in a prompt."""
+    return -(-len(prompt.encode(errors="replace")) // BYTES_PER_TOKEN) + MESSAGE_TOKENS
 
 
 def worst_attempt(provider: Provider, prompt: str) -> tuple[int, int]:
-    """The most tokens that one attempt may use: of input, of output."""
+    """Returns the largest numbers of input and output tokens of one attempt."""
     return prompt_tokens(prompt) + provider.overhead_tokens, provider.max_output_tokens
 
 
 def worst_call(provider: Provider, prompt: str) -> Spent:
-    """The most that one call may cost, all its attempts included."""
+    """Returns the most that one call may cost, all its attempts and pauses included."""
     tokens = worst_attempt(provider, prompt)
     attempts = provider.attempts
-    pauses = provider.retries * longest_pause(provider)
+    pauses = provider.retries * max(provider.backoff_max_seconds, provider.backoff_seconds)
     return Spent(
         attempts,
         attempts * sum(tokens),
@@ -62,48 +57,25 @@ def worst_call(provider: Provider, prompt: str) -> Spent:
 
 
 def worst_proposal(provider: Provider, prompt: str) -> Spent:
-    """The most that a proposal may cost: a call, and a second one that is told what was wrong."""
+    """Returns the most that a proposal may cost: a call, and a second one with a longer prompt."""
     longer = prompt + " " * COMPLAINT_BYTES
     return total([worst_call(provider, prompt), worst_call(provider, longer)])
 
 
-def longest_pause(provider: Provider) -> float:
-    """Seconds between two attempts, at most."""
-    return max(provider.backoff_max_seconds, provider.backoff_seconds)
-
-
-def spent_by(answers: Iterable[Answer]) -> Spent:
-    """What answers cost together."""
-    return total(
-        Spent(a.requests, a.input_tokens + a.output_tokens, a.dollars, a.seconds) for a in answers
-    )
-
-
-def in_words(spent: Spent) -> str:
-    """What was spent, in a line."""
-    return (
-        f"paid requests: {spent.calls}; tokens: {spent.tokens:,}; dollars: {spent.dollars:.6f}; "
-        f"seconds: {spent.seconds:.1f}"
-    )
-
-
 def total(parts: Iterable[Spent]) -> Spent:
-    """A sum; of floats the exact one, rounded once, so that the order does not matter."""
+    """Returns the sum of some costs. It does not depend on their order."""
     calls, tokens, dollars, seconds = tuple(zip(*parts, strict=True)) or ((),) * 4
     return Spent(sum(calls), sum(tokens), math.fsum(dollars), math.fsum(seconds))
 
 
-def allows(limits: Limits, spent: Spent, reserved: Spent, worst: Spent) -> str | None:
-    """Whether a call may be made.
+def exceeded(limits: Limits, spent: Spent, reserved: Spent, worst: Spent) -> str | None:
+    """Returns the first limit that a call might exceed, as a phrase; None if it may be made.
 
     Args:
-      limits: what must not be exceeded.
-      spent: by calls that have ended.
-      reserved: by calls under way, at worst.
-      worst: what the call may cost.
-
-    Returns:
-      None, or the first limit that might break, in words.
+      limits: What must not be exceeded.
+      spent: Cost of the calls that have ended.
+      reserved: The most that the calls under way may cost.
+      worst: The most that the new call may cost.
     """
     for name, limit in limits._asdict().items():
         past, held, more = (getattr(part, name) for part in (spent, reserved, worst))
@@ -115,23 +87,9 @@ def allows(limits: Limits, spent: Spent, reserved: Spent, worst: Spent) -> str |
     return None
 
 
-def books(directory: Path) -> tuple[Spent, Spent]:
-    """What the calls of a run folder have spent, and what those without an answer may at worst.
-
-    Raises:
-      CodegenError: if a file is damaged.
-    """
-    spent, reserved = [], []
-    for folder in call_folders(directory):
-        answer = read_answer(folder)
-        if answer is not None:
-            spent.append(answer)
-        else:
-            request = read_request(folder)
-            reserved.append(worst_call(request.provider, request.prompt))
-    return spent_by(spent), total(reserved)
-
-
-def permitted(limits: Limits, directory: Path, provider: Provider, prompt: str) -> str | None:
-    """Why a call must not be made, by the books of a run folder; None if it may."""
-    return allows(limits, *books(directory), worst_call(provider, prompt))
+def describe(spent: Spent) -> str:
+    """Returns a cost as one line."""
+    return (
+        f"paid requests: {spent.calls}; tokens: {spent.tokens:,}; dollars: {spent.dollars:.6f}; "
+        f"seconds: {spent.seconds:.1f}"
+    )

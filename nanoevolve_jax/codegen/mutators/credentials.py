@@ -1,18 +1,15 @@
 """Keeps keys out of files, messages and core dumps.
 
-A key belongs in the environment variable that a profile names. A profile that holds one itself is
-refused. What is written or printed is redacted as well, in case a key gets there on another way.
+A key belongs in the environment variable that a profile names. A profile that contains one is
+refused. Answers and messages are redacted as well, in case an endpoint or a command repeats a key.
 """
 
-import contextlib
-import ctypes
 import re
 import resource
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-SHORTEST_SECRET = 8
-"""Characters; anything shorter may well be a word of an answer."""
+SHORTEST_SECRET = 8  # characters; anything shorter may be a word of an answer
 HIDDEN = "[secret]"
 
 _SECRET_NAME = (
@@ -25,27 +22,26 @@ _PARAMETER = re.compile(
     r"[^&\s\"'<>)\]]+"
 )
 _BEARER = re.compile(r"(?i)(\bbearer\s+)[^\s\"'<>,)\]}]+")
-_PR_SET_DUMPABLE = 4
 
 
 def is_plain_url(url: str) -> bool:
-    """Whether a URL is http or https and has no place in which a key could be."""
+    """Returns whether a URL is http or https and has no part that could hold a key."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises if it is not a number
     except ValueError:
         return False
-    unsafe = re.search(r"[\s@?#\\]", url)  # user, query and fragment, in whatever form
+    unsafe = re.search(r"[\s@?#\\]", url)
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not unsafe
 
 
 def names_secret(name: str) -> bool:
-    """Whether a field of a request or a flag is named like one that holds a key."""
+    """Returns whether a field or a flag is named like one that holds a key."""
     return _NAMED.fullmatch(name.strip().lstrip("-")) is not None
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Returns a text without the values of environment variables, or lines of such values."""
+    """Returns a text without the given secrets, and without the single lines of them."""
     lines = {line.strip() for secret in secrets for line in (secret, *secret.splitlines())}
     for secret in sorted(lines, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
@@ -61,15 +57,5 @@ def redacted(text: str) -> str:
 
 
 def forbid_core_dumps() -> None:
-    """Lets this process and its children leave no core dumps; their memory may hold keys."""
+    """Forbids core dumps of this process and its children, because their memory may hold keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def hide_memory() -> None:
-    """Keeps other processes of this user from reading this one's memory, and forbids core dumps.
-
-    Lasts until the process runs another program. Only Linux can do more than forbid core dumps.
-    """
-    forbid_core_dumps()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,7 +1,6 @@
-"""From the text of an answer to new source.
+"""From the text of an answer to new source: SEARCH/REPLACE blocks, or whole functions.
 
-An answer holds SEARCH/REPLACE blocks, or whole functions. It is parsed here and never run. Whether
-the source may run is decided by the sandbox.
+The answer is parsed here and never run. The sandbox decides whether the source may run.
 """
 
 import ast
@@ -14,22 +13,20 @@ from nanoevolve_jax.codegen.mutators.markup import (
     blocks,
     code_blocks,
     plain,
+    without_reasoning,
 )
-from nanoevolve_jax.codegen.mutators.reasoning import without_reasoning
 from nanoevolve_jax.codegen.validation.parsing import parse
 
-MAX_BYTES = 100_000
-"""Bytes of an answer without its reasoning; no slot needs nearly as many."""
-LONGEST_ANSWER = 4_000_000
-"""Characters of an answer with its reasoning."""
+MAX_BYTES = 100_000  # bytes of an answer without its reasoning; no slot needs nearly as many
+LONGEST_ANSWER = 4_000_000  # characters of an answer with its reasoning
 GIVEN = {"jax": "jax", "jnp": "jax.numpy", "lax": "jax.lax", "math": "math"}
 """Modules by the name under which every source has them."""
 
 
 def apply(answer: str, source: str, slot: str) -> str:
-    """Returns the source after an answer's edits.
+    """Returns the source after the edits of an answer.
 
-    Imports of the names that every source has are dropped, because they change nothing.
+    Imports of names that every source has are dropped, because they change nothing.
 
     Args:
       answer: SEARCH/REPLACE blocks, in code blocks or not; or code blocks whose functions and
@@ -39,18 +36,16 @@ def apply(answer: str, source: str, slot: str) -> str:
       slot: Name of the function that the source must define.
 
     Raises:
-      EditError: if the edits cannot be applied, break the syntax or change nothing.
+      EditError: If the edits cannot be applied, break the syntax or change nothing.
     """
-    text = _answer_alone(answer)
-    lines = text.split("\n")
+    lines = _without_reasoning(answer).split("\n")
     edited = source
-    found = list(blocks(lines))
-    for number, block in enumerate(found, 1):
+    number = 0
+    for number, block in enumerate(blocks(lines), 1):
         edited = _replaced(edited, block, number)
-    if not found:
-        edited = _merged(source, _code(text, lines, slot), slot)
-    tree = _parsed(edited, "the edited source")
-    edited = _without_imports(edited, tree)
+    if not number:
+        edited = _merged(source, _code(lines, slot), slot)
+    edited = _without_imports(edited, _parsed(edited, "the edited source"))
     tree = _parsed(edited, "the edited source")
     if slot not in _definitions(tree):
         raise EditError(f"the edited source has no function named {slot}")
@@ -59,8 +54,7 @@ def apply(answer: str, source: str, slot: str) -> str:
     return edited.strip("\n") + "\n"
 
 
-def _answer_alone(answer: str) -> str:
-    """The text of an answer that edits are read from."""
+def _without_reasoning(answer: str) -> str:
     if len(answer) > LONGEST_ANSWER:
         raise EditError(f"the answer is longer than {LONGEST_ANSWER} characters")
     text = without_reasoning(plain(answer))
@@ -70,7 +64,7 @@ def _answer_alone(answer: str) -> str:
 
 
 def _replaced(source: str, block: Block, number: int) -> str:
-    """The source with a block applied; blanks at the ends of lines do not count."""
+    """Returns the source with a block applied. Blanks at the ends of lines do not count."""
     if not any(line.strip() for line in block.search):
         raise EditError(f"the SEARCH of block {number} is empty; quote the lines to be replaced")
     lines = source.split("\n")
@@ -94,21 +88,22 @@ def _replaced(source: str, block: Block, number: int) -> str:
 
 
 def _places(lines: Sequence[str], block: Block) -> list[int]:
-    """Where the lines of a block's SEARCH stand in a source."""
+    """Returns the indices at which the SEARCH of a block occurs in a source."""
     wanted = [line.rstrip() for line in block.search]
     known = [line.rstrip() for line in lines]
     count = len(wanted)
     return [i for i in range(len(known) - count + 1) if known[i : i + count] == wanted]
 
 
-def _code(text: str, lines: Sequence[str], slot: str) -> list[str]:
-    """The Python code of an answer without SEARCH/REPLACE blocks."""
-    found = list(code_blocks(lines))
-    pieces = [code.text for code in found if code.is_python]
-    unnamed = [code.text for code in found if not code.language]
-    # Beside code blocks that are said to be Python, others may hold formulas or output.
+def _code(lines: Sequence[str], slot: str) -> list[str]:
+    """Returns the Python code of an answer without SEARCH/REPLACE blocks."""
+    fenced = list(code_blocks(lines))
+    pieces = [code.text for code in fenced if code.is_python]
+    unnamed = [code.text for code in fenced if not code.language]
+    # Beside code blocks of Python, blocks without a language may hold formulas or output.
     pieces += [code for code in unnamed if not pieces or _tree(code) is not None]
-    if not found and (tree := _tree(text)) is not None and slot in _definitions(tree):
+    text = "\n".join(lines)
+    if not fenced and (tree := _tree(text)) is not None and slot in _definitions(tree):
         pieces = [text]
     if not pieces:
         raise EditError("the answer has no SEARCH/REPLACE block and no code block")
@@ -116,23 +111,23 @@ def _code(text: str, lines: Sequence[str], slot: str) -> list[str]:
 
 
 def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
-    """The source with the functions and constants of some code in the place of its own."""
+    """Returns the source with its functions and constants replaced by those of some code."""
     known = _definitions(_parsed(source, "the source"))
     given: dict[str, str] = {}
     functions, changed = set(), set()
     for piece in pieces:
         lines = piece.split("\n")
         for node in _parsed(piece, "a code block").body:
-            if _is_given(node) or _is_docstring(node):
+            if _imports_given(node) or _is_docstring(node):
                 continue
             name = _name(node)
             if name is None:
                 line = lines[node.lineno - 1].strip()[:LONGEST_QUOTE]
                 raise EditError(
-                    f"line {node.lineno} of a code block is {line!r}; allowed: "
-                    "functions, and constants that are literals"
+                    f"a code block must contain functions and constants that are literals, got "
+                    f"{line!r} in line {node.lineno}"
                 )
-            quoted = name in known and _same(node, known[name])  # what is there already
+            quoted = name in known and _same(node, known[name])  # the source has it already
             if name in changed and not quoted:
                 raise EditError(
                     f"the code blocks define {name[:LONGEST_QUOTE]} twice; give it once"
@@ -144,13 +139,13 @@ def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
             if isinstance(node, ast.FunctionDef):
                 functions.add(name)
     if not functions & (known.keys() | {slot}) and not given.keys() & known.keys():
-        found = ", ".join(given)[:LONGEST_QUOTE] or "nothing"
-        raise EditError(f"the code blocks define {found}; give {slot} or one of its helpers")
+        names = ", ".join(given)[:LONGEST_QUOTE] or "nothing"
+        raise EditError(f"the code blocks define {names}; give {slot} or one of its helpers")
     return _with(source, known, given, slot)
 
 
 def _with(source: str, known: dict[str, ast.stmt], given: dict[str, str], slot: str) -> str:
-    """The source with definitions replaced by name; new ones come before the slot's function."""
+    """Returns the source with definitions replaced by name; new ones come before the slot's."""
     lines = source.split("\n")
     added = "\n\n\n".join(text for name, text in given.items() if name not in known)
     for name, node in sorted(known.items(), key=lambda item: -item[1].lineno):
@@ -163,17 +158,20 @@ def _with(source: str, known: dict[str, ast.stmt], given: dict[str, str], slot: 
 
 
 def _without_imports(source: str, tree: ast.Module) -> str:
-    """The source without the lines that only import what every source has."""
-    given = [node for node in tree.body if _is_given(node)]
-    others = [node for node in tree.body if not _is_given(node)]
-    dropped = {n for node in given for n in range(node.lineno, node.end_lineno + 1)}
-    dropped -= {n for node in others for n in (node.lineno, node.end_lineno)}
+    """Returns the source without the lines that only import names that every source has."""
+    dropped: set[int] = set()
+    kept: set[int] = set()
+    for node in tree.body:
+        if _imports_given(node):
+            dropped.update(range(node.lineno, node.end_lineno + 1))
+        else:
+            kept.update((node.lineno, node.end_lineno))
     lines = source.split("\n")
-    return "\n".join(line for n, line in enumerate(lines, 1) if n not in dropped)
+    return "\n".join(line for n, line in enumerate(lines, 1) if n not in dropped - kept)
 
 
-def _is_given(node: ast.stmt) -> bool:
-    """Whether a statement imports nothing but names that every source has."""
+def _imports_given(node: ast.stmt) -> bool:
+    """Returns whether a statement imports nothing but names that every source has."""
     if isinstance(node, ast.Import):
         names = [(alias.asname, alias.name) for alias in node.names]
         bound = [(name, path) if name else (path.split(".")[0],) * 2 for name, path in names]
@@ -202,7 +200,7 @@ def _parsed(code: str, what: str) -> ast.Module:
     except SyntaxError as error:
         raise EditError(f"{what} has a syntax error in line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError):  # zero bytes; too deep
-        raise EditError(f"{what} cannot be parsed: it is nested too deeply or is no text") from None
+        raise EditError(f"{what} is nested too deeply or is not text") from None
 
 
 def _same(tree: ast.AST, other: ast.AST) -> bool:
@@ -213,12 +211,12 @@ def _same(tree: ast.AST, other: ast.AST) -> bool:
 
 
 def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
-    """Functions and constants at the top of a module."""
+    """Returns the functions and constants at the top of a module."""
     return {name: node for node in tree.body if (name := _name(node))}
 
 
 def _name(node: ast.stmt) -> str | None:
-    """What a statement defines, if it is a function or a constant."""
+    """Returns the name that a statement defines; None if it is not a function or a constant."""
     if isinstance(node, ast.FunctionDef):
         return node.name
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -231,6 +229,6 @@ def _name(node: ast.stmt) -> str | None:
 
 
 def _first_line(node: ast.stmt) -> int:
-    """The index of a statement's first line, its decorators included."""
+    """Returns the index of a statement's first line, its decorators included."""
     decorators = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1

@@ -1,48 +1,47 @@
-"""What a provider is told: a pure function of plain data."""
+"""Prompts: pure functions of plain data, and the contract of each slot in words."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jinja2
 
-from nanoevolve_jax.codegen.mutators import describe
 from nanoevolve_jax.codegen.validation.language import MAX_SOURCE_BYTES
 from nanoevolve_jax.codegen.validation.vocabulary import BUILTINS, MODULES
-from nanoevolve_jax.policy.slots import SCOPES, SLOTS
+from nanoevolve_jax.policy.slots import SCOPES, SLOTS, Leaf
 
-LONGEST_QUOTE = 8_000  # bytes of an answer
-LONGEST_WRONG = 1_000  # characters
+LONGEST_QUOTE = 8_000  # bytes of an answer that the second prompt quotes
+LONGEST_WRONG = 1_000  # characters of what was wrong with it
 
 
 class Evidence(NamedTuple):
-    """What was measured of a candidate; None: was not."""
+    """Measurements of a candidate; None where there is none."""
 
-    score: float | None = None  # gain over the baseline, costs deducted; in sigmas, if known
-    bpb: float | None = None  # of validation; lower is better
-    baseline_bpb: float | None = None  # of the baseline on the same seeds
-    cost: float | None = None  # FLOPs a step over the baseline's
-    stage: str | None = None  # 'screen', 'promote' or 'confirm'
-    facts: tuple[str, ...] = ()  # sentences, of telemetry for one
+    score: float | None = None  # gain over the baseline less the cost penalty, in sigmas if known
+    bpb: float | None = None  # validation loss in bits per byte
+    baseline_bpb: float | None = None  # the baseline's, on the same seeds
+    cost: float | None = None  # FLOPs per step over the baseline's
+    stage: str | None = None  # "screen", "promote" or "confirm"
+    facts: tuple[str, ...] = ()  # sentences, such as on telemetry
 
 
 class Parent(NamedTuple):
-    """A candidate to start from."""
+    """A candidate whose source is shown."""
 
     id: str
-    source: str  # normalised, of the slot
+    source: str  # normalised source of the slot
     evidence: Evidence = Evidence()
 
 
 class Failure(NamedTuple):
-    """A candidate that was refused or died, from which there is something to learn."""
+    """A candidate that was refused or died."""
 
-    reason: str  # a code, such as 'unbounded_loop' or 'dead'
+    reason: str  # code, such as "unbounded_loop" or "dead"
     message: str
-    source: str | None = None  # normalised; None: not worth its tokens
+    source: str | None = None  # normalised source; None if it is not shown
 
 
 class Trial(NamedTuple):
-    """What has been tried already, in a line."""
+    """An earlier proposal in one line."""
 
     id: str
     summary: str
@@ -50,18 +49,18 @@ class Trial(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What a source must keep to."""
+    """Rules that a source must keep to."""
 
-    max_cost: float = 4.0  # times the arithmetic of the built-in function
+    max_cost: float = 4.0  # arithmetic as a multiple of the built-in function's
     max_source_bytes: int = MAX_SOURCE_BYTES
-    names: Mapping[str, Sequence[str]] = {}  # allowed functions by module
+    names: Mapping[str, Sequence[str]] = {}  # functions that may be called, by module
     builtins: Sequence[str] = ()
 
 
-def language_rules(max_cost: float = 4.0, max_source_bytes: int = MAX_SOURCE_BYTES) -> Rules:
-    """The rules of the language that sources are written in."""
+def language_rules(max_cost: float = 4.0) -> Rules:
+    """Returns the rules of the language that sources are written in."""
     names = {name: MODULES[name] for name in ("jnp", "jnp.linalg", "lax", "jax.nn", "math")}
-    return Rules(max_cost, max_source_bytes, names, BUILTINS)
+    return Rules(max_cost, MAX_SOURCE_BYTES, names, BUILTINS)
 
 
 def prompt(
@@ -76,26 +75,26 @@ def prompt(
     tried: Sequence[Trial] = (),
     shapes: Sequence[tuple[int, int]] = (),
 ) -> str:
-    """The prompt of a proposal.
+    """Returns the prompt of a proposal.
 
-    Sources are to be normalised, so that no comment of an earlier answer speaks to this one.
+    Sources must be normalised, so that no comment of an earlier answer addresses this one.
 
     Args:
-      number: of the proposal; stands in the first line.
-      slot: one of `SLOTS`.
-      scope: one of `SCOPES`.
-      parent: whose source is to be edited.
-      rules: of the language and its limits.
-      best: other good candidates.
-      failures: the most instructive ones.
-      tried: what has been tried, the latest last.
-      shapes: of the model's matrices, [inputs, outputs].
+      number: Number of the proposal, which is in the first line.
+      slot: One of `SLOTS`.
+      scope: One of `SCOPES`.
+      parent: Candidate whose source is to be edited.
+      rules: Rules of the language and its limits.
+      best: Other good candidates.
+      failures: Refused and dead candidates.
+      tried: Earlier proposals, the latest last.
+      shapes: Shapes [inputs, outputs] of the model's matrices.
 
     Raises:
-      ValueError: if the scope does not contain the slot.
+      ValueError: If the scope does not contain the slot.
     """
     if slot not in SCOPES.get(scope, ()):
-        raise ValueError(f"scope is {scope!r}, slot {slot!r}; allowed: {SCOPES}")
+        raise ValueError(f"the scope of slot {slot!r} must contain it, got {scope!r}")
     return (
         _environment()
         .get_template("prompt.txt.jinja")
@@ -103,11 +102,11 @@ def prompt(
             number=number,
             slot=slot,
             meaning=SLOTS[slot].meaning,
-            aim=describe.aim_of(scope),
-            signature=describe.signature_of(slot),
-            arguments=describe.arguments_of(slot),
-            results=describe.results_of(slot),
-            outside=describe.outside_of(slot),
+            purpose=_PURPOSES[scope],
+            signature=f"def {slot}({', '.join(SLOTS[slot].parameters)}):",
+            arguments=arguments_of(slot),
+            results=results_of(slot),
+            outside=SLOTS[slot].outside,
             parent=parent,
             rules=rules,
             best=best,
@@ -119,15 +118,14 @@ def prompt(
 
 
 def complaint(prompt: str, answer: str, wrong: str) -> str:
-    """The prompt of the second try: the first one, the answer to it and what was wrong, once.
+    """Returns the prompt of a second try: the first one, its answer and what was wrong with it.
+
+    It is at most `budget.COMPLAINT_BYTES` longer than the first prompt.
 
     Args:
-      prompt: of the first try.
-      answer: to it; only its end is kept if it is long.
-      wrong: in words; only their beginning is kept if they are many.
-
-    Returns:
-      A prompt that is at most `budget.COMPLAINT_BYTES` longer than the first one.
+      prompt: Prompt of the first try.
+      answer: Answer to it; only the end of a long one is quoted.
+      wrong: What was wrong with the answer; only the beginning of a long text is used.
     """
     first, _, rest = prompt.partition("\n")
     template = _environment().get_template("complaint.txt.jinja")
@@ -140,7 +138,7 @@ def complaint(prompt: str, answer: str, wrong: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text with each line behind '> ', so that it ends where it ends; its end if it is long."""
+    """Returns a text with `> ` before each line; of a long text only the end."""
     lines = [f"> {line}".rstrip() for line in text.strip("\n").split("\n")]
     content = "\n".join(lines).encode(errors="replace")
     if len(content) <= LONGEST_QUOTE:
@@ -150,17 +148,17 @@ def quoted(text: str) -> str:
 
 
 def measured(evidence: Evidence) -> str:
-    """Evidence in a line."""
+    """Returns the measurements of a candidate as one line."""
     parts = []
     if evidence.score is not None:
         parts.append(f"score {evidence.score:+.4f}")
     if evidence.bpb is not None:
-        against = evidence.baseline_bpb
-        gain = 0.0 if against is None else against - evidence.bpb
-        # In words, for less is more here.
+        baseline = evidence.baseline_bpb
+        gain = 0.0 if baseline is None else baseline - evidence.bpb
+        # A word instead of a sign, because a lower loss is better.
         than = f"{abs(gain):.4f} {'better' if gain > 0 else 'worse'} than" if gain else "equal to"
-        known = "" if against is None else f" ({than} the baseline)"
-        parts.append(f"validation {evidence.bpb:.4f} bpb{known}")
+        compared = "" if baseline is None else f" ({than} the baseline)"
+        parts.append(f"validation {evidence.bpb:.4f} bpb{compared}")
     if evidence.cost is not None:
         parts.append(f"cost {evidence.cost:.3f}x")
     if evidence.stage is not None:
@@ -175,7 +173,36 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # it is read by a model, not by a browser
+        autoescape=False,  # a model reads it, not a browser
     )
     environment.filters["measured"] = measured
     return environment
+
+
+# The contract of a slot in words ------------------------------------------------------------
+
+_PURPOSES = {
+    "matrix": "Change the mathematics of the matrix update: momentum, orthogonalisation, scaling, "
+    "normalisation.",
+    "gating": "Change how the state of training steers the optimizer.",
+    "routing": "Change which matrices get which treatment: branch in Python on the shape of "
+    "`gradient`, which is known while the function is traced. All shapes go through one function.",
+}
+
+
+def arguments_of(slot: str) -> list[str]:
+    """Returns the arguments of a slot's function, one line per array."""
+    return [_line(name, leaf) for name, leaf in SLOTS[slot].named_arguments()]
+
+
+def results_of(slot: str) -> list[str]:
+    """Returns the results of a slot's function, one line each, in order."""
+    return [
+        _line(name, leaf, "values outside are clipped" if leaf.low is not None else "")
+        for name, leaf in SLOTS[slot].named_results()
+    ]
+
+
+def _line(name: str, leaf: Leaf, note: str = "") -> str:
+    reach = "" if leaf.low is None else f"from {leaf.low:g} to {leaf.high:g}"
+    return f"`{name}`: {'; '.join(filter(None, (leaf.form, leaf.meaning, reach, note)))}"

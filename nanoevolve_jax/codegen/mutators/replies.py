@@ -1,18 +1,24 @@
-"""From the reply of an endpoint to the end of an attempt: an answer, or why there is none."""
+"""Reads the replies of OpenAI-compatible endpoints: a text, or why there is none.
 
+Limits must hold, so a report of tokens counts as the most that it can mean. A number that cannot be
+true counts as the most that a call may use. That includes zero, because neither a prompt nor an
+answer is empty.
+"""
+
+import email.utils
 import json
+import math
 import re
+import time
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC
+from typing import Any, NamedTuple
 
-from nanoevolve_jax.codegen.mutators import usage
-from nanoevolve_jax.codegen.mutators.attempts import Attempt
-from nanoevolve_jax.codegen.mutators.events import decoded
-from nanoevolve_jax.codegen.mutators.patience import asked_wait, told_wait
+MOST_TOKENS = 10**9  # a larger number is a mistake
 
 _AGAIN = (408, 409, 425, 429)
 _PERHAPS_PAID = (408, 502, 504, 520, 524)
-"""Gateways that gave up waiting; the model behind them may have answered, at a price."""
+"""Statuses of gateways that gave up waiting; the model may have answered, at a price."""
 _CUT_OFF = {
     **dict.fromkeys(
         ("length", "max_tokens", "model_length", "model_context_window_exceeded"),
@@ -24,7 +30,7 @@ _CUT_OFF = {
     ),
 }
 _BROKEN_OFF = ("error", "network_error", "insufficient_system_resource", "abort", "timeout")
-"""Reasons for the end of a reply whose model failed before its answer was whole."""
+"""Finish reasons of a model that failed before its answer was complete."""
 _QUOTA = re.compile(
     r"insufficient_(quota|balance|credits?|funds)|billing|quota_exceeded|payment_required"
     r"|access_terminated|credit_balance",
@@ -50,14 +56,27 @@ _TRANSIENT_WORDS = re.compile(
 )
 
 
+class Attempt(NamedTuple):
+    """The result of one attempt to get an answer from a provider."""
+
+    text: str = ""
+    input_tokens: int | None = None  # None: not reported; counts as the most possible
+    output_tokens: int | None = None
+    dollars: float | None = None  # price reported by the provider, if it reports one
+    failure: str | None = None  # why there is no text
+    paid: bool = True  # whether it was or may have been billed
+    again: bool = False  # whether another attempt may succeed
+    wait: float | None = None  # seconds that the provider asks to wait before it
+
+
 def read(body: bytes, headers: Mapping[str, str]) -> Attempt:
-    """Returns the attempt that ended with status 200; nothing in its body is certain."""
+    """Returns the attempt that ended with status 200; its body may hold anything."""
     try:
-        reply = decoded(body)
+        reply = json.loads(body)
     except (ValueError, RecursionError):
         shown = " ".join(body[:200].decode(errors="replace").split())
         return Attempt(failure=f"the reply cannot be read: it is not JSON but {shown!r}")
-    inputs, outputs = usage.tokens(reply)
+    inputs, outputs = tokens_of(reply)
     choice = _first_choice(reply)
     error = _error(reply) or _error(choice) or _broken_off(choice)
     if error is not None:
@@ -76,7 +95,7 @@ def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
 
     Args:
       status: HTTP status.
-      body: Decoded body, or what it holds as `error`.
+      body: Decoded body, or its field `error`.
       headers: Headers of the reply.
     """
     error = body if isinstance(body, Mapping) else {"message": str(body or "no message")}
@@ -85,16 +104,16 @@ def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
     return fault._replace(failure=f"status {status}: {fault.failure}", again=again)
 
 
-def tells_of_quota(text: str) -> bool:
-    """Whether a message says that a quota or a balance is exhausted, so that no retry helps."""
+def is_about_quota(text: str) -> bool:
+    """Returns whether a message reports an exhausted quota or balance, which no retry mends."""
     return (_QUOTA.search(text) or _QUOTA_WORDS.search(text)) is not None
 
 
 def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, str]) -> Attempt:
-    """The attempt that ended with an error: whether it was paid, and whether to try again.
+    """Returns the attempt that ended with an error.
 
     Args:
-      status: HTTP status. None: it was 200, and the error's own code is all there is.
+      status: HTTP status; None if it was 200 and only the error holds a code.
       error: Object with some of `message`, `code`, `type`, `status`, `details` and `metadata`.
       headers: Headers of the reply.
     """
@@ -103,29 +122,28 @@ def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, s
     code = status if status is not None else _status(error)
     no_quota = code == 402 or _QUOTA.search(names) is not None
     limited = _RATE.search(names) is not None
-    if not limited:  # messages about rates advertise higher limits
+    if not limited:  # messages about rate limits often mention billing
         no_quota = no_quota or _QUOTA_WORDS.search(message) is not None
     if code is not None:
-        passes = code in _AGAIN or code >= 500
+        transient = code in _AGAIN or code >= 500
     else:
         clue = _TRANSIENT.search(names) or _TRANSIENT_WORDS.search(message)
-        passes = limited or clue is not None
+        transient = limited or clue is not None
     paid = code in _PERHAPS_PAID
     if status is None:  # a model may have begun to write before it failed
         paid = paid or not (no_quota or limited or (code or 500) < 500)
-    metadata = error.get("metadata")  # of a router, which quotes the model's own endpoint there
+    metadata = error.get("metadata")  # a router quotes the error of the model's endpoint here
     quoted = metadata.get("raw") or "" if isinstance(metadata, Mapping) else ""
-    shown = " ".join(f"{names} {message} {quoted}".split())
     return Attempt(
-        failure=shown,
+        failure=" ".join(f"{names} {message} {quoted}".split()),
         paid=paid,
-        again=passes and not no_quota,
-        wait=asked_wait(headers) or told_wait(error.get("details")),
+        again=transient and not no_quota,
+        wait=requested_wait(headers) or _retry_delay(error.get("details")),
     )
 
 
 def _status(error: Mapping[str, Any]) -> int | None:
-    """The HTTP status that an error in a body names."""
+    """Returns the HTTP status that an error in a body names."""
     for name in ("code", "status", "status_code"):
         text = str(error.get(name))
         if re.fullmatch(r"[45]\d\d", text):
@@ -134,8 +152,8 @@ def _status(error: Mapping[str, Any]) -> int | None:
 
 
 def _error(reply: Any) -> Mapping[str, Any] | None:
-    """The error in a reply or in a choice, as an object; None if there is none."""
-    if isinstance(reply, list) and len(reply) == 1:  # as Google's endpoints wrap it
+    """Returns the error in a reply or in a choice, as an object; None if there is none."""
+    if isinstance(reply, list) and len(reply) == 1:  # Google's endpoints wrap it in a list
         reply = reply[0]
     if not isinstance(reply, Mapping):
         return None
@@ -152,7 +170,7 @@ def _error(reply: Any) -> Mapping[str, Any] | None:
 
 
 def _broken_off(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The error of a choice that ends as one although it holds none; a part of a text may stand."""
+    """Returns an error for a choice whose finish reason is one; its text may be incomplete."""
     reason = str(choice.get("finish_reason"))
     if reason.lower() not in _BROKEN_OFF:
         return None
@@ -166,7 +184,7 @@ def _first_choice(reply: Any) -> Mapping[str, Any]:
 
 
 def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The text of a choice, and why it is not an answer; None if it is one."""
+    """Returns the text of a choice, or "" and the reason why it is not an answer."""
     message = choice.get("message")
     message = message if isinstance(message, Mapping) else {}
     text, refusal = _joined(message.get("content"))
@@ -179,8 +197,9 @@ def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
     if text.strip():
         return text, None
     if not choice:
-        said = reply.get("message") if isinstance(reply, Mapping) else None
-        return "", f"the reply holds no text: {said if isinstance(said, str) else 'no choices'}"
+        shown = reply.get("message") if isinstance(reply, Mapping) else None
+        shown = shown if isinstance(shown, str) else "it has no choices"
+        return "", f"the reply holds no text: {shown}"
     if message.get("tool_calls") or message.get("function_call"):
         return "", "the reply holds no text: it calls a tool instead of answering"
     thoughts = message.get("reasoning_content") or message.get("reasoning")
@@ -189,16 +208,15 @@ def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def _joined(content: Any) -> tuple[str, str]:
-    """The text and the refusal in the content of a message, which is text or a list of parts.
+    """Returns the text and the refusal in the content of a message, which may be a list of parts.
 
     Parts of other types, such as reasoning and images, are left out.
     """
     if isinstance(content, str):
         return content, ""
-    parts = content if isinstance(content, list) else [content]
     texts: list[str] = []
     refusals: list[str] = []
-    for part in parts:
+    for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, Mapping):
@@ -208,3 +226,119 @@ def _joined(content: Any) -> tuple[str, str]:
             elif kind == "refusal":
                 refusals.append(str(part.get("refusal") or part.get("text") or "no reason"))
     return "".join(texts), " ".join(refusals)
+
+
+# Tokens -------------------------------------------------------------------------------------
+
+
+def tokens_of(reply: Any) -> tuple[int | None, int | None]:
+    """Returns the input and output tokens that a reply reports; None for what it does not report.
+
+    Args:
+      reply: Decoded JSON of a reply.
+    """
+    usage = reply.get("usage") if isinstance(reply, Mapping) else None
+    inputs, total = _count(usage, "prompt_tokens"), _count(usage, "total_tokens")
+    written = _count(usage, "completion_tokens")
+    reasoned = max(
+        _count(usage, "reasoning_tokens") or 0,
+        _count(usage, "completion_tokens_details.reasoning_tokens") or 0,
+    )
+    outputs = []
+    if written is not None:
+        # Reasoning is part of what was written, unless it is longer or there is no total to tell.
+        apart = total is None or reasoned > written
+        outputs.append(written + (reasoned if apart else 0))
+    if total is not None and total > (inputs or 0):
+        outputs.append(total - (inputs or 0))
+    return inputs, max(outputs, default=None)
+
+
+def token_count(value: Any) -> int | None:
+    """Returns a reported number of tokens; None if it is not positive, whole and possible."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 < value <= MOST_TOKENS and value == int(value) else None
+
+
+def _count(usage: Any, path: str) -> int | None:
+    for name in path.split("."):
+        usage = usage.get(name) if isinstance(usage, Mapping) else None
+    return token_count(usage)
+
+
+# Waits --------------------------------------------------------------------------------------
+
+_DURATION = re.compile(
+    r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?"
+    r"(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
+)
+_UNITS = (86_400.0, 3600.0, 60.0, 1.0, 0.001)
+
+
+def requested_wait(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Returns the seconds that the headers of a refusal ask to wait; None if they ask for nothing.
+
+    `retry-after-ms` comes before `Retry-After`, which holds seconds or a date. Without both, it is
+    the time until the last exhausted limit of `x-ratelimit-reset-requests` and `-tokens` is reset.
+
+    Args:
+      headers: Headers of the reply; names in lower case, or a mapping that ignores case.
+      now: Seconds since 1970. By default the endpoint's own `Date`, so that a wrong clock does not
+        matter, and without one the time of this machine.
+    """
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return _positive(milliseconds / 1000.0)
+    asked = headers.get("retry-after")
+    if (seconds := _number(asked)) is not None:
+        return _positive(seconds)
+    if (date := _date(asked)) is not None:
+        if now is None:
+            now = _date(headers.get("date")) or time.time()
+        return _positive(date - now)
+    exhausted = (
+        _duration(headers.get(f"x-ratelimit-reset-{limit}"))
+        for limit in ("requests", "tokens")
+        if _number(headers.get(f"x-ratelimit-remaining-{limit}")) == 0
+    )
+    return max(filter(None, exhausted), default=None)
+
+
+def _retry_delay(details: Any) -> float | None:
+    """Returns the longest `retryDelay` in the details of an error, in seconds."""
+    parts = details if isinstance(details, list) else []
+    delays = [part.get("retryDelay") for part in parts if isinstance(part, Mapping)]
+    waits = (_duration(text) for text in delays if isinstance(text, str))
+    return max(filter(None, waits), default=None)
+
+
+def _positive(seconds: float) -> float | None:
+    return seconds if seconds > 0 else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _date(text: str | None) -> float | None:
+    """Returns the seconds since 1970 of an HTTP date."""
+    try:
+        date = email.utils.parsedate_to_datetime(text or "")
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
+    except (TypeError, ValueError, OverflowError, AttributeError, IndexError):
+        return None
+
+
+def _duration(text: str | None) -> float | None:
+    """Returns the seconds of a duration such as 6m0s, 20ms or 1.5."""
+    if (seconds := _number(text)) is not None:
+        return _positive(seconds)
+    match = _DURATION.fullmatch((text or "").strip())
+    if match is None:
+        return None
+    parts = zip(match.groups(), _UNITS, strict=True)
+    return _positive(math.fsum(float(part) * unit for part, unit in parts if part))

@@ -1,0 +1,292 @@
+"""Calls to providers: attempts with pauses between them, and their cost in the run folder.
+
+A call is one folder. `request.json` is written before anything is sent and `answer.json` when the
+call has ended, so an answer is never paid for twice. If the process dies in between, its answer is
+lost: the next process asks again, and the lost call counts at the most that it may have cost.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from nanoevolve_jax.codegen.errors import CodegenError
+from nanoevolve_jax.codegen.mutators import commands, endpoints
+from nanoevolve_jax.codegen.mutators.budget import (
+    Limits,
+    Spent,
+    exceeded,
+    total,
+    worst_attempt,
+    worst_call,
+)
+from nanoevolve_jax.codegen.mutators.credentials import redacted, without_secrets
+from nanoevolve_jax.codegen.mutators.providers import (
+    Api,
+    Provider,
+    ProviderError,
+    from_json,
+    missing,
+    to_json,
+)
+from nanoevolve_jax.codegen.mutators.replies import Attempt
+from nanoevolve_jax.execution.json_files import Count, read_json, write_json
+
+FORMAT = 1
+REQUEST, ANSWER = "request.json", "answer.json"
+CALLS = "proposals/*/try-*"  # folders of the calls in a run folder
+LONGEST_FAILURE = 500  # characters
+
+Amount = Annotated[float, Meta(ge=0)]
+Permit = Callable[[Provider, str], str | None]
+
+
+class Answer(NamedTuple):
+    """The result of one call."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    dollars: float
+    seconds: float  # time waited, pauses between attempts included
+    requests: int  # attempts that may have been billed
+    estimated: int  # billed attempts whose tokens are unknown; they count as the most possible
+    failure: str | None  # why there is no text, in one line
+    provider: str
+    model: str
+
+
+class NotPermitted(CodegenError):
+    """A call that was not made, because it might exceed a limit."""
+
+
+async def ask(
+    provider: Provider, prompt: str, folder: Path, permit: Permit = lambda *_: None
+) -> Answer:
+    """Returns the answer to a prompt; an answer that is already in the folder is returned again.
+
+    Args:
+      provider: Profile to ask.
+      prompt: The only message of the call.
+      folder: Folder of this call alone; created if it is missing.
+      permit: Returns why a new call must not be made, or None.
+
+    Raises:
+      NotPermitted: If `permit` refuses.
+      ProviderError: If this machine lacks something that the provider needs.
+      CodegenError: If a file of the folder is damaged.
+    """
+    if (answer := read_answer(folder)) is not None:
+        return answer
+    if lack := missing(provider):
+        raise ProviderError(f"provider {provider.name} cannot be asked: {lack}")
+    if reason := permit(provider, prompt):
+        raise NotPermitted(reason)
+    lost = lost_calls(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_request(folder, provider, prompt, lost)
+    environment = environment_of(provider, os.environ)
+    kind = endpoints if isinstance(provider, Api) else commands
+    answer = await call(provider, prompt, lambda: kind.attempt(provider, prompt, environment))
+    answer = cleaned(answer, provider, environment)
+    write_json(folder / ANSWER, {"format": FORMAT} | answer._asdict())
+    return answer
+
+
+async def call(
+    provider: Provider,
+    prompt: str,
+    attempt: Callable[[], Awaitable[Attempt]],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    draw: Callable[[], float] = random.random,
+) -> Answer:
+    """Repeats an attempt until it succeeds, cannot succeed, or the profile allows no more.
+
+    A pause lasts as long as the provider asks for. Otherwise it doubles each time, and up to half
+    of it is taken away at random, so that callers that failed together do not return together.
+
+    Args:
+      provider: Profile that is asked.
+      prompt: The prompt, for the cost of attempts whose tokens are unknown.
+      attempt: Makes one attempt; raises nothing.
+      sleep: Waits for a number of seconds.
+      clock: Returns seconds.
+      draw: Returns a random number in [0, 1).
+    """
+    import tenacity
+
+    attempts: list[Attempt] = []
+    doubling = tenacity.wait_exponential(provider.backoff_seconds, provider.backoff_max_seconds)
+
+    async def once() -> Attempt:
+        attempts.append(await attempt())
+        return attempts[-1]
+
+    def is_worth_repeating(last: Attempt) -> bool:
+        return last.again and (last.wait or 0.0) <= provider.backoff_max_seconds
+
+    def pause(state: tenacity.RetryCallState) -> float:
+        asked = attempts[-1].wait
+        return doubling(state) * (1.0 - 0.5 * draw()) if asked is None else asked
+
+    began = clock()
+    last = await tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_result(is_worth_repeating),
+        stop=tenacity.stop_after_attempt(provider.attempts),
+        wait=pause,
+        sleep=sleep,
+        retry_error_callback=lambda state: state.outcome.result(),
+    )(once)
+    failure = last.failure
+    if last.again and last.wait is not None and not is_worth_repeating(last):
+        failure = f"{failure}; the endpoint asks to wait {last.wait:g} s"
+    return _answer(provider, prompt, attempts, clock() - began)._replace(failure=failure)
+
+
+def _answer(provider: Provider, prompt: str, attempts: list[Attempt], seconds: float) -> Answer:
+    worst = worst_attempt(provider, prompt)
+    inputs = outputs = estimated = 0
+    dollars = 0.0
+    billed = [attempt for attempt in attempts if attempt.paid]
+    for attempt in billed:
+        reported = attempt.input_tokens, attempt.output_tokens
+        tokens = [w if r is None else r for r, w in zip(reported, worst, strict=True)]
+        inputs, outputs = inputs + tokens[0], outputs + tokens[1]
+        estimated += None in reported
+        dollars += provider.dollars(*tokens) if attempt.dollars is None else attempt.dollars
+    return Answer(
+        text=attempts[-1].text,
+        input_tokens=inputs,
+        output_tokens=outputs,
+        dollars=dollars,
+        seconds=seconds,
+        requests=len(billed),
+        estimated=estimated,
+        failure=attempts[-1].failure,
+        provider=provider.name,
+        model=provider.model,
+    )
+
+
+def environment_of(provider: Provider, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that a call may see: PATH, HOME and those that its profile names."""
+    names = ("PATH", "HOME", provider.key_env, *provider.env)
+    return {name: environment[name] for name in names if name in environment}
+
+
+def cleaned(answer: Answer, provider: Provider, environment: Mapping[str, str]) -> Answer:
+    """Returns an answer that can be stored: valid Unicode, failures in one line, no secrets."""
+    secrets = [environment.get(name, "") for name in (provider.key_env, *provider.env)]
+
+    def clean(text: str) -> str:
+        return without_secrets(text, secrets).encode(errors="replace").decode()
+
+    failure = answer.failure
+    if failure is not None:
+        failure = " ".join(redacted(clean(failure)).split())[:LONGEST_FAILURE]
+    return answer._replace(text=clean(answer.text), failure=failure)
+
+
+# Files --------------------------------------------------------------------------------------
+
+
+class _AnswerDocument(TypedDict):
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    text: str
+    input_tokens: Count
+    output_tokens: Count
+    dollars: Amount
+    seconds: Amount
+    requests: Count
+    estimated: Count
+    failure: str | None
+    provider: str
+    model: str
+
+
+class _RequestDocument(TypedDict):
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
+    provider: dict[str, Any]
+    prompt: str
+    lost: NotRequired[Count]  # earlier calls from this folder whose answers were lost
+
+
+def write_request(folder: Path, provider: Provider, prompt: str, lost: int = 0) -> None:
+    """Writes what a call sends, before it is sent."""
+    document = {"provider": to_json(provider), "prompt": prompt, "lost": lost}
+    write_json(folder / REQUEST, {"format": FORMAT} | document)
+
+
+def read_answer(folder: Path) -> Answer | None:
+    """Reads the answer in a folder; None if there is none.
+
+    Raises:
+      CodegenError: If the file is damaged.
+    """
+    document = _read(folder / ANSWER, _AnswerDocument)
+    return document and Answer(**{name: document[name] for name in Answer._fields})
+
+
+def lost_calls(folder: Path) -> int:
+    """Returns how many calls from a folder have no answer and never will have one.
+
+    Raises:
+      CodegenError: If a file is damaged.
+    """
+    document = _read(folder / REQUEST, _RequestDocument)
+    if document is None:
+        return 0
+    return document.get("lost", 0) + (read_answer(folder) is None)
+
+
+def _read(path: Path, kind: type) -> Any:
+    try:
+        return read_json(path, kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CodegenError(f"{path} is damaged: {error}") from None
+
+
+def answers_of(directory: Path) -> list[Answer]:
+    """Returns all answers in a run folder, in the order of its proposals."""
+    answers = (read_answer(folder) for folder in sorted(directory.glob(CALLS)))
+    return [answer for answer in answers if answer is not None]
+
+
+def cost_of(answers: Iterable[Answer]) -> Spent:
+    """Returns the cost of some answers."""
+    return total(
+        Spent(a.requests, a.input_tokens + a.output_tokens, a.dollars, a.seconds) for a in answers
+    )
+
+
+def lost_cost(directory: Path) -> Spent:
+    """Returns the most that the lost calls of a run folder may have cost.
+
+    Raises:
+      CodegenError: If a file is damaged.
+    """
+    costs: list[Spent] = []
+    for folder in sorted(directory.glob(CALLS)):
+        if lost := lost_calls(folder):
+            document = _read(folder / REQUEST, _RequestDocument)
+            try:
+                worst = worst_call(from_json(document["provider"]), document["prompt"])
+            except ValueError as error:
+                raise CodegenError(f"{folder / REQUEST} is damaged: {error}") from None
+            costs += [worst] * lost
+    return total(costs)
+
+
+def permitted(limits: Limits, directory: Path, provider: Provider, prompt: str) -> str | None:
+    """Returns which limit a new call in a run folder might exceed; None if it may be made."""
+    spent = total([cost_of(answers_of(directory)), lost_cost(directory)])
+    return exceeded(limits, spent, Spent(), worst_call(provider, prompt))

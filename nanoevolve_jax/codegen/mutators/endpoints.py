@@ -1,0 +1,58 @@
+"""One attempt at an OpenAI-compatible endpoint."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from nanoevolve_jax.codegen.mutators import replies
+from nanoevolve_jax.codegen.mutators.providers import Api
+from nanoevolve_jax.codegen.mutators.replies import Attempt
+
+NO_KEY = "none"  # sent to an endpoint that needs no key
+
+
+async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) -> Attempt:
+    """Sends a prompt once; raises nothing.
+
+    The client's own retries are off. They would hide attempts that may have been billed, and repeat
+    requests of an account whose quota is exhausted.
+
+    Args:
+      provider: Profile of the endpoint.
+      prompt: The only message.
+      environment: Variables, among them the one that holds the key.
+    """
+    import openai
+
+    options: dict[str, Any] = {provider.limit_field: provider.max_output_tokens}
+    if provider.temperature is not None:
+        options["temperature"] = provider.temperature
+    if provider.extra_body:
+        options["extra_body"] = dict(provider.extra_body)
+    late = Attempt(failure=f"no answer within {provider.timeout_seconds:g} s", again=True)
+    try:
+        async with (
+            # The client's own limit starts again with every byte that arrives.
+            asyncio.timeout(provider.timeout_seconds),
+            openai.AsyncOpenAI(
+                api_key=environment.get(provider.key_env) or NO_KEY,
+                base_url=provider.base_url,
+                max_retries=0,
+                timeout=provider.timeout_seconds,
+            ) as client,
+        ):
+            reply = await client.chat.completions.with_raw_response.create(
+                model=provider.model, messages=[{"role": "user", "content": prompt}], **options
+            )
+            return replies.read(reply.http_response.content, reply.headers)
+    except openai.APIStatusError as error:
+        return replies.refused(error.status_code, error.body, error.response.headers)
+    except (TimeoutError, openai.APITimeoutError):
+        return late
+    except openai.APIConnectionError as error:
+        cause = error.__cause__
+        reached = type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
+        failure = f"connection to {provider.base_url} failed: {cause or error}"
+        return Attempt(failure=failure, paid=reached, again=True)
+    except Exception as error:  # an endpoint may send anything
+        return Attempt(failure=f"the reply cannot be read: {error!r}")
