@@ -3,14 +3,14 @@
   python -m nanoevolve_jax.codegen.autonomous --config=configs/codegen.py
       --config.codegen.ensemble=ollama --config.workdir=runs/codegen
 
-What it may cost is limited by `codegen.calls`, `tokens`, `dollars` and `seconds`.
+Its cost is limited by `codegen.calls`, `tokens`, `dollars` and `seconds`.
 """
 
 from nanoevolve_jax.configs import screen
 
 
 def get_config(variant: str = "cpu"):
-    """The config of one of the variants of `configs/screen.py`."""
+    """Returns the config of a variant of `configs/screen.py`."""
     config = screen.get_config(variant)
     config.workdir = "runs/codegen"
     return config
