@@ -1,4 +1,6 @@
-"""Nothing that a model wrote while it was reasoning becomes a candidate."""
+"""Drafts in the reasoning of a model never become candidates."""
+
+import ast
 
 import pytest
 from hypothesis import example, given
@@ -40,20 +42,20 @@ def test_drafts_in_reasoning_are_dropped(opening, closing, answer):
 
 
 @pytest.mark.parametrize("closing", [tag for _, tag in TAGS[:-3]])
-def test_all_that_stands_before_a_lone_closing_tag_is_reasoning(closing):
+def test_text_before_a_lone_closing_tag_is_reasoning(closing):
     for draft in (DRAFT, fenced(f"{DRAFT}Wait, no."), "```python\nSCALE = 9.0\n"):
         assert apply(f"Less?\n{draft}\n{closing}\n{EDIT}", SOURCE, "gate") == EDITED
 
 
 @pytest.mark.parametrize("opening", [tag for tag, _ in TAGS])
-def test_reasoning_without_an_end_is_no_answer(opening):
+def test_reasoning_without_an_end_is_not_an_answer(opening):
     for text in (f"{opening}{DRAFT}", f"{opening}{fenced('SCALE = 9.0')}"):
         with pytest.raises(EditError, match="ends inside its reasoning"):
             apply(text, SOURCE, "gate")
 
 
 @given(drafts, st.sampled_from(TAGS))
-def test_no_draft_changes_what_comes_of_an_answer(pieces, tag):
+def test_no_draft_changes_the_edited_source(pieces, tag):
     text = "\n".join([tag[0], *pieces, tag[1], EDIT])
     assert apply(text, SOURCE, "gate") == EDITED
 
@@ -96,20 +98,12 @@ def test_reasoning_nests(text, good):
 MENTION = "SCALE = 4.0  # not <think>, </think> or [/THINK]"
 
 
-@pytest.mark.parametrize("reasoning", ["", "<think>why</think>\n", "why</think>\n"])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        block("SCALE = 2.0", MENTION),
-        fenced(block("SCALE = 2.0", MENTION), ""),
-        fenced(MENTION),
-        fenced(MENTION, ""),
-        fenced(f'def gate(a):\n    "Uses <think>."\n    return a\n\n\n{MENTION}'),
-    ],
-)
-def test_tags_in_the_code_of_an_answer_are_code(reasoning, answer):
-    assert MENTION in apply(f"{reasoning}{answer}", SOURCE, "gate")
-
-
-def test_tags_in_an_answer_that_is_python_alone_are_code():
-    assert MENTION in apply(SOURCE.replace("SCALE = 2.0", MENTION), SOURCE, "gate")
+@pytest.mark.parametrize("reasoning", ["", f"<think>{DRAFT}</think>\n", f"{DRAFT}</think>\n"])
+@pytest.mark.parametrize("answer", [block("SCALE = 2.0", MENTION), fenced(MENTION), MENTION])
+def test_a_tag_in_code_never_lets_a_draft_through(reasoning, answer):
+    """The tag counts, so the answer is refused or the same as without it."""
+    try:
+        edited = apply(f"{reasoning}{answer}", SOURCE, "gate")
+    except EditError:
+        return
+    assert ast.dump(ast.parse(edited)) == ast.dump(ast.parse(EDITED))

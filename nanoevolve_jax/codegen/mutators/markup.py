@@ -7,21 +7,16 @@ doubt more is dropped: asking again costs one call, applying a draft spoils the 
 2. A closing tag without an opening one ends reasoning that began with the text. The same holds for
    the channel `final` of a model that writes in channels.
 3. Reasoning without an end means that there is no answer.
-4. A tag inside complete code or between backticks is text. Complete code is a SEARCH/REPLACE block
-   with all of its markers, or a closed code block that can be parsed.
+4. A tag between backticks is text. A tag anywhere else counts, even in a comment of code.
 
 Everything takes time linear in the length of the answer.
 """
 
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from nanoevolve_jax.codegen.validation.parsing import parse
-
 LONGEST_QUOTE = 80  # characters of an answer that a message quotes
-LONGEST_CODE = 100_000  # characters of a text that is parsed to decide whether it is code
 
 # Words that may follow SEARCH or REPLACE: a colon, or one file name, block number or the like.
 _LABEL = (
@@ -112,13 +107,13 @@ def blocks(lines: Sequence[str]) -> Iterator[Block]:
     indent = 0
     for line in lines:
         mark = line.strip()
-        if _begins_block(line):
+        if _SEARCH.fullmatch(mark):
             if parts:
                 raise EditError("a SEARCH begins inside a block; end that with >>>>>>> REPLACE")
             parts, indent = [[]], len(line) - len(line.lstrip())
-        elif len(parts) == 1 and _divides(line):
+        elif len(parts) == 1 and _DIVIDER.fullmatch(mark):
             parts.append([])
-        elif _REPLACE.fullmatch(mark) or (len(parts) == 2 and _ends_block(line)):
+        elif _REPLACE.fullmatch(mark) or (len(parts) == 2 and _BARE_END.fullmatch(mark)):
             if not parts:
                 raise EditError("a >>>>>>> REPLACE has no <<<<<<< SEARCH before it")
             if len(parts) == 1:
@@ -158,21 +153,6 @@ def code_blocks(lines: Sequence[str]) -> Iterator[Code]:
         raise EditError("the last code block is not closed")
 
 
-def _begins_block(line: str) -> bool:
-    return "<<<<<" in line and _SEARCH.fullmatch(line.strip()) is not None
-
-
-def _divides(line: str) -> bool:
-    return "=====" in line and _DIVIDER.fullmatch(line.strip()) is not None
-
-
-def _ends_block(line: str) -> bool:
-    if ">>>>>" not in line:
-        return False
-    mark = line.strip()
-    return (_REPLACE.fullmatch(mark) or _BARE_END.fullmatch(mark)) is not None
-
-
 def _opened_fence(line: str) -> tuple[str, str] | None:
     """Returns the fence and the language of a line that opens a code block."""
     if "```" not in line and "~~~" not in line:
@@ -195,18 +175,8 @@ def _dedented(line: str, indent: int) -> str:
 # Reasoning ----------------------------------------------------------------------------------
 
 
-class _Piece(NamedTuple):
-    """A line, the part of a line beside a tag, or a tag."""
-
-    text: str
-    tag: re.Match | None = None
-
-
 def without_reasoning(answer: str) -> str:
     """Returns an answer without the reasoning in it.
-
-    Args:
-      answer: Text with plain line ends, see `plain`.
 
     Raises:
       EditError: If reasoning has no end.
@@ -215,50 +185,34 @@ def without_reasoning(answer: str) -> str:
         _, final, answer = answer.rpartition(_STRIPPED_FINAL)
         if not final:
             raise _unclosed("analysis")
-    if _TAG.search(answer):
-        pieces = list(_pieces(answer))
-        if not _is_code(pieces):
-            answer = "".join(_kept(pieces))
-    return answer[:-_TAIL] + _LAST_TOKENS.sub("", answer[-_TAIL:])
-
-
-def _kept(pieces: Sequence[_Piece]) -> list[str]:
-    """Returns the texts outside of reasoning."""
     kept: list[str] = []
-    depth = 0
+    depth, start, last = 0, 0, ""
     in_channel = False
-    tag_before = ""  # the last tag, if only blanks came after it
-    last_tag = ""
-    here = 0
-    while here < len(pieces):
-        text, tag = pieces[here]
-        following = here + 1
-        if tag is None or _between_backticks(pieces, here):
-            if depth == 0:
-                following = _end_of_code(pieces, here)
-                kept.extend(piece.text for piece in pieces[here:following])
-            tag_before = "" if text.strip() else tag_before
+    for tag in _TAG.finditer(answer):
+        between = answer[start : tag.start()]
+        mentioned = between.endswith("`") and answer[tag.end() : tag.end() + 1] == "`"
+        if mentioned or tag[0].endswith("/>"):  # an empty element encloses nothing
+            continue
+        kept += [between, "\n"] if depth == 0 else []
+        start = tag.end()
+        if tag["channel"] and tag["channel"].lower() == "final":
+            kept, depth, in_channel = [], 0, False
         elif tag["end"] and (in_channel or tag[0].startswith("<|")):
             if in_channel:  # otherwise it ends the message
                 depth, in_channel = 0, False
-            kept.append("\n")
-        elif tag["channel"] and tag["channel"].lower() == "final":
-            depth, in_channel = 0, False
-            kept = []
         elif _closes(tag):
             if depth == 0:
                 kept = []
             depth = max(depth - 1, 0)
-            kept.append("\n")
-            tag_before = ""
         else:  # a model may repeat the tag that its template has opened
-            depth += not (text.lower() == tag_before or (in_channel and tag["channel"]))
+            repeated = not between.strip() and tag[0].lower() == last.lower()
+            depth += not (repeated or (in_channel and tag["channel"]))
             in_channel = in_channel or bool(tag["channel"])
-            last_tag, tag_before = text, text.lower()
-        here = following
+        last = tag[0]
     if depth:
-        raise _unclosed(last_tag)
-    return kept
+        raise _unclosed(last)
+    text = "".join([*kept, answer[start:]])
+    return text[:-_TAIL] + _LAST_TOKENS.sub("", text[-_TAIL:])
 
 
 def _unclosed(tag: str) -> EditError:
@@ -269,68 +223,7 @@ def _unclosed(tag: str) -> EditError:
     )
 
 
-def _pieces(text: str) -> Iterator[_Piece]:
-    """Splits a text at its lines and tags; the pieces joined are the text."""
-
-    def lines(part: str) -> Iterator[_Piece]:
-        return (_Piece(line[0]) for line in re.finditer(r"[^\n]*\n|[^\n]+", part))
-
-    start = 0
-    for tag in _TAG.finditer(text):
-        if not tag[0].endswith("/>"):  # an empty element encloses nothing
-            yield from lines(text[start : tag.start()])
-            yield _Piece(tag[0], tag)
-            start = tag.end()
-    yield from lines(text[start:])
-
-
 def _closes(tag: re.Match) -> bool:
     word = (tag["word"] or "").lower()
     slashes = (tag[name] for name in ("slash", "slash2", "slash3", "slash4", "end"))
     return any(slashes) or word.startswith("end") or word.endswith(("_end", "-end"))
-
-
-def _between_backticks(pieces: Sequence[_Piece], here: int) -> bool:
-    """Returns whether a piece is a tag that the text only mentions."""
-    return (
-        0 < here < len(pieces) - 1
-        and pieces[here - 1].text.endswith("`")
-        and pieces[here + 1].text.startswith("`")
-    )
-
-
-def _end_of_code(pieces: Sequence[_Piece], start: int) -> int:
-    """Returns where the complete code that begins at a piece ends, or else the next piece."""
-    fence = _opened_fence(pieces[start].text)
-    if not fence and not _begins_block(pieces[start].text):
-        return start + 1
-    divided = False
-    for place in range(start + 1, len(pieces)):
-        line = pieces[place].text
-        if fence and _closes_fence(line, fence[0]):
-            return place + 1 if _is_code(pieces[start + 1 : place]) else start + 1
-        if _begins_block(line) or (fence and _opened_fence(line)):
-            break
-        if not fence and divided and _ends_block(line):
-            return place + 1
-        divided = divided or _divides(line)
-    return start + 1
-
-
-def _is_code(pieces: Sequence[_Piece]) -> bool:
-    """Returns whether pieces are Python whose tags can only be in strings and comments."""
-    tags = [place for place, piece in enumerate(pieces) if piece.tag]
-    if not tags:
-        return True
-    for place in tags:  # a tag in brackets on a line of its own is also a list in Python
-        before = "".join(piece.text for piece in pieces[max(place - 1, 0) : place])
-        if pieces[place].text[0] == "[" and not before.rpartition("\n")[2].strip():
-            return False
-    text = "".join(piece.text for piece in pieces)
-    if len(text) > LONGEST_CODE:
-        return False
-    try:
-        parse(textwrap.dedent(text))
-        return True
-    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
-        return False
