@@ -89,7 +89,7 @@ class Server:
             self.keys.append(key)
             self.bodies.append(body)
             reply = self.script(*at, self.requests[at])
-            if reply.status == 200:  # whoever works is paid, also where the client gave up
+            if reply.status == 200:  # work is paid for, even if the client gave up
                 self.paid[at] += 1
                 self.usage["prompt_tokens"] += tokens(prompt)
                 self.usage["completion_tokens"] += tokens(reply.text)

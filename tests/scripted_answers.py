@@ -109,7 +109,7 @@ BROKEN = {
     "dunder": _body("classes = ().__class__.__mro__[1].__subclasses__()"),
     "open": _body("text = open(0)"),
     "endless": _body("while True:", "    pass"),
-    "callback": _body("told = jax.pure_callback(gradient)"),
+    "callback": _body("host = jax.pure_callback(gradient)"),
     "shape": _body("gradient = gradient.T @ gradient"),
     "non_finite": _body("gradient = jnp.log(-1.0 - jnp.abs(gradient))"),
     "cost": _body(

@@ -52,14 +52,14 @@ def test_every_proposal_is_accounted_for(whole):
     for entry in whole.entries:
         kind = PLAN[entry.number]
         wanted = EXPECTED[kind]
-        found = (entry.outcome, entry.reason)
+        outcome = (entry.outcome, entry.reason)
         record = whole.records.get(entry.candidate)
         if wanted == "refused":
-            assert found == (proposals.REFUSED, REASONS[kind]), (kind, entry)
+            assert outcome == (proposals.REFUSED, REASONS[kind]), (kind, entry)
         elif wanted == "edit":
-            assert found == (proposals.REFUSED, "no_edit"), (kind, entry)
+            assert outcome == (proposals.REFUSED, "no_edit"), (kind, entry)
         elif wanted == "failed":
-            assert found == (proposals.FAILED, None)
+            assert outcome == (proposals.FAILED, None)
         elif wanted == "inert":
             assert (entry.outcome, entry.candidate) == (proposals.SAME, entry.parent)
         elif wanted == "dead":
@@ -71,8 +71,8 @@ def test_every_proposal_is_accounted_for(whole):
         else:
             assert entry.outcome == proposals.CANDIDATE
             assert record.failure is None and np.isfinite(record.val_bpb[0])
-        tries = 2 if entry.outcome == proposals.REFUSED or wanted == "second" else 1
-        assert entry.calls == tries, entry
+        rounds = 2 if entry.outcome == proposals.REFUSED or wanted == "second" else 1
+        assert entry.calls == rounds, entry
     trained = {e.candidate for e in whole.entries if e.outcome == proposals.CANDIDATE}
     assert trained <= set(whole.records)
     assert {e.provider for e in whole.entries} == {"scripted", "local"}
@@ -84,9 +84,9 @@ def test_costs_are_exact(whole):
     assert sum(e.input_tokens for e in local) == whole.server.usage["prompt_tokens"]
     assert sum(e.output_tokens for e in local) == whole.server.usage["completion_tokens"]
     for entry in whole.entries:
-        tries = sorted(proposals.folder_of(whole.folder, entry.number).glob("try-*"))
-        answers = [json.loads((place / "answer.json").read_text()) for place in tries]
-        requests = [json.loads((place / "request.json").read_text()) for place in tries]
+        rounds = sorted(proposals.folder_of(whole.folder, entry.number).glob("try-*"))
+        answers = [json.loads((place / "answer.json").read_text()) for place in rounds]
+        requests = [json.loads((place / "request.json").read_text()) for place in rounds]
         if entry.outcome != proposals.FAILED:
             assert entry.input_tokens == sum(tokens(r["prompt"]) for r in requests)
             assert entry.output_tokens == sum(tokens(a["text"]) for a in answers)
@@ -191,11 +191,11 @@ def test_a_campaign_killed_at_ten_random_moments_has_the_same_journal(whole, pla
     # A kill loses the calls under way, which are made again.
     lost = sum(paid.values()) - len(paid)
     assert lost <= KILLS * WINDOW, "a call whose answer was stored was paid for again"
-    found = Campaign(folder, None, out)
-    assert timeless(found.entries) == timeless(whole.entries[:KILLED_AFTER])
-    names = {entry.candidate for entry in found.entries}
+    killed = Campaign(folder, None, out)
+    assert timeless(killed.entries) == timeless(whole.entries[:KILLED_AFTER])
+    names = {entry.candidate for entry in killed.entries}
     kept = [r for r in whole.records.values() if r.generation == 0 or r.id.split("m")[0] in names]
-    assert [known(r) for r in found.records.values()] == [known(r) for r in kept]
+    assert [known(r) for r in killed.records.values()] == [known(r) for r in kept]
 
 
 def runs_for(process, seconds):

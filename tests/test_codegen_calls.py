@@ -382,9 +382,9 @@ attempts = st.builds(
 ).map(lambda attempt: attempt._replace(again=attempt.again and attempt.failure is not None))
 
 
-def call_with(made, draw=0.0):
+def call_with(attempts, draw=0.0):
     """The answer to attempts that are given, each of which takes the whole time; and its pauses."""
-    now, pauses, queue = 0.0, [], iter(made)
+    now, pauses, queue = 0.0, [], iter(attempts)
 
     async def attempt():
         nonlocal now
@@ -401,11 +401,11 @@ def call_with(made, draw=0.0):
 
 
 @given(st.lists(attempts, min_size=3, max_size=3), st.floats(0.0, 0.999))
-def test_no_call_costs_more_than_its_worst_case(made, draw):
-    answer, _, unused = call_with(made, draw)
+def test_no_call_costs_more_than_its_worst_case(planned, draw):
+    answer, _, unused = call_with(planned, draw)
     worst = worst_call(PROVIDER, "prompt")
     assert all(a <= b + 1e-9 for a, b in zip(cost_of([answer]), worst, strict=True))
-    done = made[: len(made) - len(unused)]
+    done = planned[: len(planned) - len(unused)]
     assert answer.requests == sum(a.paid for a in done)
     assert answer.failure is None or done[-1].failure is not None
     assert all(a.failure and a.again for a in done[:-1])

@@ -107,9 +107,9 @@ def test_whole_functions_replace_and_add_by_name(order, count):
         with pytest.raises(EditError, match="give gate or one of its helpers"):
             apply(answer, SOURCE, "gate")
         return
-    found = definitions(apply(answer, SOURCE, "gate"))
-    assert found == before | {name: definitions(code[name])[name] for name in chosen}
-    assert list(found)[-1] == "gate"  # what is new comes before it is needed
+    edited = definitions(apply(answer, SOURCE, "gate"))
+    assert edited == before | {name: definitions(code[name])[name] for name in chosen}
+    assert list(edited)[-1] == "gate"  # what is new comes before it is needed
 
 
 @pytest.mark.parametrize("slot", ["direction", "gate", "actuate", "features"])
@@ -180,11 +180,11 @@ _PIECES = [
 @given(st.lists(st.one_of(st.sampled_from(_PIECES), st.text(max_size=20)), max_size=30))
 def test_no_answer_raises_anything_else_or_breaks_the_syntax(pieces):
     try:
-        found = apply("\n".join(pieces), SOURCE, "gate")
+        edited = apply("\n".join(pieces), SOURCE, "gate")
     except EditError as error:
         assert str(error)
     else:
-        assert "gate" in definitions_or_names(found)
+        assert "gate" in definitions_or_names(edited)
 
 
 def definitions_or_names(source: str) -> set[str]:
@@ -250,8 +250,8 @@ def test_answers_that_can_mean_one_thing_only_are_accepted(answer):
 
 
 def test_an_answer_that_is_python_alone_needs_no_fence():
-    found = apply(f"import jax.numpy as jnp\n\n{FOUR}", SOURCE, "gate")
-    assert definitions(found) == definitions(FOUR)
+    edited = apply(f"import jax.numpy as jnp\n\n{FOUR}", SOURCE, "gate")
+    assert definitions(edited) == definitions(FOUR)
 
 
 AMBIGUOUS = {

@@ -85,9 +85,9 @@ def test_a_choice_is_a_function_of_its_arguments_and_not_set_aside(history, seed
     aside = set_aside(history)
     assert chosen in NAMES
     assert chosen not in aside or aside >= set(NAMES)
-    found = chances(NAMES, history)
-    assert sum(found.values()) == pytest.approx(1.0)
-    assert all(found[name] == 0.0 for name in aside) or aside >= set(NAMES)
+    odds = chances(NAMES, history)
+    assert sum(odds.values()) == pytest.approx(1.0)
+    assert all(odds[name] == 0.0 for name in aside) or aside >= set(NAMES)
 
 
 def test_a_provider_that_keeps_failing_rests_longer_each_time_until_it_answers():

@@ -84,15 +84,15 @@ def test_a_proposal_is_made_once_and_printed(tmp_path):
 def test_a_proposal_over_its_limit_is_not_made(tmp_path):
     (tmp_path / "mine.toml").write_text(scripted_mutator.profile())
     asked = ("direction", "--providers=mine.toml", "--provider=scripted", "--out=run")
-    found = run(*asked, "--max_dollars=0.001", folder=tmp_path)
-    assert found.returncode == 1 and "not asked: limit of dollars: 0.001" in found.stdout
+    result = run(*asked, "--max_dollars=0.001", folder=tmp_path)
+    assert result.returncode == 1 and "not asked: limit of dollars: 0.001" in result.stdout
     assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_prints_the_prompt_alone(tmp_path):
-    found = run("gate", "--dry_run", folder=tmp_path)
-    assert found.returncode == 0 and not list(tmp_path.iterdir())
-    assert found.stdout.startswith("Proposal 0, try 1: rewrite the function `gate`.")
+    result = run("gate", "--dry_run", folder=tmp_path)
+    assert result.returncode == 0 and not list(tmp_path.iterdir())
+    assert result.stdout.startswith("Proposal 0, try 1: rewrite the function `gate`.")
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_a_dry_run_prints_the_prompt_alone(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, words):
-    found = run(*arguments, folder=tmp_path, OPENAI_API_KEY="")
-    assert (found.returncode, found.stdout) == (2, "")
-    assert words in found.stderr and found.stderr.count("\n") == 1
+    result = run(*arguments, folder=tmp_path, OPENAI_API_KEY="")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_slots_scopes_and_files_that_cannot_be_used(tmp_path):
@@ -142,17 +142,17 @@ def test_the_ensemble_is_a_table_of_what_each_did(tmp_path):
     for number in (number_of("nesterov"), number_of("fails")):
         place = tmp_path / "run" / "proposals" / f"{number:04}" / "try-1"
         asyncio.run(ask(scripted, f"Proposal {number}, try 1: go", place))
-    found = run("run", "--providers=mine.toml", folder=tmp_path, module="ensemble")
-    assert found.returncode == 0, found.stderr
+    result = run("run", "--providers=mine.toml", folder=tmp_path, module="ensemble")
+    assert result.returncode == 0, result.stderr
     spent = cost_of(answers_of(tmp_path / "run"))
-    row = next(line for line in found.stdout.splitlines() if "scripted" in line).split()
+    row = next(line for line in result.stdout.splitlines() if "scripted" in line).split()
     assert row[1:5] == ["ready", "2", "1", f"{spent.tokens:,}"]
-    assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in found.stdout
+    assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in result.stdout
     config = {"codegen": {"providers": "mine.toml", "ensemble": "other"}}
     (tmp_path / "run" / "config.json").write_text(json.dumps({"config": config}))
-    found = run("run", folder=tmp_path, module="ensemble")  # the profiles are the campaign's own
-    rows = {line.split()[0]: line.split() for line in found.stdout.splitlines() if "ready" in line}
-    assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], found.stderr
+    result = run("run", folder=tmp_path, module="ensemble")  # the profiles are the campaign's own
+    rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if "ready" in line}
+    assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], result.stderr
     assert rows["scripted"][2:4] == ["2", "1"]
     bad = run("nowhere", folder=tmp_path, module="ensemble")
     assert bad.returncode == 2 and "DIR must be a run folder" in bad.stderr
@@ -191,11 +191,11 @@ def test_the_script_does_what_it_says_in_the_jails_checks(kind):
     shapes = [(64, 64), (64, 256), (256, 64)]
     try:
         language.check(source, "direction")
-        found = checks.check(source, "direction", shapes, "float32", 4.0)
+        result = checks.check(source, "direction", shapes, "float32", 4.0)
     except Refused as refused:
         assert scripted_answers.REASONS[kind] == refused.refusal.reason
     else:
-        assert expected == ("inert" if found.computation == found.seed_computation else expected)
+        assert expected == ("inert" if result.computation == result.seed_computation else expected)
         assert expected in ("good", "dead", "inert")
 
 
@@ -206,7 +206,7 @@ def test_no_two_good_proposals_are_the_same():
     assert len(set(sources)) == len(sources)
 
 
-def try_twice(ask_provider, prompt, folder, source=SEED, slot="direction"):
+def ask_in_rounds(ask_provider, prompt, folder, source=SEED, slot="direction"):
     async def check(source, place):
         return judged(source, place)
 
@@ -223,12 +223,12 @@ def test_a_bad_answer_gets_one_more_try_that_quotes_what_was_wrong(tmp_path, kin
         if kind == "api":
             prices = {"dollars_in": 1.0, "dollars_out": 4.0, "max_output_tokens": 2000}
             provider = Api(name="local", model="script", base_url=server.url, **prices)
-        tries = try_twice(partial(ask, provider), prompt, folder)
-        assert "is not in the source" in tries.tries[0].wrong
-        assert tries.source and len(tries.tries) == 2
+        rounds = ask_in_rounds(partial(ask, provider), prompt, folder)
+        assert "is not in the source" in rounds.rounds[0].wrong
+        assert rounds.source and len(rounds.rounds) == 2
         second = json.loads((folder / "try-2" / "request.json").read_text())["prompt"]
-        assert tries.tries[0].wrong in second and "newton_schulz" in second
-        assert try_twice(partial(ask, provider), prompt, folder) == tries
+        assert rounds.rounds[0].wrong in second and "newton_schulz" in second
+        assert ask_in_rounds(partial(ask, provider), prompt, folder) == rounds
         if kind == "api":
             assert dict(server.paid) == {(number, 1): 1, (number, 2): 1}
             answers = answers_of(tmp_path)
@@ -246,15 +246,15 @@ def test_a_second_prompt_does_not_repeat_the_reasoning(tmp_path):
         text = f"<think>secret thoughts</think>{block}"
         return Answer(text, 1, 1, 0.0, 0.0, 1, 0, None, "a", "m")
 
-    try_twice(answer, "Proposal 1, try 1: go\n", tmp_path)
+    ask_in_rounds(answer, "Proposal 1, try 1: go\n", tmp_path)
     assert "> is not there" in asked[1] and "secret thoughts" not in asked[1]
 
 
 def test_a_provider_that_fails_gets_no_second_try(tmp_path):
     prompt = f"Proposal {number_of('fails')}, try 1: rewrite."
-    tries = try_twice(partial(ask, scripted_mutator.provider()), prompt, tmp_path / "0001")
-    assert len(tries.tries) == 1 and tries.source is None
-    assert "code 3: scripted failure" in tries.tries[0].wrong
+    rounds = ask_in_rounds(partial(ask, scripted_mutator.provider()), prompt, tmp_path / "0001")
+    assert len(rounds.rounds) == 1 and rounds.source is None
+    assert "code 3: scripted failure" in rounds.rounds[0].wrong
 
 
 def test_a_call_that_might_break_a_limit_is_not_made(tmp_path):
@@ -266,10 +266,10 @@ def test_a_call_that_might_break_a_limit_is_not_made(tmp_path):
     async def carefully(asked, place):
         return await ask(provider, asked, place, permit)
 
-    tries = try_twice(carefully, prompt, folder)
-    assert tries.source is None and tries.stopped.startswith("limit of calls: 1; 1 spent")
+    rounds = ask_in_rounds(carefully, prompt, folder)
+    assert rounds.source is None and rounds.stopped.startswith("limit of calls: 1; 1 spent")
     assert cost_of(answers_of(tmp_path)).calls == 1
-    assert try_twice(carefully, prompt, folder) == tries
+    assert ask_in_rounds(carefully, prompt, folder) == rounds
     with pytest.raises(NotPermitted):
         asyncio.run(carefully("anything", tmp_path / "proposals" / "0003" / "try-1"))
     assert not (tmp_path / "proposals" / "0003").exists()

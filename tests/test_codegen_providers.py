@@ -56,9 +56,9 @@ def test_a_file_on_disk_comes_before_that_of_the_package(tmp_path, monkeypatch):
 def test_a_profile_may_have_every_field(tmp_path):
     fields = {"temperature": "0.5", "limit_field": '"max_tokens"', "retries": "0", "env": '"A"'}
     table = "{max_tokens = 5, logit_bias = {key_words = 1}, reasoning = {effort = 'low'}}"
-    found = load(write(tmp_path, API, extra_body=table, **fields))["mine"]
-    assert found.extra_body["reasoning"] == {"effort": "low"}
-    assert (found.env, found.temperature) == (("A",), 0.5)
+    loaded = load(write(tmp_path, API, extra_body=table, **fields))["mine"]
+    assert loaded.extra_body["reasoning"] == {"effort": "low"}
+    assert (loaded.env, loaded.temperature) == (("A",), 0.5)
     assert load(write(tmp_path, COMMAND))["mine"].retries == 0
 
 

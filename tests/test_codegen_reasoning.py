@@ -66,10 +66,10 @@ def test_no_draft_changes_the_edited_source(pieces, tag):
 @example(["<<<<<<< SEARCH", "SCALE = 2.0", "=======", "SCALE = 9.0"], "</think>")
 def test_no_draft_before_a_lone_closing_tag_becomes_the_source(pieces, closing):
     try:
-        found = apply("\n".join([*pieces, f"{closing}\n{EDIT}"]), SOURCE, "gate")
+        edited = apply("\n".join([*pieces, f"{closing}\n{EDIT}"]), SOURCE, "gate")
     except EditError:
         return
-    assert found == EDITED
+    assert edited == EDITED
 
 
 NESTED = {

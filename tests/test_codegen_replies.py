@@ -43,10 +43,10 @@ def completion(content="an answer", usage=None, reason="stop", **message):
 
 
 def answer_of(attempt):
-    async def made():
+    async def attempted():
         return attempt
 
-    return asyncio.run(calls.call(PROVIDER, PROMPT, made))
+    return asyncio.run(calls.call(PROVIDER, PROMPT, attempted))
 
 
 # Tokens -------------------------------------------------------------------------------------
@@ -109,11 +109,11 @@ def reports(draw):
 
 
 @given(st.lists(reports(), max_size=8), st.integers(0, 6000), st.floats(0.0, 0.05))
-def test_hard_limits_hold_whatever_is_reported(made, most_tokens, most_dollars):
+def test_hard_limits_hold_whatever_is_reported(reported, most_tokens, most_dollars):
     """As long as no attempt uses more than the endpoint was allowed."""
     limits = Limits(tokens=most_tokens, dollars=most_dollars)
     answers, used_tokens, used_dollars = [], 0, 0.0
-    for inputs, output, report in made:
+    for inputs, output, report in reported:
         if exceeded(limits, calls.cost_of(answers), Spent(), worst_call(PROVIDER, PROMPT)):
             break
         answers.append(answer_of(read(completion("x", report))))

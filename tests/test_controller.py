@@ -148,7 +148,7 @@ def validate(slot, source):
 
 
 def bpb_of(job):
-    """Later answers are better; code that nobody reads changes nothing."""
+    """Later answers are better; code that the spec does not call changes nothing."""
     code = job.candidate.code
     best = 0.0
     for function in code.functions if code else ():
@@ -211,8 +211,8 @@ def test_the_order_of_answers_changes_nothing(whole, tmp_path, seed):
     assert world.lines() == whole.lines()
 
 
-def test_of_two_equal_proposals_the_first_is_trained_whoever_answers_first(tmp_path, monkeypatch):
-    usual, found = text_of, []
+def test_of_two_equal_proposals_the_first_is_trained_in_any_order_of_answers(tmp_path, monkeypatch):
+    usual, lines = text_of, []
     monkeypatch.setitem(globals(), "text_of", lambda n, *more: usual(2 if n == 1 else n, *more))
     for late in (1, 2):
         changes = {"codegen__proposals": 3, "codegen__islands": 1}
@@ -220,11 +220,11 @@ def test_of_two_equal_proposals_the_first_is_trained_whoever_answers_first(tmp_p
             tmp_path / str(late), lambda n, late=late: 0.4 * (n == late), width=3, **changes
         )
         world.run()
-        found.append(world.lines())
-    entries, records = found[0]
+        lines.append(world.lines())
+    entries, records = lines[0]
     assert (entries[2].outcome, entries[2].candidate) == (proposals.SAME, "p0001")
     assert "p0001m1" in [record.id for record in records]
-    assert found[1] == found[0]
+    assert lines[1] == lines[0]
 
 
 def test_fillers_do_not_change_the_journal(whole, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from absl import flags
 from rich.syntax import Syntax
 
 from nanoevolve_jax import command
-from nanoevolve_jax.codegen.campaign.proposal import SOURCE, Tries, ask_twice
+from nanoevolve_jax.codegen.campaign.proposal import SOURCE, Rounds, ask_twice
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, calls, prompts, providers
 from nanoevolve_jax.codegen.mutators.credentials import forbid_core_dumps
@@ -105,26 +105,26 @@ def main(arguments: list[str]) -> int:
         return await calls.ask(provider, prompt, place, permit)
 
     check = functools.partial(check_text, slot)
-    tries = asyncio.run(ask_twice(ask, prompt, source, slot, folder, check))
-    _print(tries, source, folder)
-    return 0 if tries.source else 1
+    rounds = asyncio.run(ask_twice(ask, prompt, source, slot, folder, check))
+    _print(rounds, source, folder)
+    return 0 if rounds.source else 1
 
 
-def _print(tries: Tries, before: str, folder: Path) -> None:
+def _print(rounds: Rounds, before: str, folder: Path) -> None:
     console = Console()
-    for number, one_try in enumerate(tries.tries, 1):
-        if one_try.wrong:
-            console.print_line(f"try {number}: {one_try.wrong}")
-    if tries.stopped:
-        console.print_line(f"not asked: {tries.stopped}")
-    if tries.source:
-        lines = (language.normalised(x).splitlines(keepends=True) for x in (before, tries.source))
+    for number, one_round in enumerate(rounds.rounds, 1):
+        if one_round.wrong:
+            console.print_line(f"try {number}: {one_round.wrong}")
+    if rounds.stopped:
+        console.print_line(f"not asked: {rounds.stopped}")
+    if rounds.source:
+        lines = (language.normalised(x).splitlines(keepends=True) for x in (before, rounds.source))
         text = visible_lines("".join(difflib.unified_diff(*lines, "before", "after")))
         look = {"theme": "ansi_dark", "background_color": "default"}
         console.print(Syntax(text, "diff", **look), soft_wrap=True)
-        place = folder / f"try-{len(tries.tries)}" / SOURCE
+        place = folder / f"try-{len(rounds.rounds)}" / SOURCE
         console.print_line(f"{place}: the new source, to be validated")
-    answers = [one_try.answer for one_try in tries.tries]
+    answers = [one_round.answer for one_round in rounds.rounds]
     estimated = sum(answer.estimated for answer in answers)
     note = f" (requests whose tokens are estimated: {estimated})" if estimated else ""
     console.print_line(budget.describe(calls.cost_of(answers)) + note)

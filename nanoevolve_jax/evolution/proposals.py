@@ -22,7 +22,7 @@ from nanoevolve_jax.policy.slots import SLOTS, built_in_source
 
 FILE = "proposals.jsonl"
 FOLDER = "proposals"
-MOST_SOURCE_BYTES = 20_000  # of a source that a campaign certifies
+MOST_SOURCE_BYTES = 20_000  # size up to which a campaign certifies sources
 
 CANDIDATE = "candidate"  # it was trained, and the archive holds its score
 REFUSED = "refused"  # validation refused it, or the answer held no edit

@@ -228,8 +228,8 @@ class Controller:
 
     def _report(self, state: State, entry: Entry | None = None) -> None:
         ready = sum(each.result.done() for each in self._pending)
-        asking = len(self._pending) - ready
-        self._on_event(Status(state, self._rules.proposals, asking, ready), entry)
+        waiting = len(self._pending) - ready
+        self._on_event(Status(state, self._rules.proposals, waiting, ready), entry)
 
 
 @contextlib.contextmanager

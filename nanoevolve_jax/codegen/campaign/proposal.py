@@ -26,7 +26,7 @@ from nanoevolve_jax.execution.plain_files import read_plain, write_whole
 from nanoevolve_jax.policy.certified import Certified
 from nanoevolve_jax.policy.slots import SLOTS
 
-TRIES = 2
+ROUNDS = 2
 INPUTS, PROMPT, SOURCE, VERDICT = "inputs.json", "prompt.txt", "source.py", "verdict.json"
 NO_EDIT = "no_edit"  # reason beside those of validation: the answer is not an edit of the source
 
@@ -58,7 +58,7 @@ class Result(NamedTuple):
     answers: tuple[Answer, ...]
 
 
-class Try(NamedTuple):
+class Round(NamedTuple):
     """One answer and what came of it."""
 
     answer: Answer
@@ -66,16 +66,16 @@ class Try(NamedTuple):
     wrong: str | None  # what is wrong with the answer or the source; None if nothing is
 
 
-class Tries(NamedTuple):
+class Rounds(NamedTuple):
     """All tries of a proposal."""
 
-    tries: tuple[Try, ...]
+    rounds: tuple[Round, ...]
     stopped: str | None  # why a further try was not permitted
 
     @property
     def source(self) -> str | None:
         """The new source; None if there is no good one."""
-        last = self.tries[-1] if self.tries else None
+        last = self.rounds[-1] if self.rounds else None
         return last.source if last and last.wrong is None else None
 
 
@@ -103,9 +103,9 @@ async def pursue(folder: Path, question: Question, steps: Steps) -> Result:
         return await steps.ask(question.provider, prompt, place)
 
     prompt, source, slot = question.prompt, question.source, question.slot
-    tries = await ask_twice(ask, prompt, source, slot, folder, check)
-    answers = tuple(each.answer for each in tries.tries)
-    answered = [each for each in tries.tries if each.answer.failure is None]
+    rounds = await ask_twice(ask, prompt, source, slot, folder, check)
+    answers = tuple(each.answer for each in rounds.rounds)
+    answered = [each for each in rounds.rounds if each.answer.failure is None]
     if not answered:
         return Result(None, None, None, answers[-1].failure, answers)
     # A second try without an answer says nothing against the code of the first.
@@ -134,7 +134,7 @@ async def ask_twice(
     slot: str,
     folder: Path,
     check: Callable[[str, Path], Awaitable[str | None]],
-) -> Tries:
+) -> Rounds:
     """Asks, edits and checks; if something is wrong, asks once more and quotes what it was.
 
     Args:
@@ -145,14 +145,14 @@ async def ask_twice(
       folder: Folder of the proposal, in which `try-1` and `try-2` are created.
       check: Takes a new source and the folder of its try; returns what is wrong, or None.
     """
-    tries: list[Try] = []
+    rounds: list[Round] = []
     asked = prompt
-    for count in range(1, TRIES + 1):
+    for count in range(1, ROUNDS + 1):
         place = folder / f"try-{count}"
         try:
             answer = await ask(asked, place)
         except NotPermitted as error:
-            return Tries(tuple(tries), str(error))
+            return Rounds(tuple(rounds), str(error))
         edited, wrong = None, None
         if answer.failure is not None:
             wrong = f"{answer.provider} failed: {answer.failure}"
@@ -164,11 +164,11 @@ async def ask_twice(
             else:
                 write_whole(place / SOURCE, edited)
                 wrong = await check(edited, place)
-        tries.append(Try(answer, edited, wrong))
+        rounds.append(Round(answer, edited, wrong))
         if wrong is None or answer.failure is not None:
             break
         asked = complaint(prompt, _quotable(answer.text), wrong)
-    return Tries(tuple(tries), None)
+    return Rounds(tuple(rounds), None)
 
 
 def _quotable(text: str) -> str:
@@ -197,11 +197,10 @@ class _TargetDocument(TypedDict):
     shown: list[Id]
 
 
-class _InputsDocument(TypedDict):
-    slot: Literal[tuple(SLOTS)]
-    source: str
-    provider: str
-    aim: _TargetDocument
+_InputsDocument = TypedDict(  # noqa: UP013 (the file calls a target by an older name)
+    "_InputsDocument",
+    {"slot": Literal[tuple(SLOTS)], "source": str, "provider": str, "aim": _TargetDocument},
+)
 
 
 def write_question(folder: Path, question: Question, target: Target) -> None:

@@ -144,7 +144,7 @@ def draw_target(number: int, known: State, rules: Rules) -> Target:
     home = (island + 1) % rules.islands if migrates else island
     at_home = {e.candidate for e in known.entries if e.island == home and e.outcome == CANDIDATE}
     pool = [r for r in known.records if r.generation == 0 or parent_of_mutant(r.id) in at_home]
-    # Code that the spec does not call cannot be told better from worse.
+    # Code that the spec does not call has no effect that could be measured.
     usable = [record for record in pool if record.recipe is None and is_read(slot, record.spec)]
     parent = draw_parent(best_first(usable)[: rules.parents], rng, rules.tournament)
     # The best of its own island as well as of all, so that one leader is not all that it sees.
@@ -164,7 +164,7 @@ class Status(NamedTuple):
 
     state: State
     proposals: int  # largest number
-    asking: int  # proposals that wait for a provider or the sandbox
+    waiting: int  # proposals that wait for a provider or the sandbox
     ready: int  # proposals that are validated and not settled
 
     @property
@@ -175,7 +175,7 @@ class Status(NamedTuple):
         refused = sum(entry.outcome == REFUSED for entry in state.entries)
         return (
             f"{len(state.entries)} of {self.proposals} proposals done, {refused} of them refused, "
-            f"{self.asking} asked for, {self.ready} answered | best {best.id} "
+            f"{self.waiting} asked for, {self.ready} answered | best {best.id} "
             f"{best.merit.val_bpb:.4f} bpb, {gain:+.4f} | "
             f"${spent_on(state.entries).dollars:.4f} spent"
         )
