@@ -1,4 +1,4 @@
-"""Where documents come from: a small registry of corpora, each split into two disjoint parts."""
+"""Registry of corpora, each split into disjoint training and validation documents."""
 
 import dataclasses
 import functools
@@ -12,20 +12,22 @@ from nanoevolve_jax.data.files import expanded, sha256_file
 from nanoevolve_jax.data.shards import list_shards, read_documents
 from nanoevolve_jax.data.stdlib import docstring_documents, stdlib_documents
 
+from nanoevolve_jax.errors import must
+
 __all__ = ["SOURCES", "Corpus", "CorpusError", "Progress", "load_corpus"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Documents for training and validation; no document stands in both.
+    """Disjoint documents for training and validation.
 
     Attributes:
-      name: as the user gave it.
-      fingerprint: hexadecimal hash of the content that is used, not of where it lies.
-      train: gives a fresh iterator over the training documents, always in the same order.
-      validation: the same for the validation documents.
-      copies: counts the training documents that are left out because they are exact copies of
-        validation documents, by reading all of them.
+      name: Name from the configuration.
+      fingerprint: Hexadecimal hash of the content; independent of the path.
+      train: Returns a new iterator over the training documents, always in the same order.
+      validation: Returns a new iterator over the validation documents.
+      copies: Returns the number of training documents that are left out because they are exact
+        copies of validation documents. It reads the whole corpus.
     """
 
     name: str
@@ -35,24 +37,28 @@ class Corpus:
     copies: Callable[[], int]
 
     def check_text(self) -> None:
-        """Raises CorpusError unless both parts have a document."""
+        """Checks that both parts have a document.
+
+        Raises:
+          CorpusError: If a part is empty.
+        """
         if next(self.validation(), None) is None:
             raise CorpusError(
-                f"data.corpus: {self.name!r} must have validation text, got no document that is "
-                "not empty"
+                f"config.data.corpus={self.name!r} must have validation text, got only empty "
+                "documents"
             )
         if next(self.train(), None) is None:
             copies = self.copies()
-            found = f"{copies} documents, all of them copies of validation documents"
+            kinds = f"{copies} copies of validation" if copies else "empty"
             raise CorpusError(
-                f"data.corpus: {self.name!r} must have training text, got "
-                f"{found if copies else 'no document that is not empty'}"
+                f"config.data.corpus={self.name!r} must have training text, got only {kinds} "
+                "documents"
             )
 
     def left_out(self) -> str:
-        """Words on the training documents that are left out, for an error about too little text."""
+        """Returns a note on excluded training documents, for errors about too little text."""
         copies = self.copies()
-        return f"; {copies} copies of validation documents are left out" if copies else ""
+        return f" (without {copies} copies of validation documents)" if copies else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,29 +79,31 @@ def load_corpus(
     document_chars: int = 512,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Finds a corpus by name, downloading it if need be.
+    """Loads a corpus by name and downloads it if necessary.
 
     Args:
       name: `stdlib`, `docstrings`, `parquet:DIR`, `climbmix` or `fineweb_edu`.
-      cache_dir: where downloaded shards are kept.
-      shards: training shards to use at most; 0 means all of a folder, and one of a hub's
-        dataset, whose thousands of shards nobody wants unasked.
-      document_chars: longest document of `stdlib`, which has no documents of its own, and of
-        `docstrings`.
-      progress: called while downloading.
+      cache_dir: Folder for downloaded shards.
+      shards: Maximum number of training shards. 0 means all shards of a folder, or one shard of a
+        data set on the hub.
+      document_chars: Maximum length of a document of `stdlib` or `docstrings`, in characters.
+      progress: Callback for downloads.
 
     Raises:
-      CorpusError: for an unknown name, and whatever is wrong with the corpus.
+      CorpusError: If the name is unknown or the corpus cannot be used.
     """
     key, colon, argument = name.partition(":")
     source = SOURCES.get(key)
     if source is None or bool(colon) != (key == "parquet") or (colon and not argument):
         raise CorpusError(
-            f"data.corpus: {name!r} is unknown; "
-            "stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu"
+            must(
+                "config.data.corpus",
+                "be stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu",
+                name,
+            )
         )
     if shards < 0:
-        raise CorpusError(f"data.shards: {shards} is negative; 0 (all) or more")
+        raise CorpusError(must("config.data.shards", "be at least 0 (all)", shards))
     return source(_Request(name, argument, Path(cache_dir), shards, document_chars, progress))
 
 
@@ -152,7 +160,7 @@ def _disjoint(
     train: Callable[[], Iterable[str]],
     validation: Callable[[], Iterable[str]],
 ) -> Corpus:
-    """Makes a corpus whose training part leaves out exact copies of validation documents."""
+    """Returns a corpus without the training documents that are copies of validation documents."""
 
     @functools.cache
     def held_out() -> frozenset[bytes]:

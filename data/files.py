@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, also when a process is killed."""
+"""Files and folders that appear complete or not at all, even if the process is killed."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,11 @@ _YOUNG_SECONDS = 3600
 
 
 def expanded(path: str | Path) -> Path:
-    """Returns a path with its ~ replaced; CorpusError if that home folder is not known."""
+    """Returns a path with its `~` expanded.
+
+    Raises:
+      CorpusError: If the home folder is unknown.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -27,7 +31,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a reader sees the old file or all of the new one."""
+    """Replaces `path` in one step: a reader sees either the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -44,7 +48,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock on `path`; the system frees it when the process ends, however it ends."""
+    """Holds an exclusive lock on `path`, which the system releases when the process ends."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     with os.fdopen(os.open(path, flags, 0o666), "rb+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -59,10 +63,10 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def building(parent: Path, name: str) -> Iterator[Path]:
-    """Gives a fresh temporary folder beside the one to build, and removes it at the end.
+    """Yields a new temporary folder in `parent`, and removes it at the end.
 
-    The builder holds a lock on a file inside for as long as it lives, so that leftovers of
-    killed builders can be told from folders at work, whatever became of their process ids.
+    The builder holds a lock on a file in the folder while it works. A folder without a locked
+    file was left by a killed builder.
     """
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
@@ -79,7 +83,7 @@ def publish(folder: Path, target: Path) -> bool:
     """Renames a finished `folder` to `target` in one step.
 
     Returns:
-      False when `target` exists: another builder was faster, and its folder stays.
+      False if `target` exists because another builder was faster; its folder is kept.
     """
     (folder / _LOCK).unlink(missing_ok=True)
     for path in sorted(folder.iterdir()):
@@ -95,7 +99,7 @@ def publish(folder: Path, target: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Takes a damaged folder out of the way in one step, then deletes it."""
+    """Moves a damaged folder away in one step, then deletes it."""
     aside = Path(tempfile.mkdtemp(prefix=".building-discarded-", dir=folder.parent))
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, aside / "damaged")
@@ -103,7 +107,7 @@ def discard(folder: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Deletes temporary folders whose builder is dead; never one that is at work."""
+    """Deletes the temporary folders of builders that no longer run."""
     for folder in parent.glob(".building-*"):
         with contextlib.suppress(OSError):
             if _abandoned(folder):
@@ -118,5 +122,5 @@ def _abandoned(folder: Path) -> bool:
     except BlockingIOError:
         return False
     except FileNotFoundError:
-        # Just made and not locked yet, or just unlocked and about to be renamed.
+        # The folder is new and not locked yet, or unlocked and about to be renamed.
         return time.time() - folder.stat().st_mtime > _YOUNG_SECONDS

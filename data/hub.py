@@ -1,11 +1,11 @@
-"""Shards of Hugging Face datasets: downloaded with progress, resumed, and verified.
+"""Downloads of shards from Hugging Face, with progress, resumption and verification.
 
-Repositories and the number of shards are NanoChat's, which validates on the last shard:
+The repositories and numbers of shards are those of NanoChat, which validates on the last shard:
 https://github.com/karpathy/nanochat/blob/master/nanochat/dataset.py
 
-huggingface_hub finds the file and says its size and SHA-256. Its own `hf_hub_download` is not
-used for the bytes: since version 2 it deletes the partial file of a failed download (each
-download has its own temporary name), so a killed one of several gigabytes would start again.
+huggingface_hub locates the file and returns its size and SHA-256. `hf_hub_download` is not used for
+the bytes, because since version 2 it deletes the partial file of a failed download, and a download
+of several gigabytes would start again.
 """
 
 import dataclasses
@@ -20,13 +20,15 @@ from huggingface_hub.errors import HfHubHTTPError
 from nanoevolve_jax.data.errors import CorpusError, Progress
 from nanoevolve_jax.data.files import locked, sha256_file, write_atomically
 
+from nanoevolve_jax.errors import must
+
 _TIMEOUT_SECONDS = 30
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset on the hub: shards 0 to `last`, of which the last is for validation."""
+    """A data set on the hub with shards 0 to `last`; the last is for validation."""
 
     repo: str
     last: int
@@ -50,25 +52,24 @@ def fetch_shards(
     endpoint: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Path], Path]:
-    """Makes sure that shards are on disk, and touches the network only for those missing.
+    """Downloads the shards that are not on disk yet.
 
     Args:
-      dataset: what to fetch from.
-      folder: where the shards are kept.
-      shards: number of training shards, the first ones of the dataset.
-      endpoint: address of the hub; else HF_ENDPOINT, else huggingface.co.
-      progress: called with a shard's bytes so far and in all.
+      dataset: Data set to download from.
+      folder: Folder of the shards.
+      shards: Number of training shards, taken from the start of the data set.
+      endpoint: Address of the hub; by default HF_ENDPOINT, else huggingface.co.
+      progress: Callback that takes the bytes downloaded so far and the size of the shard.
 
     Returns:
-      (training shards, validation shard).
+      Paths of the training shards, and path of the validation shard.
 
     Raises:
-      CorpusError: when there are not that many shards, or one cannot be had.
+      CorpusError: If there are fewer shards, or a download fails.
     """
     if not 1 <= shards <= dataset.last:
         raise CorpusError(
-            f"data.shards: {shards} is not among the 1 to {dataset.last} training shards "
-            f"of {dataset.repo}"
+            must("config.data.shards", f"be 1 to {dataset.last} for {dataset.repo}", shards)
         )
     indices = [*range(shards), dataset.last]
     *train, validation = (
@@ -88,17 +89,26 @@ def fetch(
     attempts: int = 5,
     backoff_seconds: float = 1.0,
 ) -> Path:
-    """Downloads one file of a dataset unless it is there, whole, already.
+    """Downloads one file of a data set unless a verified copy is on disk.
 
-    A fault is waited out, twice as long each time, and the download goes on where it stopped;
-    only faults in a row without a new byte count as attempts.
+    After a fault the download waits, twice as long each time, and continues where it stopped.
+    Only consecutive faults without a new byte count as attempts.
+
+    Args:
+      repo: Repository of the data set.
+      name: Name of the file.
+      folder: Folder to download to.
+      endpoint: Address of the hub; by default HF_ENDPOINT, else huggingface.co.
+      progress: Callback that takes the bytes downloaded so far and the size of the file.
+      attempts: Number of consecutive faults after which the download fails.
+      backoff_seconds: Wait after the first fault.
 
     Returns:
-      The path of the verified file in `folder`.
+      Path of the verified file in `folder`.
 
     Raises:
-      CorpusError: when the hub has no such file, cannot be reached, or sends other bytes than
-        it announced.
+      CorpusError: If the hub has no such file, cannot be reached, or sends bytes that do not match
+        the SHA-256 it announced.
     """
     path = folder / name
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
@@ -115,33 +125,33 @@ def fetch(
                 return path
             except CorpusError:
                 raise
-            # Whatever the HTTP library raises is a fault: its exception types are those of
-            # httpx under huggingface_hub 1 and of httpx2 under 2.
+            # Every error of the HTTP library is a fault. Its types are those of httpx under
+            # huggingface_hub 1 and of httpx2 under 2.
             except Exception as fault:
                 grew = _partial_bytes(folder, name) > before
                 corrupted |= isinstance(fault, _OtherBytesError)
                 failed = 1 if grew and not corrupted else failed + 1
                 if failed >= attempts or not _may_pass(fault):
                     raise CorpusError(
-                        f"data.corpus: {url} cannot be downloaded "
-                        f"({type(fault).__name__}: {fault}); a partial download is kept and "
-                        "resumed next time"
+                        f"config.data.corpus: {url} cannot be downloaded "
+                        f"({type(fault).__name__}: {fault}); the next attempt resumes the partial "
+                        "download"
                     ) from fault
                 time.sleep(backoff_seconds * 2 ** (failed - 1))
 
 
 class _OtherBytesError(Exception):
-    """The bytes that came are not those that were announced."""
+    """Downloaded bytes do not match the announced SHA-256."""
 
 
 def _attempt(url: str, path: Path, progress: Progress | None) -> None:
-    """Downloads what is missing of a file, verifies it, and moves it into place."""
-    # Never with a token: the datasets are public, and the endpoint may be anyone's.
+    """Downloads the rest of a file, verifies it and moves it into place."""
+    # Never send a token: the data sets are public and the endpoint may belong to anyone.
     announced = get_hf_file_metadata(url, token=False, timeout=_TIMEOUT_SECONDS)
     sha256 = announced.etag or ""
     if not _SHA256.fullmatch(sha256):  # the etag of every large file on the hub is one
-        raise CorpusError(f"data.corpus: {url} announces no SHA-256 to verify it by ({sha256!r})")
-    # The name holds the version, so that the parts of two versions are never joined.
+        raise CorpusError(must(f"config.data.corpus: the etag of {url}", "be a SHA-256", sha256))
+    # The name contains the version, so parts of two versions are never joined.
     part = path.with_name(f".{path.name}.{sha256[:16]}.part")
     _stream(url, part, announced.size, f"downloading {path.name}", progress)
 
@@ -159,19 +169,19 @@ def _attempt(url: str, path: Path, progress: Progress | None) -> None:
 
 
 def _stream(url: str, part: Path, size: int | None, what: str, progress: Progress | None) -> None:
-    # Neither side gathers bytes first, so that all that came before a fault is kept.
+    # Unbuffered, so that all bytes received before a fault are kept.
     with open(part, "ab", buffering=0) as file:
         done = file.tell()
         if size is not None and done >= size:
             return
-        headers = {"Accept-Encoding": "identity"}  # compressed, byte ranges would not fit
+        headers = {"Accept-Encoding": "identity"}  # Byte ranges refer to uncompressed content.
         if done:
             headers["Range"] = f"bytes={done}-"
         with get_session().stream(
             "GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT_SECONDS
         ) as response:
             response.raise_for_status()
-            if done and response.status_code != 206:  # the server sends all of it again
+            if done and response.status_code != 206:  # The server starts from the beginning.
                 file.truncate(0)
                 done = 0
             for chunk in response.iter_bytes():
@@ -182,7 +192,7 @@ def _stream(url: str, part: Path, size: int | None, what: str, progress: Progres
 
 
 def _may_pass(fault: Exception) -> bool:
-    """Tells whether trying again may help: not when the hub answers that there is no file."""
+    """Returns whether another attempt may succeed."""
     status = getattr(getattr(fault, "response", None), "status_code", None)
     if isinstance(fault, HfHubHTTPError) and status is not None:
         return status in (408, 429) or status >= 500
@@ -198,7 +208,7 @@ def _record(path: Path) -> Path:
 
 
 def _verified(path: Path) -> bool:
-    """Tells whether a file is the one that was downloaded and verified."""
+    """Returns whether a file is unchanged since its download was verified."""
     try:
         record = json.loads(_record(path).read_text())
         return path.stat().st_size == record["bytes"] and sha256_file(path) == record["sha256"]

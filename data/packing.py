@@ -1,6 +1,6 @@
-"""Best-fit packing of documents into rows of one length, without padding.
+"""Best-fit packing of documents into rows of equal length, without padding.
 
-The rule is NanoChat's: https://github.com/karpathy/nanochat/blob/master/nanochat/dataloader.py
+The algorithm is NanoChat's: https://github.com/karpathy/nanochat/blob/master/nanochat/dataloader.py
 """
 
 import bisect
@@ -13,24 +13,24 @@ import numpy as np
 def pack(
     documents: Iterable[list[int]], row_length: int, buffer_size: int = 1000
 ) -> Iterator[np.ndarray]:
-    """Packs tokenised documents into full rows, each beginning with a document.
+    """Packs tokenised documents into full rows, each of which starts with a document.
 
-    1. Keep `buffer_size` documents waiting, as long as there are any.
-    2. Fill the row with the largest waiting document that fits entirely, again and again.
-    3. When none fits, crop the shortest to the space left; what is cropped off is dropped.
+    1. Keep a buffer of `buffer_size` documents.
+    2. Append the longest buffered document that fits into the row, until none fits.
+    3. Fill the rest of the row with the start of the shortest document and drop its end.
 
-    Of equally long documents the one that came first is taken. The share of tokens dropped
-    depends on how long documents are beside a row: about 35 % at 2048 tokens on web text
-    (NanoChat's figure), and nearly everything when every document is many rows long, because
-    each then gives one row, its beginning.
+    Among documents of equal length the earliest is taken. The share of dropped tokens depends
+    on the length of documents relative to a row: about 35 % at 2048 tokens on web text
+    (NanoChat's figure), and nearly all if each document is many rows long, because such a
+    document fills one row.
 
     Args:
-      documents: token ids, each document beginning with BOS; empty ones are skipped.
-      row_length: tokens in a row, T + 1.
-      buffer_size: how many documents wait to be chosen from.
+      documents: Token ids of each document, starting with BOS; empty documents are skipped.
+      row_length: Number of tokens per row, T + 1.
+      buffer_size: Number of documents to choose from.
 
     Yields:
-      uint32 [row_length]. The last, partly filled row is dropped.
+      Rows, uint32[row_length]. A last row that is not full is dropped.
     """
     source = (document for document in documents if document)
     waiting: dict[int, collections.deque[list[int]]] = {}
@@ -48,7 +48,7 @@ def pack(
         if not count:
             return
         space = row_length - len(row)
-        # The largest length within the space; failing that, index 0 is the shortest.
+        # The largest length that fits, or index 0, the shortest, if none fits.
         index = max(bisect.bisect_right(lengths, space) - 1, 0)
         length = lengths[index]
         row += waiting[length].popleft()[:space]

@@ -1,7 +1,7 @@
-"""Where this machine keeps its texts: the folder of each `parquet:DIR` used, by fingerprint.
+"""Folders of the corpora that this machine has used, by fingerprint.
 
-A document from elsewhere names a text by its fingerprint. Its path is a path of another machine, so
-the folder is looked up here.
+A run folder or a card from another machine identifies its corpus by fingerprint, because a path of
+that machine means nothing here.
 """
 
 import re
@@ -14,7 +14,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 
 
 def remember(cache_dir: str | Path, fingerprint: str, folder: str | Path) -> None:
-    """Records where the text with a fingerprint lies; the latest place counts."""
+    """Records the folder of the corpus with a fingerprint, in place of an earlier one."""
     path = expanded(cache_dir) / FOLDER / fingerprint
     content = str(expanded(folder).absolute()).encode()
     if not path.is_file() or path.read_bytes() != content:
@@ -22,11 +22,11 @@ def remember(cache_dir: str | Path, fingerprint: str, folder: str | Path) -> Non
 
 
 def find(cache_dir: str | Path, fingerprint: object) -> Path | None:
-    """Returns the folder of the text with a fingerprint, or None if it is not known here.
+    """Returns the folder of the corpus with a fingerprint, or None if it is unknown here.
 
     Args:
       cache_dir: Cache folder of this machine.
-      fingerprint: Fingerprint as a document states it, of any type.
+      fingerprint: Fingerprint from an untrusted document; any type.
     """
     if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
         return None

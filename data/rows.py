@@ -1,4 +1,4 @@
-"""A corpus as rows of tokens: tokenised and packed once, kept on disk, memory-mapped."""
+"""Rows of tokens: a corpus tokenised and packed once, cached on disk and memory-mapped."""
 
 import dataclasses
 import functools
@@ -25,30 +25,32 @@ from nanoevolve_jax.data.files import (
 from nanoevolve_jax.data.packing import pack
 from nanoevolve_jax.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
 
+from nanoevolve_jax.errors import must
+
 __all__ = ["Rows", "batch", "batches", "build_rows", "check_horizon", "pack"]
 
 _log = logging.getLogger(__name__)
 
-# Raise this when the same corpus and settings would give other rows than before.
+# Increase this whenever the same corpus and settings would give different rows.
 _FORMAT = 2
 _ENCODE_DOCUMENTS = 512
 _REPORT_ROWS = 256
-# Documents of `stdlib` for every token of a row: loses about a third, as NanoChat's own do.
+# Length of a document of `stdlib` per token of a row; loses about a third, like NanoChat's data.
 _CHARS_PER_TOKEN = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Packed tokens of a corpus, and what is needed to read a loss on them.
+    """Packed tokens of a corpus, and the byte counts needed for bits per byte.
 
     Attributes:
-      train: [N, T + 1] memory-mapped, uint16 (uint32 above 65,536 tokens).
-      folds: the validation rows in disjoint parts, each [M_i, T + 1] likewise. A document and
-        its copies are in one fold; no row stands in two, or in the training rows.
-      tokenizer: that made them.
-      token_bytes: int32 [vocab_size], UTF-8 bytes of each token, 0 for special ones.
-      sequence_len: T.
-      fingerprints: hexadecimal hashes of `corpus`, `tokenizer` and `rows`.
+      train: Training rows, memory-mapped, uint16[N, T + 1] (uint32 above 65,536 tokens).
+      folds: Disjoint parts of the validation rows, each [M_i, T + 1] of the same dtype. Copies of a
+        document are in one fold. No row is in two folds, or both in a fold and in `train`.
+      tokenizer: Tokenizer of the rows.
+      token_bytes: UTF-8 bytes of each token, 0 for special tokens, int32[vocab_size].
+      sequence_len: Number of predicted tokens per row, T.
+      fingerprints: Hexadecimal hashes of `corpus`, `tokenizer` and `rows`.
     """
 
     train: np.ndarray
@@ -72,35 +74,41 @@ def build_rows(
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Rows:
-    """Gives the rows of a corpus, from the cache if they were built before.
+    """Returns the rows of a corpus, building them if they are not cached.
 
     Args:
-      corpus: a name that `load_corpus` knows.
-      vocab_size: tokens of the vocabulary, special ones included.
-      sequence_len: T, the tokens that a row predicts.
-      cache_dir: folder for downloads, tokenizers and rows; shared by any number of processes.
-      shards: training shards to use at most, see `load_corpus`.
-      max_train_tokens: stop once the training rows predict this many tokens; 0 is no limit.
-      max_validation_tokens: the same for the validation rows, all folds together.
-      folds: parts of the validation documents, packed apart.
-      tokenizer: of another corpus, for text that its model is to meet, with `vocab_size`
-        tokens; by default one is trained on this corpus.
-      progress: called with (what, done, total).
+      corpus: Name of the corpus; see `load_corpus`.
+      vocab_size: Size of the vocabulary, including special tokens.
+      sequence_len: Number of predicted tokens per row, T.
+      cache_dir: Folder for downloads, tokenizers and rows; any number of processes may share it.
+      shards: Maximum number of training shards; see `load_corpus`.
+      max_train_tokens: Maximum number of predicted training tokens, rounded up to full rows; 0
+        means no limit.
+      max_validation_tokens: Maximum number of predicted validation tokens in all folds together.
+      folds: Number of parts of the validation documents, each packed separately.
+      tokenizer: Tokenizer of another corpus, with `vocab_size` tokens; by default one is trained
+        on this corpus.
+      progress: Callback for the progress of downloads and building.
 
     Raises:
-      CorpusError: for every mistake about data.
+      CorpusError: If the corpus cannot be used with these settings.
     """
     check_vocab_size(vocab_size)
     if sequence_len < 1:
-        raise CorpusError(f"model.sequence_len: {sequence_len} is too small; at least 1")
+        raise CorpusError(must("config.model.sequence_len", "be at least 1", sequence_len))
     if max_train_tokens < 0:
-        raise CorpusError(f"data.max_train_tokens: {max_train_tokens} is negative; 0 (all) or more")
+        raise CorpusError(
+            must("config.data.max_train_tokens", "be at least 0 (all)", max_train_tokens)
+        )
     if folds < 1:
-        raise CorpusError(f"data.folds: {folds} is too small; at least 1")
+        raise CorpusError(must("config.data.folds", "be at least 1", folds))
     if tokenizer and tokenizer.vocab_size != vocab_size:
         raise CorpusError(
-            f"data.vocab_size: {vocab_size} is not that of the tokenizer to use, "
-            f"{tokenizer.vocab_size}"
+            must(
+                "config.data.vocab_size",
+                f"be that of the given tokenizer, {tokenizer.vocab_size}",
+                vocab_size,
+            )
         )
     cache_dir = expanded(cache_dir)
     source = load_corpus(
@@ -129,7 +137,7 @@ def build_rows(
         with building(target.parent, key) as folder:
             _write(folder, source, tokenizer, fields, dtype, progress)
             while not publish(folder, target):
-                if _intact(target, fields, dtype):  # another process was faster
+                if _intact(target, fields, dtype):  # Another process was faster.
                     break
     return _open(target, tokenizer, fields, dtype, fingerprints)
 
@@ -144,7 +152,7 @@ def _cached_tokenizer(
             if found.vocab_size == vocab_size:
                 return found
             _log.warning(
-                "%s has %d tokens, and not %d: training it again",
+                "%s has %d tokens instead of %d: training it again",
                 *(path, found.vocab_size, vocab_size),
             )
         except CorpusError as error:
@@ -166,13 +174,13 @@ def _write(
     dtype: np.dtype,
     progress: Progress | None,
 ) -> None:
-    """Writes train.bin, validation.bin and, last, meta.json with their sizes and hashes."""
+    """Writes the rows of each part, then meta.json with their sizes and hashes."""
     corpus.check_text()
     length = fields["sequence_len"] + 1
     meta = {"fields": fields, "dtype": dtype.name, "files": {}}
     held_out: set[bytes] = set()
     folds = fields["folds"]
-    # Validation comes first, so that a training row which repeats one of its rows can be left out.
+    # Validation comes first, so training rows that equal a validation row can be left out.
     parts = {_fold_name(k): functools.partial(_fold, corpus, k, folds) for k in range(folds)} | {
         "train": corpus.train
     }
@@ -215,26 +223,26 @@ def _too_small(
     tokenizer: Tokenizer,
     fields: dict,
 ) -> str:
-    """Says why a part of a corpus has no row."""
+    """Returns the error for a part of a corpus that has no row."""
     length, folds = fields["sequence_len"], fields["folds"]
-    where = f"data.corpus: {corpus.name!r}"
+    where = f"config.data.corpus={corpus.name!r}"
     if part != "train":
         if next(documents(), None) is None:
             distinct = len(set(corpus.validation()))
             return (
-                f"data.folds: {folds} is too many for {corpus.name!r}; its {distinct} distinct "
-                "validation documents leave a fold without any"
+                must("config.data.folds", "leave a document in each fold", folds)
+                + f" for the {distinct} distinct validation documents of {corpus.name!r}"
             )
-        each = f" in each of data.folds {folds}" if folds > 1 else ""
+        each = f" in each of {folds} config.data.folds" if folds > 1 else ""
         return (
-            f"{where} is too small; its validation text does not fill one row of "
-            f"model.sequence_len {length}{each}"
+            f"{where} must have validation text for at least one row of config.model.sequence_len "
+            f"{length}{each}, got too little"
         )
     if next(pack(_encoded(documents(), tokenizer), length + 1), None) is not None:
-        return f"{where} must have other training text; all of its rows are also validation rows"
+        return f"{where} must have training rows that are not validation rows, got none"
     return (
-        f"{where} is too small; its training text does not fill one row of "
-        f"model.sequence_len {length}{corpus.left_out()}"
+        f"{where} must have training text for at least one row of config.model.sequence_len "
+        f"{length}, got too little{corpus.left_out()}"
     )
 
 
@@ -243,7 +251,7 @@ def _fold_name(number: int) -> str:
 
 
 def _fold(corpus: Corpus, number: int, folds: int) -> Iterator[str]:
-    """The validation documents of one fold; a document's content decides which that is."""
+    """Yields the validation documents of one fold, which a hash of the content decides."""
     for document in corpus.validation():
         digest = hashlib.blake2b(document.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         if int.from_bytes(digest) % folds == number:
@@ -256,7 +264,7 @@ def _encoded(documents: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[in
 
 
 def _intact(target: Path, fields: dict, dtype: np.dtype) -> bool:
-    """Tells whether `target` holds the rows of these fields; damaged ones are thrown away."""
+    """Returns whether `target` holds the rows of these fields, and deletes damaged rows."""
     if not target.exists():
         return False
     row_bytes = (fields["sequence_len"] + 1) * dtype.itemsize

@@ -1,4 +1,4 @@
-"""Folders of parquet shards in NanoChat's layout: a column `text`, the last shard for validation.
+"""Folders of parquet shards in NanoChat's layout: a column `text`, validation in the last shard.
 
 Layout: https://github.com/karpathy/nanochat/blob/master/nanochat/dataset.py
 """
@@ -10,24 +10,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from nanoevolve_jax.data.errors import CorpusError
 
+from nanoevolve_jax.errors import must
+
 COLUMN = "text"
-_NOT_SHARDS = (".", "_")  # how names of hidden and temporary files begin
-_READ_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)  # of damaged files
-_NAMED = 8  # columns that an error names at most
+_NOT_SHARDS = (".", "_")  # prefixes of hidden and temporary files
+_READ_ERRORS = (OSError, ValueError, KeyError, pa.ArrowException)  # raised for damaged files
+_NAMED = 8  # maximum number of columns in an error
 
 
 def list_shards(folder: Path, shards: int = 0) -> tuple[list[Path], Path]:
-    """Returns the training shards, at most `shards` of them if not 0, and the validation shard.
+    """Returns the training shards and the validation shard of a folder.
 
-    Hidden and temporary files, whose names begin with a dot or an underscore, are not shards, and
-    neither are folders or links that lead nowhere.
+    Files whose names begin with a dot or an underscore, folders and broken links are ignored.
+
+    Args:
+      folder: Folder of `*.parquet` files.
+      shards: Maximum number of training shards; 0 means all.
 
     Raises:
-      CorpusError: when the folder is missing, or does not hold two shards that can be read.
+      CorpusError: If the folder is missing or has fewer than two readable shards.
     """
-    where = f"data.corpus: 'parquet:{folder}'"
+    corpus = f"parquet:{folder}"
     if not folder.is_dir():
-        raise CorpusError(f"{where} is not a folder; give a folder of *.parquet files")
+        raise CorpusError(must("config.data.corpus", "name a folder of *.parquet files", corpus))
     paths = sorted(
         path
         for path in folder.glob("*.parquet")
@@ -35,12 +40,13 @@ def list_shards(folder: Path, shards: int = 0) -> tuple[list[Path], Path]:
     )
     if not paths:
         raise CorpusError(
-            f"{where} holds no *.parquet file; names that begin with . or _ do not count"
+            f"config.data.corpus={corpus!r} must hold *.parquet files whose names do not begin "
+            "with . or _, got none"
         )
     if len(paths) < 2:
         raise CorpusError(
-            f"{where} holds one shard, {paths[0].name}; at least 2 are needed, "
-            "because the last one is for validation"
+            f"config.data.corpus={corpus!r} must hold at least 2 shards because the last one is "
+            f"for validation, got only {paths[0].name}"
         )
     train = paths[:-1][: shards or None]
     for path in [*train, paths[-1]]:
@@ -49,30 +55,36 @@ def list_shards(folder: Path, shards: int = 0) -> tuple[list[Path], Path]:
 
 
 def check_shard(path: Path) -> None:
-    """Raises CorpusError unless the file's footer can be read and promises a column of text."""
+    """Checks the schema of a shard.
+
+    Raises:
+      CorpusError: If the footer cannot be read or there is not exactly one column of text.
+    """
     columns = _columns(path)
     kinds = [kind for name, kind in columns if name == COLUMN]
     if not kinds:
         names = [repr(name) for name, _ in columns[:_NAMED]]
         names += ["..."] if len(columns) > _NAMED else []
         raise CorpusError(
-            f"data.corpus: {path} must have a column '{COLUMN}', got {', '.join(names)}"
+            f"config.data.corpus: {path} must have a column '{COLUMN}', got {', '.join(names)}"
         )
     if len(kinds) > 1:
-        raise CorpusError(f"data.corpus: {path} must have one column '{COLUMN}', got {len(kinds)}")
+        raise CorpusError(
+            f"config.data.corpus: {path} must have one column '{COLUMN}', got {len(kinds)}"
+        )
     if not _is_text(kinds[0]):
         raise CorpusError(
-            f"data.corpus: column '{COLUMN}' of {path} must be string, got {kinds[0]}"
+            f"config.data.corpus: column '{COLUMN}' of {path} must be string, got {kinds[0]}"
         )
 
 
 def read_documents(paths: Sequence[Path]) -> Iterator[str]:
-    """Yields the documents of shards in their order, one row group in memory at a time.
+    """Yields the documents of shards in order, with one row group in memory at a time.
 
     Empty and missing documents are skipped.
 
     Raises:
-      CorpusError: when a file is damaged, or its text is not UTF-8.
+      CorpusError: If a file is damaged or its text is not UTF-8.
     """
     for path in paths:
         check_shard(path)
@@ -85,11 +97,13 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except _READ_ERRORS as error:
-        raise CorpusError(f"data.corpus: {path} cannot be read as parquet ({error})") from error
+        raise CorpusError(
+            f"config.data.corpus: {path} cannot be read as parquet ({error})"
+        ) from error
 
 
 def _columns(path: Path) -> list[tuple[str, pa.DataType]]:
-    """Returns names and types of a file's columns; several may have the same name."""
+    """Returns the names and types of a file's columns; names may repeat."""
     with _open(path) as file:
         schema = file.schema_arrow
         return list(zip(schema.names, schema.types, strict=True))
@@ -98,21 +112,21 @@ def _columns(path: Path) -> list[tuple[str, pa.DataType]]:
 def _read_group(file: pq.ParquetFile, group: int, path: Path) -> list[str | None]:
     try:
         column = file.read_row_group(group, columns=[COLUMN]).column(COLUMN)
-        # Arrow does not check that strings are UTF-8 until they become Python's.
+        # Arrow checks UTF-8 only when it converts strings to Python.
         return column.cast(pa.large_string()).to_pylist()
     except _READ_ERRORS as error:
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             raise CorpusError(
-                f"data.corpus: column '{COLUMN}' of {path}, row group {group}, "
-                f"holds bytes that are not UTF-8 ({error})"
+                f"config.data.corpus: column '{COLUMN}' of {path}, row group {group}, "
+                f"must be UTF-8 ({error})"
             ) from error
-        raise CorpusError(f"data.corpus: {path} is damaged ({error})") from error
+        raise CorpusError(f"config.data.corpus: {path} is damaged ({error})") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    # Binary columns are read as text too, if their bytes are UTF-8: some writers omit the type.
+    # Some writers store text as binary columns.
     return any(
         check(kind)
         for check in (

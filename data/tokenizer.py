@@ -1,7 +1,7 @@
-"""Byte-pair encoding as NanoChat does it: trained by rustbpe, run by tiktoken.
+"""NanoChat's byte-pair encoding, trained with rustbpe and run with tiktoken.
 
-The split pattern (numbers in groups of at most two digits), the nine special tokens and their
-place behind the merges are facts of NanoChat:
+The split pattern (numbers in groups of at most two digits), the nine special tokens and their ids
+after the merges are those of NanoChat:
 https://github.com/karpathy/nanochat/blob/master/nanochat/tokenizer.py
 """
 
@@ -22,12 +22,14 @@ import tiktoken
 from nanoevolve_jax.data.errors import CorpusError, Progress, TooLittleTextError
 from nanoevolve_jax.data.files import write_atomically
 
+from nanoevolve_jax.errors import must
+
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
-# Only the first is met in pretraining text; the others keep the vocabulary NanoChat's own.
+# Pretraining text has only the first; the others make the vocabulary equal to NanoChat's.
 SPECIAL_TOKENS = (
     "<|bos|>",
     "<|user_start|>",
@@ -41,16 +43,16 @@ SPECIAL_TOKENS = (
 )
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
-# NanoChat trains on at most this much of one document, so that no document rules the merges.
+# NanoChat's limit per document, so that no document dominates the merges.
 DOCUMENT_CHARS = 10_000
-# More text than this hardly helps: at 1024 tokens twice as much compresses 1 % better.
+# More text hardly helps: with 1024 tokens, twice as much improves compression by 1 %.
 CHARS_PER_TOKEN = 4096
 
-# tiktoken's regular expressions panic on a run of 999,999 blanks, which exhausts their stack. No
-# piece of a cut document holds a run of two of these windows; other documents are not cut.
+# A run of 999,999 blanks exhausts the stack of tiktoken's regular expressions. Documents with long
+# runs are cut so that no piece has a run of two windows; other documents are not cut.
 _BLANK_WINDOW = 2**18
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_SHOWN_CHARS = 40  # of a document, in an error
+_SHOWN_CHARS = 40  # number of characters of a document in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +60,9 @@ class Tokenizer:
     """An immutable byte-pair encoding.
 
     Attributes:
-      ranks: the bytes of every ordinary token; a token's index is its id and its merge rank.
-      pattern: the regular expression that splits text before merging.
-      specials: names of the special tokens, whose ids follow those of the ordinary ones.
+      ranks: Bytes of each ordinary token; its index is its id and its merge rank.
+      pattern: Regular expression that splits text before merging.
+      specials: Names of the special tokens, whose ids follow those of the ordinary tokens.
     """
 
     ranks: tuple[bytes, ...]
@@ -69,17 +71,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """Number of tokens, including special tokens."""
         return len(self.ranks) + len(self.specials)
 
     @property
     def bos(self) -> int:
-        """Id of the token that begins every document."""
+        """Id of the token that starts every document."""
         return len(self.ranks) + self.specials.index("<|bos|>")
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal hash of everything that decides the encoding."""
+        """Hexadecimal hash of everything that determines the encoding."""
         return hashlib.sha256(self._json().encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -92,13 +94,13 @@ class Tokenizer:
         )
 
     def encode(self, documents: list[str]) -> list[list[int]]:
-        """Encodes documents, each beginning with BOS.
+        """Encodes documents; each result starts with BOS.
 
-        Text that looks like a special token is ordinary text: it never becomes one. Runs of some
-        hundred thousand blanks are cut before they are encoded, see `pieces`.
+        Text that looks like a special token is encoded as ordinary text. Very long runs of blanks
+        are cut first; see `pieces`.
 
         Raises:
-          CorpusError: when tiktoken fails on a document.
+          CorpusError: If tiktoken fails on a document.
         """
         cut = [pieces(document) for document in documents]
         threads = min(8, os.cpu_count() or 1)
@@ -108,7 +110,7 @@ class Tokenizer:
         except BaseException as error:
             if not _is_panic(error):
                 raise
-            for document in flat:  # to find the one that cannot be encoded
+            for document in flat:  # Find the document that cannot be encoded.
                 with _panics_as_errors(document):
                     self._encoding.encode_ordinary(document)
             raise
@@ -119,33 +121,37 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turns token ids back into text; special tokens read as their names."""
+        """Returns the text of token ids; special tokens become their names."""
         return self._encoding.decode([int(i) for i in ids])
 
     def token_bytes(self) -> np.ndarray:
-        """Returns int32 [vocab_size]: UTF-8 bytes of each token, 0 for the special ones.
+        """Returns the UTF-8 bytes of each token, int32[vocab_size]; 0 for special tokens.
 
-        Bits per byte divides the loss by these; a special token stands for no text, so it
-        counts neither as bytes nor (by its zero) as loss.
+        Bits per byte divides the loss by these counts. A special token stands for no text, so
+        neither its bytes nor its loss count.
         """
         lengths = [len(token) for token in self.ranks] + [0] * len(self.specials)
         return np.array(lengths, np.int32)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the tokenizer as JSON, whole or not at all."""
+        """Writes the tokenizer as JSON in one step."""
         write_atomically(Path(path), self._json().encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads a tokenizer that `save` wrote; ValueError if it is damaged."""
+        """Reads a tokenizer written by `save`.
+
+        Raises:
+          CorpusError: If the file is damaged.
+        """
         try:
             fields = json.loads(Path(path).read_text("utf-8"))
             ranks = tuple(bytes.fromhex(token) for token in fields["ranks"])
             tokenizer = cls(ranks, fields["pattern"], tuple(fields["specials"]))
             if not {*map(bytes, zip(range(256)))} <= set(ranks) or len(set(ranks)) < len(ranks):
-                raise ValueError("its tokens must differ and include every byte")
+                raise ValueError("the tokens must differ and include every byte")
             if (tokenizer.pattern, tokenizer.specials) != (PATTERN, SPECIAL_TOKENS):
-                raise ValueError("its pattern and special tokens must be those of this version")
+                raise ValueError("the pattern and special tokens must be those of this version")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CorpusError(f"tokenizer file {path} is damaged ({error}); delete it") from error
         return tokenizer
@@ -162,21 +168,21 @@ def train_tokenizer(
     max_chars: int = 0,
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Learns a byte-pair encoding; the same documents give the same tokenizer, bit for bit.
+    """Trains a byte-pair encoding; the result depends only on the documents and sizes.
 
     Args:
-      documents: training text; read only as far as `max_chars` needs.
-      vocab_size: number of tokens to end with, the nine special ones included.
-      max_chars: how many characters to learn from, at most `DOCUMENT_CHARS` of one document;
-        0 takes `CHARS_PER_TOKEN` for every token of the vocabulary.
-      progress: called with the characters read so far.
+      documents: Training text, read until `max_chars` characters.
+      vocab_size: Number of tokens, including the nine special tokens.
+      max_chars: Number of characters to train on, with at most `DOCUMENT_CHARS` per document; 0
+        means `CHARS_PER_TOKEN` per token of the vocabulary.
+      progress: Callback that takes the number of characters read so far.
 
     Returns:
-      A tokenizer with exactly `vocab_size` tokens.
+      Tokenizer with exactly `vocab_size` tokens.
 
     Raises:
-      CorpusError: when `vocab_size` leaves no room for the 256 bytes and the special tokens,
-        or when the text is too small or too uniform to give that many merges.
+      CorpusError: If `vocab_size` is too small for the 256 bytes and the special tokens, or the
+        text is too small or too uniform for that many merges.
     """
     check_vocab_size(vocab_size)
     trainer = rustbpe.Tokenizer()
@@ -187,18 +193,29 @@ def train_tokenizer(
     tokenizer = Tokenizer(tuple(token for _, token in ranks))
     if tokenizer.vocab_size != vocab_size:
         raise TooLittleTextError(
-            f"data.vocab_size: {vocab_size} is more than this corpus can give; "
-            f"its text yields at most {tokenizer.vocab_size} tokens"
+            must(
+                "config.data.vocab_size",
+                f"be at most {tokenizer.vocab_size}, which the text of config.data.corpus yields",
+                vocab_size,
+            )
         )
     return tokenizer
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raises CorpusError unless the vocabulary can hold the bytes and the special tokens."""
+    """Checks that the vocabulary has room for all bytes and special tokens.
+
+    Raises:
+      CorpusError: If it is too small.
+    """
     if vocab_size < SMALLEST_VOCABULARY:
         raise CorpusError(
-            f"data.vocab_size: {vocab_size} is too small; at least {SMALLEST_VOCABULARY} "
-            f"(256 bytes and {len(SPECIAL_TOKENS)} special tokens)"
+            must(
+                "config.data.vocab_size",
+                f"be at least {SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} special "
+                "tokens)",
+                vocab_size,
+            )
         )
 
 
@@ -208,7 +225,8 @@ def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None
         text = document[: min(DOCUMENT_CHARS, max_chars - done)]
         if not text.isascii() and (lone := _LONE_SURROGATE.search(text)):
             raise CorpusError(
-                f"data.corpus: documents must be Unicode text, got {lone[0]!r} in {_shown(text)}"
+                f"config.data.corpus: documents must be Unicode text, got {lone[0]!r} in "
+                f"{_shown(text)}"
             )
         done += len(text)
         if progress:
@@ -219,9 +237,9 @@ def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None
 
 
 def pieces(document: str) -> list[str]:
-    """Cuts a document within very long runs of whitespace; joined, the pieces are the document.
+    """Cuts a document within very long runs of whitespace; the pieces add up to the document.
 
-    A document without such a run is one piece, so that its tokens are those of the whole.
+    A document without such a run is one piece, so its tokens do not change.
     """
     ends = [
         start + _BLANK_WINDOW
@@ -234,23 +252,23 @@ def pieces(document: str) -> list[str]:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether an exception is a panic of Rust code, whose type cannot be imported."""
+    """Returns whether an exception is a panic of Rust code; its type cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 
 @contextlib.contextmanager
 def _panics_as_errors(document: str | None = None) -> Iterator[None]:
-    """Turns a panic, which is not an `Exception`, into a CorpusError that names the document."""
+    """Converts a panic, which is not an `Exception`, to a CorpusError that names the document."""
     try:
         yield
     except BaseException as error:
         if not _is_panic(error):
             raise
         what = "its text" if document is None else f"the document {_shown(document)}"
-        raise CorpusError(f"data.corpus: {what} cannot be tokenised ({error})") from None
+        raise CorpusError(f"config.data.corpus: {what} cannot be tokenised ({error})") from None
 
 
 def _shown(document: str) -> str:
-    """The beginning of a document, and its length."""
+    """Returns the start of a document and its length, for an error."""
     more = "..." if len(document) > _SHOWN_CHARS else ""
     return f"{document[:_SHOWN_CHARS]!r}{more} of {len(document)} characters"

@@ -69,10 +69,13 @@ CASES = [
             (["--config.distributed=auto"], ["config.distributed is 'auto'", "JAX_COORDINATOR_AD"]),
             (["--config.plan=maybe"], ["config.plan must be False or True, got 'maybe'"]),
             (["--config=configs/screen.py:d13"], ["be cpu or d4 or d12, got 'd13'"]),
-            (["--config.data.corpus=parquet:{empty}"], ["data.corpus: 'parquet:{empty}' holds no"]),
+            (
+                ["--config.data.corpus=parquet:{empty}"],
+                ["config.data.corpus='parquet:{empty}' must hold"],
+            ),
             (
                 ["--config.data.corpus=parquet:{copies}"],
-                ["data.corpus: 'parquet:{copies}' must have training text, got 30 documents, all"],
+                ["'parquet:{copies}' must have training text, got only 30 copies"],
             ),
             (
                 ["--config.data.corpus=parquet:{doubled}"],

@@ -122,7 +122,7 @@ def refused(server, folder, **changes):
     with pytest.raises(CorpusError) as error:
         fetch(server, folder, **changes)
     message = str(error.value)
-    assert "\n" not in message and message.startswith("data.corpus: ") and NAME in message
+    assert "\n" not in message and message.startswith("config.data.corpus: ") and NAME in message
     assert not (folder / NAME).exists()
     return message
 
@@ -239,7 +239,7 @@ def test_a_hub_out_of_reach_is_one_clear_line(server, tmp_path):
 
 def test_a_server_that_announces_no_sha256_is_refused(server, tmp_path):
     server.announced = {path: "a1b2c3" for path in server.files}
-    assert "announces no SHA-256" in refused(server, tmp_path)
+    assert "must be a SHA-256" in refused(server, tmp_path)
     assert not server.content_requests()
 
 

@@ -112,7 +112,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize("batch_size", [0, 11])
 def test_a_batch_larger_than_the_corpus(batch_size):
-    with pytest.raises(CorpusError, match=r"train\.batch_size: .* between 1 and the 10 rows"):
+    with pytest.raises(CorpusError, match=r"train\.batch_size must be 1 to 10"):
         batch(np.zeros((10, 3), np.uint16), 0, 0, batch_size)
 
 
@@ -122,9 +122,14 @@ def test_horizon():
     check_horizon(rows, steps=30, batch_size=8, max_epochs=2.5)
     with pytest.raises(CorpusError) as error:
         check_horizon(rows, steps=13, batch_size=8, max_epochs=1)
-    for words in ("train.steps: 13", "train.batch_size 8", "data.max_epochs 1;", "at most 12"):
+    for words in (
+        "train.steps must be at most 12",
+        "train.batch_size 8",
+        "data.max_epochs 1,",
+        "got 13",
+    ):
         assert words in str(error.value)
-    with pytest.raises(CorpusError, match=r"train\.batch_size: 101 .* at most 100"):
+    with pytest.raises(CorpusError, match=r"train\.batch_size must be at most 100.* got 101"):
         check_horizon(rows, steps=1, batch_size=101, max_epochs=9)
 
 
@@ -304,11 +309,11 @@ def test_the_limit_of_validation_is_shared_by_the_folds(folder, tmp_path):
 
 
 def test_folds_that_nothing_fills_are_one_clear_line(folder, tmp_path):
-    with pytest.raises(CorpusError, match=r"validation text .* in each of data\.folds 4"):
+    with pytest.raises(CorpusError, match=r"validation text .* in each of 4 config\.data\.folds"):
         build(folder, tmp_path / "cache", folds=4, sequence_len=2000)
-    with pytest.raises(CorpusError, match=r"data\.folds: 500 is too many .* its 100 distinct val"):
+    with pytest.raises(CorpusError, match=r"data\.folds must .* got 500 for the 100 distinct val"):
         build(folder, tmp_path / "cache", folds=500)
-    with pytest.raises(CorpusError, match=r"data\.folds: 0 is too small; at least 1"):
+    with pytest.raises(CorpusError, match=r"data\.folds must be at least 1, got 0"):
         build(folder, tmp_path / "cache", folds=0)
 
 
@@ -327,7 +332,9 @@ def test_rows_of_a_tokenizer_made_elsewhere(folder, tmp_path):
     assert rows.fingerprints["tokenizer"] == own.fingerprints["tokenizer"]
     assert rows.fingerprints["rows"] != build(other, tmp_path / "cache").fingerprints["rows"]
     assert " THE RIVER" in own.tokenizer.decode(rows.train.ravel())
-    with pytest.raises(CorpusError, match=r"data\.vocab_size: 320 is not that of the tokenizer"):
+    with pytest.raises(
+        CorpusError, match=r"vocab_size must be that of the given tokenizer, .* got 320"
+    ):
         build(other, tmp_path / "cache", tokenizer=own.tokenizer, vocab_size=320)
 
 
@@ -434,12 +441,12 @@ def test_a_damaged_tokenizer_is_trained_again(folder, tmp_path, caplog, harm):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 264}, "data.vocab_size: 264"),
-        ({"vocab_size": 60_000}, "data.vocab_size: 60000 is more than this corpus can give"),
-        ({"sequence_len": 0}, "model.sequence_len: 0"),
-        ({"sequence_len": 10**6}, "validation text does not fill one row"),
-        ({"max_train_tokens": -1}, "data.max_train_tokens: -1"),
-        ({"shards": -1}, "data.shards: -1"),
+        ({"vocab_size": 264}, "special tokens), got 264"),
+        ({"vocab_size": 60_000}, "which the text of config.data.corpus yields, got 60000"),
+        ({"sequence_len": 0}, "model.sequence_len must be at least 1, got 0"),
+        ({"sequence_len": 10**6}, "must have validation text for at least one row"),
+        ({"max_train_tokens": -1}, "data.max_train_tokens must be at least 0 (all), got -1"),
+        ({"shards": -1}, "data.shards must be at least 0 (all), got -1"),
     ],
 )
 def test_mistakes_are_one_clear_line(folder, tmp_path, changes, words):
@@ -455,30 +462,30 @@ WORDY = " ".join(sentences(0, 40))
 LITTLE_TEXT = {
     "only copies": (
         (MANY_TEXTS, MANY_TEXTS),
-        "must have training text, got 300 documents, all of them copies of validation documents",
+        "must have training text, got only 300 copies of validation documents",
     ),
     "only empty documents": (
         (["", None, ""], MANY_TEXTS),
-        "must have training text, got no document that is not empty",
+        "must have training text, got only empty documents",
     ),
-    "no rows": (([], MANY_TEXTS), "must have training text, got no document that is not empty"),
+    "no rows": (([], MANY_TEXTS), "must have training text, got only empty documents"),
     "no validation": (
         (MANY_TEXTS, [None, ""]),
-        "must have validation text, got no document that is not empty",
+        "must have validation text, got only empty documents",
     ),
     "nearly only copies": (
         ([*MANY_TEXTS, "abc"], MANY_TEXTS),
-        "is more than this corpus can give; its text yields at most 267 tokens; 300 copies of "
-        "validation documents are left out",
+        "must be at most 267, which the text of config.data.corpus yields, got 300 (without 300 "
+        "copies of validation documents)",
     ),
     "training rows that are validation rows": (
         ([WORDY], [WORDY + " "]),
-        "must have other training text; all of its rows are also validation rows",
+        "must have training rows that are not validation rows, got none",
     ),
     "short training text": (
         ([*MANY_TEXTS, "a stone"], MANY_TEXTS),
-        "its training text does not fill one row of model.sequence_len 32; 300 copies of "
-        "validation documents are left out",
+        "must have training text for at least one row of config.model.sequence_len 32, got too "
+        "little (without 300 copies of validation documents)",
     ),
 }
 
@@ -495,7 +502,9 @@ def test_too_little_text_is_blamed_on_the_text(tmp_path, folder, name):
     with pytest.raises(CorpusError) as error:
         build(tmp_path / "little", tmp_path / "cache", tokenizer=tokenizer)
     assert words in str(error.value) and "\n" not in str(error.value)
-    assert f"parquet:{tmp_path / 'little'}" in str(error.value) or "this corpus" in words
+    assert (
+        f"parquet:{tmp_path / 'little'}" in str(error.value) or "config.data.corpus yields" in words
+    )
 
 
 def test_a_document_of_a_million_blanks_gives_rows(tmp_path, folder):
@@ -509,7 +518,7 @@ def test_a_wide_vocabulary_needs_32_bits(tmp_path, folder, monkeypatch):
     small = Tokenizer.load(_tokenizer_path(build(folder, tmp_path / "cache"), tmp_path / "cache"))
     extra = tuple(b"\xff" + i.to_bytes(3, "big") for i in range(70_000 - VOCABULARY))
     wide = Tokenizer(small.ranks + extra)
-    monkeypatch.setattr("data.rows.train_tokenizer", lambda *args, **kwargs: wide)
+    monkeypatch.setattr("nanoevolve_jax.data.rows.train_tokenizer", lambda *args, **kwargs: wide)
     rows = build(folder, tmp_path / "cache", vocab_size=70_000)
     assert rows.train.dtype == np.uint32 and (rows.train[:, 0] == 70_000 - 9).all()
 

@@ -86,7 +86,7 @@ def test_very_many_of_one_character_are_text_like_any_other(tokenizer, unit):
 def test_only_documents_with_long_runs_of_blanks_are_cut(tokenizer, text):
     """With windows of 8: whatever has a shorter run is encoded whole."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.tokenizer._BLANK_WINDOW", 8)
+        patch.setattr("nanoevolve_jax.data.tokenizer._BLANK_WINDOW", 8)
         parts = pieces(text)
         (ids,) = tokenizer.encode([text])
     assert "".join(parts) == text and (all(parts) or parts == [""])
@@ -104,11 +104,13 @@ def test_training_takes_documents_of_blanks(documents):
 
 
 def test_a_failure_of_the_libraries_is_one_line_that_names_the_document(tokenizer, monkeypatch):
-    monkeypatch.setattr("data.tokenizer._BLANK_WINDOW", 10 * MANY)  # the guard is off
+    monkeypatch.setattr(
+        "nanoevolve_jax.data.tokenizer._BLANK_WINDOW", 10 * MANY
+    )  # the guard is off
     with pytest.raises(CorpusError) as error:
         tokenizer.encode(["fine", "odd" + " " * MANY, "fine"])
     assert "\n" not in str(error.value)
-    assert "data.corpus: the document 'odd" in str(error.value)
+    assert "config.data.corpus: the document 'odd" in str(error.value)
     assert f"of {MANY + 3} characters cannot be tokenised" in str(error.value)
 
 
@@ -192,7 +194,7 @@ def test_save_and_load_are_inverse_and_leave_no_temporary_file(tokenizer, tmp_pa
 
 @pytest.mark.parametrize("size", [-1, 0, 256, SMALLEST_VOCABULARY - 1])
 def test_too_small_a_vocabulary(size):
-    with pytest.raises(CorpusError, match=rf"data\.vocab_size: {size} .* at least 265"):
+    with pytest.raises(CorpusError, match=rf"data\.vocab_size must be at least 265 .* got {size}"):
         train_tokenizer(["text"], size)
 
 
@@ -202,7 +204,7 @@ def test_the_smallest_vocabulary_is_bytes(tokenizer):
 
 
 def test_too_little_text_for_the_vocabulary():
-    with pytest.raises(CorpusError, match=r"data\.vocab_size: 1024 .* at most 26\d tokens"):
+    with pytest.raises(CorpusError, match=r"data\.vocab_size must be at most 26\d, .* got 1024"):
         train_tokenizer(["abc abc"], 1024)
 
 
