@@ -27,9 +27,8 @@ from benchmarks.timing import (
     ratio,
     seconds,
 )
-from nanoevolve_jax.execution.memory import compiled_bytes, is_out_of_memory
+from nanoevolve_jax.execution.measurements import Rehearsal, compiled_bytes, is_out_of_memory
 from nanoevolve_jax.execution.population import make_programs
-from nanoevolve_jax.execution.rehearsal import Rehearsal
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.terminal.console import Console

@@ -24,8 +24,8 @@ from rich.table import Table
 
 from benchmarks import options
 from benchmarks.timing import environment, seconds
+from nanoevolve_jax.execution.measurements import Rehearsal
 from nanoevolve_jax.execution.population import make_programs
-from nanoevolve_jax.execution.rehearsal import Rehearsal
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.terminal.console import Console

@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks import options
 from benchmarks.recipe import RECIPE
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe
-from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
 from nanoevolve_jax.prepare import make_engine

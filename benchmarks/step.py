@@ -25,8 +25,8 @@ from benchmarks import options
 from benchmarks.timing import environment, interleaved, ratio
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.cost import step_flops
+from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.schedules import Recipe
-from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 from nanoevolve_jax.terminal.console import Console
 

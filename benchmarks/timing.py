@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.execution.machine import visible_cores
 
 Run = Callable[[], None]  # does its work and waits until it is done
 COMPILING = (

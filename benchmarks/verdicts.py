@@ -62,10 +62,9 @@ from nanoevolve_jax.evidence.verdict import (
 )
 from nanoevolve_jax.evolution import archive, promotion, tournament
 from nanoevolve_jax.execution.engine import LocalEngine
-from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.execution.json_files import finite_or_null
-from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.execution.machine import gather_facts, visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.prepare import load_rows

@@ -22,9 +22,9 @@ from nanoevolve_jax.evolution.campaign import summarise
 from nanoevolve_jax.evolution.run_folder import describe_run, require_free
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints
-from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.engine import Engine
 from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.measurements import compilations, start_counting
 from nanoevolve_jax.prepare import calibrated, opened, require_room
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import Site, engines, open_site

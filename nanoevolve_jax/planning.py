@@ -22,8 +22,8 @@ from nanoevolve_jax.evolution.plan import (
     scenario_hours,
     total,
 )
+from nanoevolve_jax.execution.measurements import Rehearsal
 from nanoevolve_jax.execution.population import make_programs
-from nanoevolve_jax.execution.rehearsal import Rehearsal
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.prepare import use_devices, with_lanes

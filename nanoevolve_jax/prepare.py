@@ -33,21 +33,18 @@ from nanoevolve_jax.execution.checkpoint import FOLDER as CHECKPOINTS
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.compile_check import CompileLimits
 from nanoevolve_jax.execution.engine import Engine, LocalEngine, validation_sets
-from nanoevolve_jax.execution.facts import Facts
-from nanoevolve_jax.execution.job import Job
-from nanoevolve_jax.execution.memory import measured_lanes
+from nanoevolve_jax.execution.job import Job, Stream
+from nanoevolve_jax.execution.machine import Facts, compute_threads, keep_programs, limit_threads
+from nanoevolve_jax.execution.measurements import measured_lanes
 from nanoevolve_jax.execution.population import make_programs
-from nanoevolve_jax.execution.program_cache import keep_programs
-from nanoevolve_jax.execution.received import is_folder
 from nanoevolve_jax.execution.settings import (
     ConfigError,
+    is_folder,
     make_baseline,
     make_recipe,
     make_task,
     with_recipe,
 )
-from nanoevolve_jax.execution.stream import Stream
-from nanoevolve_jax.execution.threads import compute_threads, limit_threads
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate, Task
 from nanoevolve_jax.stopping import graceful_stop
 from nanoevolve_jax.terminal.console import Console

@@ -23,12 +23,11 @@ from nanoevolve_jax.evidence.page import to_markdown
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.library import FOLDER, Library
-from nanoevolve_jax.execution.facts import Facts
 from nanoevolve_jax.execution.job import Job, job_from_json
 from nanoevolve_jax.execution.json_files import finite_or_null
+from nanoevolve_jax.execution.machine import Facts
 from nanoevolve_jax.execution.plain_files import write_whole
-from nanoevolve_jax.execution.received import corpus_here, received
-from nanoevolve_jax.execution.settings import check_fields
+from nanoevolve_jax.execution.settings import check_fields, corpus_here, received
 from nanoevolve_jax.site import local_site
 from nanoevolve_jax.terminal.console import Console
 

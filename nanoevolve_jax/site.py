@@ -14,9 +14,8 @@ from nanoevolve_jax.data.files import expanded
 from nanoevolve_jax.data.rows import Rows
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine
-from nanoevolve_jax.execution.facts import Facts, gather_facts
+from nanoevolve_jax.execution.machine import Facts, gather_facts, visible_cores
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.prepare import (
     PROGRAMS,
     load_rows,

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from training import LENGTH, MODEL, candidate, make_engine, make_rows, train_population
 
-from nanoevolve_jax.execution import compilations, population, train
+from nanoevolve_jax.execution import measurements, population, train
 from nanoevolve_jax.execution.checkpoint import Checkpoints, Interrupted
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.policy.muon import MuonState
@@ -125,7 +125,7 @@ def resumed(local):
     """A run that is interrupted time after time, at later and later segments, until it ends."""
     jobs = [Job(candidate(spec), 1, 8) for spec in PRESETS.values()]
     expected = list(engine_of(local).run(jobs))
-    before, said, results = compilations.compilations(), [], []
+    before, said, results = measurements.compilations(), [], []
     for boundaries in range(1, 10):
         asked = iter([False] * (boundaries - 1) + [True])
         checkpoints = Checkpoints(FOLDER, seconds=0, stopping=lambda a=asked: next(a, False))
@@ -139,12 +139,12 @@ def resumed(local):
     return {
         "said": said,
         "same": len(results) == len(jobs) and all(map(same, expected, results)),
-        "compiled": compilations.compilations() != before,
+        "compiled": measurements.compilations() != before,
     }
 
 
 def main():
-    compilations.start_counting()
+    measurements.start_counting()
     reference = losses(programs(1))[0]
     curves = {f"{8 // data}x{data}": losses(programs(8, data)) for data in (1, 2, 4, 8)}
     figures = {
@@ -156,7 +156,7 @@ def main():
         "shares": {data: shares(programs(8, data)) for data in (2, 4, 8)},
         "products": {data: stacked_products(programs(8, data)) for data in (1, 2)},
         "resumed": resumed(programs(8, 4)),
-        "compiled": compilations.compilations(),
+        "compiled": measurements.compilations(),
     }
     print(json.dumps(figures))
 

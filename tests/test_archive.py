@@ -18,8 +18,8 @@ from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.run_folder import describe_run, open_folder
 from nanoevolve_jax.execution import journal
-from nanoevolve_jax.execution.facts import gather_facts
 from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.machine import gather_facts
 
 CONTRACT = {
     *("id", "parent_id", "generation", "operator", "change", "spec", "status", "failure"),

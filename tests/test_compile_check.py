@@ -14,10 +14,10 @@ from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution import compile_check
 from nanoevolve_jax.execution.checkpoint import Checkpoints, Interrupted
-from nanoevolve_jax.execution.compilations import compilations, start_counting
 from nanoevolve_jax.execution.compile_check import CompileLimits, Stopped, TrainingProgram
 from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.measurements import compilations, start_counting
 from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.slots import SCALAR

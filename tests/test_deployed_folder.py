@@ -36,9 +36,9 @@ from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.execution.intact import JOB, FolderError, job_id
 from nanoevolve_jax.execution.json_files import to_text
+from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.results import RunResult, result_from_json, result_to_json
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_baseline
-from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.execution.train import TELEMETRY
 from nanoevolve_jax.policy.certified import Certified, Code, digest
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, shape_key

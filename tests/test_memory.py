@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training import TASK, candidate, make_engine
 
-from nanoevolve_jax.execution import memory, population
+from nanoevolve_jax.execution import measurements, population
 from nanoevolve_jax.execution.job import Job
-from nanoevolve_jax.execution.memory import OutOfMemoryError, choose_lanes
+from nanoevolve_jax.execution.measurements import OutOfMemoryError, choose_lanes
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 SIZES = st.integers(1, 10**12)
@@ -25,13 +25,13 @@ def test_chosen_lanes_fit_and_twice_as_many_would_not(one, lane, limit, most):
 
 
 def test_more_lanes_take_more_memory_by_about_a_lane_each():
-    one, two, four = (memory.segment_bytes(TASK, lanes, 5) for lanes in (1, 2, 4))
+    one, two, four = (measurements.segment_bytes(TASK, lanes, 5) for lanes in (1, 2, 4))
     assert 0 < one < two < four
     assert (four - two) / 2 == pytest.approx(two - one, rel=0.5)
 
 
 def test_a_device_that_says_what_it_has_gets_what_fits(monkeypatch):
-    one, two = (memory.segment_bytes(TASK, lanes, 5) for lanes in (1, 2))
+    one, two = (measurements.segment_bytes(TASK, lanes, 5) for lanes in (1, 2))
     limit = (one + 2.5 * (two - one)) / 0.9
 
     class Device:
@@ -39,8 +39,8 @@ def test_a_device_that_says_what_it_has_gets_what_fits(monkeypatch):
             return {"bytes_limit": limit}
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    assert memory.measured_lanes(TASK, 5, most=64) == 2
-    assert memory.measured_lanes(TASK, 5, most=1) == 1
+    assert measurements.measured_lanes(TASK, 5, most=64) == 2
+    assert measurements.measured_lanes(TASK, 5, most=1) == 1
 
 
 def exhausted_beyond(lanes):

@@ -8,11 +8,11 @@ import orbax.checkpoint as ocp
 import pytest
 from training import RECIPE, TASK, candidate, lane, make_rows, train_population
 
-from nanoevolve_jax.execution import compilations, population, train
+from nanoevolve_jax.execution import measurements, population, train
 from nanoevolve_jax.execution.train import segment_of
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, PRESETS, TRUST_RATIO, set_field
 
-compilations.start_counting()
+measurements.start_counting()
 STEPS = 12
 POISON = candidate(NANOCHAT, embedding_lr=float("nan"), matrix_lr=float("nan"))
 
@@ -97,7 +97,7 @@ def test_lanes_and_devices_agree_closely_over_twenty_steps_from_random_weights()
 def test_no_spec_recipe_seed_or_horizon_compiles_a_program_twice():
     local = programs(2, 2)
     train_them([ME] * 4, 2, 2)  # compiles what was not compiled before
-    before = compilations.compilations()
+    before = measurements.compilations()
     variants = [*PRESETS.values(), set_field(NANOCHAT, "ns_steps", 2)]
     for seed, spec in enumerate(variants):
         train_population(
@@ -108,7 +108,7 @@ def test_no_spec_recipe_seed_or_horizon_compiles_a_program_twice():
             total=6 + seed,
             segment=5,
         )
-    assert compilations.compilations() == before
+    assert measurements.compilations() == before
     assert before["train_segment"] >= 1
 
 
@@ -123,7 +123,7 @@ def test_a_restored_state_goes_on_bitwise_and_compiles_nothing(tmp_path):
 
     middle = segment(local.init_population(stacked, seeds, np.int32(10)), 0)
     saved = jax.device_get(middle)
-    before = compilations.compilations()
+    before = measurements.compilations()
     expected = jax.device_get(segment(middle, 5))
     with ocp.CheckpointManager(tmp_path.resolve()) as manager:
         manager.save(5, args=ocp.args.StandardSave(saved))
@@ -131,7 +131,7 @@ def test_a_restored_state_goes_on_bitwise_and_compiles_nothing(tmp_path):
         restored = manager.restore(5, args=ocp.args.StandardRestore(saved))
     assert_same_bits(restored, saved)
     assert_same_bits(jax.device_get(segment(local.place(restored), 5)), expected)
-    assert compilations.compilations() == before
+    assert measurements.compilations() == before
 
 
 def test_stacking_gives_dtypes_that_depend_on_no_value():

@@ -15,9 +15,8 @@ from nanoevolve_jax.configs.base import (
 )
 from nanoevolve_jax.data import places
 
-from nanoevolve_jax.execution.program_cache import keep_programs
-from nanoevolve_jax.execution.received import corpus_here, flat, received
-from nanoevolve_jax.execution.settings import ConfigError
+from nanoevolve_jax.execution.machine import keep_programs
+from nanoevolve_jax.execution.settings import ConfigError, corpus_here, flat, received
 
 PLACES = ("workdir", "engine", "calibration", "data.cache_dir", "codegen.", "ray.", "track.")
 DEVICES = ("devices", "threads", "distributed")

@@ -18,8 +18,8 @@ from nanoevolve_jax.configs import screen
 from nanoevolve_jax import prepare, site
 from nanoevolve_jax import search as command
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.execution.compilations import PROGRAMS
 from nanoevolve_jax.execution.engine import LocalEngine
+from nanoevolve_jax.execution.measurements import PROGRAMS
 from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.settings import ConfigError, validate
 from nanoevolve_jax.policy.spec import NANOCHAT, TRUST_RATIO

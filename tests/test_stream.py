@@ -11,10 +11,11 @@ from nanoevolve_jax.execution.job import (
     LABEL_NOISE,
     Disturbance,
     Job,
+    Stream,
+    feed,
     job_from_json,
     job_to_json,
 )
-from nanoevolve_jax.execution.stream import Stream, feed
 from nanoevolve_jax.policy.spec import ANNEALING
 
 RNG = np.random.default_rng(0)

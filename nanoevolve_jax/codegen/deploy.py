@@ -29,8 +29,13 @@ from nanoevolve_jax.evidence.seeds import SCREEN_FOLD
 from nanoevolve_jax.evolution.promotion import arm_of
 from nanoevolve_jax.evolution.run_folder import require_own
 from nanoevolve_jax.execution import ray_server
-from nanoevolve_jax.execution.received import corpus_here, is_folder, received
-from nanoevolve_jax.execution.settings import ConfigError, make_baseline
+from nanoevolve_jax.execution.settings import (
+    ConfigError,
+    corpus_here,
+    is_folder,
+    make_baseline,
+    received,
+)
 from nanoevolve_jax.reporting.history import History, read_history
 from nanoevolve_jax.reporting.policies import named_arm
 from nanoevolve_jax.terminal import streams

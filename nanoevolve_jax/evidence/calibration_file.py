@@ -11,7 +11,7 @@ from nanoevolve_jax.evidence.documents import CalibrationDocument
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.sealed import read_sealed
-from nanoevolve_jax.execution.facts import Facts, differences
+from nanoevolve_jax.execution.machine import Facts, differences
 
 KIND = "calibration"
 FILE = "calibration.json"

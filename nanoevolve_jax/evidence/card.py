@@ -17,7 +17,7 @@ from nanoevolve_jax.evidence.eligibility import is_retuned_baseline, is_static
 from nanoevolve_jax.evidence.levels import level_of_card, level_with_replay, no_win
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.trial import Trial
-from nanoevolve_jax.execution.received import flat
+from nanoevolve_jax.execution.settings import flat
 from nanoevolve_jax.policy.mutations import describe_change
 from nanoevolve_jax.policy.spec_json import spec_to_json
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.errors import apart
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
-from nanoevolve_jax.execution.numbers import apart
 
 WIN, NULL, CONTINUE = "win", "null", "continue"
 

@@ -8,9 +8,9 @@ import jax
 import optax
 from scipy.special import expit
 
+from nanoevolve_jax.errors import apart
 from nanoevolve_jax.evidence.comparison import Arm, Bench
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, stage_seed
-from nanoevolve_jax.execution.numbers import apart
 from nanoevolve_jax.execution.settings import make_task
 from nanoevolve_jax.execution.train import Candidate, Task
 from nanoevolve_jax.model import gpt

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from nanoevolve_jax.errors import apart
 from nanoevolve_jax.evidence.confirmation import WIN
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
-from nanoevolve_jax.execution.numbers import apart
 
 AUC = 0.9
 GATE_SHIFT = 0.1  # first third of training minus the last, mean over seeds

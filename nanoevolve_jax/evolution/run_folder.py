@@ -15,14 +15,13 @@ from ml_collections import ConfigDict
 from msgspec import Meta
 
 from nanoevolve_jax.configs.base import SAME
-from nanoevolve_jax.errors import must
+from nanoevolve_jax.errors import apart, must
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.execution.facts import Facts, differences
 from nanoevolve_jax.execution.json_files import read_json, write_json
-from nanoevolve_jax.execution.numbers import apart
+from nanoevolve_jax.execution.machine import Facts, differences
 from nanoevolve_jax.execution.plain_files import (
     FileError,
     open_in_place,
@@ -32,8 +31,7 @@ from nanoevolve_jax.execution.plain_files import (
     subfolder,
     write_whole,
 )
-from nanoevolve_jax.execution.received import corpus_here, received
-from nanoevolve_jax.execution.settings import get_setting
+from nanoevolve_jax.execution.settings import corpus_here, get_setting, received
 
 # What may change between two runs on one folder without changing any record.
 _FREE = (

@@ -16,21 +16,26 @@ from absl import logging
 
 from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.execution import compile_check, hosts
-from nanoevolve_jax.execution.checkpoint import Checkpoints, tree_bytes
+from nanoevolve_jax.execution.checkpoint import (
+    Batch,
+    Call,
+    Checkpoints,
+    from_checkpoint,
+    to_checkpoint,
+    tree_bytes,
+)
 from nanoevolve_jax.execution.compile_check import CompileLimits, TrainingProgram
 from nanoevolve_jax.execution.cost import matrix_shapes
-from nanoevolve_jax.execution.job import Job
-from nanoevolve_jax.execution.layout import POPULATION
-from nanoevolve_jax.execution.memory import OutOfMemoryError, is_out_of_memory
+from nanoevolve_jax.execution.job import Job, Stream, feed
+from nanoevolve_jax.execution.measurements import OutOfMemoryError, is_out_of_memory
 from nanoevolve_jax.execution.population import (
+    POPULATION,
     Programs,
     make_programs,
     stack_candidates,
     with_code,
 )
 from nanoevolve_jax.execution.results import RunResult, dead_result, run_result
-from nanoevolve_jax.execution.resume import Batch, Call, from_checkpoint, to_checkpoint
-from nanoevolve_jax.execution.stream import Stream, feed
 from nanoevolve_jax.execution.train import ALIVE, TELEMETRY, Segment, Task, TrainState
 from nanoevolve_jax.model.loss import bits_per_byte
 from nanoevolve_jax.policy.certified import Code

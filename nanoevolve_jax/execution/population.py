@@ -6,8 +6,13 @@ state and batch are held to, and without that axis nothing is held to anything.
 
 Three programs exist, whatever is searched: `init_population`, `train_segment`,
 `evaluate_population`. Specs, recipes, seeds, step numbers and horizons are inputs.
+
+Over the data axis the batch is divided by rows and the optimizer's state by any axis that divides
+evenly. Inside the update, stacks of matrices are divided by matrices (`policy/stacking.py`).
+Parameters are whole on every device, as in NanoChat's distributed optimizer.
 """
 
+import math
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -16,10 +21,41 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from nanoevolve_jax.execution import hosts, train
-from nanoevolve_jax.execution.layout import POPULATION, layout
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.execution.train import DATA, Segment, TrainState
 from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import NANOCHAT
+
+POPULATION = "population"
+_WHOLE_BELOW = 1024  # entries; to gather fewer costs more than to keep them, as in NanoChat
+
+
+def divided(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    """Divides the longest axis that `parts` divides; small and odd arrays stay whole."""
+    even = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if not even or math.prod(shape) < _WHOLE_BELOW:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * max(even, key=lambda axis: shape[axis]), DATA)
+
+
+def layout(tree: Any, parts: int) -> Any:
+    """The PartitionSpec of every leaf over the data axis.
+
+    Args:
+      tree: a TrainState, a Segment with axes [K, B, T], or anything else, which stays whole.
+      parts: devices of the data axis; 1: nothing is divided.
+    """
+    whole = jax.tree.map(lambda _: PartitionSpec(), tree)
+    if parts == 1:
+        return whole
+    if isinstance(tree, TrainState):
+        state = jax.tree.map(lambda x: divided(x.shape, parts), tree.opt_state)
+        return whole._replace(opt_state=state)
+    if isinstance(tree, Segment):
+        rows = PartitionSpec(None, DATA)
+        return whole._replace(inputs=rows, targets=rows)
+    return whole
+
 
 _LANES, _ALL = PartitionSpec(POPULATION), PartitionSpec()
 _ROWS = PartitionSpec(None, train.DATA)  # of validation, [N, B, T + 1]

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from nanoevolve_jax.execution.checkpoint import Checkpoints
+from nanoevolve_jax.execution.checkpoint import Call, Checkpoints, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.engine import Progress, batches
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.results import Lost, RunResult, lost_result
-from nanoevolve_jax.execution.resume import Call, from_checkpoint, to_checkpoint
 from nanoevolve_jax.execution.train import Task
 
 

@@ -23,8 +23,8 @@ from nanoevolve_jax.data.files import expanded, locked
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.execution.json_files import read_json, write_json
+from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.execution.threads import visible_cores
 
 LOCAL, FILE, LOG, _LOCK = "local", "head.json", "head.log", "head.lock"
 _PLACE = Path("cache") / "cluster"

@@ -32,10 +32,10 @@ from nanoevolve_jax.evolution.promotion import as_screened
 from nanoevolve_jax.evolution.proposals import require_certified_code
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine
+from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.ray_engine import RayEngine
 from nanoevolve_jax.execution.ray_server import absolute
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.execution.threads import visible_cores
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import built_in_source
 

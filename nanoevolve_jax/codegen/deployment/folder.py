@@ -37,10 +37,8 @@ from nanoevolve_jax.execution.intact import (
 )
 from nanoevolve_jax.execution.job import Job, JobDocument, job_from_json, job_to_json
 from nanoevolve_jax.execution.json_files import to_text, typed
-from nanoevolve_jax.execution.received import received
-from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting
-from nanoevolve_jax.execution.sources import source_files
-from nanoevolve_jax.execution.threads import visible_cores
+from nanoevolve_jax.execution.machine import source_files, visible_cores
+from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, received
 
 TEXT_BYTES = 64 * 2**20  # largest corpus that travels; Ray accepts packages of 100 MiB
 _TEXT = "text"

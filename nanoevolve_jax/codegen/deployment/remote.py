@@ -45,7 +45,7 @@ def train(submission: Any, console: Any, on_progress: Any = lambda progress: Non
 def main(arguments: list[str]) -> None:
     """Trains the folder of this process; its result is the last line that is printed."""
     from nanoevolve_jax.codegen.deployment import folder, registry
-    from nanoevolve_jax.execution.program_cache import private_folder, user_cache
+    from nanoevolve_jax.execution.machine import private_folder, user_cache
     from nanoevolve_jax.terminal.console import Console
     from nanoevolve_jax.terminal.streams import print_line
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from nanoevolve_jax.codegen.sandbox import certify, runner
-from nanoevolve_jax.execution.program_cache import private_folder, user_cache
+from nanoevolve_jax.execution.machine import private_folder, user_cache
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.slots import SCALAR, shape_key
 from nanoevolve_jax.policy.stablehlo import without_lines

@@ -6,7 +6,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from nanoevolve_jax.codegen.validation.refusals import Refused
-from nanoevolve_jax.execution.numbers import apart
+from nanoevolve_jax.errors import apart
 from nanoevolve_jax.execution.uncounted import inner, uncounted_flops
 
 FLOPS_FLOOR, BYTES_FLOOR = 1e3, 1e5
