@@ -1,10 +1,7 @@
-"""One proposal from the command line, with a command and with an endpoint."""
+"""One proposal: the command, its two rounds, and the scripted answers of the tests."""
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +10,7 @@ import scripted_answers
 import scripted_mutator
 from openai_server import Reply, Server
 
-from nanoevolve_jax.codegen import propose as command
 from nanoevolve_jax.codegen.campaign.proposal import ask_twice
-from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import edits
 from nanoevolve_jax.codegen.mutators.budget import Limits
 from nanoevolve_jax.codegen.mutators.calls import (
@@ -29,22 +24,11 @@ from nanoevolve_jax.codegen.mutators.calls import (
 from nanoevolve_jax.codegen.mutators.providers import Api
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.evolution.proposals import folder_of
 from nanoevolve_jax.policy.slots import built_in_source
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 SEED = built_in_source("direction")
 PLAN = scripted_answers.PLAN
-
-
-def run(*arguments, folder: Path, module: str = "propose", **environment):
-    return subprocess.run(
-        [sys.executable, "-m", f"nanoevolve_jax.codegen.{module}", *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "100", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def number_of(kind: str) -> int:
@@ -59,108 +43,94 @@ def judged(source: str, folder: Path) -> str | None:
     return None
 
 
-def test_a_proposal_is_made_once_and_printed(tmp_path):
-    (tmp_path / "mine.toml").write_text(scripted_mutator.profile())
-    asked = ("direction", "--providers=mine.toml", "--provider=scripted", "--out=run")
-    first = run(*asked, "--number=0", folder=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "-    ahead = x + knobs.momentum * (buffer - x)" in first.stdout
-    assert "+    ahead = x + 0.995 * (buffer - x)" in first.stdout
+@pytest.fixture
+def propose(shell, tmp_path):
+    """Runs the command in a folder with the profiles of two scripted providers."""
+    profiles = scripted_mutator.profile() + scripted_mutator.profile("other")
+    (tmp_path / "mine.toml").write_text(profiles)
+
+    def run(*arguments, module="propose", **environment):
+        module = f"nanoevolve_jax.codegen.{module}"
+        environment = {"COLUMNS": "100"} | environment
+        return shell("-m", module, *arguments, folder=tmp_path, environment=environment)
+
+    return run
+
+
+ASKED = ("direction", "--providers=mine.toml", "--provider=scripted", "--out=run")
+
+
+def test_a_proposal_is_made_once_and_printed(propose, tmp_path):
+    first = propose(*ASKED, "--number=0")
+    assert first.code == 0, first.errors
+    assert "-    ahead = x + knobs.momentum * (buffer - x)" in first.output
+    assert "+    ahead = x + 0.995 * (buffer - x)" in first.output
     (answer,) = answers_of(tmp_path / "run")
-    assert "run/proposals/0000/try-1/source.py: the new source, to be validated" in first.stdout
+    assert "run/proposals/0000/try-1/source.py: the new source, to be validated" in first.output
     spent = f"paid requests: 1; tokens: {answer.input_tokens + answer.output_tokens:,}; "
-    assert spent + f"dollars: {answer.dollars:.6f}; seconds: " in first.stdout
+    assert spent + f"dollars: {answer.dollars:.6f}; seconds: " in first.output
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    again = run(*asked, "--number=0", folder=tmp_path, COLUMNS="40")  # nothing is cut off
-    assert again.stdout == first.stdout and answers_of(tmp_path / "run") == [answer]
+    again = propose(*ASKED, "--number=0", COLUMNS="40")  # nothing is cut off
+    assert again.output == first.output and answers_of(tmp_path / "run") == [answer]
     assert [p for p in before if p.name != "source.py" and p.stat().st_mtime_ns != before[p]] == []
 
-    bad = run(*asked, f"--number={number_of('import')}", folder=tmp_path)
-    assert bad.returncode == 1
-    assert bad.stdout.count("imports are not allowed") == 2
-    assert "try 2: import: line" in bad.stdout and "paid requests: 2; " in bad.stdout
+    bad = propose(*ASKED, f"--number={number_of('import')}")
+    assert bad.code == 1 and bad.output.count("imports are not allowed") == 2
+    assert "try 2: import: line" in bad.output and "paid requests: 2; " in bad.output
 
+    limited = propose(*ASKED, "--number=2", "--max_dollars=0.001")
+    assert limited.code == 1 and "not asked: limit of dollars: 0.001" in limited.output
+    assert not folder_of(tmp_path / "run", 2).exists()
 
-def test_a_proposal_over_its_limit_is_not_made(tmp_path):
-    (tmp_path / "mine.toml").write_text(scripted_mutator.profile())
-    asked = ("direction", "--providers=mine.toml", "--provider=scripted", "--out=run")
-    result = run(*asked, "--max_dollars=0.001", folder=tmp_path)
-    assert result.returncode == 1 and "not asked: limit of dollars: 0.001" in result.stdout
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_dry_run_prints_the_prompt_alone(tmp_path):
-    result = run("gate", "--dry_run", folder=tmp_path)
-    assert result.returncode == 0 and not list(tmp_path.iterdir())
-    assert result.stdout.startswith("Proposal 0, try 1: rewrite the function `gate`.")
+    printed = propose("gate", "--dry_run")
+    assert printed.code == 0
+    assert printed.output.startswith("Proposal 0, try 1: rewrite the function `gate`.")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["gate", "gate", "gate"],
-            "the arguments must be SLOT, or SLOT FILE, got",
-        ),
+        (["gate", "gate", "gate"], "the arguments must be SLOT, or SLOT FILE, got"),
         (["gate", "--provider=openai"], "variable OPENAI_API_KEY is not set"),
+        (["gates"], "SLOT must be one of direction, gate"),
+        (["gate", "--scope=matrix"], "--scope must be one of gating"),
+        (["gate", "no.py"], "FILE must be a source of gate"),
+        (["gate", "bad.py"], "imports are not"),
+        (["gate", "binary.py"], "FILE must be a source of gate"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, arguments, words):
-    result = run(*arguments, folder=tmp_path, OPENAI_API_KEY="")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert words in result.stderr and result.stderr.count("\n") == 1
-
-
-def test_slots_scopes_and_files_that_cannot_be_used(tmp_path):
+def test_bad_input_is_one_line(propose, tmp_path, arguments, words):
     (tmp_path / "bad.py").write_text("import os\n")
     (tmp_path / "binary.py").write_bytes(b"\xff")
-    for call, words in [
-        (lambda: command.scope_of("gates", ""), "SLOT must be one of direction, gate"),
-        (
-            lambda: command.scope_of("gate", "matrix"),
-            "--scope must be one of gating",
-        ),
-        (
-            lambda: command.starting_source("gate", "no.py"),
-            "FILE must be a source of gate",
-        ),
-        (lambda: command.starting_source("gate", str(tmp_path / "bad.py")), "imports are not"),
-        (lambda: command.starting_source("gate", str(tmp_path / "binary.py")), "a source of gate"),
-    ]:
-        with pytest.raises(CodegenError) as error:
-            call()
-        assert words in str(error.value)
-    assert command.scope_of("direction", "routing") == "routing"
-    assert command.starting_source("direction", None) == SEED
+    result = propose(*arguments, OPENAI_API_KEY="")
+    assert (result.code, result.output) == (2, "")
+    assert words in result.errors and result.errors.count("\n") == 1
 
 
-def test_the_ensemble_is_a_table_of_what_each_did(tmp_path):
-    (tmp_path / "mine.toml").write_text(
-        scripted_mutator.profile() + scripted_mutator.profile("other")
-    )
-    scripted = scripted_mutator.provider()
+def test_the_ensemble_is_a_table_of_what_each_provider_did(propose, tmp_path):
+    scripted, folder = scripted_mutator.provider(), tmp_path / "run"
     for number in (number_of("nesterov"), number_of("fails")):
-        place = tmp_path / "run" / "proposals" / f"{number:04}" / "try-1"
+        place = folder_of(folder, number) / "try-1"
         asyncio.run(ask(scripted, f"Proposal {number}, try 1: go", place))
-    result = run("run", "--providers=mine.toml", folder=tmp_path, module="ensemble")
-    assert result.returncode == 0, result.stderr
-    spent = cost_of(answers_of(tmp_path / "run"))
-    row = next(line for line in result.stdout.splitlines() if "scripted" in line).split()
+    result = propose("run", "--providers=mine.toml", module="ensemble")
+    assert result.code == 0, result.errors
+    spent = cost_of(answers_of(folder))
+    row = next(line for line in result.output.splitlines() if "scripted" in line).split()
     assert row[1:5] == ["ready", "2", "1", f"{spent.tokens:,}"]
-    assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in result.stdout
+    assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in result.output
     config = {"codegen": {"providers": "mine.toml", "ensemble": "other"}}
-    (tmp_path / "run" / "config.json").write_text(json.dumps({"config": config}))
-    result = run("run", folder=tmp_path, module="ensemble")  # the profiles are the campaign's own
-    rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if "ready" in line}
-    assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], result.stderr
+    (folder / "config.json").write_text(json.dumps({"config": config}))
+    result = propose("run", module="ensemble")  # the profiles are those of the campaign
+    rows = {x.split()[0]: x.split() for x in result.output.splitlines() if "ready" in x}
+    assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], result.errors
     assert rows["scripted"][2:4] == ["2", "1"]
-    bad = run("nowhere", folder=tmp_path, module="ensemble")
-    assert bad.returncode == 2 and "DIR must be a run folder" in bad.stderr
+    bad = propose("nowhere", module="ensemble")
+    assert bad.code == 2 and "DIR must be a run folder" in bad.errors
 
 
 @pytest.mark.parametrize("kind", [*scripted_answers.GOOD, *scripted_answers.BROKEN])
-def test_the_script_does_what_it_says_before_anything_runs(tmp_path, kind):
-    """What only the jail or training can find passes here."""
+def test_the_text_of_a_scripted_answer_is_judged_as_expected(tmp_path, kind):
+    """Sources that only the sandbox or training can refuse pass here."""
     plan = [kind]
     text = scripted_answers.answer(0, 1, plan)
     expected = scripted_answers.EXPECTED[kind]
@@ -181,7 +151,7 @@ def test_the_script_does_what_it_says_before_anything_runs(tmp_path, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(scripted_answers.EXPECTED))
-def test_the_script_does_what_it_says_in_the_jails_checks(kind):
+def test_the_program_of_a_scripted_answer_is_judged_as_expected(kind):
     from nanoevolve_jax.codegen.validation import checks
 
     expected = scripted_answers.EXPECTED[kind]
