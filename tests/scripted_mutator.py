@@ -11,6 +11,7 @@ JSON, the same figures as `openai_server`. `provider` is its profile.
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from scripted_answers import answer
@@ -23,28 +24,8 @@ def tokens(text: str) -> int:
     return 1 + len(text) // 4
 
 
-def provider(script: Path | None = None, **fields):
-    """A profile of this command; `fields` are those of `Command` that differ."""
-    from nanoevolve_jax.codegen.mutators.providers import Command
-
-    extra = () if script is None else (str(script),)
-    values = {
-        "name": "scripted",
-        "model": "script",
-        "command": (sys.executable, __file__, "{prompt_file}", "{answer_file}", *extra),
-        "dollars_in": 1.0,
-        "dollars_out": 4.0,
-        "max_output_tokens": 2000,
-        "timeout_seconds": 60.0,
-        "retries": 0,
-        "input_tokens_at": ("usage.in",),
-        "output_tokens_at": ("usage.out",),
-    }
-    return Command(**values | fields)
-
-
 def profile(table: str = "scripted", script: Path | None = None) -> str:
-    """The same as TOML."""
+    """The profile of this command as TOML."""
     extra = [] if script is None else [str(script)]
     command = [sys.executable, __file__, "{prompt_file}", "{answer_file}", *extra]
     return (
@@ -52,6 +33,18 @@ def profile(table: str = "scripted", script: Path | None = None) -> str:
         "dollars_in = 1.0\ndollars_out = 4.0\nmax_output_tokens = 2000\ntimeout_seconds = 60\n"
         'input_tokens_at = "usage.in"\noutput_tokens_at = "usage.out"\n'
     )
+
+
+def provider(**fields):
+    """The same as a `Command`; `fields` are those that differ."""
+    import msgspec
+
+    from nanoevolve_jax.codegen.mutators.providers import load
+
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(profile())
+        file.flush()
+        return msgspec.structs.replace(load(file.name)["scripted"], **fields)
 
 
 def main(prompt_file: str, answer_file: str, script: str | None = None) -> int:

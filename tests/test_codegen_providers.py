@@ -1,11 +1,9 @@
 """Profiles: those of the package are complete, and a mistake in one is named in one line."""
 
-import tomllib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_mutator import profile, provider
+from scripted_mutator import provider
 
 from nanoevolve_jax.codegen.mutators import providers
 from nanoevolve_jax.codegen.mutators.credentials import redacted
@@ -173,9 +171,3 @@ def test_braces_that_are_not_placeholders_belong_to_the_command():
     places = {"prompt_file": "P", "model": "M"}
     filled = providers.filled(('{"a": {}}', "{prompt_file}:{model}", "{}"), places)
     assert filled == ['{"a": {}}', "P:M", "{}"]
-
-
-def test_the_scripted_profile_is_the_scripted_provider(tmp_path):
-    (tmp_path / "p.toml").write_text(profile())
-    assert load(tmp_path / "p.toml")["scripted"] == provider()
-    assert tomllib.loads(profile())

@@ -3,11 +3,21 @@
 import numpy as np
 import pytest
 from certified_code import entry
+from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_dead, make_record
 
-from nanoevolve_jax.codegen.campaign.state import Rules, State, draw_target
+from nanoevolve_jax.codegen.campaign.state import State, draw_target
 
 ISLANDS, EVERY, KNOWN = 3, 4, 24
+
+
+def rules_with(islands, migrate, parents=3, tournament=2):
+    """A config that rewrites `direction`."""
+    config = codegen_config.get_config()
+    config.seed, config.codegen.scope = 0, "matrix"
+    config.codegen.islands, config.codegen.migrate = islands, migrate
+    config.search.survivors, config.search.tournament = parents, tournament
+    return config
 
 
 def lines_of_descent():
@@ -25,7 +35,7 @@ def lines_of_descent():
 @pytest.mark.parametrize("every", [EVERY, 0])
 def test_parents_come_from_their_own_island_except_for_migrants(every):
     known = lines_of_descent()
-    rules = Rules(0, ISLANDS, every, ("direction",), parents=3, tournament=2)
+    rules = rules_with(ISLANDS, every)
     turns = range(KNOWN // ISLANDS, 10 * EVERY)
     homes = {"own": [], "other": []}
     for turn in turns:
@@ -49,7 +59,7 @@ def test_mutants_belong_to_the_island_of_their_candidate_and_failures_to_none():
     )
     records = tuple(r._replace(generation=int(r.id != "nanochat")) for r in records)
     known = State(entries, records).before(2)
-    rules = Rules(0, 2, 0, ("direction",), parents=1, tournament=1)
+    rules = rules_with(2, 0, parents=1, tournament=1)
     assert [draw_target(number, known, rules).parent for number in (2, 3)] == [
         "p0000m1",
         "nanochat",
@@ -57,7 +67,7 @@ def test_mutants_belong_to_the_island_of_their_candidate_and_failures_to_none():
 
 
 def test_an_island_sees_its_own_best_beside_the_best_of_all():
-    known, rules = lines_of_descent(), Rules(0, ISLANDS, 0, ("direction",), 3, 2)
+    known, rules = lines_of_descent(), rules_with(ISLANDS, 0)
     known = known._replace(records=tuple(r._replace(code={"source": ""}) for r in known.records))
     ranked = sorted(known.records[1:], key=lambda record: -record.score)
     for number in range(KNOWN, KNOWN + 12):

@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
     slot, file, *_ = [*arguments, None]
     scope, source = scope_of(slot, _SCOPE.value), starting_source(slot, file)
     parent = prompts.Parent("built-in" if file is None else Path(file).stem, source)
-    prompt = prompts.prompt(_NUMBER.value, slot, scope, parent, prompts.language_rules())
+    prompt = prompts.prompt(_NUMBER.value, slot, scope, parent)
     if _DRY_RUN.value:
         streams.write(prompt)
         return 0

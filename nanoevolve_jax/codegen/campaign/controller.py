@@ -24,7 +24,6 @@ from nanoevolve_jax.codegen.campaign.state import (
     Target,
     best_of,
     draw_target,
-    rules_of,
     spent_on,
 )
 from nanoevolve_jax.codegen.errors import CodegenError
@@ -155,7 +154,7 @@ class Controller:
         """Returns the question of a proposal; one that was written before is read."""
         folder = proposals.folder_of(self._folder, number)
         if (written := proposal.read_question(folder)) is None:
-            target = draw_target(number, known, rules_of(self._config))
+            target = draw_target(number, known, self._config)
             return self._plan.question(target, known), target
         target = written[1]
         if target.number != number or target.parent not in [r.id for r in known.records]:

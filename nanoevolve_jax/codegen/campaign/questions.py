@@ -56,7 +56,7 @@ def question_of(
         slot,
         scope,
         edited,
-        prompts.language_rules(config.codegen.max_cost),
+        config.codegen.max_cost,
         best=[other for other in map(parent, target.shown) if other.source != edited.source],
         failures=failures_of(slot, known, folder)[-_FAILURES:],
         tried=tried_of(slot, known)[-_TRIED:],

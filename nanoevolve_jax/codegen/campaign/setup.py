@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from nanoevolve_jax.codegen.campaign.controller import Plan
 from nanoevolve_jax.codegen.campaign.proposal import Steps
 from nanoevolve_jax.codegen.campaign.questions import names_of, question_of
-from nanoevolve_jax.codegen.campaign.state import State, resumed, rules_of
+from nanoevolve_jax.codegen.campaign.state import State, resumed, slots_of
 from nanoevolve_jax.codegen.deployment.jobs import JobPool
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, calls, providers
@@ -188,7 +188,7 @@ def require_built_in(
     Raises:
       CodegenError: If one of them is refused on this machine.
     """
-    for slot in rules_of(config).slots:
+    for slot in slots_of(config):
         verdict = validate(slot, built_in_source(slot))
         if verdict.certified is None:
             raise CodegenError(

@@ -101,17 +101,6 @@ def spent_on(entries: Sequence[Entry]) -> Spent:
 # Targets ------------------------------------------------------------------------------------
 
 
-class Rules(NamedTuple):
-    """How targets are drawn."""
-
-    seed: int
-    islands: int
-    migrate: int  # every n-th proposal of an island has a parent from the next one; 0 disables
-    slots: tuple[str, ...]  # slots that may be rewritten
-    parents: int  # number of best candidates of an island that may be parents
-    tournament: int  # number of them drawn per proposal; the best is taken
-
-
 class Target(NamedTuple):
     """What a proposal edits."""
 
@@ -122,31 +111,33 @@ class Target(NamedTuple):
     shown: tuple[str, ...]  # ids of other good candidates, that of its island first
 
 
-def rules_of(config: ConfigDict) -> Rules:
-    """Returns the rules of a config."""
-    own, search = config.codegen, config.search
-    slots = tuple(SLOTS) if own.scope == "all" else SCOPES[own.scope]
-    return Rules(config.seed, own.islands, own.migrate, slots, search.survivors, search.tournament)
+def slots_of(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the slots that a campaign may rewrite."""
+    return tuple(SLOTS) if config.codegen.scope == "all" else SCOPES[config.codegen.scope]
 
 
-def draw_target(number: int, known: State, rules: Rules) -> Target:
+def draw_target(number: int, known: State, config: ConfigDict) -> Target:
     """Returns what a proposal edits.
 
     Args:
       number: Number of the proposal, from 0 on.
       known: State that the proposal may know; founders belong to every island.
-      rules: Rules of the campaign.
+      config: Full configuration.
     """
-    rng = np.random.default_rng([rules.seed, _STREAM, number])
-    turn, island = divmod(number, rules.islands)
-    slot = rules.slots[rng.integers(len(rules.slots))]
-    migrates = rules.migrate and turn % rules.migrate == rules.migrate - 1
-    home = (island + 1) % rules.islands if migrates else island
+    islands, migrate = config.codegen.islands, config.codegen.migrate
+    rng = np.random.default_rng([config.seed, _STREAM, number])
+    turn, island = divmod(number, islands)
+    slots = slots_of(config)
+    slot = slots[rng.integers(len(slots))]
+    migrates = migrate and turn % migrate == migrate - 1
+    home = (island + 1) % islands if migrates else island
     at_home = {e.candidate for e in known.entries if e.island == home and e.outcome == CANDIDATE}
     pool = [r for r in known.records if r.generation == 0 or parent_of_mutant(r.id) in at_home]
     # Code that the spec does not call has no effect that could be measured.
     usable = [record for record in pool if record.recipe is None and is_read(slot, record.spec)]
-    parent = draw_parent(best_first(usable)[: rules.parents], rng, rules.tournament)
+    parent = draw_parent(
+        best_first(usable)[: config.search.survivors], rng, config.search.tournament
+    )
     # The best of its own island as well as of all, so that one leader is not all that it sees.
     own, everyone = (
         [record.id for record in best_first(some) if record.code and record.id != parent.id]

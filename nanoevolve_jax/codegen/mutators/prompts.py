@@ -1,6 +1,6 @@
 """Prompts: pure functions of plain data, and the contract of each slot in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jinja2
@@ -9,6 +9,8 @@ from nanoevolve_jax.codegen.validation.language import MAX_SOURCE_BYTES
 from nanoevolve_jax.codegen.validation.vocabulary import BUILTINS, MODULES
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, Leaf
 
+MAX_COST = 4.0  # default of `codegen.max_cost`
+_MODULES = ("jnp", "jnp.linalg", "lax", "jax.nn", "math")  # whose functions are listed
 LONGEST_QUOTE = 8_000  # bytes of an answer that the second prompt quotes
 LONGEST_WRONG = 1_000  # characters of what was wrong with it
 
@@ -48,27 +50,12 @@ class Trial(NamedTuple):
     outcome: str
 
 
-class Rules(NamedTuple):
-    """Rules that a source must keep to."""
-
-    max_cost: float = 4.0  # arithmetic as a multiple of the built-in function's
-    max_source_bytes: int = MAX_SOURCE_BYTES
-    names: Mapping[str, Sequence[str]] = {}  # functions that may be called, by module
-    builtins: Sequence[str] = ()
-
-
-def language_rules(max_cost: float = 4.0) -> Rules:
-    """Returns the rules of the language that sources are written in."""
-    names = {name: MODULES[name] for name in ("jnp", "jnp.linalg", "lax", "jax.nn", "math")}
-    return Rules(max_cost, MAX_SOURCE_BYTES, names, BUILTINS)
-
-
 def prompt(
     number: int,
     slot: str,
     scope: str,
     parent: Parent,
-    rules: Rules,
+    max_cost: float = MAX_COST,
     *,
     best: Sequence[Parent] = (),
     failures: Sequence[Failure] = (),
@@ -84,7 +71,7 @@ def prompt(
       slot: One of `SLOTS`.
       scope: One of `SCOPES`.
       parent: Candidate whose source is to be edited.
-      rules: Rules of the language and its limits.
+      max_cost: Arithmetic that it may need, as a multiple of the built-in function's.
       best: Other good candidates.
       failures: Refused and dead candidates.
       tried: Earlier proposals, the latest last.
@@ -108,7 +95,10 @@ def prompt(
             results=results_of(slot),
             outside=SLOTS[slot].outside,
             parent=parent,
-            rules=rules,
+            max_cost=max_cost,
+            max_source_bytes=MAX_SOURCE_BYTES,
+            builtins=BUILTINS,
+            modules={name: MODULES[name] for name in _MODULES},
             best=best,
             failures=failures,
             tried=tried,

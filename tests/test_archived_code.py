@@ -1,4 +1,4 @@
-"""What an archive says of rewritten code is what the library certifies, or it is refused."""
+"""The code that an archive shows is what the library certifies, or it is refused."""
 
 import pytest
 from certified_code import BLEND, SOURCES, certify, write_campaign
@@ -33,7 +33,7 @@ def edit(folder, line, change):
     journal.rewrite(path, documents)
 
 
-def test_records_that_say_what_the_library_certifies_are_read(folder):
+def test_records_of_certified_code_are_read(folder):
     assert [record.id for record in read_history(folder).records] == [
         *("nanochat", "p0000", "p0000m1")
     ]
@@ -87,7 +87,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_record_that_says_something_else_is_refused_even_if_it_is_sealed(folder, functions, name):
+def test_a_record_of_other_code_is_refused_even_if_it_is_sealed(folder, functions, name):
     line, change, message = EDITS[name]
     edit(folder, line, lambda code: change(code, functions[1]))
     with pytest.raises((ArchiveError, CertificateError), match=message) as caught:
