@@ -89,8 +89,6 @@ def kind_and_existence(page: Path, text: str) -> tuple[str, bool] | None:
 def test_files_fields_commands_and_targets_in_the_docs_exist():
     kinds, missing = set(), []
     for page in PAGES:
-        if page.name == "WORKSPACE.md":
-            continue
         for text in re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text())):
             if kind := kind_and_existence(page, text):
                 kinds.add(kind[0])
