@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: the segment is finished and saved first; asking again does not wait.
+"""Handling of Ctrl-C and SIGTERM.
 
-Outside of `graceful_stop` both raise KeyboardInterrupt, so every block is left in order. Python
-handles a signal only when a call into a library returns; `exit_if_stuck` limits that wait.
+Within `graceful_stop` the first signal lets the current segment finish and be saved, and the second
+one stops at once. Elsewhere both signals raise KeyboardInterrupt, so that every block cleans up.
+Python handles a signal only when a call into a library returns; `exit_if_stuck` limits that wait.
 """
 
 import contextlib
@@ -14,11 +15,11 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130  # exit code
-_handled = threading.Event()  # a handler has run
+_handled = threading.Event()  # set when a handler has run
 
 
 def interrupt_on_signals() -> None:
-    """Makes both signals raise KeyboardInterrupt from now on, unless the process ignores them."""
+    """Makes both signals raise KeyboardInterrupt, unless the process ignores them."""
     if _is_main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -26,7 +27,7 @@ def interrupt_on_signals() -> None:
 
 
 def handle(handler: Any) -> None:
-    """Handles both signals with `handler` from now on; only the main thread may set handlers."""
+    """Sets the handler of both signals; does nothing outside the main thread."""
     if _is_main_thread():
         for number in SIGNALS:
             signal.signal(number, handler)
@@ -48,32 +49,32 @@ def unchanged_handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def graceful_stop(log: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether a signal has asked to stop.
+    """Yields a function that returns whether a signal has arrived.
 
     Args:
       log: Callback that takes one line for the user.
     """
-    asked = threading.Event()
+    requested = threading.Event()
 
     def on_signal(number, frame):
         del number, frame
         _handled.set()
-        asked.set()
+        requested.set()
         handle(_interrupt)
-        log("stopping after this segment; ask again to stop at once")
+        log("stopping after this segment; repeat to stop at once")
 
     with unchanged_handlers():
         handle(on_signal)
-        yield asked.is_set
+        yield requested.is_set
 
 
 @contextlib.contextmanager
 def exit_if_stuck(seconds: float, clean_up: Callable[[], None]) -> Iterator[None]:
-    """Ends the process if a library call in the block delays the handler of a signal for so long.
+    """Ends the process if a library call in the block delays a signal handler for too long.
 
     Args:
-      seconds: Time from a signal to the call of its handler.
-      clean_up: Called in another thread before the process ends.
+      seconds: Longest time from a signal to the call of its handler.
+      clean_up: Function to call in another thread before the process ends.
     """
     if not _is_main_thread():
         yield
@@ -94,7 +95,7 @@ def exit_if_stuck(seconds: float, clean_up: Callable[[], None]) -> Iterator[None
 def _watch(
     reader: int, left: threading.Event, seconds: float, clean_up: Callable[[], None]
 ) -> None:
-    """Waits for signals, each of which writes a byte at once, and for their handlers."""
+    """Waits for signals, each of which writes one byte, and for their handlers."""
     while select.select([reader], [], []) and not left.is_set():
         if not _handled.wait(seconds) and not left.is_set():
             try:
@@ -103,7 +104,7 @@ def _watch(
             finally:
                 os._exit(INTERRUPTED)
         _handled.clear()
-        os.read(reader, 64)  # last: signals in quick succession may share one call of the handler
+        os.read(reader, 64)  # after `clear`, because quick signals may share one handler call
     os.close(reader)
 
 

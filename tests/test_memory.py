@@ -79,6 +79,6 @@ def test_a_single_lane_that_does_not_fit_is_refused(monkeypatch):
     engine, make, _ = exhausted_beyond(0)
     monkeypatch.setattr("nanoevolve_jax.execution.engine.make_programs", make)
     with pytest.raises(
-        OutOfMemoryError, match=r"config\.train\.batch_size is .*allowed: a smaller"
+        OutOfMemoryError, match=r"config\.train\.batch_size=.* does not fit"
     ):
         list(engine.run([Job(candidate(NANOCHAT), 1, 10)]))

@@ -191,7 +191,7 @@ def test_nodes_join_leave_and_are_refused_by_name(repository_root, flags, local,
 
 def test_a_cluster_that_is_not_there_is_one_clear_line(repository_root, flags, tmp_path):
     process = on_ray(repository_root, flags, tmp_path / "run", ray__address="127.0.0.1:1")
-    assert_one_line(process, ["config.ray.address is '127.0.0.1:1'", "allowed: local, auto"])
+    assert_one_line(process, ["config.ray.address must be local, auto or", "'127.0.0.1:1'"])
 
 
 def test_without_ray_the_local_engine_runs_and_the_other_one_is_refused(
@@ -406,7 +406,7 @@ def test_a_search_that_no_worker_can_train_for_ends_with_all_of_ray(
     process = stoppable(repository_root, flags, tmp_path / "run", mark, **lacking)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
-    assert "no worker came within config.ray.wait_seconds, 3" in output
+    assert "started within config.ray.wait_seconds=3" in output
     assert not marked(mark)
 
 

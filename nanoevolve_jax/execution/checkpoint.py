@@ -1,8 +1,8 @@
-"""Checkpoints: the newest good one is found again, whatever a kill or a disk did to the others.
+"""Verified checkpoints, and the state of an engine that they hold.
 
-Orbax writes a checkpoint in the background and publishes it by a rename, so a kill leaves the one
-before. It restores a flipped bit without a word, hence the SHA-256 of every array, kept in the
-JSON beside them.
+Orbax writes a checkpoint in the background and publishes it by a rename, so a kill leaves the
+previous one intact. Orbax does not detect flipped bits, so each checkpoint also holds a SHA-256 of
+its arrays. A damaged checkpoint is deleted, and the previous one is used.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ from nanoevolve_jax.execution.train import TrainState
 
 FOLDER = "checkpoints"
 FORMAT = 1
-_KEPT = 2  # the newest, and the one to fall back to
+_KEPT = 2  # the newest checkpoint and a fallback
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written; the message says why."""
+    """A checkpoint that cannot be written."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Someone asked to stop, and everything up to a segment boundary is on disk."""
+    """The user asked to stop; everything up to a segment boundary is on disk."""
 
 
 class Checkpoint(NamedTuple):
-    """What is kept of a call of the engine, at a segment boundary."""
+    """Content of a checkpoint: the state of an engine's call at a segment boundary."""
 
-    search: dict[str, Any]  # JSON: where the search is, and what its jobs have given so far
-    records: dict[str, np.ndarray]  # telemetry and validation curves
+    search: dict[str, Any]  # JSON: program, finished jobs and current batch
+    records: dict[str, np.ndarray]  # telemetry and validation curves by name
     population: Any  # TrainState of all lanes; None between two batches
 
 
@@ -55,7 +55,7 @@ def _sha256(tree: Any) -> str:
 
 
 def _pack(records: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One array of the bytes of an .npz: Orbax refuses arrays and trees without elements."""
+    """Returns records as one array of the bytes of an .npz; Orbax rejects empty arrays."""
     file = io.BytesIO()
     np.savez_compressed(file, **records)
     return {"npz": np.frombuffer(file.getvalue(), np.uint8)}
@@ -67,7 +67,7 @@ def _unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; of several processes the first one writes and reads."""
+    """Checkpoints of one run folder; with several processes only the first reads and writes."""
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class Checkpoints:
         stopping: Callable[[], bool] = lambda: False,
         log: Callable[[str], None] = lambda line: None,
     ):
-        """Opens the folder; what killed processes left half written is removed.
+        """Opens the folder and removes unfinished checkpoints of killed processes.
 
         Args:
-          folder: the run folder; checkpoints lie in `checkpoints/` below it.
-          seconds: between two of them, at least; 0: one at every segment boundary.
-          stopping: whether someone has asked to stop.
+          folder: Run folder; the checkpoints are in its folder `checkpoints`.
+          seconds: Least time between checkpoints; 0 saves at every segment boundary.
+          stopping: Function that returns whether the user has asked to stop.
           log: Callback that takes one line for the user.
         """
         self._folder = (folder / FOLDER).absolute()
@@ -93,9 +93,9 @@ class Checkpoints:
             return
         try:
             self._manager = self._open()
-        except FileError:  # a link, behind which nothing may be deleted
+        except FileError:  # a link, whose target must not be deleted
             raise
-        except Exception as error:  # Orbax has no exception of its own for a damaged folder
+        except Exception as error:  # Orbax has no exception class for a damaged folder
             log(f"{self._folder} cannot be read ({_line(error)}); starting without checkpoints")
             shutil.rmtree(self._folder, ignore_errors=True)
             self._manager = self._open()
@@ -103,11 +103,11 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         subfolder(self._folder.parent, FOLDER)
-        # Orbax would do it in a thread that it waits for only when it saves.
+        # Orbax would remove them in a thread that it waits for only when it saves.
         for unfinished in self._folder.glob(f"*{TMP_DIR_SUFFIX}*"):
             shutil.rmtree(unfinished)
         options = ocp.CheckpointManagerOptions(
-            create=False,  # which Orbax asks for where not all processes are active
+            create=False,  # required by Orbax when not all processes are active
             multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
             save_decision_policy=checkpoint_managers.ContinuousCheckpointingPolicy(
                 minimum_interval_secs=self._seconds
@@ -117,33 +117,33 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
     def boundary(self, make: Callable[[], Checkpoint]) -> None:
-        """To be called after every segment: saves if it is time to, and stops if asked to.
+        """Saves a checkpoint if one is due or the user asked to stop; call it after every segment.
 
         Args:
-          make: gives what is to be kept; called only if something is saved.
+          make: Function that returns the checkpoint; called only if it is saved.
 
         Raises:
-          CheckpointError: if it cannot be written.
-          Interrupted: if someone asked to stop; it is saved by then.
+          CheckpointError: If the checkpoint cannot be written.
+          Interrupted: If the user asked to stop; the checkpoint has been written.
         """
         first = hosts.is_first()
         try:
             due = first and self._manager.should_save(self._next)
             stopping, due = hosts.votes([self.stopping(), due]).any(axis=0)
             if stopping or due:
-                checkpoint = make()  # gathering it takes every process
+                checkpoint = make()  # all processes take part in gathering
                 checkpoint = checkpoint._replace(population=hosts.gather(checkpoint.population))
                 if first:
                     self._save(checkpoint)
             if stopping and first:
                 self._manager.wait_until_finished()
-        except Exception as error:  # of Orbax, TensorStore or the file system, also a late one
+        except Exception as error:  # errors of Orbax, TensorStore or the disk, also delayed ones
             raise self._unwritable(error) from None
         if stopping:
             raise Interrupted
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        # Copies: a CPU's device arrays may be views, and the next segment is given their memory.
+        # Copies, because arrays of a CPU may share memory that the next segment is donated.
         population = jax.tree.map(np.array, checkpoint.population)
         records = _pack(checkpoint.records)
         digest = _sha256((records, population))
@@ -166,11 +166,11 @@ class Checkpoints:
         self._next += 1
 
     def restore(self, wanted: Callable[[dict[str, Any]], bool], template: Any) -> Checkpoint | None:
-        """The newest good checkpoint, if it is a wanted one.
+        """Returns the newest intact checkpoint if it is wanted, otherwise None.
 
         Args:
-          wanted: tells from `Checkpoint.search` whether it belongs to what is about to run.
-          template: a population of the structure, shapes and dtypes to restore.
+          wanted: Function from `Checkpoint.search` to whether the checkpoint can be resumed.
+          template: Tree with the structure, shapes and dtypes of the population.
         """
         return hosts.from_first(lambda: self._restore_newest(wanted, template))
 
@@ -182,7 +182,7 @@ class Checkpoints:
                 return None
             try:
                 return self._restore(step, search, template)
-            except Exception as error:  # truncation comes as a bare Exception
+            except Exception as error:  # Orbax raises a bare Exception for truncated files
                 self._discard(step, error)
         return None
 
@@ -216,10 +216,10 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being written.
+        """Waits until the last checkpoint is written.
 
         Raises:
-          CheckpointError: if it cannot be written.
+          CheckpointError: If it cannot be written.
         """
         try:
             if hosts.is_first():
@@ -229,8 +229,8 @@ class Checkpoints:
 
     def _unwritable(self, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"{self._folder} cannot be written: {_line(error)}; what was written before is kept, "
-            "and the same command goes on from there"
+            f"{self._folder} cannot be written: {_line(error)}; earlier checkpoints are kept, and "
+            "the same command resumes from them"
         )
 
 
@@ -239,7 +239,7 @@ def _line(error: Exception) -> str:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of the arrays, or shapes, of a tree."""
+    """Returns the bytes of the arrays or shapes of a tree."""
     return sum(
         int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
     )
@@ -254,22 +254,22 @@ class Batch(NamedTuple):
     """A batch of lanes at a segment boundary."""
 
     step: int  # steps done
-    state: TrainState  # of all lanes
+    state: TrainState  # state of all lanes
     telemetry: np.ndarray  # float32[jobs, step, 14]
     curve: tuple[tuple[int, np.ndarray], ...]  # (step, validation bpb float64[width])
 
 
 class Call(NamedTuple):
-    """Where a call of an engine stands: jobs by their keys."""
+    """State of a call of an engine; jobs are identified by their keys."""
 
-    program: str  # of the engine; another one's state does not fit
+    program: str  # fingerprint of the engine that can resume
     finished: dict[str, RunResult]
-    keys: tuple[str, ...] = ()  # of the batch in progress
+    keys: tuple[str, ...] = ()  # keys of the current batch
     batch: Batch | None = None
 
 
 def to_checkpoint(call: Call) -> Checkpoint:
-    """The call as JSON and arrays."""
+    """Returns the checkpoint of a call."""
     search: dict[str, Any] = {"program": call.program, "finished": {}, "batch": list(call.keys)}
     records = {}
     for key, result in call.finished.items():
@@ -286,7 +286,7 @@ def to_checkpoint(call: Call) -> Checkpoint:
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Call:
-    """The call that `to_checkpoint` was given; its arrays are on the host."""
+    """Returns the call of a checkpoint; its arrays are on the host."""
     search, records, population = checkpoint
     finished = {
         key: RunResult(**document, **{name: records[f"{key}.{name}"] for name in _ARRAYS})

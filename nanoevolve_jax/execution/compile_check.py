@@ -1,9 +1,11 @@
 """Compiles training programs of rewritten code in a child process, within limits.
 
 Some short functions take XLA minutes and gigabytes to compile, and a compilation cannot be
-interrupted. So this process compiles a program only after a child process has compiled the same
-program in time. The child fills the persistent compilation cache, where this process finds the
-result.
+interrupted. So this process compiles a program only after a child process, which runs this module,
+has compiled it in time. The child fills the persistent compilation cache, where this process finds
+the result. It reads a pickled request from its standard input, writes `BEGUN` when it starts to
+compile and `DONE` at the end. It exits when its standard input is closed, so that it does not
+outlive its parent.
 """
 
 import contextlib
@@ -34,18 +36,18 @@ MODULE = "nanoevolve_jax.execution.compile_check"
 BEGUN, DONE = b"compiling\n", b"compiled\n"
 """Lines that the child writes to its standard output."""
 _POLL_SECONDS = 0.1
-_START_SECONDS = 600.0  # to import JAX and to trace the program, on a busy machine too
-_SHOWN = 300  # characters of the child's last line
+_START_SECONDS = 600.0  # time to import JAX and trace the program, even on a busy machine
+_SHOWN = 300  # longest part of the child's last line in messages
 _OUT_OF_MEMORY = re.compile(
     rb"MemoryError|bad_alloc|RESOURCE_EXHAUSTED|out of memory|(cannot|unable to) allocate", re.I
 )
 
 
 class CompileLimits(NamedTuple):
-    """What the compilation of one training program may use."""
+    """Limits of the compilation of one training program."""
 
-    seconds: float = 600.0  # of wall-clock time
-    memory: int = 8 << 30  # bytes of private memory, beyond what the process needs before
+    seconds: float = 600.0  # wall-clock time
+    memory: int = 8 << 30  # bytes of private memory beyond those in use before
 
 
 class TrainingProgram(NamedTuple):
@@ -69,19 +71,19 @@ def refusal(
     limits: CompileLimits,
     stopping: Callable[[], bool] = lambda: False,
 ) -> str | None:
-    """Returns why a training program must not be compiled here, or None if it may be.
+    """Returns why a training program must not be compiled in this process, or None.
 
-    Every program is tried once per process.
+    Each program is tried once per process.
 
     Args:
-      program: What is to be compiled.
-      limits: What its compilation may use.
-      stopping: Returns whether the user has asked to stop.
+      program: Program to compile.
+      limits: Limits of its compilation.
+      stopping: Function that returns whether the user has asked to stop.
 
     Raises:
-      Stopped: if the user asked to stop; the child has been killed.
-      ConfigError: if the child fails before it starts to compile, which says nothing about the
-        program.
+      Stopped: If the user asked to stop; the child has been killed.
+      ConfigError: If the child fails before it starts to compile, so that the program is not to
+        blame.
     """
     key = (program, limits)
     if key not in _refusals:
@@ -110,7 +112,7 @@ def _tried(program: TrainingProgram, limits: CompileLimits, stopping) -> str | N
 def _child(errors: IO[bytes]):
     """Starts the child; kills it at the end."""
     paths = [os.path.abspath(path or os.getcwd()) for path in sys.path]
-    # A GPU is shared with this process, which has reserved most of its memory.
+    # The child shares a GPU with this process, which has reserved most of its memory.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     child = subprocess.Popen(
@@ -119,7 +121,7 @@ def _child(errors: IO[bytes]):
         stdout=subprocess.PIPE,
         stderr=errors,
         env=environment,
-        start_new_session=True,  # Ctrl-C in a terminal is sent to this process alone
+        start_new_session=True,  # so that Ctrl-C in a terminal does not reach it
     )
     try:
         yield child
@@ -132,7 +134,7 @@ def _child(errors: IO[bytes]):
 
 
 def _jax_settings() -> dict[str, Any]:
-    """JAX's settings in this process, which decide the key of a program in the cache."""
+    """Returns JAX's settings, on which the key of a program in the cache depends."""
     plain = (bool, int, float, str)
     return {name: value for name, value in jax.config.values.items() if isinstance(value, plain)}
 
@@ -154,7 +156,7 @@ def _reads(child: subprocess.Popen, line: bytes, seconds: float, stopping) -> bo
 
 
 def _failure(child: subprocess.Popen, errors: IO[bytes], limits: CompileLimits) -> str:
-    """Returns why a child that had begun to compile ended without a result."""
+    """Returns why a child that had started to compile ended without a result."""
     errors.seek(0)
     if _OUT_OF_MEMORY.search(errors.read()):
         memory = limits.memory / 2**30
@@ -183,7 +185,7 @@ def main() -> None:
     for name, value in settings.items():
         if jax.config.values.get(name) != value:
             jax.config.update(name, value)
-    if platform == "cpu":  # or JAX would look for accelerators that the parent does not use
+    if platform == "cpu":  # or JAX would start accelerators that the parent does not use
         jax.config.update("jax_platforms", platform)
     lowered = lower(program)
     _limit_memory(limits.memory)
@@ -193,9 +195,10 @@ def main() -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Limits private memory to so many bytes more than are in use, where the kernel tells those.
+    """Limits private memory to a number of bytes beyond those in use.
 
-    A client of a GPU has mapped many gigabytes before it compiles anything.
+    A client of a GPU has mapped many gigabytes before it compiles anything. Nothing is limited if
+    the kernel does not report the memory in use.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(ValueError, OSError):  # no such file, or a lower limit is in force

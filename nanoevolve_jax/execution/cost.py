@@ -1,8 +1,7 @@
-"""Counted cost: FLOPs of a training step for a spec, without running or compiling it.
+"""Counted cost: FLOPs of a training step under a spec, without running or compiling it.
 
-XLA's analysis of the lowered program is the same on every machine and takes no compile; the
-optimizer step has no loops, so nothing is counted once that runs often. Time is measured
-elsewhere and never enters a score.
+XLA analyses the lowered program, which gives the same number on every machine. The optimizer step
+has no loops, which that analysis would count once. Wall-clock time never enters a score.
 """
 
 import functools
@@ -21,11 +20,11 @@ from nanoevolve_jax.policy.certified import Code, code_flops
 from nanoevolve_jax.policy.labels import MATRIX
 from nanoevolve_jax.policy.spec import FIELDS, OptimizerSpec, get_field, set_field
 
-_ANY_RECIPE = Recipe(*[0.1] * len(Recipe._fields))  # its numbers do not change the operations
+_ANY_RECIPE = Recipe(*[0.1] * len(Recipe._fields))  # the numbers do not change the operations
 
 
 def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any, ...]]:
-    """A specialised optimizer step and its abstract arguments, ready to be lowered."""
+    """Returns an optimizer step specialised to a spec, and its abstract arguments."""
     optimizer = nanochat_optimizer(
         spec,
         _ANY_RECIPE,
@@ -44,7 +43,7 @@ def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any
 def lowered_flops(function: Callable, args: tuple[Any, ...]) -> float:
     """Returns the FLOPs of a function of abstract arguments, transcendental functions included.
 
-    XLA counts arithmetic in the lowered program; `uncounted` adds what XLA leaves out.
+    XLA counts the arithmetic of the lowered program; `uncounted` adds the rest.
     """
     traced = jax.jit(function).trace(*args)
     counted = traced.lower().cost_analysis() or {}
@@ -57,9 +56,9 @@ def _optimizer_flops(task: Task, spec: OptimizerSpec) -> float:
 
 
 def structure(spec: OptimizerSpec) -> OptimizerSpec:
-    """The spec with every number that cannot change its operations at its default.
+    """Returns a spec in which every number that cannot change the operations is at its default.
 
-    Switches, `ns_steps` and the poles of the orthogonal mix decide what is computed, so
+    Only switches, `ns_steps` and the poles of the orthogonal mix change the operations, so
     thousands of specs need a handful of lowerings.
     """
     spec = canonical(spec)
@@ -72,7 +71,7 @@ def structure(spec: OptimizerSpec) -> OptimizerSpec:
 
 @functools.cache
 def matrix_shapes(model: gpt.GPTConfig) -> tuple[tuple[int, int], ...]:
-    """(inputs, outputs) of every matrix that a policy updates, in the order of the parameters."""
+    """Returns (inputs, outputs) of every matrix that a policy updates, in parameter order."""
     params = jax.eval_shape(lambda: gpt.init_params(model, jax.random.key(0)))
     labels = nanochat_labels(params)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels), strict=True)
@@ -80,9 +79,12 @@ def matrix_shapes(model: gpt.GPTConfig) -> tuple[tuple[int, int], ...]:
 
 
 def step_flops(task: Task, spec: OptimizerSpec, code: Code | None = None) -> float:
-    """FLOPs of one training step, model and optimizer, under a spec of concrete numbers.
+    """Returns the FLOPs of one training step: model, optimizer and rewritten code.
 
-    Rewritten code counts as the built-in functions and what its certificate says it takes more.
+    Args:
+      task: Static description of the training.
+      spec: Policy of concrete numbers.
+      code: Rewritten functions, whose certificates hold the difference to the built-in ones.
     """
     model = task.model.flops_per_token * task.batch_tokens
     more = code_flops(code, matrix_shapes(task.model)) if code else 0.0

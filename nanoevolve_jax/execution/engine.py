@@ -1,8 +1,8 @@
-"""The local engine: trains any list of jobs on this process's devices.
+"""Engines, which train lists of jobs, and the local engine on the devices of this process.
 
-The host loops over batches of lanes and over segments, which is where progress, early stops
-evaluations and checkpoints live. A batch that is not full is padded with copies of its last job: a
-smaller program would be a second one to compile, and would round differently.
+The host loops over batches of lanes and over segments. Between segments it evaluates, reports
+progress, saves checkpoints and stops failed batches. A batch that is not full is padded with copies
+of its last job, because a smaller program would need another compilation and round differently.
 """
 
 import hashlib
@@ -42,32 +42,32 @@ from nanoevolve_jax.policy.certified import Code
 
 
 class ClusterError(UserError):
-    """Machines that cannot train; the message says why."""
+    """A cluster or a machine that cannot train."""
 
 
 class Evaluation(NamedTuple):
-    """The fixed validation sets in batches, one a fold, all of one shape."""
+    """Validation sets in batches, one per fold, all of one shape."""
 
     folds: tuple[np.ndarray, ...]  # each int32[N, B, T + 1]
     token_bytes: np.ndarray  # int32[vocab]
 
 
 class Progress(NamedTuple):
-    """A moment of a batch, for whoever displays it."""
+    """Progress of a batch."""
 
-    jobs: int  # real ones in this batch
+    jobs: int  # number of jobs, without padding
     step: int  # steps done
-    steps: int  # the batch's horizon
-    loss: np.ndarray  # float32[jobs, K], of the steps since the report before
-    val_bpb: np.ndarray  # float64[jobs], the latest
-    names: tuple[str, ...]  # of the jobs: their keys, or what whoever asked for them calls them
-    batch: int = 0  # tells batches that are under way at once apart
+    steps: int  # horizon of the batch
+    loss: np.ndarray  # float32[jobs, K], losses since the previous report
+    val_bpb: np.ndarray  # float64[jobs], latest validation
+    names: tuple[str, ...]  # keys or display names of the jobs
+    batch: int = 0  # number of the batch, if several run at once
 
 
 def named(
     on_progress: Callable[[Progress], None], names: Mapping[str, str]
 ) -> Callable[[Progress], None]:
-    """Hears of jobs by their keys and passes it on under these names."""
+    """Returns a callback that replaces the keys of jobs by display names."""
 
     def renamed(progress: Progress) -> None:
         on_progress(progress._replace(names=tuple(names.get(k, k) for k in progress.names)))
@@ -78,7 +78,14 @@ def named(
 def validation_sets(
     folds: Sequence[np.ndarray], count: int, batch_size: int, token_bytes: Any
 ) -> Evaluation:
-    """The first rows of every fold in whole batches: `count`, or as many as the smallest has."""
+    """Returns the first rows of every fold in whole batches.
+
+    Args:
+      folds: Rows of every fold, int[N, T + 1].
+      count: Number of rows to use; fewer if the smallest fold has fewer.
+      batch_size: Rows per batch.
+      token_bytes: Bytes per token, int[vocab].
+    """
     count = min(count, *(len(rows) for rows in folds))
     size = min(batch_size, count)
 
@@ -89,16 +96,16 @@ def validation_sets(
 
 
 def evaluation_steps(total_steps: int, evaluations: int, segment_steps: int) -> set[int]:
-    """Ends of segments at which to evaluate: evenly spaced, the last step always."""
+    """Returns the ends of segments at which to evaluate: evenly spaced, with the last step."""
     ends = [*range(segment_steps, total_steps, segment_steps), total_steps]
     wanted = [total_steps * (i + 1) / evaluations for i in range(evaluations)]
     return {min(ends, key=lambda end: (abs(end - step), end)) for step in wanted} | {total_steps}
 
 
 def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
-    """The jobs in batches of at most `width`, in order.
+    """Returns the jobs in batches of at most `width`, in order.
 
-    Lanes share a horizon, a validation fold and code, so a batch ends where one of them changes.
+    Jobs of a batch share a horizon, a validation fold and code.
     """
     groups = itertools.groupby(jobs, key=lambda job: (job.steps, job.fold, job.candidate.code))
     alike = [list(group) for _, group in groups]
@@ -106,7 +113,7 @@ def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
 
 
 class Engine(Protocol):
-    """Trains jobs, in this process or elsewhere."""
+    """Trains jobs, in this process or on other machines."""
 
     task: Task
     width: int  # jobs of a full batch
@@ -116,13 +123,13 @@ class Engine(Protocol):
     ) -> Generator[RunResult, None, None]:
         """Yields one result per job, in order.
 
-        The caller closes the generator (`contextlib.closing`), also when it leaves its loop by an
-        exception: workers may still train for it.
+        Close the generator (`contextlib.closing`), also after an exception, because workers may
+        still train for it.
         """
         ...
 
     def checkpoint_bytes(self, job: Job) -> int:
-        """Bytes of the largest checkpoint that such jobs leave in this process's run folder."""
+        """Returns the bytes of the largest checkpoint of such jobs in the run folder."""
         ...
 
 
@@ -137,21 +144,22 @@ class LocalEngine(NamedTuple):
     evaluations: int
     checkpoints: Checkpoints | None = None
     log: Callable[[str], None] = logging.warning
-    compile_limits: CompileLimits = CompileLimits()  # of programs with rewritten code
+    compile_limits: CompileLimits = CompileLimits()  # limits of programs with rewritten code
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
     ) -> Generator[RunResult, None, None]:
-        """Trains the jobs in order, a batch of lanes at a time; yields one result a job.
+        """Trains the jobs in order, one batch of lanes at a time; yields one result per job.
 
-        Goes on from the newest checkpoint, if that is of these jobs.
+        Resumes from the newest checkpoint if it belongs to these jobs.
 
         Raises:
-          OutOfMemoryError: if not even one lane a device fits.
-          CheckpointError, Interrupted: see `Checkpoints.boundary`.
+          OutOfMemoryError: If one lane per device does not fit.
+          CheckpointError: If a checkpoint cannot be written.
+          Interrupted: If the user asked to stop.
         """
         keys = [job.key for job in jobs]
-        hosts.require_same(keys, "what is to be trained")
+        hosts.require_same(keys, "jobs")
         call = self._resume(jobs, keys)
         known = call.finished
         trained = self._train(
@@ -163,7 +171,7 @@ class LocalEngine(NamedTuple):
             yield known[key] if key in known else next(trained)
 
     def _train(self, jobs, call: Call, on_progress) -> Iterator[RunResult]:
-        """One result a job; a batch that memory cannot hold is run again in half the lanes."""
+        """Yields one result per job; a batch that does not fit in memory runs in half the lanes."""
         engine, initial = self, {}
         waiting = batches(jobs, engine.programs.width)
         while waiting:
@@ -185,7 +193,7 @@ class LocalEngine(NamedTuple):
     def _run_batch(self, jobs, call: Call, initial, on_progress) -> list[RunResult]:
         programs, count, steps = self.programs, len(jobs), jobs[0].steps
         code = jobs[0].candidate.code
-        with_code(programs, self.task, code)  # refuses code for devices that share a candidate
+        with_code(programs, self.task, code)  # refuses code if devices share a candidate
         if code is not None:
             code.require(matrix_shapes(self.task.model))
         keys = tuple(job.key for job in jobs)
@@ -223,11 +231,11 @@ class LocalEngine(NamedTuple):
         ]
 
     def _begin(self, jobs: Sequence[Job], candidates, initial: dict) -> Batch:
-        """The batch at step 0."""
+        """Returns the batch at step 0."""
         place = self.programs.place
         seeds = place(np.asarray([job.seed for job in jobs], np.uint32))
         state = self.programs.init_population(candidates, seeds, np.int32(jobs[0].steps))
-        # Validation bpb at step 0 depends on the seed and the fold alone.
+        # Validation bpb at step 0 depends only on the seed and the fold.
         starts = [(job.seed, job.fold) for job in jobs]
         if any(start not in initial for start in starts):
             initial |= dict(zip(starts, self._evaluate(state.params, jobs[0].fold), strict=True))
@@ -235,7 +243,7 @@ class LocalEngine(NamedTuple):
         return Batch(0, state, np.zeros((len(jobs), 0, len(TELEMETRY)), np.float32), curve)
 
     def _advance(self, batch: Batch, jobs, candidates, evaluated: set[int]) -> Batch:
-        """The batch a segment later."""
+        """Trains one segment and evaluates if it is time to; returns the batch after it."""
         steps = jobs[0].steps
         code = jobs[0].candidate.code
         state, telemetry = with_code(self.programs, self.task, code).train_segment(
@@ -257,11 +265,11 @@ class LocalEngine(NamedTuple):
 
         Args:
           code: Rewritten functions of the batch, if any.
-          call: Where the engine stands, for a checkpoint if the user asks to stop meanwhile.
+          call: State of the engine, to be saved if the user asks to stop.
 
         Raises:
-          Interrupted: if the user asked to stop.
-          ConfigError: see `compile_check.refusal`.
+          Interrupted: If the user asked to stop.
+          ConfigError: If the child process of `compile_check` fails before it compiles.
         """
         if code is None:
             return None
@@ -285,13 +293,13 @@ class LocalEngine(NamedTuple):
         return refusal
 
     def _segment(self, jobs: Sequence[Job], start: int) -> Segment:
-        """What every lane is fed, axes [width, K, ...]."""
+        """Returns the inputs of all lanes, axes [width, K, ...]."""
         capacity = self.task.batch_size
         fed = [feed(self.stream, job, start, self.segment_steps, capacity) for job in jobs]
         return jax.tree.map(lambda *lanes: np.stack(lanes), *fed)
 
     def _evaluate(self, params: Any, fold: int) -> np.ndarray:
-        """Validation bits per byte of every lane; float64[width]."""
+        """Returns the validation bits per byte of every lane, float64[width]."""
         nats, num_bytes = hosts.gather(
             self.programs.evaluate_population(
                 params, self.evaluation.folds[fold], self.evaluation.token_bytes
@@ -304,19 +312,19 @@ class LocalEngine(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Jobs of a full batch: lanes of all devices."""
+        """Jobs of a full batch, which are the lanes of all devices."""
         return self.programs.width
 
-    # Going on
+    # Resuming
 
     @property
     def program(self) -> str:
-        """What state of another process must have been made with to be gone on with."""
+        """Fingerprint that a checkpoint must have to be resumed."""
         facts = (self.task, self.segment_steps, self.programs.width, self.programs.mesh.shape)
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def state_template(self, job: Job) -> TrainState:
-        """The shapes and dtypes of the state of all lanes."""
+        """Returns shapes and dtypes of the state of all lanes."""
         width = self.programs.width
         return jax.eval_shape(
             self.programs.init_population,
@@ -326,25 +334,25 @@ class LocalEngine(NamedTuple):
         )
 
     def checkpoint_bytes(self, job: Job) -> int:
-        """Bytes of the state of all lanes."""
+        """Returns the bytes of the state of all lanes."""
         return tree_bytes(self.state_template(job))
 
     def _resume(self, jobs: Sequence[Job], keys: list[str]) -> Call:
-        """Where an earlier process left these jobs; nowhere, if it did not begin them."""
-        nothing = Call(self.program, {})
+        """Returns the call that an earlier process saved for these jobs, or an empty call."""
+        empty = Call(self.program, {})
         if self.checkpoints is None or not jobs:
-            return nothing
+            return empty
 
         def wanted(search: dict[str, Any]) -> bool:
-            theirs = {*search["finished"], *search["batch"]}
-            return search["program"] == self.program and not theirs.isdisjoint(keys)
+            known = {*search["finished"], *search["batch"]}
+            return search["program"] == self.program and not known.isdisjoint(keys)
 
         template = jax.tree.map(
             lambda leaf: np.empty(leaf.shape, leaf.dtype), self.state_template(jobs[0])
         )
         checkpoint = self.checkpoints.restore(wanted, template)
         if checkpoint is None:
-            return nothing
+            return empty
         call = from_checkpoint(checkpoint)
         step = f" and step {call.batch.step} of the next {len(call.keys)}" if call.batch else ""
         self.log(f"resuming inside a batch: {len(call.finished)} jobs finished{step}")
@@ -355,22 +363,21 @@ class LocalEngine(NamedTuple):
             self.checkpoints.boundary(lambda: to_checkpoint(call))
 
     def _with_half_the_lanes(self) -> "LocalEngine":
-        """The engine for half the lanes; what it gives differs in the last bits."""
+        """Returns an engine with half the lanes; its results differ in the last bits."""
         mesh = self.programs.mesh
         lanes = self.programs.width // mesh.shape[POPULATION]
         if lanes == 1:
             raise OutOfMemoryError(
-                f"config.train.batch_size is {self.task.batch_size}, and one lane of it does not "
-                "fit into the device's memory; allowed: a smaller batch, model or sequence_len"
+                f"config.train.batch_size={self.task.batch_size} does not fit in device memory; "
+                "try a smaller batch, model or sequence_len"
             )
-        if jax.process_count() > 1:  # the others may have had room, and would go on as they were
+        if jax.process_count() > 1:  # the others may have enough memory
             raise OutOfMemoryError(
-                f"config.lanes is {lanes}, and so many do not fit into the device's memory; "
-                f"allowed: fewer, such as {lanes // 2}"
+                f"config.lanes={lanes} does not fit in device memory; try {lanes // 2}"
             )
         self.log(
-            f"{lanes} lanes do not fit into memory: going on with {lanes // 2}; from here on "
-            "results equal those of another run only closely, not bit for bit"
+            f"{lanes} lanes do not fit in memory; continuing with {lanes // 2}. From here on "
+            "results equal those of another run closely, but not bit for bit"
         )
         programs = make_programs(self.task, devices=mesh.size, lanes=lanes // 2)
         return self._replace(programs=programs)

@@ -1,9 +1,9 @@
-"""Several processes as one: `jax.distributed`, and the same host loop in every process.
+"""Several processes that work as one through `jax.distributed`.
 
-All of them see the same numbers and so take the same decisions. What one of them may know alone (a
-clock, a signal, its memory) is voted on. The first process owns the console, the run folder and its
-checkpoints; the others write to private copies of the folder, so that whatever a process reads back
-it has written itself, and get what is restored from the first.
+Every process runs the same host loop on the same numbers, so all take the same decisions. Facts
+that differ between processes, such as a clock, a signal or free memory, are gathered before a
+decision depends on them. The first process owns the console, the run folder and the checkpoints.
+The others write to private copies of the folder and receive restored state from the first.
 """
 
 import atexit
@@ -22,55 +22,56 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.execution.settings import ConfigError
 
 AUTO = "auto"
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_PART = 2**26  # bytes that are sent at once
+_PART = 2**26  # bytes per message
 _at_end = contextlib.ExitStack()
 atexit.register(_at_end.close)
 _without_handlers = False
 
 
 def join() -> None:
-    """Joins the processes of the cluster; must run before backends start.
+    """Connects to the other processes; call it before JAX starts its backends.
 
-    JAX knows Slurm, Kubernetes, Open MPI and TPUs by itself. Of the three variables that stand
-    for anything else it reads only the address.
+    JAX detects Slurm, Kubernetes, Open MPI and TPUs. For other clusters three environment variables
+    are read here, because JAX itself reads only the address.
 
     Raises:
-      ConfigError: if nothing says who the others are, or they cannot be reached.
+      ConfigError: If the other processes are unknown or cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
     address, *numbers = (os.environ.get(name) for name in _VARIABLES)
     try:
         if address is not None and ":" not in address:
-            raise ValueError(f"{_VARIABLES[0]} is {address!r}, without a port")
+            raise ValueError(must(_VARIABLES[0], "have a port", address))
         count, process = (None if number is None else int(number) for number in numbers)
         jax.distributed.initialize(address, count, process)
     except (ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(
-            f"config.distributed is 'auto' and fails ({reason}); allowed: "
-            f"inside a Slurm, Kubernetes, Open MPI or TPU job, or with {', '.join(_VARIABLES)} set"
+            "config.distributed=auto needs a Slurm, Kubernetes, Open MPI or TPU job, or "
+            f"{', '.join(_VARIABLES)} ({reason})"
         ) from None
     if not is_first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def exit_without_handlers() -> None:
-    """Makes this process skip the exit handlers of libraries, because one of them would hang."""
+    """Makes this process skip the exit handlers of libraries, one of which would hang."""
     global _without_handlers
     _without_handlers = True
-    atexit.register(_exit, 1)  # runs first; an exit that passes `leave` has its own code
+    atexit.register(_exit, 1)  # runs before the other handlers
 
 
 def leave_if_handlers_hang(code: Any) -> None:
-    """Ends the process at once after `exit_without_handlers`; otherwise does nothing.
+    """Ends the process at once if `exit_without_handlers` was called.
 
     Args:
-      code: As for `sys.exit`.
+      code: Exit code, as for `sys.exit`.
     """
     if _without_handlers:
         _exit(code if isinstance(code, int) else int(code is not None))
@@ -86,9 +87,10 @@ def _exit(code: int) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends a process that has failed, at once; JAX ends the others, or they have failed too.
+    """Ends a failed process at once.
 
-    The usual end would wait for all processes, some of which may be waiting for this one.
+    A normal exit would wait for the other processes, some of which may wait for this one. JAX ends
+    them when it loses this process.
     """
     if jax.distributed.is_initialized():
         _exit(code)
@@ -96,31 +98,35 @@ def leave(code: int) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that the user sees."""
+    """Returns whether this process owns the console and the run folder."""
     return jax.process_index() == 0
 
 
 def votes(value: Any) -> np.ndarray:
-    """What every process says; waits for all of them. Shape [processes, ...]."""
+    """Returns the values of all processes, shape [processes, ...]; waits for all of them."""
     return multihost_utils.process_allgather(np.asarray(value))
 
 
 def require_same(value: Any, what: str) -> None:
-    """Refuses to go on if the processes differ in something; waits for all of them.
+    """Checks that a value is the same in all processes; waits for all of them.
+
+    Args:
+      value: Value whose `repr` is compared.
+      what: Name of the value in the error, a plural noun.
 
     Raises:
-      ConfigError: naming what differs.
+      ConfigError: If the processes have different values.
     """
     digest = hashlib.sha256(repr(value).encode()).digest()[:8]
     if len(np.unique(votes(np.frombuffer(digest, np.uint32)), axis=0)) > 1:
         raise ConfigError(
-            f"config.distributed is 'auto', and {what} differs between processes; allowed: hosts "
-            "of the same kind, with the same software and the same files"
+            f"{what} must be the same in all processes of config.distributed=auto; use hosts of "
+            "one kind with the same software and files"
         )
 
 
 def gather(tree: Any) -> Any:
-    """The tree on the host of every process, whichever devices hold it."""
+    """Returns a tree of device arrays as host arrays in every process."""
 
     def fetch(x):
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
@@ -131,7 +137,7 @@ def gather(tree: Any) -> Any:
 
 
 def scatter(tree: Any, shardings: Any) -> Any:
-    """Puts a tree that every process has whole onto the devices of all of them."""
+    """Places a tree that every process holds in full on the devices of all processes."""
 
     def put(x, sharding):
         if sharding.is_fully_addressable:
@@ -143,7 +149,7 @@ def scatter(tree: Any, shardings: Any) -> Any:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-    """The others run the block when the first process is through, and find what it has left."""
+    """Runs the block in the first process, then in the others, which find its files."""
     if not is_first():
         votes(0)
     try:
@@ -154,7 +160,7 @@ def first_goes_first() -> Iterator[None]:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make` gives the first process, which alone calls it, in every process."""
+    """Calls `make` in the first process only, and returns its result in every process."""
     if jax.process_count() == 1:
         return make()
     data = np.frombuffer(pickle.dumps(make() if is_first() else None), np.uint8)
@@ -168,13 +174,13 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def own_folder(folder: Path, but: Collection[str]) -> Path:
-    """The folder itself for the first process, a copy for each of the others.
+    """Returns the folder itself in the first process, and a private copy in the others.
 
-    Must be called before anything is written to it. A copy ends with its process.
+    Call it before anything is written to the folder. A copy is deleted when its process ends.
 
     Args:
-      folder: of the first process; no other has to see it.
-      but: folders inside it that are not copied.
+      folder: Folder of the first process; the others need no access to it.
+      but: Names of folders inside it that are not copied.
     """
 
     def read():

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from nanoevolve_jax.data.batches import batch
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import Candidate, Segment
 from nanoevolve_jax.policy.certified import Certified, code_from_json, code_to_json
@@ -124,12 +125,12 @@ def job_from_json(document: dict[str, Any], find: Callable[[str], Certified] | N
 
 
 class Stream(NamedTuple):
-    """The text that batches are drawn from."""
+    """Text that batches are drawn from."""
 
     rows: np.ndarray  # [N, T + 1]
-    batch_size: int  # rows a step, when nothing disturbs it
+    batch_size: int  # rows per step, unless a disturbance changes it
     vocab_size: int
-    other_rows: np.ndarray | None = None  # [M, T + 1], of the corpus to switch to
+    other_rows: np.ndarray | None = None  # [M, T + 1], rows of the corpus to switch to
 
 
 def _disturbed(job: Job, step: int, kind: str) -> bool:
@@ -140,11 +141,11 @@ def _disturbed(job: Job, step: int, kind: str) -> bool:
 def _rows(stream: Stream, job: Job, step: int) -> np.ndarray:
     if _disturbed(job, step, CORPUS_SWITCH):
         if stream.other_rows is None:
-            raise ValueError("other_rows is None; allowed: the rows of the corpus to switch to")
+            raise ValueError("other_rows must be given for a job that switches the corpus")
         return batch(stream.other_rows, job.seed, step, stream.batch_size)
     rows = batch(stream.rows, job.seed, step, stream.batch_size)
     if _disturbed(job, step, BATCH_SIZE):
-        # Beyond the horizon lie rows that this run does not meet otherwise.
+        # Rows beyond the horizon do not occur elsewhere in this run.
         more = batch(stream.rows, job.seed, step + job.steps, stream.batch_size)
         rows = np.concatenate([rows, more])[: round(stream.batch_size * job.disturbance.amount)]
     return rows
@@ -159,15 +160,15 @@ def _targets(stream: Stream, job: Job, step: int, targets: np.ndarray) -> np.nda
 
 
 def feed(stream: Stream, job: Job, start: int, length: int, capacity: int) -> Segment:
-    """The segment of `length` steps from `start` on; steps beyond the horizon are zeros.
+    """Returns the segment of `length` steps from `start` on; zeros beyond the horizon.
 
     Args:
-      stream: the text.
-      job: of one lane.
-      start: first step.
-      length: K.
-      capacity: rows a step of the compiled program; a smaller batch is repeated to fill it,
-        which leaves its mean loss and gradient as they are.
+      stream: Text to draw from.
+      job: Job of one lane.
+      start: First step.
+      length: Number of steps, K.
+      capacity: Rows per step of the compiled program, B. A smaller batch is repeated to fill it,
+        which changes neither its mean loss nor its gradient.
     """
     width = stream.rows.shape[1] - 1
     inputs = np.zeros((length, capacity, width), np.int32)
@@ -176,7 +177,7 @@ def feed(stream: Stream, job: Job, start: int, length: int, capacity: int) -> Se
     for i in range(min(length, job.steps - start)):
         rows = _rows(stream, job, start + i)
         if capacity % len(rows):
-            raise ValueError(f"capacity is {capacity}; allowed: a multiple of {len(rows)} rows")
+            raise ValueError(must("capacity", f"be a multiple of {len(rows)} rows", capacity))
         rows = np.tile(rows, (capacity // len(rows), 1)).astype(np.int32)
         inputs[i] = rows[:, :-1]
         targets[i] = _targets(stream, job, start + i, rows[:, 1:])

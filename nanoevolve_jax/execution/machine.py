@@ -1,8 +1,8 @@
 """Facts of this machine and program that results depend on, and the user's cache of programs.
 
-JAX loads native code from its compilation cache. Whoever can write there can run code as the user,
-so the cache lies in a private folder of the user, and never under a run folder, a card's place or a
-corpus. A JAX_COMPILATION_CACHE_DIR that the user has set is used as it is.
+JAX loads native code from its compilation cache. Anyone who can write there can run code as the
+user, so the cache is a private folder of the user, and never inside a run folder or a corpus. A
+JAX_COMPILATION_CACHE_DIR that the user has set is used as it is.
 """
 
 import hashlib
@@ -17,23 +17,23 @@ import jax
 
 from nanoevolve_jax.execution.plain_files import FileError
 
-_THREADS = "NPROC"  # read by XLA's CPU client when it starts, in place of the count of cores
+_THREADS = "NPROC"  # environment variable that XLA's CPU client reads instead of counting cores
 
 
 def visible_cores() -> int:
-    """Processors this process may use: what a CPU run is divided by."""
+    """Returns the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def limit_threads(threads: int) -> None:
-    """Lets XLA compute with so many threads; must run before JAX starts its backends."""
+    """Sets the number of threads of XLA's CPU client; call it before JAX starts its backends."""
     os.environ[_THREADS] = str(threads)
 
 
 def compute_threads() -> int:
-    """Threads that XLA's pools have in this process: they decide how a CPU rounds."""
+    """Returns the number of threads in XLA's pools, which affects how sums on a CPU round."""
     return int(os.environ.get(_THREADS) or visible_cores())
 
 
@@ -57,38 +57,36 @@ def source_files() -> dict[str, Path]:
 
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
-_CONFIGS = "nanoevolve_jax/configs/"  # the values of a run are compared by themselves
+_CONFIGS = "nanoevolve_jax/configs/"  # configs are compared by value
 
 
 class Facts(NamedTuple):
-    """Of a process that trains candidates; equal facts and jobs give equal bits."""
+    """Facts about a process that trains; equal facts and equal jobs give equal bits."""
 
     corpus: str  # fingerprint
     tokenizer: str  # fingerprint
-    versions: dict[str, str]
-    device: dict[
-        str, Any
-    ]  # platform, kind, devices of the mesh, cores that compute, 0 on an accelerator
-    lanes: int  # candidates a device trains at once
-    data_parallel: int  # devices that share a candidate
-    code: str  # fingerprint of this program's own sources
+    versions: dict[str, str]  # version of each library
+    device: dict[str, Any]  # platform, kind, devices in the mesh, cores (0 on an accelerator)
+    lanes: int  # candidates per device
+    data_parallel: int  # devices per candidate
+    code: str  # fingerprint of this program's sources
 
     @property
     def width(self) -> int:
-        """Candidates that the process trains at once."""
+        """Number of candidates that the process trains at once."""
         return self.device["devices"] // self.data_parallel * self.lanes
 
 
 def gather_facts(
     fingerprints: dict[str, str], devices: int, lanes: int, data_parallel: int
 ) -> Facts:
-    """The facts of this process.
+    """Returns the facts of this process.
 
     Args:
-      fingerprints: of its rows, `corpus` and `tokenizer` among them.
-      devices: of its mesh.
-      lanes: candidates a device trains at once.
-      data_parallel: devices that share a candidate.
+      fingerprints: Fingerprints of the packed rows, with keys `corpus` and `tokenizer`.
+      devices: Number of devices in the mesh.
+      lanes: Number of candidates per device.
+      data_parallel: Number of devices per candidate.
     """
     device = jax.devices()[0]
     return Facts(
@@ -108,7 +106,7 @@ def gather_facts(
 
 
 def _code() -> str:
-    """Returns sixteen hexadecimal digits of every source file that training depends on."""
+    """Returns a fingerprint of all source files that training depends on: 16 hex digits."""
     digest = hashlib.sha256()
     for name, path in source_files().items():
         if not name.startswith(_CONFIGS):
@@ -117,7 +115,7 @@ def _code() -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two nested dicts differ, in words."""
+    """Returns one phrase per value in which two nested dicts differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(set(old) | set(new))
         return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}")]
@@ -128,10 +126,10 @@ _PRIVATE = 0o700
 
 
 def user_cache() -> Path:
-    """Returns `nanoevolve` in XDG_CACHE_HOME, if that is an absolute path, otherwise in ~/.cache.
+    """Returns `nanoevolve` in XDG_CACHE_HOME if that is an absolute path, otherwise in ~/.cache.
 
     Raises:
-      FileError: if there is neither, as for a user of a container that has no name.
+      FileError: If the user has neither, as in some containers.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     home = Path(given) if os.path.isabs(given) else Path(os.path.expanduser("~/.cache"))
@@ -143,10 +141,10 @@ def user_cache() -> Path:
 
 
 def keep_programs(warn: Callable[[str], None]) -> None:
-    """Sets where JAX keeps compiled programs, before its backends start.
+    """Sets the folder of compiled programs; call it before JAX starts its backends.
 
     Args:
-      warn: Called with one line if the folder is not private. Programs are then compiled anew.
+      warn: Callback that takes one line if the folder is not private. Programs are then not kept.
     """
     if jax.config.jax_compilation_cache_dir is None:
         try:
@@ -163,14 +161,14 @@ def keep_programs(warn: Callable[[str], None]) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder that only the user may enter, unless it exists; returns it."""
+    """Creates a folder that only the user may enter, unless it exists, and returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=_PRIVATE, exist_ok=True)
     return path
 
 
 def _not_private(path: Path) -> str | None:
-    """Why a folder, made if it does not exist, cannot hold programs; None if it can."""
+    """Returns why a folder cannot hold compiled programs, or None; creates it if necessary."""
     try:
         private_folder(path)
         found = os.lstat(path)

@@ -12,20 +12,20 @@ from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import Candidate, Segment, Task, TrainState, segment_of
 from nanoevolve_jax.policy.spec import NANOCHAT
 
-_USABLE = 0.9  # of a device's memory; the rest is fragmentation and the validation's logits
+_USABLE = 0.9  # fraction of a device's memory; the rest is for fragmentation and validation
 
 
 class OutOfMemoryError(UserError):
-    """A config that needs more memory than a device has, in one lane."""
+    """A config that needs more memory than a device has, even with one lane."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a runtime error of JAX says that a device's memory is full."""
+    """Returns whether a runtime error of JAX means that a device's memory is full."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def segment_bytes(task: Task, lanes: int, segment_steps: int) -> int:
-    """Bytes that a segment of training takes on one device, counted by the compiler."""
+    """Returns the bytes that a segment takes on one device, according to the compiler."""
     programs = make_programs(task, devices=1, lanes=lanes)
     recipe = Recipe(*[0.0] * len(Recipe._fields))
     candidates = stack_candidates([Candidate(NANOCHAT, recipe)] * lanes)
@@ -39,7 +39,7 @@ def segment_bytes(task: Task, lanes: int, segment_steps: int) -> int:
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int:
-    """Bytes of the arguments, results and scratch memory of a compiled program."""
+    """Returns the bytes of arguments, results and scratch memory of a compiled program."""
     used = compiled.memory_analysis()
     return (
         used.argument_size_in_bytes
@@ -50,13 +50,13 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def choose_lanes(one: int, two: int, limit: int, most: int) -> int:
-    """The largest power of two that fits.
+    """Returns the largest power of two of lanes that fits.
 
     Args:
-      one: bytes of a segment in one lane.
-      two: in two lanes; what they add over one is what every further lane adds.
-      limit: bytes of the device.
-      most: lanes that there is work for.
+      one: Bytes of a segment with one lane.
+      two: Bytes of a segment with two lanes; each further lane adds the difference.
+      limit: Bytes of the device.
+      most: Largest useful number of lanes.
     """
     lane = max(1, two - one)
     fitting = 1 + max(0, int(_USABLE * limit - one)) // lane
@@ -64,10 +64,10 @@ def choose_lanes(one: int, two: int, limit: int, most: int) -> int:
 
 
 def measured_lanes(task: Task, segment_steps: int, most: int) -> int:
-    """Lanes for this process's first device; one where a device does not say what it has.
+    """Returns the number of lanes for the devices of this process.
 
-    A CPU does not, and gains nothing from more lanes than one. A candidate that several devices
-    share is too large for lanes.
+    It is 1 on a CPU, which reports no memory limit and gains nothing from lanes, and for candidates
+    that several devices share, which are too large for lanes.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit", 0)
@@ -77,23 +77,23 @@ def measured_lanes(task: Task, segment_steps: int, most: int) -> int:
     return choose_lanes(one, two, limit, most)
 
 
-_FAR = np.int32(10**6)  # a horizon at which every segment does the same work
+_FAR = np.int32(10**6)  # horizon at which every segment does the same work
 
 
 class Rehearsal:
-    """A population that trains on random tokens; what it computes is of no use."""
+    """A population that trains on random tokens, to time or profile the programs."""
 
     def __init__(
         self, task: Task, programs: Programs, candidate: Candidate, segment_steps: int, rows: int
     ):
-        """Puts everything where the programs expect it; compiles only the initial state.
+        """Places all inputs on the devices; compiles only the initial state.
 
         Args:
-          task: static description.
-          programs: of the task.
-          candidate: what every lane trains.
-          segment_steps: K.
-          rows: of validation.
+          task: Static description of the training.
+          programs: Programs of the task.
+          candidate: Candidate that every lane trains.
+          segment_steps: Steps per segment, K.
+          rows: Number of validation rows.
         """
         width, model = programs.width, task.model
         rng = np.random.default_rng(0)
@@ -112,14 +112,14 @@ class Rehearsal:
 
     @property
     def state(self) -> TrainState:
-        """Of all lanes, after what was trained so far."""
+        """State of all lanes after the segments so far."""
         return self._state
 
     def _arguments(self) -> tuple:
         return self._state, self._candidates, self._segment, np.int32(0), _FAR
 
     def compile(self) -> jax.stages.Compiled:
-        """Compiles the training program; running a segment compiles nothing after that."""
+        """Compiles the training program, so that running a segment compiles nothing."""
         return self._programs.train_segment.lower(*self._arguments()).compile()
 
     def segment(self) -> None:
@@ -139,12 +139,12 @@ PROGRAMS = ("init_population", "train_segment", "evaluate_population")
 
 _compiled: Counter = Counter()
 _cache_hits: Counter = Counter()
-_loaded = False  # the program being made came from the persistent cache
+_loaded = False  # whether the current program came from the persistent cache
 _listening = False
 
 
 def start_counting() -> None:
-    """Starts counting in this process; calling it again changes nothing."""
+    """Starts counting compilations in this process; further calls do nothing."""
     global _listening
     if _listening:
         return
@@ -171,5 +171,5 @@ def start_counting() -> None:
 
 
 def compilations() -> dict[str, int]:
-    """Compilations of each named program since counting started, and cache hits of any."""
+    """Returns compilations per program since counting started, and all cache hits."""
     return {name: _compiled[name] for name in PROGRAMS} | {"cache_hits": _cache_hits["all"]}

@@ -1,15 +1,14 @@
-"""The compiled programs: candidates in lanes on every device of a `population` mesh.
+"""The three compiled programs of a population, over lanes and devices.
 
-A second mesh axis, `data`, lets several devices share one large candidate. Programs are written for
-the population axis alone (`shard_map`); over the data axis XLA partitions them by the layout that
-state and batch are held to, and without that axis nothing is held to anything.
+`init_population`, `train_segment` and `evaluate_population` train every candidate of a search,
+because specs, recipes, seeds, step numbers and horizons are inputs. The devices form a mesh with
+the axis `population`, over which the programs are written with `shard_map`. Each device trains
+several candidates in lanes.
 
-Three programs exist, whatever is searched: `init_population`, `train_segment`,
-`evaluate_population`. Specs, recipes, seeds, step numbers and horizons are inputs.
-
-Over the data axis the batch is divided by rows and the optimizer's state by any axis that divides
-evenly. Inside the update, stacks of matrices are divided by matrices (`policy/stacking.py`).
-Parameters are whole on every device, as in NanoChat's distributed optimizer.
+An optional second mesh axis, `data`, lets several devices share one large candidate. XLA partitions
+the programs over it by sharding constraints: the batch by rows, the optimizer's state by an axis
+that divides evenly, and stacks of matrices inside the update by matrices (`policy/stacking.py`).
+Parameters are replicated, as in NanoChat's distributed optimizer.
 """
 
 import math
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.execution import hosts, train
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import DATA, Segment, TrainState
@@ -27,11 +27,11 @@ from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 POPULATION = "population"
-_WHOLE_BELOW = 1024  # entries; to gather fewer costs more than to keep them, as in NanoChat
+_WHOLE_BELOW = 1024  # entries; smaller arrays are replicated, as in NanoChat
 
 
 def divided(shape: tuple[int, ...], parts: int) -> PartitionSpec:
-    """Divides the longest axis that `parts` divides; small and odd arrays stay whole."""
+    """Returns a spec that divides the longest divisible axis; small arrays are replicated."""
     even = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if not even or math.prod(shape) < _WHOLE_BELOW:
         return PartitionSpec()
@@ -39,11 +39,11 @@ def divided(shape: tuple[int, ...], parts: int) -> PartitionSpec:
 
 
 def layout(tree: Any, parts: int) -> Any:
-    """The PartitionSpec of every leaf over the data axis.
+    """Returns the PartitionSpec of every leaf over the data axis.
 
     Args:
-      tree: a TrainState, a Segment with axes [K, B, T], or anything else, which stays whole.
-      parts: devices of the data axis; 1: nothing is divided.
+      tree: TrainState or Segment with axes [K, B, T]; any other tree is replicated.
+      parts: Number of devices on the data axis; with 1 nothing is divided.
     """
     whole = jax.tree.map(lambda _: PartitionSpec(), tree)
     if parts == 1:
@@ -58,33 +58,33 @@ def layout(tree: Any, parts: int) -> Any:
 
 
 _LANES, _ALL = PartitionSpec(POPULATION), PartitionSpec()
-_ROWS = PartitionSpec(None, train.DATA)  # of validation, [N, B, T + 1]
+_ROWS = PartitionSpec(None, train.DATA)  # validation rows [N, B, T + 1]
 
 
 class Programs(NamedTuple):
-    """Jitted functions over a whole population; leading axes are `[width]`.
+    """Jitted functions over a population; their batched arguments have a leading axis [width].
 
     init_population(candidates, seeds uint32[width], total_steps) -> TrainState
     train_segment(state, candidates, Segment with axes [width, K], start, total_steps)
-      -> (TrainState, float32[width, K, 14]); the state passed in is donated
+      -> (TrainState, float32[width, K, 14]); donates the state that is passed in
     evaluate_population(params, rows int32[N, B, T+1], token_bytes) -> (nats, bytes), [width, N]
     """
 
     init_population: Any
     train_segment: Any
     evaluate_population: Any
-    width: int  # devices of the population axis * lanes
+    width: int  # devices on the population axis times lanes
     mesh: jax.sharding.Mesh
 
     def place(self, tree: Any) -> Any:
-        """Puts a tree with leading axes [width] where the programs expect it.
+        """Places a tree with leading axis [width] on the devices.
 
-        Restored and initial state must be placed alike, or the same program compiles twice.
+        Restored state must have the placement of initial state, or a program compiles twice.
         """
         return hosts.scatter(tree, self._shardings(tree))
 
     def abstract(self, tree: Any) -> Any:
-        """Returns shapes, dtypes and shardings of what `place` gives for such a tree."""
+        """Returns shapes, dtypes and shardings of the result of `place`."""
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             tree,
@@ -99,11 +99,11 @@ class Programs(NamedTuple):
         )
 
 
-_KEPT = 16  # training programs of rewritten code that stay compiled
+_KEPT = 16  # number of cached training programs with rewritten code
 
 
 def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
-    """A mesh over the first `devices` devices, `data` of them a candidate."""
+    """Returns a mesh over the first `devices` devices, with `data` devices per candidate."""
     axes = {POPULATION: devices // data} | ({train.DATA: data} if data > 1 else {})
     return jax.make_mesh(
         tuple(axes.values()),
@@ -115,14 +115,14 @@ def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
 
 @cache
 def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
-    """The programs for `devices` devices of `lanes` candidates each; compiles nothing yet.
+    """Returns the programs for a number of devices and lanes; compiles nothing yet.
 
-    Equal arguments give the same programs, so a process compiles each of them once.
+    Equal arguments return the same programs, so a process compiles each of them once.
 
     Args:
-      task: static description of the training.
-      devices: of the whole mesh, `task.data_parallel` of them a candidate.
-      lanes: candidates a device; more than one are vmapped.
+      task: Static description of the training.
+      devices: Number of devices in the mesh, `task.data_parallel` of them per candidate.
+      lanes: Number of candidates per device; more than one are vmapped.
     """
     data = task.data_parallel
     mesh = make_mesh(devices, data)
@@ -153,14 +153,14 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
 
 
 def _hold(tree: Any, data: int) -> Any:
-    """Keeps one candidate's state or batch divided over the data axis."""
+    """Constrains one candidate's state or batch to be divided over the data axis."""
     if data == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, layout(tree, data))
 
 
 def _training(task: train.Task, mesh: jax.sharding.Mesh, lanes: int) -> Any:
-    """The program `train_segment`."""
+    """Returns the program `train_segment`."""
     hold = partial(_hold, data=task.data_parallel)
 
     @partial(jax.jit, donate_argnums=0)
@@ -191,24 +191,23 @@ def _training_of_code(task: train.Task, code: Code, mesh: jax.sharding.Mesh, lan
 
 
 def with_code(programs: Programs, task: train.Task, code: Code | None) -> Programs:
-    """The programs with rewritten functions in the optimizer; the same ones without any.
+    """Returns programs whose optimizer uses rewritten functions.
 
-    Only training is compiled anew: initial state and validation know nothing of the optimizer.
+    Only the training program differs, because the others do not contain the optimizer.
 
     Args:
-      programs: of the task.
-      task: without code.
-      code: what is rewritten.
+      programs: Programs of the task.
+      task: Static description of the training, without code.
+      code: Rewritten functions; None returns `programs` themselves.
 
     Raises:
-      CertificateError: if it cannot be called for the matrices of this model.
+      CertificateError: If several devices share a candidate.
     """
     if code is None:
         return programs
     if task.data_parallel > 1:
         raise CertificateError(
-            f"config.data_parallel is {task.data_parallel}; allowed: 1 for rewritten code, whose "
-            "programs run on one device"
+            must("config.data_parallel", "be 1 for rewritten code", task.data_parallel)
         )
     lanes = programs.width * task.data_parallel // programs.mesh.size
     trained = _training_of_code(task, code, programs.mesh, lanes)
@@ -216,9 +215,9 @@ def with_code(programs: Programs, task: train.Task, code: Code | None) -> Progra
 
 
 def stack_candidates(candidates: list[train.Candidate]) -> train.Candidate:
-    """Stacks candidates of Python numbers into arrays [width]; dtypes depend on no value.
+    """Stacks candidates of Python numbers into arrays [width] of fixed dtypes.
 
-    Their code is left out: it is in the program.
+    Their code is dropped, because it is part of the program.
     """
     dtypes = train.Candidate(
         spec=jax.tree.map(lambda x: np.int32 if isinstance(x, int) else np.float32, NANOCHAT),

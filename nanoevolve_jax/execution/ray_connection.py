@@ -1,4 +1,4 @@
-"""The connection of a command to a Ray cluster; it ends in bounded time, whatever Ray does.
+"""Connection of a command to a Ray cluster, which ends in bounded time even if Ray hangs.
 
 Import `ray` from this module. Ray would otherwise start a new cluster when one of its functions is
 called without a connection, for example after the connection has ended. Needs the extra `ray`.
@@ -17,16 +17,17 @@ os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read once, when `ray` is imported
 import psutil  # a dependency of Ray
 import ray
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.engine import ClusterError
 from nanoevolve_jax.stopping import exit_if_stuck, handle, unchanged_handlers
 
 LOCAL = "local"
-_CONNECT_SECONDS = 10.0  # for a cluster to answer
-_SHUTDOWN_SECONDS = 8.0  # for Ray's own shutdown; that of a local cluster takes 1 to 4
-_STUCK_SECONDS = 10.0  # for a call of Ray to return after a signal; without a cluster it may not
+_CONNECT_SECONDS = 10.0  # longest wait for a cluster to answer
+_SHUTDOWN_SECONDS = 8.0  # longest wait for Ray's own shutdown, which takes 1 to 4 s
+_STUCK_SECONDS = 10.0  # longest wait for a call of Ray to return after a signal
 _TICK = 0.02
-_KILL_SECONDS = 2.0  # for killed processes to end
+_KILL_SECONDS = 2.0  # longest wait for killed processes to end
 
 
 @contextlib.contextmanager
@@ -37,8 +38,8 @@ def connected(address: str) -> Iterator[dict[str, float]]:
     they were before. Both are ignored while it ends, which takes a few seconds.
 
     Raises:
-      ClusterError: if there is no cluster at the address.
-      KeyboardInterrupt: if a signal asks to stop while it connects.
+      ClusterError: If there is no cluster at the address.
+      KeyboardInterrupt: If a signal asks to stop while it connects.
     """
     before, started = set(_children()), []
     try:
@@ -67,13 +68,13 @@ def _connect(address: str) -> None:
         raise KeyboardInterrupt from None
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise ClusterError(
-            f"config.ray.address is {address!r} ({first_line(error)}); allowed: local, auto, or "
-            "the address of a running cluster"
+            f"{must('config.ray.address', 'be local, auto or a running cluster', address)} "
+            f"({first_line(error)})"
         ) from None
 
 
 def _require_listener(address: str) -> None:
-    """Raises an OSError if no server listens there: Ray itself would try for minutes."""
+    """Raises an OSError if no server listens at an address; Ray itself would try for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
@@ -83,7 +84,7 @@ def _end(started: list[psutil.Process]) -> None:
     """Disconnects, and ends all processes of a local cluster.
 
     Args:
-      started: children of this process that Ray has started.
+      started: Child processes that Ray has started.
     """
     family = _family(started)
     shutdown = threading.Thread(target=ray.shutdown, daemon=True)

@@ -1,8 +1,9 @@
-"""The workers of a Ray cluster: who is there, who is refused, and what each one is training.
+"""Workers of a Ray cluster: starting them, checking that they agree, and training on them.
 
-A worker is an actor with one accelerator. It builds its own site, so rows stay on its node, and
-says what its results would depend on; one whose facts differ from the first worker's is refused.
-Actors that find no room wait in Ray until a node joins. Needs the extra `ray`.
+A worker is an actor with one accelerator, or with some cores. It builds its own site, so the rows
+stay on its node. A worker whose facts (see `machine.Facts`) differ from the first worker's is
+refused. Actors for which the cluster has no room wait in Ray until a node joins. Needs the extra
+`ray`.
 """
 
 import contextlib
@@ -27,11 +28,11 @@ from nanoevolve_jax.execution.results import LOST, Lost, RunResult
 from nanoevolve_jax.execution.settings import ConfigError
 
 MISTAKES = (ConfigError, CorpusError, OutOfMemoryError)
-"""Errors that another worker would meet too."""
+"""Errors that would occur on every worker."""
 
 
 class Refusal(NamedTuple):
-    """Why a node cannot train."""
+    """Reason why a node cannot train."""
 
     reason: str
 
@@ -44,7 +45,7 @@ class Worker:
         self._engines: dict[tuple[str, str], Any] = {}
 
     def join(self) -> tuple[str, Facts | Refusal]:
-        """Builds the site; (name of the node, what results depend on or why there is no site)."""
+        """Builds the site; returns the name of the node and its facts, or why it has no site."""
         try:
             self._site = self._make_site()
         except MISTAKES as error:
@@ -55,20 +56,21 @@ class Worker:
         """Trains one batch.
 
         Args:
-          wanted: config as JSON and program, of the engine.
-          jobs: that fit into its lanes.
+          wanted: Config as JSON and name of the program, for the engine.
+          jobs: Jobs of one batch, at most one per lane.
 
         Yields:
-          a Progress a segment, text for the user, one of `MISTAKES`, at the end the results.
+          A `Progress` per segment, lines for the user, and finally the list of results or one of
+          `MISTAKES`.
         """
         if wanted not in self._engines:
             config, program = wanted
             self._engines[wanted] = self._site.engine(ConfigDict(json.loads(config)), program)
-        heard: queue.SimpleQueue = queue.SimpleQueue()
-        engine = self._engines[wanted]._replace(log=heard.put)
-        threading.Thread(target=_train, args=(engine, jobs, heard), daemon=True).start()
+        items: queue.SimpleQueue = queue.SimpleQueue()
+        engine = self._engines[wanted]._replace(log=items.put)
+        threading.Thread(target=_train, args=(engine, jobs, items), daemon=True).start()
         # The last item is a list: of results, or of the one error that ended them.
-        while not isinstance(item := heard.get(), list):
+        while not isinstance(item := items.get(), list):
             yield item
         (first, *_) = item
         if isinstance(first, Exception) and not isinstance(first, MISTAKES):
@@ -76,21 +78,21 @@ class Worker:
         yield first if isinstance(first, Exception) else item
 
 
-def _train(engine: Any, jobs: list[Job], heard: queue.SimpleQueue) -> None:
+def _train(engine: Any, jobs: list[Job], items: queue.SimpleQueue) -> None:
     try:
-        heard.put(list(engine.run(jobs, heard.put)))
-    except Exception as error:  # whatever it is, the driver decides what becomes of the batch
-        heard.put([error])
+        items.put(list(engine.run(jobs, items.put)))
+    except Exception as error:  # the driver decides whether the batch is tried again
+        items.put([error])
 
 
 AUTOMATIC = -1  # config.ray.gpus: one if the cluster has any
-_TICK = 1.0  # seconds between looks at silent workers
-_STARTS = 3  # workers that may die while starting, one after the other
-_GRACE = 10.0  # seconds that a better node has to turn up after one was refused
+_TICK = 1.0  # seconds between checks for workers that send nothing
+_STARTS = 3  # workers in a row that may die while they start
+_GRACE = 10.0  # seconds to wait for another node after one was refused
 
 
 class _Batch:
-    """Jobs to train together, and where that went wrong."""
+    """Jobs to train together, and the nodes on which that failed."""
 
     def __init__(self, number: int, jobs: list[Job]):
         self.number, self.jobs = number, jobs
@@ -98,19 +100,19 @@ class _Batch:
 
 
 class _Member:
-    """One worker as the driver sees it."""
+    """State of one worker in the driver."""
 
     def __init__(self, actor: Any):
         self.actor = actor
-        self.waiting_for: Any = actor.join.remote()  # or the stream of the batch in hand
-        self.node = ""  # known when it has joined
+        self.waiting_for: Any = actor.join.remote()  # or the stream of its batch
+        self.node = ""  # set when it has joined
         self.joined = self.refused = False
         self.batch: _Batch | None = None
-        self.heard = time.monotonic()
+        self.last_item = time.monotonic()
 
 
 class Pool(contextlib.AbstractContextManager):
-    """The workers of one command; must be closed before the connection ends."""
+    """Workers of one command; close it before the connection ends."""
 
     def __init__(
         self,
@@ -121,13 +123,13 @@ class Pool(contextlib.AbstractContextManager):
         gpus: int,
         log: Callable[[str], None],
     ):
-        """Starts nobody yet.
+        """Prepares the pool; the first worker starts when it is needed.
 
         Args:
-          make_site: makes a worker's site, in its process.
+          make_site: Function that builds the site of a worker, called in the worker's process.
           settings: `config.ray`.
-          cpus: of every worker.
-          gpus: of every worker.
+          cpus: CPUs per worker.
+          gpus: GPUs per worker.
           log: Callback that takes one line for the user.
         """
         self._settings, self._log = settings, log
@@ -137,25 +139,25 @@ class Pool(contextlib.AbstractContextManager):
         self._make_site = make_site
         self._needs = {"CPU": cpus, "GPU": gpus}
         self._members: list[_Member] = []
-        self._facts: Facts | None = None  # of the first worker; all others must share them
-        self._refusals: dict[str, str] = {}  # why, by node
+        self._facts: Facts | None = None  # facts of the first worker, which all others must share
+        self._refusals: dict[str, str] = {}  # reason by node
         self._failed_starts = 0
 
     def __exit__(self, *error: object) -> None:
-        """Gives up all workers, which end with the connection; calls nothing of Ray."""
+        """Drops all workers, which end with the connection; calls no function of Ray."""
         self._members.clear()
 
     def facts(self) -> Facts:
-        """What the results of every worker depend on, once there is one.
+        """Returns the facts of the workers; waits for the first worker.
 
         Raises:
-          ClusterError: if no worker can be used.
+          ClusterError: If no worker can be used.
         """
         self._log("waiting for a worker; it prepares the text first")
         since = time.monotonic()
         while self._facts is None:
             self._hire(1)
-            self._listen(deque(), {}, lambda progress: None)
+            self._receive(deque(), {}, lambda progress: None)
             self._require_workers(since)
         return self._facts
 
@@ -167,17 +169,17 @@ class Pool(contextlib.AbstractContextManager):
     ) -> Iterator[tuple[int, list[RunResult] | Lost] | None]:
         """Trains batches, as many at once as there are workers.
 
-        Args:
-          wanted: config as JSON and program, of the engine that they need.
-          batches: jobs that share a horizon and a fold.
-          on_progress: hears of running batches.
+        Workers that still train when the generator is closed are killed, so close it before the
+        pool.
 
-        Workers that still train when the generator is closed are killed, so it must be closed
-        before the pool is.
+        Args:
+          wanted: Config as JSON and name of the program, for the engines of the workers.
+          batches: Batches of jobs that share a horizon and a fold.
+          on_progress: Callback that takes the `Progress` of running batches.
 
         Yields:
-          (number of a batch, its results or why it was given up) in the order in which they end,
-          and None about once a second, so that the caller can look up.
+          (number of a batch, its results or why it was given up) in the order in which batches
+          end, and None about once a second, so that the caller can check for a stop.
         """
         waiting = deque(_Batch(number, jobs) for number, jobs in enumerate(batches))
         done: dict[int, list[RunResult] | Lost] = {}
@@ -186,7 +188,7 @@ class Pool(contextlib.AbstractContextManager):
             while left:
                 self._hire(left)
                 self._assign(waiting, wanted)
-                self._listen(waiting, done, on_progress)
+                self._receive(waiting, done, on_progress)
                 self._give_up_silent(waiting, done)
                 if any(member.joined for member in self._members):
                     since = time.monotonic()
@@ -200,14 +202,14 @@ class Pool(contextlib.AbstractContextManager):
                 self._dismiss(member)
 
     def _hire(self, wanted: int) -> None:
-        """Asks for as many workers as there are batches; those without room wait in Ray."""
+        """Starts workers, at most one per batch; those without room wait in Ray."""
         wanted = min(wanted, self._settings.workers or wanted)
         useful = sum(not member.refused for member in self._members)
         for _ in range(wanted - useful):
             self._members.append(_Member(self._actors.remote(self._make_site)))
 
     def _assign(self, waiting: deque, wanted: tuple[str, str]) -> None:
-        """Hands batches to idle workers, elsewhere than where they have failed if possible."""
+        """Gives batches to idle workers, preferably on nodes where they have not failed."""
         idle = [m for m in self._members if m.joined and m.batch is None]
         while waiting and idle:
             batch = waiting.popleft()
@@ -215,10 +217,10 @@ class Pool(contextlib.AbstractContextManager):
             member = idle.pop(0)
             stream = member.actor.train.options(num_returns="streaming")
             member.waiting_for = stream.remote(wanted, batch.jobs)
-            member.batch, member.heard = batch, time.monotonic()
+            member.batch, member.last_item = batch, time.monotonic()
 
-    def _listen(self, waiting: deque, done: dict, on_progress) -> None:
-        """Takes what workers have to say, for a second at most."""
+    def _receive(self, waiting: deque, done: dict, on_progress) -> None:
+        """Handles items that workers have sent; waits for up to a second."""
         by_reference = {m.waiting_for: m for m in self._members if m.waiting_for is not None}
         if not by_reference:
             time.sleep(_TICK)
@@ -226,17 +228,17 @@ class Pool(contextlib.AbstractContextManager):
         ready, _ = ray.wait(list(by_reference), timeout=_TICK)
         for reference in ready:
             member = by_reference[reference]
-            member.heard = time.monotonic()
+            member.last_item = time.monotonic()
             try:
                 if member.batch is None:
-                    self._welcome(member, ray.get(reference))
+                    self._admit(member, ray.get(reference))
                 else:
                     self._take(member, ray.get(next(reference)), done, on_progress)
             except ray.exceptions.RayError as error:
                 self._lose(member, first_line(error), waiting, done)
 
-    def _welcome(self, member: _Member, answer: tuple[str, Facts | Refusal]) -> None:
-        """Lets a worker in, or says why not."""
+    def _admit(self, member: _Member, answer: tuple[str, Facts | Refusal]) -> None:
+        """Accepts a worker whose facts agree, or refuses it."""
         member.waiting_for = None
         member.node, facts = answer
         self._failed_starts = 0
@@ -251,18 +253,18 @@ class Pool(contextlib.AbstractContextManager):
         if reason and member.node not in self._refusals:
             self._log(f"refused: node {member.node}: {reason}")
         if reason:
-            # It keeps its place, so that no other worker starts where none can be used.
+            # It keeps its resources, so that no other worker starts on this node.
             self._refusals[member.node] = reason
 
     def _take(self, member: _Member, item: Any, done: dict, on_progress) -> None:
-        """One item of a worker's stream."""
+        """Handles one item of a worker's stream."""
         batch = member.batch
         if isinstance(item, Progress):
             on_progress(item._replace(batch=batch.number))
         elif isinstance(item, str):
             self._log(f"node {member.node}: {item}")
         elif isinstance(item, MISTAKES):
-            raise item  # whoever trains it, it cannot work
+            raise item  # it would fail on every worker
         else:
             done[batch.number] = item
             member.batch = member.waiting_for = None
@@ -270,11 +272,11 @@ class Pool(contextlib.AbstractContextManager):
     def _give_up_silent(self, waiting: deque, done: dict) -> None:
         limit = self._settings.silence_seconds
         for member in list(self._members):
-            if member.batch is not None and time.monotonic() - member.heard > limit:
+            if member.batch is not None and time.monotonic() - member.last_item > limit:
                 self._lose(member, f"it was silent for {limit} s", waiting, done)
 
     def _lose(self, member: _Member, reason: str, waiting: deque, done: dict) -> None:
-        """A worker is gone: its batch is tried elsewhere, or given up."""
+        """Removes a dead worker; its batch is tried again or given up."""
         self._dismiss(member)
         batch = member.batch
         if batch is None:
@@ -300,7 +302,7 @@ class Pool(contextlib.AbstractContextManager):
             ray.kill(member.actor, no_restart=True)
 
     def _room(self) -> int:
-        """How many more workers the nodes have room for, or are starting already."""
+        """Returns how many workers fit on the nodes, without those that were refused."""
         places = 0
         for node in ray.nodes():
             has = node["Resources"] if node["Alive"] else {}
@@ -308,10 +310,10 @@ class Pool(contextlib.AbstractContextManager):
         return places - sum(member.refused for member in self._members)
 
     def _require_workers(self, since: float) -> None:
-        """Ends the command if nobody can work for it.
+        """Checks that there is a worker, or that one may still come.
 
         Raises:
-          ClusterError: saying why.
+          ClusterError: If no worker can be used.
         """
         if any(member.joined for member in self._members):
             return
@@ -319,12 +321,12 @@ class Pool(contextlib.AbstractContextManager):
         if self._refusals and waited > _GRACE and self._room() < 1:
             node, reason = next(iter(self._refusals.items()))
             raise ClusterError(
-                f"config.ray.address is {self._settings.address!r}, where no worker can be used; "
+                f"no worker of config.ray.address={self._settings.address!r} can be used; "
                 f"node {node}: {reason}"
             )
         if waited > self._settings.wait_seconds:
             raise ClusterError(
-                f"config.ray.address is {self._settings.address!r}, where no worker came within "
-                f"config.ray.wait_seconds, {self._settings.wait_seconds}; allowed: a cluster with "
-                f"{self._needs['CPU']} CPUs and {self._needs['GPU']} GPUs free"
+                f"no worker of config.ray.address={self._settings.address!r} started within "
+                f"config.ray.wait_seconds={self._settings.wait_seconds}; a worker needs "
+                f"{self._needs['CPU']} CPUs and {self._needs['GPU']} GPUs on one node"
             )

@@ -1,8 +1,8 @@
 """NanoChat's recipe: learning rates, parameter groups and schedules, as traced numbers.
 
-The recipe is data, like the spec: one compiled program trains any recipe at any horizon.
-Facts are those of NanoChat's `scripts/base_train.py`; horizons NanoChat counts in steps are
-fractions of the run here, so that a short proxy run sees the whole schedule.
+The recipe is data, like the spec, so one compiled program trains any recipe at any horizon. The
+numbers are those of NanoChat's `scripts/base_train.py`. Durations that NanoChat counts in steps are
+fractions of the run here, so that a short proxy run covers the whole schedule.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.transform import MATRIX, AdamWGroup, candidate_optimizer
 
 REFERENCE_BATCH_TOKENS = 2.0**19
-# NanoChat's d12 at 12 tokens a parameter: 110,100,480 matrix and head parameters.
+# NanoChat's d12 at 12 tokens per parameter: 110,100,480 matrix and head parameters.
 REFERENCE_TOKENS = 12.0 * 110_100_480
 REFERENCE_WIDTH = 768
-# NanoChat's momentum in units of its memory: 0.85 and 0.90 around a plateau of 0.97.
+# NanoChat's initial and final 1 - momentum (0.85, 0.90) relative to its plateau (0.97).
 _WARMUP_GAP = (1 - 0.85) / (1 - 0.97)
 _WARMDOWN_GAP = (1 - 0.90) / (1 - 0.97)
 
 
 class Recipe(NamedTuple):
-    """Everything about training that is not the policy; all numbers, possibly traced.
+    """All training parameters outside the policy, as numbers that may be traced.
 
-    Learning rates are the ones used at the peak of the schedule: batch and width scaling is
-    already in them (`scale_recipe`).
+    Learning rates are those at the peak of the schedule, after scaling to batch and width by
+    `scale_recipe`.
     """
 
     matrix_lr: Any
@@ -36,19 +36,20 @@ class Recipe(NamedTuple):
     unembedding_lr: Any
     scalar_lr: Any
     smear_lr: Any
-    weight_decay: Any  # of matrices, at step 0
-    warmup_fraction: Any  # of the horizon, linear
-    warmdown_fraction: Any  # of the horizon, linear
-    final_lr_fraction: Any  # of the peak
-    momentum_warmup_fraction: Any  # of the horizon
+    weight_decay: Any  # weight decay of matrices at step 0
+    warmup_fraction: Any  # fraction of the horizon, linear
+    warmdown_fraction: Any  # fraction of the horizon, linear
+    final_lr_fraction: Any  # fraction of the peak
+    momentum_warmup_fraction: Any  # fraction of the horizon
 
 
 def scale_recipe(recipe: Recipe, *, batch_tokens: float, total_steps: int, width: int) -> Recipe:
-    """NanoChat's transfer rules from its reference batch, horizon and width.
+    """Returns a recipe scaled from NanoChat's reference batch, horizon and width.
 
-    Learning rates grow with the square root of the batch; AdamW's for embeddings and head fall
-    with the square root of the width; weight decay keeps the total shrinkage of a run
-    (arXiv:2405.13698): `sqrt(B / B_ref) * D_ref / D`. The smear group is not scaled.
+    Learning rates are proportional to the square root of the batch. AdamW's for embeddings and head
+    are also inversely proportional to the square root of the width. Weight decay is scaled by
+    `sqrt(B / B_ref) * D_ref / D`, which keeps the total shrinkage of a run (arXiv:2405.13698). The
+    smear group is not scaled.
     """
     batch = (batch_tokens / REFERENCE_BATCH_TOKENS) ** 0.5
     adam = batch * (width / REFERENCE_WIDTH) ** -0.5
@@ -63,13 +64,16 @@ def scale_recipe(recipe: Recipe, *, batch_tokens: float, total_steps: int, width
 
 
 def _round_steps(fraction: Any, total_steps: Any) -> jax.Array:
-    """Steps of a fraction, half to even as in Python; float32 leaves 0.65 * 190 below the half."""
+    """Returns a fraction of the horizon in steps, rounded half to even as Python does.
+
+    The first rounding removes float32 errors, such as 0.65 * 190 being less than 123.5.
+    """
     steps = jnp.asarray(fraction * total_steps, jnp.float32)
     return jnp.round(jnp.round(steps * 1024.0) / 1024.0)
 
 
 def lr_multiplier(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
-    """Linear warm-up, constant, linear warm-down; 1 at the peak."""
+    """Returns the factor on the learning rate: linear warm-up, 1, linear warm-down."""
     warmup = _round_steps(recipe.warmup_fraction, total_steps)
     warmdown = _round_steps(recipe.warmdown_fraction, total_steps)
     rising = (step + 1.0) / jnp.maximum(warmup, 1.0)
@@ -80,7 +84,7 @@ def lr_multiplier(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
 
 
 def muon_momentum(plateau: Any, recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
-    """Up to the plateau over the warm-up, down during the learning rate's warm-down."""
+    """Returns Muon's momentum: up to the plateau in the warm-up, down in the warm-down."""
     start = jnp.maximum(1.0 - _WARMUP_GAP * (1.0 - plateau), 0.0)
     end = jnp.maximum(1.0 - _WARMDOWN_GAP * (1.0 - plateau), 0.0)
     warmup = _round_steps(recipe.momentum_warmup_fraction, total_steps)
@@ -94,14 +98,19 @@ def muon_momentum(plateau: Any, recipe: Recipe, step: Any, total_steps: Any) -> 
 
 
 def muon_weight_decay(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
-    """Cosine to zero over the run."""
+    """Returns Muon's weight decay: a cosine from the recipe's value to 0."""
     return recipe.weight_decay * 0.5 * (1.0 + jnp.cos(jnp.pi * step / total_steps))
 
 
 def nanochat_groups(
     recipe: Recipe, schedule: Callable[[Any], Callable[[Any], Any]]
 ) -> dict[str, AdamWGroup]:
-    """NanoChat's AdamW groups by label; `schedule` turns a peak learning rate into a schedule."""
+    """Returns NanoChat's AdamW groups by label.
+
+    Args:
+      recipe: Recipe with the peak learning rates.
+      schedule: Function from a peak learning rate to a schedule.
+    """
     return {
         "unembedding": AdamWGroup(schedule(recipe.unembedding_lr), 0.8, 0.96, 0.01),
         "embedding": AdamWGroup(schedule(recipe.embedding_lr), 0.8, 0.995, 0.001),
@@ -112,7 +121,7 @@ def nanochat_groups(
     }
 
 
-# First match wins; what matches nothing is a matrix.
+# The first match counts; parameters without a match are matrices.
 _LABELS = (
     ("lm_head", "unembedding"),
     ("value_embed", "value_embedding"),
@@ -125,7 +134,7 @@ _LABELS = (
 
 
 def nanochat_labels(params: Any) -> Any:
-    """Labels NanoChat's parameters by group."""
+    """Returns the group of every parameter of NanoChat's model."""
 
     def label(path, leaf):
         del leaf
@@ -142,7 +151,7 @@ def nanochat_optimizer(
     total_steps: Any,
     **policy_args: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """The candidate optimizer for NanoChat's GPT under a recipe."""
+    """Returns the candidate optimizer for NanoChat's GPT under a recipe."""
 
     def scheduled(peak):
         return lambda step: peak * lr_multiplier(recipe, step, total_steps)

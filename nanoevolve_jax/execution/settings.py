@@ -1,8 +1,8 @@
-"""Configs: validation, what a run is made of, and what a received document may set.
+"""Configs: validation, the task and recipe they describe, and configs of received documents.
 
-Evidence cards, run folders and the folders of jobs travel from machine to machine. Such a document
-may set the fields of scope `result` in `configs.base.SETTINGS`. A place, a program, a connection or
-a device comes from this machine's configuration and flags, whatever the document says.
+Evidence cards, run folders and folders of jobs travel between machines. Such a document sets only
+fields of scope `result` in `configs.base.SETTINGS`. Paths, programs, connections and devices always
+come from the configuration and flags of this machine.
 """
 
 import difflib
@@ -23,13 +23,13 @@ from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 
 class ConfigError(UserError):
-    """A config that cannot run; the message names the field, the value and what is allowed."""
+    """An invalid config; the message names the field, the rule and the value."""
 
 
 def is_valid(value: Any, setting: Setting) -> bool:
-    """Whether a field may hold a value."""
+    """Returns whether a value is valid for a field."""
     if isinstance(setting.default, str):
-        # Bytes of a name that are no Unicode could be written to config.json, and not read again.
+        # A name with bytes outside Unicode could be written to config.json, but not read again.
         is_text = isinstance(value, str) and value == value.encode(errors="ignore").decode() != ""
         return is_text and value in (setting.choices or (value,))
     if isinstance(setting.default, bool):
@@ -41,24 +41,18 @@ def is_valid(value: Any, setting: Setting) -> bool:
 
 
 def get_setting(config: ConfigDict, path: str) -> Any:
-    """The value at a dotted path."""
+    """Returns the value at a dotted path, such as `train.steps`."""
     node = config
     for name in path.split("."):
         node = node[name]
     return node
 
 
-def _paths(node: Any, prefix: str = "") -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix.rstrip(".")]
-    return [path for name in node for path in _paths(node[name], f"{prefix}{name}.")]
-
-
 def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS) -> None:
-    """Checks every field of a config against its table.
+    """Checks every field of a config against a table of settings.
 
     Raises:
-      ConfigError: naming the first field that is wrong, missing or unknown.
+      ConfigError: If a field is invalid, missing or unknown.
     """
     for path, setting in settings.items():
         try:
@@ -67,7 +61,7 @@ def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS)
             raise ConfigError(f"config.{path} must be given: {setting.limits}") from None
         if not is_valid(value, setting):
             raise ConfigError(must(f"config.{path}", f"be {setting.limits}", value))
-    for path in _paths(config.to_dict()):
+    for path in flat(config.to_dict()):
         if path not in settings:
             raise ConfigError(unknown_field(path, settings))
 
@@ -80,10 +74,10 @@ def unknown_field(path: str, settings: Mapping[str, Setting] = SETTINGS) -> str:
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks every field of a search's config, and the few that depend on others.
+    """Checks every field of a config, and the rules that involve two fields.
 
     Raises:
-      ConfigError: naming the first field that is wrong.
+      ConfigError: If a field is invalid, missing or unknown.
     """
     check_fields(config)
     if config.search.survivors > config.search.population:
@@ -103,7 +97,7 @@ def _check_data_parallel(config: ConfigDict) -> None:
     parts = config.data_parallel
     for path in ("devices", "train.batch_size"):
         value = get_setting(config, path)
-        if value % parts:  # no devices means all of them, which `use_devices` counts
+        if value % parts:  # 0 devices means all of them, and `use_devices` checks those
             raise ConfigError(must("config.data_parallel", f"divide config.{path}, {value}", parts))
     if parts > 1 and config.lanes > 1:
         rule = f"be 0 or 1 when config.data_parallel is above 1, here {parts}"
@@ -111,7 +105,7 @@ def _check_data_parallel(config: ConfigDict) -> None:
 
 
 def make_task(config: ConfigDict) -> Task:
-    """The static part of the training program."""
+    """Returns the static part of the training program."""
     try:
         model = GPTConfig(vocab_size=config.data.vocab_size, **config.model)
     except ValueError as error:
@@ -121,14 +115,14 @@ def make_task(config: ConfigDict) -> Task:
 
 
 def with_recipe(config: ConfigDict, recipe: dict[str, float]) -> ConfigDict:
-    """A copy of the config with recipe fields replaced."""
+    """Returns a copy of a config with some fields of the recipe replaced."""
     changed = config.copy_and_resolve_references()
     changed.recipe.update(recipe)
     return changed
 
 
 def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
-    """NanoChat's recipe scaled to this batch and width, and to a horizon (0: `train.steps`)."""
+    """Returns NanoChat's recipe for this batch, width and horizon (0 means `train.steps`)."""
     return scale_recipe(
         Recipe(**{name: config.recipe[name] for name in Recipe._fields}),
         batch_tokens=config.train.batch_size * config.model.sequence_len,
@@ -138,13 +132,15 @@ def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
 
 
 def make_baseline(config: ConfigDict) -> OptimizerSpec:
-    """NanoChat's policy with the config's momentum and second-moment decay."""
+    """Returns NanoChat's policy with the momentum and second-moment decay of the config."""
     return NANOCHAT._replace(
         momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
     )
 
 
-_FOLDER = "parquet"  # the kind of text that has a place
+# Received documents ------------------------------------------------------------------------
+
+_FOLDER = "parquet"  # kind of corpus that is a folder of this machine
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -169,7 +165,7 @@ def received(document: Any, here: ConfigDict, source: str) -> ConfigDict:
       source: Name of the document in error messages.
 
     Raises:
-      ConfigError: if the document is not a config, or a field that is taken from it is invalid.
+      ConfigError: If the document is not a config, or a field that it sets is invalid.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"the config of {source} must be an object, got {document!r:.80}")
@@ -195,26 +191,26 @@ def received(document: Any, here: ConfigDict, source: str) -> ConfigDict:
 
 
 def is_folder(corpus: str) -> bool:
-    """Whether a corpus is a folder, so that its name contains a place."""
+    """Returns whether a corpus is a folder, so that its name contains a path."""
     return corpus.partition(":")[0] == _FOLDER
 
 
 def corpus_here(
     named: str, given: str, cache_dir: str, fingerprint: Any, field: str, source: str
 ) -> str:
-    """Returns the corpus that a received document names, as this machine finds it.
+    """Returns the corpus of a received document under its name on this machine.
 
     Args:
       named: Corpus as the document names it.
       given: Corpus that the user names, or `SAME`.
       cache_dir: Cache folder of this machine.
-      fingerprint: Fingerprint of the text in the document; None if it has none. It is compared
-        with the fingerprint of the text when that is loaded.
+      fingerprint: Fingerprint of the text in the document, or None; the text is compared with it
+        when it is loaded.
       field: Name of the config field.
       source: Name of the document in error messages.
 
     Raises:
-      ConfigError: if the document names a folder, and where that is on this machine is not known.
+      ConfigError: If the document names a folder whose path on this machine is unknown.
     """
     if given != SAME:
         return given
@@ -225,6 +221,6 @@ def corpus_here(
         raise ConfigError(
             f"config.{field} must be parquet:DIR, the folder of the text"
             f"{f' {fingerprint}' if isinstance(fingerprint, str) else ''} on this machine, because "
-            f"{source} names a folder and config.data.cache_dir ({cache_dir}) does not know it"
+            f"{source} names a folder and config.data.cache_dir ({cache_dir}) has no record of it"
         )
     return f"{_FOLDER}:{folder}"

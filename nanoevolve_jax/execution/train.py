@@ -1,6 +1,6 @@
-"""One candidate's training as pure functions: initial state, one segment, validation.
+"""Training of one candidate as pure functions: initial state, training step, segment, validation.
 
-Nothing here knows about lanes or devices; `population.py` maps these over both.
+`population.py` maps these functions over lanes and devices.
 """
 
 from collections.abc import Callable
@@ -18,26 +18,26 @@ from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import BUILT_IN
 from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
 
-DATA = "data"  # the mesh axis whose devices share one candidate, where there is one
+DATA = "data"  # mesh axis whose devices share one candidate
 TELEMETRY = (*Sensors._fields, "gate", *Actuators._fields, "loss", "log_grad_norm")
-"""Names of the columns of a segment's telemetry."""
+"""Names of the telemetry columns."""
 
 ALIVE = -1
 FAILURES = ("none", "non-finite loss", "non-finite gradient")
 NO_FAILURE, LOSS_FAILURE, GRADIENT_FAILURE = range(3)
-_LOG_NORM_LIMIT = 44.0  # the logarithm of a norm whose square overflows float32
+_LOG_NORM_LIMIT = 44.0  # above it the square of the norm overflows float32
 
 
 class Candidate(NamedTuple):
-    """What is trained: a policy and the recipe around it, numbers but for rewritten code."""
+    """A policy and its training recipe. All leaves are numeric except `code`."""
 
     spec: OptimizerSpec
     recipe: Recipe
-    code: Code | None = None  # None inside of programs, which are made for one code
+    code: Code | None = None  # None inside programs, which are built for one code
 
 
 class TrainState(NamedTuple):
-    """State of one run between segments."""
+    """State of one run between two segments."""
 
     params: Any
     opt_state: Any
@@ -46,34 +46,35 @@ class TrainState(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What K steps are fed: one batch a step, and what holds the gate, if anything does."""
+    """Inputs of K training steps: one batch per step, and values that replace the gate."""
 
     inputs: Any  # int32[K, B, T]
     targets: Any  # int32[K, B, T]
-    gate: Any  # float32[K]; NaN: the policy's own
+    gate: Any  # float32[K]; NaN leaves the gate to the policy
 
 
 def segment_of(rows: Any) -> Segment:
-    """The undisturbed segment of int32[..., B, T + 1] rows: targets are inputs shifted by one."""
+    """Returns the undisturbed segment of rows int32[..., B, T + 1]."""
     own = np.full(rows.shape[:-2], np.nan, np.float32)
     return Segment(rows[..., :-1], rows[..., 1:], own)
 
 
 class Task(NamedTuple):
-    """The static part of a training program: what changes it means compiling anew."""
+    """Static part of a training program; another task means another compilation."""
 
     model: gpt.GPTConfig
-    batch_size: int  # rows a step
-    dtype: Any = jnp.float32  # of the Polar Express iteration
-    data_parallel: int = 1  # devices that share one candidate
-    code: Code | None = None  # in the place of built-in functions
+    batch_size: int  # rows per step
+    dtype: Any = jnp.float32  # dtype of the Polar Express iteration
+    data_parallel: int = 1  # devices per candidate
+    code: Code | None = None  # rewritten functions of the optimizer
 
     @property
     def batch_tokens(self) -> float:
+        """Tokens per step."""
         return float(self.batch_size * self.model.sequence_len)
 
     def optimizer(self, candidate: Candidate, total_steps: Any):
-        """The candidate's optimizer at a horizon; both may be traced."""
+        """Returns the optimizer of a candidate at a horizon; both may be traced."""
         return nanochat_optimizer(
             candidate.spec,
             candidate.recipe,
@@ -85,13 +86,13 @@ class Task(NamedTuple):
 
 
 def init_state(task: Task, candidate: Candidate, seed: Any, total_steps: Any) -> TrainState:
-    """A fresh run; the parameters depend on the seed alone.
+    """Returns the initial state of a run; its parameters depend only on the seed.
 
     Args:
-      task: static description.
-      candidate: policy and recipe.
-      seed: uint32 scalar.
-      total_steps: horizon, int32 scalar.
+      task: Static description of the training.
+      candidate: Policy and recipe.
+      seed: Seed of the parameters, uint32 scalar.
+      total_steps: Horizon, int32 scalar.
     """
     params = gpt.init_params(task.model, jax.random.key(seed))
     return state_from_params(task, candidate, params, total_steps)
@@ -100,7 +101,7 @@ def init_state(task: Task, candidate: Candidate, seed: Any, total_steps: Any) ->
 def state_from_params(
     task: Task, candidate: Candidate, params: Any, total_steps: Any
 ) -> TrainState:
-    """A run that starts from given parameters."""
+    """Returns the initial state of a run with given parameters."""
     return TrainState(
         params=params,
         opt_state=task.optimizer(candidate, total_steps).init(params),
@@ -110,7 +111,7 @@ def state_from_params(
 
 
 def read_telemetry(opt_state: Any, loss: jax.Array) -> jax.Array:
-    """One step's row of `TELEMETRY`; float32[14]."""
+    """Returns the telemetry of one step, float32[14] with columns `TELEMETRY`."""
     read = lambda key: optax.tree.get(opt_state, key)  # noqa: E731
     return jnp.stack(
         [*read("sensors"), read("gate"), *read("actuators"), loss, read("log_grad_norm")]
@@ -125,18 +126,18 @@ def train_step(
     step: Any,
     total_steps: Any,
 ) -> tuple[TrainState, jax.Array]:
-    """One optimizer step.
+    """Trains for one step: loss, gradient, policy, update.
 
     Args:
-      task: static description.
-      state: before the step.
-      candidate: policy and recipe.
-      batch: one step of a segment, without its leading axis.
-      step: int32 scalar.
-      total_steps: horizon, int32 scalar.
+      task: Static description of the training.
+      state: State before the step.
+      candidate: Policy and recipe.
+      batch: One step of a segment: inputs and targets int32[B, T], gate float32[].
+      step: Number of the step, int32 scalar.
+      total_steps: Horizon, int32 scalar.
 
     Returns:
-      (state after the step, float32[14] telemetry).
+      (state after the step, telemetry float32[14]).
     """
 
     def loss_fn(params):
@@ -174,18 +175,20 @@ def train_segment(
     start: Any,
     total_steps: Any,
 ) -> tuple[TrainState, jax.Array]:
-    """Up to K steps, never beyond the horizon; the trip count is traced, so any horizon runs.
+    """Trains for up to K steps, and not beyond the horizon.
+
+    The number of steps is traced, so one program serves every horizon.
 
     Args:
-      task: static description.
-      state: before the segment.
-      candidate: policy and recipe.
-      segment: K steps of tokens and gates.
-      start: int32 scalar, the first step's number.
-      total_steps: horizon, int32 scalar.
+      task: Static description of the training.
+      state: State before the segment.
+      candidate: Policy and recipe.
+      segment: Inputs of K steps.
+      start: Number of the first step, int32 scalar.
+      total_steps: Horizon, int32 scalar.
 
     Returns:
-      (state, float32[K, 14] telemetry; rows beyond the horizon are 0).
+      (state after the segment, telemetry float32[K, 14]); rows beyond the horizon are 0.
     """
     length = segment.gate.shape[0]
 
@@ -203,13 +206,13 @@ def train_segment(
 def evaluate(
     task: Task, params: Any, rows: jax.Array, token_bytes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums for bits per byte, one pair a batch so that the host can add in float64.
+    """Returns the sums for bits per byte, per batch, so that the host can add in float64.
 
     Args:
-      task: static description.
-      params: of the model.
-      rows: int32[N, B, T + 1].
-      token_bytes: int32[vocab].
+      task: Static description of the training.
+      params: Parameters of the model.
+      rows: Validation rows, int32[N, B, T + 1].
+      token_bytes: Bytes per token, int32[vocab].
 
     Returns:
       (nats float32[N], bytes int32[N]).
@@ -223,9 +226,9 @@ def evaluate(
 
 
 def over_lanes(function: Callable, lanes: int, in_axes: Any) -> Callable:
-    """Maps over a leading axis of `lanes`; one lane is squeezed instead of batched.
+    """Maps a function over a leading axis of `lanes`; a single lane is squeezed instead.
 
-    A batched dot of one matrix is slower on a CPU than a plain one.
+    On a CPU a batched matrix product of one matrix is slower than a plain one.
     """
     if lanes > 1:
         return jax.vmap(function, in_axes=in_axes)

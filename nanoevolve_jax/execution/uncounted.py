@@ -1,7 +1,7 @@
-"""Work that XLA's count of FLOPs leaves out: transcendental functions, sorts, and the like.
+"""FLOPs that XLA does not count: transcendental functions, sorts, gathers and integer products.
 
-XLA counts a sine, a square root and a power as no FLOPs at all, and a sort as if a comparison took
-as long as a multiplication. Here each of them counts as the multiplications that take as long.
+XLA counts a sine, a square root and a power as 0 FLOPs, and a comparison in a sort as 1. Here each
+operation counts as the number of multiplications that take as long.
 """
 
 import math
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-# Per element of the result, in elementwise multiplications of float32 arrays that take as long, on
-# one core of an x86-64 CPU with AVX-512 (jaxlib 0.10, arrays of 65,536 elements, rounded).
+# FLOPs per element of the result: time relative to an elementwise multiplication in float32, on one
+# core of an x86-64 CPU with AVX-512 (jaxlib 0.10, arrays of 65,536 elements, rounded).
 WEIGHTS = {
     "sqrt": 2,
     "rsqrt": 3,
@@ -23,14 +23,14 @@ WEIGHTS = {
     **dict.fromkeys(("rem", "pow"), 50),
     **dict.fromkeys(("cbrt", "atan2", "digamma", "lgamma"), 100),
 }
-# Per element of the operand.
+# FLOPs per element of the operand.
 _OF_OPERANDS = dict.fromkeys(("argmax", "argmin"), 50)
-_INTEGER_PRODUCT = 60  # per FLOP of a matrix product of integers, in those of a float product
-_COMPARISON = 70  # of a sort, per element and doubling of the sorted length
+_INTEGER_PRODUCT = 60  # time of an integer matrix product relative to one of floats
+_COMPARISON = 70  # FLOPs of a sort per element and per doubling of the sorted length
 
 
 def inner(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
-    """Yields the closed jaxprs among the parameters of an equation: of loops, branches, calls."""
+    """Yields the closed jaxprs of an equation: bodies of loops, branches and calls."""
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):
@@ -42,7 +42,7 @@ def inner(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
 def uncounted_flops(closed: ClosedJaxpr) -> float:
     """Returns the FLOPs of a computation that XLA does not count.
 
-    Loops count as often as they run; of branches, all count.
+    The body of a loop counts once per iteration; all branches of a condition count.
     """
     total = 0.0
     for equation in closed.jaxpr.eqns:
