@@ -78,7 +78,5 @@ def test_out_of_memory_halves_the_lanes_and_says_so(monkeypatch):
 def test_a_single_lane_that_does_not_fit_is_refused(monkeypatch):
     engine, make, _ = exhausted_beyond(0)
     monkeypatch.setattr("nanoevolve_jax.execution.engine.make_programs", make)
-    with pytest.raises(
-        OutOfMemoryError, match=r"config\.train\.batch_size=.* does not fit"
-    ):
+    with pytest.raises(OutOfMemoryError, match=r"config\.train\.batch_size=.* does not fit"):
         list(engine.run([Job(candidate(NANOCHAT), 1, 10)]))
