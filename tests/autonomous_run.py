@@ -1,7 +1,8 @@
 """A campaign of code of thirty scripted proposals, on real text, as a process of its own.
 
-Two providers share it: a command, and an OpenAI-compatible server of this process. Both answer by
-the number of the proposal alone (`scripted_answers`), so that who is asked changes no source.
+Two providers share it: a command, and an OpenAI-compatible server of this process. Their
+answers depend on the number of the proposal alone (`scripted_answers`), so the choice of a provider
+changes no source.
 """
 
 import json
@@ -46,7 +47,7 @@ SETTINGS = {
 
 
 def table() -> dict[int, list[str | None]]:
-    """Both tries' answers by proposal."""
+    """Returns the answers of both tries by proposal."""
     answers = {number: [answer(number, 1), answer(number, 2)] for number in range(len(PLAN))}
     for number in KNOWN_GOOD:
         share = {0: "0.5", 7: "0.4"}[number]
@@ -55,7 +56,7 @@ def table() -> dict[int, list[str | None]]:
 
 
 def script(number: int, try_: int, attempt: int) -> Reply:
-    """What the server answers; a rate limit now and then, which costs nothing."""
+    """The replies of the server, with a rate limit now and then, which costs nothing."""
     text = table()[number][try_ - 1]
     if text is None:
         return Reply("no answer", status=400)
@@ -65,7 +66,7 @@ def script(number: int, try_: int, attempt: int) -> Reply:
 
 
 def providers(folder: Path, url: str) -> Path:
-    """Their profiles as a file."""
+    """Writes a file with both profiles."""
     answers = folder / "answers.json"
     answers.write_text(json.dumps({str(number): texts for number, texts in table().items()}))
     path = folder / "providers.toml"
@@ -78,7 +79,7 @@ def providers(folder: Path, url: str) -> Path:
 
 
 def start(folder: Path, workdir: Path, profiles: Path, **changes) -> subprocess.Popen:
-    """The command's process."""
+    """Starts the command."""
     fields = SETTINGS | {"codegen.providers": profiles, "data.cache_dir": folder / "cache"}
     fields |= {name.replace("__", "."): value for name, value in changes.items()}
     return subprocess.Popen(
@@ -96,7 +97,7 @@ def start(folder: Path, workdir: Path, profiles: Path, **changes) -> subprocess.
 
 
 def run(*arguments, **changes) -> str:
-    """What the command printed; it must end well."""
+    """Returns what the command printed; it must succeed."""
     process = start(*arguments, **changes)
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err + out

@@ -1,16 +1,8 @@
 """An OpenAI-compatible endpoint on this machine, with scripted answers and faults.
 
-  with Server(script) as server:
-      server.url                 base_url of a profile
-      server.paid                Counter of requests that were paid, by (proposal, try)
-      server.requests            Counter of all requests, by (proposal, try)
-      server.keys                the Authorization headers it saw
-      server.usage               Counter 'prompt_tokens' and 'completion_tokens' of what it answered
-      server.requests.total()    ... and so on
-
-`script(proposal, number, attempt)` gives the `Reply` to an attempt, counted from 1, at try `number`
-of a proposal. Both numbers are read from the first line of the prompt, `Proposal 7, try 1: ...`;
-0 and 0 where there are none. So what a proposal is answered does not depend on when it is asked.
+`script(proposal, number, attempt)` returns the `Reply` to an attempt, counted from 1, at try
+`number` of a proposal. Both numbers are read from the first line of the prompt, `Proposal 7, try 1:
+...`; 0 and 0 without one. So the answer to a proposal does not depend on when it is asked.
 """
 
 import contextlib
@@ -27,7 +19,7 @@ _FIRST_LINE = re.compile(r"Proposal (\d+), try (\d+)")
 
 
 class Reply(NamedTuple):
-    """What the server does with one request."""
+    """The reply to one request."""
 
     text: str = ""
     status: int = 200
@@ -35,7 +27,7 @@ class Reply(NamedTuple):
     headers: Mapping[str, str] = {}  # more of them
     seconds: float = 0.0  # of waiting before it replies
     body: bytes | None = None  # instead of a completion
-    cut: bool = False  # closes the connection without a word
+    cut: bool = False  # closes the connection without a reply
     trickle: bool = False  # a byte of it every now and then, without end
     usage: Any = True  # tokens it reports; True: as many as there were; False: none
     message: Mapping[str, Any] | None = None  # instead of one with the text
@@ -46,12 +38,20 @@ Script = Callable[[int, int, int], Reply]
 
 
 def tokens(text: str) -> int:
-    """How many tokens the server counts."""
+    """Returns the number of tokens that the server counts."""
     return 1 + len(text) // 4
 
 
 class Server:
-    """The endpoint; a context manager."""
+    """The endpoint; a context manager.
+
+    Attributes:
+      paid: Number of billed requests by (proposal, try).
+      requests: Number of requests by (proposal, try).
+      usage: Tokens of prompts and completions that it has reported.
+      keys: Authorization headers of the requests.
+      bodies: Bodies of the requests.
+    """
 
     def __init__(self, script: Script):
         self.script = script
@@ -67,7 +67,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """For `base_url`."""
+        """The `base_url` of a profile."""
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
     def __enter__(self):
@@ -79,8 +79,8 @@ class Server:
         self._http.shutdown()
         self._http.server_close()
 
-    def taken(self, body: dict, key: str | None) -> tuple[str, Reply]:
-        """Books a request; its prompt and the reply to it."""
+    def receive(self, body: dict, key: str | None) -> tuple[str, Reply]:
+        """Counts a request; returns its prompt and the reply to it."""
         prompt = body["messages"][-1]["content"]
         match = _FIRST_LINE.match(prompt)
         at = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -102,7 +102,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            prompt, reply = server.taken(body, self.headers.get("Authorization"))
+            prompt, reply = server.receive(body, self.headers.get("Authorization"))
             if reply.seconds:
                 server.ending.wait(reply.seconds)
             if reply.cut:

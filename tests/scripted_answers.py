@@ -1,16 +1,12 @@
-"""What a scripted provider answers: a pure function of a proposal's number and its try.
+"""Answers of a scripted provider: a pure function of a proposal's number and its try.
 
-`PLAN` has a kind for each of 30 proposals, every third one broken or hostile in its own way;
-`answer(number, try_)` is the text. Good ones give whole functions, so that they apply to every
-descendant of the built-in function, whichever proposal was adopted before; each has numbers of its
-own, so that no two compute the same.
+`PLAN` has a kind for each of 30 proposals, of which every third is broken or hostile. Good answers
+give whole functions, so that they apply to every descendant of the built-in function, whichever
+proposal was adopted before. Each has numbers of its own, so that no two compute the same.
 
-`EXPECTED` says what becomes of a kind: 'good', 'second' (only its second try is good), 'dead' (it
-is harmless code that ruins training), 'inert', 'failed' (the provider gives no answer), 'edit' (no
-source comes of it) or 'refused'.
+`EXPECTED` is the outcome of a kind: 'good', 'second' (only its second try is good), 'dead'
+(harmless code that ruins training), 'inert', 'failed' (no answer), 'edit' (no source) or 'refused'.
 """
-
-from collections.abc import Sequence
 
 _MOMENTUM = """\
 Momentum and its look-ahead need not have the same coefficient.
@@ -103,19 +99,12 @@ GOOD = {
 BROKEN = {
     "prose": "The momentum should look further ahead, but I leave the details to you.",
     "not_found": "<<<<<<< SEARCH\n    y = newton_schulz(x)\n=======\n    y = x\n>>>>>>> REPLACE\n",
-    "unclosed": "<<<<<<< SEARCH\n    return x\n=======\n    return 2.0 * x\n",
     "syntax": _body("update = = gradient"),
     "import": _body("import os", "os.system('touch /tmp/nanoevolve_was_here')"),
-    "dunder": _body("classes = ().__class__.__mro__[1].__subclasses__()"),
-    "open": _body("text = open(0)"),
     "endless": _body("while True:", "    pass"),
     "callback": _body("host = jax.pure_callback(gradient)"),
     "shape": _body("gradient = gradient.T @ gradient"),
     "non_finite": _body("gradient = jnp.log(-1.0 - jnp.abs(gradient))"),
-    "cost": _body(
-        "for i in range(60):", "    gradient = (gradient @ gradient.T) @ gradient * 0.01"
-    ),
-    "constant": _body("gradient = gradient + jnp.sum(jnp.ones((20000, 20000))) * 0.0"),
     "runaway": _body(
         "second_moment = second_moment * 1e6 + 1.0", "gradient = gradient * jnp.max(second_moment)"
     ),
@@ -132,36 +121,26 @@ PLAN = (
     *("scaled", "variance", "runaway", "searched", "nesterov", "not_found"),
     *("inert", "scaled", "callback", "variance", "nesterov", "fails"),
 )
-"""Thirty proposals, numbered from 0."""
 REASONS = {
     "import": "import",
-    "dunder": "attribute",
-    "open": "name",
     "endless": "syntax",
     "callback": "callback",
     "shape": "shape",
     "non_finite": "non_finite",
-    "cost": "cost",
-    "constant": "memory",
 }
-"""Why those are refused that are; the first five by their text alone."""
-_SECOND = ("prose", "not_found")  # what was wrong is understood
+"""Reasons of refusals, by kind."""
+_SECOND = ("prose", "not_found")
 EXPECTED = (
     dict.fromkeys(GOOD, "good")
     | dict.fromkeys(REASONS, "refused")
     | dict.fromkeys(_SECOND, "second")
-    | {"unclosed": "edit", "syntax": "edit", "runaway": "dead", "inert": "inert", "fails": "failed"}
+    | {"syntax": "edit", "runaway": "dead", "inert": "inert", "fails": "failed"}
 )
 
 
-def kind_of(number: int, plan: Sequence[str] = PLAN) -> str:
-    """The kind of a proposal."""
-    return plan[number % len(plan)]
-
-
-def answer(number: int, try_: int, plan: Sequence[str] = PLAN) -> str | None:
-    """The text of an answer for the slot `direction`; None: the provider fails."""
-    kind = kind_of(number, plan)
+def answer(number: int, try_: int) -> str | None:
+    """The text of an answer for the slot `direction`; None if the provider fails."""
+    kind = PLAN[number % len(PLAN)]
     if kind == "fails":
         return None
     if kind in BROKEN and not (kind in _SECOND and try_ == 2):

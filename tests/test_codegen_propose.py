@@ -1,9 +1,8 @@
-"""One proposal: the command, its two rounds, and the scripted answers of the tests."""
+"""One proposal: the command and its two rounds."""
 
 import asyncio
 import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 import scripted_answers
@@ -11,7 +10,6 @@ import scripted_mutator
 from openai_server import Reply, Server
 
 from nanoevolve_jax.codegen.campaign.proposal import ask_twice
-from nanoevolve_jax.codegen.mutators import edits
 from nanoevolve_jax.codegen.mutators.budget import Limits
 from nanoevolve_jax.codegen.mutators.calls import (
     Answer,
@@ -22,8 +20,7 @@ from nanoevolve_jax.codegen.mutators.calls import (
     permitted,
 )
 from nanoevolve_jax.codegen.mutators.providers import Api
-from nanoevolve_jax.codegen.validation import language
-from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.codegen.propose import check_text
 from nanoevolve_jax.evolution.proposals import folder_of
 from nanoevolve_jax.policy.slots import built_in_source
 
@@ -33,14 +30,6 @@ PLAN = scripted_answers.PLAN
 
 def number_of(kind: str) -> int:
     return PLAN.index(kind)
-
-
-def judged(source: str, folder: Path) -> str | None:
-    try:
-        language.check(source, "direction")
-    except Refused as refused:
-        return refused.refusal.reason
-    return None
 
 
 @pytest.fixture
@@ -128,58 +117,8 @@ def test_the_ensemble_is_a_table_of_what_each_provider_did(propose, tmp_path):
     assert bad.code == 2 and "DIR must be a run folder" in bad.errors
 
 
-@pytest.mark.parametrize("kind", [*scripted_answers.GOOD, *scripted_answers.BROKEN])
-def test_the_text_of_a_scripted_answer_is_judged_as_expected(tmp_path, kind):
-    """Sources that only the sandbox or training can refuse pass here."""
-    plan = [kind]
-    text = scripted_answers.answer(0, 1, plan)
-    expected = scripted_answers.EXPECTED[kind]
-    if expected == "failed":
-        assert text is None
-        return
-    try:
-        source = edits.apply(text, SEED, "direction")
-    except edits.EditError:
-        assert expected in ("edit", "second")
-        if expected == "second":
-            again = scripted_answers.answer(0, 2, plan)
-            assert judged(edits.apply(again, SEED, "direction"), tmp_path) is None
-        return
-    static = list(scripted_answers.REASONS)[:5]
-    assert judged(source, tmp_path) == (scripted_answers.REASONS[kind] if kind in static else None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", list(scripted_answers.EXPECTED))
-def test_the_program_of_a_scripted_answer_is_judged_as_expected(kind):
-    from nanoevolve_jax.codegen.validation import checks
-
-    expected = scripted_answers.EXPECTED[kind]
-    if expected in ("edit", "second", "failed"):
-        return
-    source = edits.apply(scripted_answers.answer(0, 1, [kind]), SEED, "direction")
-    shapes = [(64, 64), (64, 256), (256, 64)]
-    try:
-        language.check(source, "direction")
-        result = checks.check(source, "direction", shapes, "float32", 4.0)
-    except Refused as refused:
-        assert scripted_answers.REASONS[kind] == refused.refusal.reason
-    else:
-        assert expected == ("inert" if result.computation == result.seed_computation else expected)
-        assert expected in ("good", "dead", "inert")
-
-
-def test_no_two_good_proposals_are_the_same():
-    good = [n for n, kind in enumerate(PLAN) if kind in scripted_answers.GOOD]
-    assert len(good) == 19 and len(PLAN) == 30
-    sources = [edits.apply(scripted_answers.answer(n, 1), SEED, "direction") for n in good]
-    assert len(set(sources)) == len(sources)
-
-
 def ask_in_rounds(ask_provider, prompt, folder, source=SEED, slot="direction"):
-    async def check(source, place):
-        return judged(source, place)
-
+    check = partial(check_text, slot)
     return asyncio.run(ask_twice(ask_provider, prompt, source, slot, folder, check))
 
 

@@ -412,17 +412,3 @@ def test_a_campaign_stops_when_asked_to(tmp_path):
             stopping=lambda: any(settled),
         )
     assert len(proposals.read(tmp_path / proposals.FILE)) >= 1
-
-
-def test_a_torn_line_of_the_journal_is_lost_alone(whole, tmp_path):
-    content = (whole.folder / proposals.FILE).read_bytes()
-    path = tmp_path / proposals.FILE
-    path.write_bytes(content[:-20])
-    entries = proposals.read(whole.folder / proposals.FILE)
-    assert proposals.read(path) == entries[:-1]
-    proposals.append(path, entries[-1])
-    assert path.read_bytes() == content
-    lines = content.splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[2])
-    with pytest.raises(archive.ArchiveError, match="line 2 is damaged"):
-        proposals.read(path)
