@@ -32,14 +32,9 @@ _CUT_OFF = {
 _BROKEN_OFF = ("error", "network_error", "insufficient_system_resource", "abort", "timeout")
 """Finish reasons of a model that failed before its answer was complete."""
 _QUOTA = re.compile(
-    r"insufficient_(quota|balance|credits?|funds)|billing|quota_exceeded|payment_required"
-    r"|access_terminated|credit_balance",
-    re.IGNORECASE,
-)
-_QUOTA_WORDS = re.compile(
-    r"exceeded your current quota|quota (was |is )?exceeded|credit balance"
-    r"|insufficient (quota|balance|credits?|funds)|billing (hard )?limit"
-    r"|check your (plan|billing)|payment required|out of credits|budget has been exceeded"
+    r"insufficient[_ ](quota|balance|credits?|funds)|payment[_ ]required|credit[_ ]balance"
+    r"|quota[_ ](was |is )?exceeded|exceeded your current quota|access_terminated|billing_"
+    r"|billing (hard )?limit|check your (plan|billing)|out of credits|budget has been exceeded"
     r"|all available credits|spending limit",
     re.IGNORECASE,
 )
@@ -47,11 +42,8 @@ _RATE = re.compile(
     r"rate_?limit|too[_ ]?many[_ ]?requests|resource_?exhausted|throttl", re.IGNORECASE
 )
 _TRANSIENT = re.compile(
-    r"overload|server_?error|internal|time_?out|unavailable|capacity|busy|try_?again", re.IGNORECASE
-)
-_TRANSIENT_WORDS = re.compile(
-    r"overloaded|rate limit|too many requests|temporar|try again|timed? ?out|unavailable"
-    r"|at capacity|server error",
+    r"overload|rate limit|too many requests|temporar|try[_ ]?again|time(d )?[_ ]?out|unavailable"
+    r"|capacity|server[_ ]?error|internal[_ ]|busy",
     re.IGNORECASE,
 )
 
@@ -106,7 +98,7 @@ def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
 
 def is_about_quota(text: str) -> bool:
     """Returns whether a message reports an exhausted quota or balance, which no retry mends."""
-    return (_QUOTA.search(text) or _QUOTA_WORDS.search(text)) is not None
+    return _QUOTA.search(text) is not None
 
 
 def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, str]) -> Attempt:
@@ -120,15 +112,13 @@ def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, s
     message = str(error.get("message") or json.dumps(error, ensure_ascii=False))
     names = " ".join(str(error.get(name) or "") for name in ("code", "type", "status"))
     code = status if status is not None else _status(error)
-    no_quota = code == 402 or _QUOTA.search(names) is not None
     limited = _RATE.search(names) is not None
-    if not limited:  # messages about rate limits often mention billing
-        no_quota = no_quota or _QUOTA_WORDS.search(message) is not None
+    # Messages about rate limits often mention billing.
+    no_quota = code == 402 or is_about_quota(names if limited else f"{names} {message}")
     if code is not None:
         transient = code in _AGAIN or code >= 500
     else:
-        clue = _TRANSIENT.search(names) or _TRANSIENT_WORDS.search(message)
-        transient = limited or clue is not None
+        transient = limited or _TRANSIENT.search(f"{names} {message}") is not None
     paid = code in _PERHAPS_PAID
     if status is None:  # a model may have begun to write before it failed
         paid = paid or not (no_quota or limited or (code or 500) < 500)
@@ -269,11 +259,8 @@ def _count(usage: Any, path: str) -> int | None:
 
 # Waits --------------------------------------------------------------------------------------
 
-_DURATION = re.compile(
-    r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?"
-    r"(?:(\d{1,9}(?:\.\d{1,9})?)ms)?"
-)
-_UNITS = (86_400.0, 3600.0, 60.0, 1.0, 0.001)
+_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:d|h|ms|m|s))+")  # such as 6m0s or 20ms
+_UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def requested_wait(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -337,8 +324,7 @@ def _duration(text: str | None) -> float | None:
     """Returns the seconds of a duration such as 6m0s, 20ms or 1.5."""
     if (seconds := _number(text)) is not None:
         return _positive(seconds)
-    match = _DURATION.fullmatch((text or "").strip())
-    if match is None:
+    if not _DURATION.fullmatch(text := (text or "").strip()):
         return None
-    parts = zip(match.groups(), _UNITS, strict=True)
-    return _positive(math.fsum(float(part) * unit for part, unit in parts if part))
+    parts = re.findall(r"([\d.]+)([a-z]+)", text)
+    return _positive(math.fsum(float(number) * _UNITS[unit] for number, unit in parts))
