@@ -128,7 +128,7 @@ def cautious_step(step, noise=0.0, turned=(), nan=False, gate=0.0):
             mask[place] = ~mask[place]
         p = p - step.learning_rate * (u + step.weight_decay * np.where(mask, p, 0.0))
         after.append(np.full_like(p, np.nan) if nan else p)
-    return after, {"count": step.memory["count"] + 1, "gate": np.float32(gate)}
+    return after, {"count": step.state["count"] + 1, "gate": np.float32(gate)}
 
 
 def found_by(**changes):
@@ -168,7 +168,7 @@ def gated_step(step, rounding=0.0, scale=1.0):
     gate = sensed if np.isnan(step.gate) else step.gate
     pairs = zip(step.params, step.grads, strict=True)
     after = [p - step.learning_rate * np.float32(scale) * gate * g for p, g in pairs]
-    return after, {"count": step.memory["count"] + 1, "gate": np.float32(gate)}
+    return after, {"count": step.state["count"] + 1, "gate": np.float32(gate)}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_gate_is_held_only_where_the_two_are_within_rounding(changes, passes, 
 
 def test_a_gate_off_by_rounding_at_a_few_steps_passes():
     def exported(step):
-        return gated_step(step, rounding=8e-5 if step.memory["count"] == 4 else 0.0)
+        return gated_step(step, rounding=8e-5 if step.state["count"] == 4 else 0.0)
 
     found = compare(NANOCHAT, gated_step, exported, steps=10)
     assert found.passes and found.held == 1

@@ -1,7 +1,7 @@
-"""One step of our optimizer and of exported ones, from any state, in one form.
+"""Runs single steps of the library's optimizer and of exported ones, from any state.
 
-Matrices are [inputs, outputs] here and what is remembered has our own names, so that steps can be
-compared whatever the framework.
+All optimizers here have one interface: matrices are [inputs, outputs], and states are dictionaries
+with the library's names. So steps can be compared whatever the framework.
 """
 
 import functools
@@ -21,12 +21,13 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.transform import evolved_muon
 
 Matrices = list[np.ndarray]  # float32[inputs, outputs]
-Memory = dict[str, Any]  # arrays, or lists of one array a matrix, by name
+State = dict[str, Any]  # arrays, or lists of one array per matrix, by name
 
 _SCALARS = ("count", "gate", "first_log_loss", "last_log_update_ratio")
-_OF_MUON = ("momentum", "second_moment")
-_BY_MATRIX = (*_OF_MUON, "previous_sample")
-_TORCH_NAMES = {  # where a file for PyTorch has other names than ours
+_MOMENTS = ("momentum", "second_moment")
+_BY_MATRIX = (*_MOMENTS, "previous_sample")
+_OPTAX_NAMES = {"momentum": "mu", "second_moment": "nu"}
+_TORCH_NAMES = {
     "momentum": "momentum_buffer",
     "second_moment": "second_momentum_buffer",
     "count": "step",
@@ -34,24 +35,24 @@ _TORCH_NAMES = {  # where a file for PyTorch has other names than ours
 
 
 class Step(NamedTuple):
-    """What an optimizer is given."""
+    """Inputs of one step."""
 
     params: Matrices
     grads: Matrices
     loss: np.float32
-    memory: Memory  # everything that our own optimizer remembers
+    state: State  # the whole state of the library's optimizer
     learning_rate: np.float32
     momentum: np.float32
     weight_decay: np.float32
-    gate: np.float32 = np.float32(np.nan)  # holds our gate; NaN: it is what it senses
+    gate: np.float32 = np.float32(np.nan)  # replaces the library's gate unless it is NaN
 
 
-Optimizer = Callable[[Step], tuple[Matrices, Memory]]
-"""From a step to the parameters after it and what is then remembered, as far as it is kept."""
+Optimizer = Callable[[Step], tuple[Matrices, State]]
+"""From a step to the parameters after it and the part of the state that the optimizer keeps."""
 
 
 def load_module(source: str) -> types.ModuleType:
-    """The module of an exported file's text."""
+    """Returns the module of an exported file's text."""
     module = types.ModuleType("exported_policy")
     exec(compile(source, "exported_policy", "exec"), module.__dict__)
     return module
@@ -61,17 +62,17 @@ def _as_numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-def no_memory(spec: OptimizerSpec, params: Matrices) -> Memory:
-    """What our optimizer remembers before the first step."""
+def initial_state(spec: OptimizerSpec, params: Matrices) -> State:
+    """Returns the state of the library's optimizer before the first step."""
     shapes = jax.eval_shape(
-        lambda params: _memory_of(evolved_muon(spec, 1.0, total_steps=1).init(params)), params
+        lambda params: _state_by_name(evolved_muon(spec, 1.0, total_steps=1).init(params)), params
     )
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 @functools.lru_cache(maxsize=2)  # one policy is compared with each of its exports
-def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = None) -> Optimizer:
-    """The policy as a search trains it; code, where there is any, by its certified programs."""
+def library_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = None) -> Optimizer:
+    """Returns the policy as a search trains it; rewritten functions run as certified programs."""
     slots = code.slots() if code else BUILT_IN
 
     def run(spec: OptimizerSpec, step: Step):
@@ -85,14 +86,14 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = Non
         )
         updates, state = transform.update(
             step.grads,
-            _with_memory(transform.init(step.params), step.memory),
+            _with_state(transform.init(step.params), step.state),
             step.params,
             value=step.loss,
             gate=step.gate,
         )
-        return optax.apply_updates(step.params, updates), _memory_of(state)
+        return optax.apply_updates(step.params, updates), _state_by_name(state)
 
-    # Programs get numbers as a search hands them over, which are no constants of its program: JAX
+    # Certified programs take the numbers of the spec as traced arguments, as in a search. JAX
     # would fold constants into programs whose leading axis has no size yet, and fail.
     if code:
         known = functools.partial(jax.jit(run), jax.tree.map(jnp.asarray, spec))
@@ -101,13 +102,13 @@ def own_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = Non
     return lambda step: _as_numpy(known(step))
 
 
-def _memory_of(state: Any) -> Memory:
-    """Everything that `evolved_muon` remembers, by name."""
+def _state_by_name(state: Any) -> State:
+    """Returns the state of `evolved_muon` as a dictionary."""
     gate = state[0]
     muon, averages = gate.inner_state[1], gate.averages
     return {
         **{name: getattr(gate, name) for name in (*_SCALARS, "previous_sample")},
-        **{name: getattr(muon, name) for name in _OF_MUON},
+        **{name: getattr(muon, name) for name in _MOMENTS},
         **{
             f"averages/{name}": jnp.stack([averages.total[:, i], averages.weight[:, i]])
             for i, name in enumerate(Signals._fields)
@@ -115,23 +116,23 @@ def _memory_of(state: Any) -> Memory:
     }
 
 
-def _with_memory(state: Any, memory: Memory) -> Any:
-    """The state of `evolved_muon` with what it is to remember."""
+def _with_state(state: Any, values: State) -> Any:
+    """Returns the state of `evolved_muon` with the values of a dictionary."""
     gate, decay, *rest = state
     clip, muon, *others = gate.inner_state
-    count = memory["count"]
-    muon = muon._replace(count=count, **{name: memory[name] for name in _OF_MUON})
-    total, weight = jnp.stack([memory[f"averages/{name}"] for name in Signals._fields], axis=-1)
+    count = values["count"]
+    muon = muon._replace(count=count, **{name: values[name] for name in _MOMENTS})
+    total, weight = jnp.stack([values[f"averages/{name}"] for name in Signals._fields], axis=-1)
     gate = gate._replace(
         averages=gate.averages._replace(total=total, weight=weight),
         inner_state=(clip, muon, *others),
-        **{name: memory[name] for name in (*_SCALARS, "previous_sample")},
+        **{name: values[name] for name in (*_SCALARS, "previous_sample")},
     )
     return gate, decay._replace(count=count), *rest
 
 
 def optax_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
-    """The optimizer of a file exported for optax."""
+    """Returns the optimizer of a file exported for optax."""
 
     @jax.jit
     def run(step: Step):
@@ -141,32 +142,32 @@ def optax_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
             momentum=lambda count: step.momentum,
             weight_decay=lambda count: step.weight_decay,
         )
-        known, state = step.memory, transform.init(step.params)
-        kept = {name: known[name] for name in state._fields if name in known}
-        averaged = state.averages._fields if hasattr(state, "averages") else ()
-        if averaged:
-            averages = {name: module.Average(*known[f"averages/{name}"]) for name in averaged}
-            kept["averages"] = module.Averages(**averages)
+        state = transform.init(step.params)
+        names = {_OPTAX_NAMES.get(name, name): name for name in (*_SCALARS, *_BY_MATRIX)}
+        names = {own: name for own, name in names.items() if own in state._fields}
+        values = {own: step.state[name] for own, name in names.items()}
+        signals = list(getattr(state, "averages", {}))
+        if signals:
+            values["averages"] = {name: step.state[f"averages/{name}"] for name in signals}
         updates, state = transform.update(
-            step.grads, state._replace(**kept), step.params, value=step.loss
+            step.grads, state._replace(**values), step.params, value=step.loss
         )
-        memory = {name: x for name, x in state._asdict().items() if name in known}
-        for name in averaged:
-            memory[f"averages/{name}"] = jnp.stack(getattr(state.averages, name))
-        return optax.apply_updates(step.params, updates), memory
+        kept = {name: getattr(state, own) for own, name in names.items()}
+        kept |= {f"averages/{name}": state.averages[name] for name in signals}
+        return optax.apply_updates(step.params, updates), kept
 
     return lambda step: _as_numpy(run(step))
 
 
 def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
-    """The optimizer of a file exported for PyTorch; one group a shape, as in NanoChat.
+    """Returns the optimizer of a file exported for PyTorch, with one group per shape.
 
     Raises:
-      ImportError: if torch is not installed.
+      ImportError: If torch is not installed.
     """
     import torch
 
-    by_matrix, shared = _kept_in_torch(module)
+    by_matrix, shared = _torch_names(module)
 
     def tensor(x):
         return torch.tensor(np.asarray(x, np.float32))
@@ -180,7 +181,7 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
             "lr": float(step.learning_rate),
             "momentum": float(step.momentum),
             "weight_decay": float(step.weight_decay),
-            **{"ns_steps": 1, "beta2": 0.5},  # which the policy overrules
+            **{"ns_steps": 1, "beta2": 0.5},  # which the policy overrides
         }
         shapes = dict.fromkeys(p.shape for p in params)
         groups = [
@@ -188,22 +189,26 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
         ]
         optimizer = module.MuonAdamW(groups, total_steps=total_steps)
         for i, p in enumerate(params):
-            own = {name: tensor(step.memory[ours][i].T) for name, ours in by_matrix.items()}
-            statistics = {name: tensor(step.memory[ours]) for name, ours in shared.items()}
+            own = {name: tensor(step.state[ours][i].T) for name, ours in by_matrix.items()}
+            statistics = {name: tensor(step.state[ours]) for name, ours in shared.items()}
             optimizer.state[p] = own | statistics
         optimizer.step(loss=float(step.loss))
         states = [optimizer.state[p] for p in params]
-        memory: Memory = {
+        kept: State = {
             ours: [state[name].numpy().T for state in states] for name, ours in by_matrix.items()
         }
-        memory |= {ours: states[0][name].numpy() for name, ours in shared.items()}
-        return [p.detach().numpy().T for p in params], memory
+        kept |= {ours: states[0][name].numpy() for name, ours in shared.items()}
+        return [p.detach().numpy().T for p in params], kept
 
     return run
 
 
-def _kept_in_torch(module: types.ModuleType) -> tuple[dict[str, str], dict[str, str]]:
-    """Our names by those in the state of a file for PyTorch: of each matrix, and shared by all."""
+def _torch_names(module: types.ModuleType) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the library's names by those in the state of a file for PyTorch.
+
+    Returns:
+      (names of what every matrix has of its own, names of what all matrices share).
+    """
     import torch
 
     p = torch.nn.Parameter(torch.ones(2, 2))
