@@ -83,14 +83,13 @@ MISTAKES = {
     "a window": ("LONG_WINDOW = 8.0", "LONG_WINDOW = 8.01"),
     "an average": ("EMA_BETA = 0.98", "EMA_BETA = 0.9801"),
     "entries that never had a gradient": ("u * p >= 0", "u * p > 0"),
-    "no look ahead": ("u = u + beta * (buffer - u)", "u = buffer"),
+    "no look ahead": ("u = u + beta * (mu - u)", "u = mu"),
     "the shape factor": ("p.shape[-2] / p.shape[-1]", "p.shape[-1] / p.shape[-2]"),
     "which entries are sampled": ("samples.append(x[", "samples.append(x.flip(-1)["),
     "the wrong side": ("return x * (min(x.shape[-2:])", "return x * (max(x.shape[-2:])"),
-    "what is remembered": ("_copy(buffer, (", "_copy(u, ("),
-    "a loss that is not finite": ("log_loss, finite = _safe_log(loss), loss.isfinite()",
-                                  "log_loss, finite = _safe_log(loss), ~loss.isinf()"),
-    "a spike that raises its own limit": ("_mean(before)[LONG], log_", "log_grad_norm, log_"),
+    "what is remembered": ("_copy(mu, (", "_copy(u, ("),
+    "a loss that is not finite": ("torch.isfinite(loss)", "~torch.isinf(loss)"),
+    "a spike that raises its own limit": ("_mean(norm_before)[LONG], log_", "log_grad_norm, log_"),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,13 @@ from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.trial import export_test
 from nanoevolve_jax.exports.agreement import check_optax, shapes_for
 from nanoevolve_jax.exports.features import features_of
+from nanoevolve_jax.exports.forms import export
 from nanoevolve_jax.exports.source import source_of
 from nanoevolve_jax.plugins import export_check, require_exportable
 from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, set_field
 from nanoevolve_jax.policy.spec_json import SpecError, load_spec
-from nanoevolve_jax.reporting.policies import named_arm
+from nanoevolve_jax.reporting.policies import find_policy, named_arm
 
 STEPS = 25  # the spike among the gradients comes at step 20
 GATING = ("gate", "actuate", "features")
@@ -159,7 +161,7 @@ def test_a_file_needs_only_jax_and_optax_and_lints(functions, tmp_path):
 def test_torch_is_refused_in_one_line(functions):
     with pytest.raises(SpecError, match="--to is 'torch', and p7 has direction rewritten") as error:
         source_of(NANOCHAT, "torch", "p7", code=code_with(functions, ("direction",)))
-    assert "allowed: optax, json" in str(error.value) and "\n" not in str(error.value)
+    assert "--to must be optax or json" in str(error.value) and "\n" not in str(error.value)
     # A gate that is off is no reason.
     assert source_of(NANOCHAT, "torch", "p7", code=code_with(functions, ("gate",)))
 
@@ -199,7 +201,7 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
     assert export_check(None, runner.REQUIRED) is check_optax
 
 
-ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps=1)
+ANSWER = dict(max_relative_l2=0.0, state=0.0, flips=0, held=0, entries=1, steps=1)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ ANSWER = dict(max_relative_l2=0.0, memory=0.0, flips=0, held=0, entries=1, steps
         b"[" * 100_000,
         b"null",
         json.dumps(ANSWER | {"flips": 10**400}).encode(),
-        json.dumps(ANSWER | {"memory": "0"}).encode(),
+        json.dumps(ANSWER | {"state": "0"}).encode(),
         json.dumps(ANSWER | {"held": None}).encode(),
     ],
 )
@@ -229,41 +231,49 @@ def folder(tmp_path):
     return write_campaign(tmp_path / "run", function)
 
 
+def exported(name, to, folder, out):
+    policy = find_policy(name, folder)
+    return export(policy, to, export_check(policy.code, runner.REQUIRED), out)
+
+
 def test_the_folder_of_a_policy_does_not_choose_the_walls_around_its_file(
     folder, tmp_path, monkeypatch
 ):
     written = json.loads((folder / "config.json").read_text())
     written["config"]["codegen"]["isolation"] = "available"
     (folder / "config.json").write_text(json.dumps(written))
-    asked = []
+    isolations = []
 
     def checker(code, isolation):
-        asked.append(isolation)
+        isolations.append(isolation)
         return lambda *policy: agreement.Agreement(**ANSWER)
 
     monkeypatch.setattr(command.plugins, "export_check", checker)
-    for given in ({}, {"isolation": "available"}):
-        command.export("p0000", "optax", folder, tmp_path / "p.py", force=True, **given)
-    assert asked == ["required", "available"]
+    given = dict(to="optax", workdir=str(folder), out=str(tmp_path / "p.py"), force=True)
+    for isolation in ("required", "available"):
+        flags = SimpleNamespace(**given, isolation=isolation)
+        monkeypatch.setattr(command, "flags", SimpleNamespace(FLAGS=flags))
+        assert command.main(["p0000"]) == 0
+    assert isolations == ["required", "available"]
 
 
-def test_the_command_exports_a_candidate_with_code(folder, tmp_path, capsys):
+def test_the_command_exports_a_candidate_with_code(folder, tmp_path):
     for name in ("p0000", "p0000m1"):  # the mutant has its parent's code
         out = tmp_path / f"{name}.py"
-        assert command.export(name, "optax", folder, out, force=False)
-        assert "agrees with our optimizer over 50 steps" in capsys.readouterr().out
+        done = exported(name, "optax", folder, out)
+        assert done.agrees and "over 50 steps" in done.summary
         assert "x + 0.8 * (buffer - x)" in out.read_text()
     spec = importlib.util.spec_from_file_location("p0000", out)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     state = module.optimizer(0.1, 10).init({"w": np.ones((3, 5, 7), np.float32)})
-    assert state.second_moment["w"].shape == (3, 1, 7)
+    assert state.nu["w"].shape == (3, 1, 7)
 
 
-def test_json_has_the_sources_and_cannot_be_taken_for_a_spec(folder, tmp_path, capsys):
+def test_json_has_the_sources_and_cannot_be_taken_for_a_spec(folder, tmp_path):
     out = tmp_path / "p0000.json"
-    assert command.export("p0000", "json", folder, out, force=False)
-    assert "same spec and source of direction" in capsys.readouterr().out
+    done = exported("p0000", "json", folder, out)
+    assert done.agrees and "same spec and source of direction" in done.summary
     document = json.loads(out.read_text())
     assert "x + 0.8 * (buffer - x)" in document["code"]["direction"]["source"]
     for use in (load_spec, lambda path: ne.optimizer(path, total_steps=1, learning_rate=1.0)):
@@ -282,14 +292,14 @@ def test_a_candidate_of_a_run_folder_is_no_policy_of_the_library(folder):
 def test_the_command_line_refuses_torch_with_code_2(folder, shell, tmp_path):
     done = shell("export", "p0000", "--to=torch", f"--workdir={folder}", folder=tmp_path)
     assert done.code == 2 and done.errors.count("\n") == 1 and not done.output
-    assert "--to is 'torch', and p0000 has direction rewritten in JAX" in done.errors
+    assert "--to must be optax or json, got 'torch': p0000 has direction rewritten" in done.errors
 
 
 def test_code_that_was_exchanged_is_not_exported(folder, tmp_path):
     (path,) = (folder / "code").glob("*/source.py")
     path.write_text("def direction(): pass\n")
     with pytest.raises(CertificateError, match="is not the one it names"):
-        command.export("p0000", "optax", folder, tmp_path / "x.py", force=False)
+        exported("p0000", "optax", folder, tmp_path / "x.py")
     assert not (tmp_path / "x.py").exists()
 
 

@@ -15,9 +15,9 @@ from nanoevolve_jax.evidence.card import REPLAY_KIND as REPLAY
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.export import find
 from nanoevolve_jax.replay import agrees
 from nanoevolve_jax.reporting.history import read_history
+from nanoevolve_jax.reporting.policies import find_policy
 from nanoevolve_jax.reporting.summary import verdict
 from nanoevolve_jax.terminal.console import Console
 
@@ -134,7 +134,7 @@ def test_a_replay_that_agrees_lifts_its_card_to_level_5_wherever_a_level_is_show
     history = read_history(searched)
     assert list(history.cards) == [confirmed.WINNER]
     assert verdict(history).endswith("(win level 5).")
-    assert find(confirmed.WINNER, searched).origin.level == 5
+    assert find_policy(confirmed.WINNER, searched).origin.level == 5
 
 
 def test_a_replay_that_disagrees_does_not_count(card):

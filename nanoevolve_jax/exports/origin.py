@@ -1,4 +1,4 @@
-"""Where an exported policy comes from, in words and as JSON."""
+"""The origin of an exported policy, in words and as JSON."""
 
 import json
 import math
@@ -14,7 +14,7 @@ UNTESTED = "nothing is confirmed: no evidence card says that it is better"
 
 
 class Compared(NamedTuple):
-    """What a policy was compared with."""
+    """The candidate that a policy was compared with."""
 
     id: str
     tuned: bool
@@ -22,44 +22,44 @@ class Compared(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What is known of a policy besides its spec."""
+    """Facts about a policy besides its spec."""
 
     id: str
     lineage: str  # 'nanochat, then annealing, then ns_steps 5 -> 4'
-    claim: str = UNTESTED  # what was found about it, as a clause
-    level: int | None = None  # on the win ladder; None: there is no card
-    val_bpb: float = math.nan  # mean over `seeds`; NaN: it was not trained
+    claim: str = UNTESTED  # result of its confirmation, as a clause
+    level: int | None = None  # on the win ladder; None without an evidence card
+    val_bpb: float = math.nan  # mean over `seeds`; NaN if it was not trained
     seeds: int = 0
     reference: Compared | None = None
     trained_with: Mapping[str, Any] | None = None  # see `reporting.policies.trained_with`
 
 
 def in_sentences(origin: Origin) -> list[str]:
-    """What a reader of an exported file should know of the policy."""
-    found = [f"Lineage: {origin.lineage}."]
-    reference, trained = origin.reference, origin.trained_with
+    """Returns the origin as sentences for the reader of an exported file."""
+    sentences = [f"Lineage: {origin.lineage}."]
+    reference, recipe = origin.reference, origin.trained_with
     if reference is not None and math.isfinite(origin.val_bpb):
         seeds = "1 seed" if origin.seeds == 1 else f"{origin.seeds} seeds"
         against = (
-            "it is what others were compared with"
+            "it is the reference of the others"
             if reference.id == origin.id
             else f"{reference.val_bpb:.4f} for {reference.id}"
         )
         tuning = "tuned" if reference.tuned else "not tuned"
-        found.append(f"Validation: {origin.val_bpb:.4f} bpb on {seeds}; {against}, {tuning}.")
-    if trained is not None:
-        found.append(
-            f"Trained for {trained['steps']:,} steps of {trained['batch_tokens']:,} tokens on a "
-            f"model of width {trained['width']}, with a peak learning rate of "
-            f"{trained['matrix_lr']:.4g} and a weight decay of {trained['weight_decay']:.4g} that "
+        sentences.append(f"Validation: {origin.val_bpb:.4f} bpb on {seeds}; {against}, {tuning}.")
+    if recipe is not None:
+        sentences.append(
+            f"Trained for {recipe['steps']:,} steps of {recipe['batch_tokens']:,} tokens on a "
+            f"model of width {recipe['width']}, with a peak learning rate of "
+            f"{recipe['matrix_lr']:.4g} and a weight decay of {recipe['weight_decay']:.4g} that "
             "falls to 0."
         )
     level = "" if origin.level is None else f" (win level {origin.level})"
-    return [*found, f"Evidence: {origin.claim}{level}."]
+    return [*sentences, f"Evidence: {origin.claim}{level}."]
 
 
 def to_document(spec: OptimizerSpec, origin: Origin, code: Code | None = None) -> dict[str, Any]:
-    """The JSON form: `load_spec` and `optimizer` read it, unless it has code in it."""
+    """Returns the JSON form, which `load_spec` and `optimizer` read unless it contains code."""
     reference = origin.reference
     functions = code.functions if code else ()
     sources = {f.slot: {"certificate": f.id, "source": f.source} for f in functions}
@@ -67,22 +67,26 @@ def to_document(spec: OptimizerSpec, origin: Origin, code: Code | None = None) -
         "id": origin.id,
         "lineage": origin.lineage,
         "spec": spec_to_json(spec),
-        "val_bpb": origin.val_bpb if math.isfinite(origin.val_bpb) else None,
+        "val_bpb": _finite(origin.val_bpb),
         "seeds": origin.seeds,
         "compared_with": None
         if reference is None
-        else reference._asdict()
-        | {"val_bpb": reference.val_bpb if math.isfinite(reference.val_bpb) else None},
+        else reference._asdict() | {"val_bpb": _finite(reference.val_bpb)},
         "evidence": origin.claim,
         "level": origin.level,
         "trained_with": None if origin.trained_with is None else dict(origin.trained_with),
     }
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def origin_from_file(path: Path) -> Origin:
-    """What a JSON file with a spec says of itself: an exported one knows its lineage."""
+    """Returns the origin of a JSON file with a spec; an exported file contains its lineage."""
     document = json.loads(path.read_text(encoding="utf-8"))
-    said = {name: document.get(name) for name in ("id", "lineage")}
-    name = said["id"] if isinstance(said["id"], str) else path.stem
-    lineage = said["lineage"] if isinstance(said["lineage"], str) else f"the spec of {path.name}"
-    return Origin(name, lineage)
+    name, lineage = (document.get(key) for key in ("id", "lineage"))
+    return Origin(
+        name if isinstance(name, str) else path.stem,
+        lineage if isinstance(lineage, str) else f"the spec of {path.name}",
+    )

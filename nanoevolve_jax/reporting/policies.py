@@ -9,13 +9,16 @@ from typing import Any
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.page import sentence
-from nanoevolve_jax.evolution.archive import Record
+from nanoevolve_jax.evolution.archive import ArchiveError, Record
+from nanoevolve_jax.evolution.campaign import ARCHIVE
+from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.evolution.promotion import arm_of
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
-from nanoevolve_jax.exports.origin import Compared, Origin
+from nanoevolve_jax.exports.forms import Policy
+from nanoevolve_jax.exports.origin import Compared, Origin, origin_from_file
 from nanoevolve_jax.policy.canonical import canonical, unread_fields
 from nanoevolve_jax.policy.slots import is_read
-from nanoevolve_jax.policy.spec import FIELDS, OptimizerSpec, get_field, presets_on
+from nanoevolve_jax.policy.spec import FIELDS, PRESETS, OptimizerSpec, get_field, presets_on
 from nanoevolve_jax.policy.spec_json import SpecError, field_to_json, load_spec
 from nanoevolve_jax.reporting.descriptions import lineage_in_one_line
 from nanoevolve_jax.reporting.history import History, read_history
@@ -111,6 +114,42 @@ def _identity(arm: Arm) -> tuple[Any, ...]:
 
 
 # Origins -----------------------------------------------------------------------------------
+
+
+def find_policy(name: str, folder: Path) -> Policy:
+    """Returns a policy by name, to be exported.
+
+    Args:
+      name: JSON file with a spec or a record, id of the folder's archive, or name of a preset.
+      folder: Run folder.
+
+    Raises:
+      SpecError: If the file contains no valid spec.
+      ArchiveError: If no policy has that name.
+      CertificateError: If its code is missing or was changed.
+    """
+    path = Path(name)
+    if path.is_file() or path.suffix == ".json":
+        return Policy(load_spec(path), origin_from_file(path), name)
+    preset = None
+    if name in PRESETS:
+        preset = Policy(PRESETS[name], Origin(name, f"the preset {name}"), "a preset")
+    try:
+        history = read_history(folder)
+    except ArchiveError:
+        if preset:
+            return preset
+        raise
+    record = next((record for record in history.records if record.id == name), None)
+    if record is not None:
+        code = code_of(history.folder, record.code)
+        return Policy(record.spec, origin_of(history, record), str(folder), code)
+    if preset:
+        return preset
+    names = [*(record.id for record in history.records), *PRESETS]
+    near = difflib.get_close_matches(name, names) or [history.best.id, *PRESETS]
+    rule = f"be a JSON file, a preset or an id of {folder / ARCHIVE}, such as {', '.join(near)}"
+    raise ArchiveError(must("ID", rule, name))
 
 
 def origin_of(history: History, record: Record) -> Origin:
