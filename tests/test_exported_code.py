@@ -159,7 +159,7 @@ def test_a_file_needs_only_jax_and_optax_and_lints(functions, tmp_path):
 
 
 def test_torch_is_refused_in_one_line(functions):
-    with pytest.raises(SpecError, match="--to is 'torch', and p7 has direction rewritten") as error:
+    with pytest.raises(SpecError, match="got 'torch': p7 has direction rewritten") as error:
         source_of(NANOCHAT, "torch", "p7", code=code_with(functions, ("direction",)))
     assert "--to must be optax or json" in str(error.value) and "\n" not in str(error.value)
     # A gate that is off is no reason.
