@@ -1,1 +1,1 @@
-"""What a search found, told to people; everything here only reads run folders."""
+"""Descriptions of run folders: text, tables and one HTML page. Nothing here writes to them."""

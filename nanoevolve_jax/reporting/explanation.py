@@ -26,7 +26,7 @@ Columns = Mapping[str, np.ndarray]  # telemetry of one run, float[steps] by colu
 
 GATE_RANGE = 0.02  # a gate with a smaller range counts as constant
 _ACTUATOR_RANGE = 0.01  # the same for an actuator, as a share of its mean
-_SCHEDULE_SHARE = 0.9  # of the drive from step_fraction alone: the gate is a schedule
+_SCHEDULE_SHARE = 0.9  # drive from step_fraction above which the gate counts as a schedule
 _MINOR_SHARE = 0.01  # smaller shares of the drive are not mentioned
 _SAME_COURSE = 0.1  # spread over seeds, relative to the gate's own range
 _NAMES = {

@@ -133,7 +133,7 @@ class Gain(NamedTuple):
     against: str  # id of the policy it is compared with
     seeds: int
     steps: int
-    gain: Interval  # of the mean; without width if there is one seed
+    gain: Interval  # confidence interval of the mean; no width with a single seed
     sigma: float | None  # between seeds at this horizon; None without a calibration
 
 
