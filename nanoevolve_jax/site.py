@@ -31,10 +31,17 @@ RAY = "ray"
 
 
 class Site(Protocol):
-    """What a command trains with."""
+    """A place to train: this process, or the workers of a cluster."""
 
-    config: ConfigDict  # its lanes are settled
-    facts: Facts
+    @property
+    def config(self) -> ConfigDict:
+        """Config with its number of lanes settled."""
+        ...
+
+    @property
+    def facts(self) -> Facts:
+        """Facts of the place that results depend on."""
+        ...
 
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None

@@ -115,8 +115,15 @@ def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
 class Engine(Protocol):
     """Trains jobs, in this process or on other machines."""
 
-    task: Task
-    width: int  # jobs of a full batch
+    @property
+    def task(self) -> Task:
+        """Static part of the training program."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Number of jobs in a full batch."""
+        ...
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = ...
