@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import confirmed as made
+import msgspec
 import numpy as np
 import pytest
 from certified_code import BLEND, certify, write_campaign
@@ -71,7 +72,7 @@ def campaign(tmp_path_factory):
     call = folder / "proposals" / "0000" / "try-1"
     call.mkdir(parents=True)
     answer = Answer("x", 1, 1, 0.1, 1.0, 1, 0, None, "one", "model")
-    write_json(call / ANSWER, {"format": 1} | answer._asdict())
+    write_json(call / ANSWER, msgspec.to_builtins(answer))
     return folder
 
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
+import msgspec
+
 from nanoevolve_jax.codegen.campaign.state import Target
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import edits
@@ -21,7 +23,7 @@ from nanoevolve_jax.codegen.mutators.prompts import complaint
 from nanoevolve_jax.codegen.sandbox.certify import Verdict
 from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.proposals import unified_diff
-from nanoevolve_jax.execution.json_files import Count, Id, read_json, write_json
+from nanoevolve_jax.execution.json_files import Id, read_json, write_json
 from nanoevolve_jax.execution.plain_files import read_plain, write_whole
 from nanoevolve_jax.policy.certified import Certified
 from nanoevolve_jax.policy.slots import SLOTS
@@ -189,27 +191,19 @@ class _VerdictDocument(TypedDict):
     message: str | None
 
 
-class _TargetDocument(TypedDict):
-    number: Count
-    island: Count
+class _Inputs(msgspec.Struct, frozen=True):
     slot: Literal[tuple(SLOTS)]
-    parent: Id
-    shown: list[Id]
-
-
-_InputsDocument = TypedDict(  # noqa: UP013 (the file calls a target by an older name)
-    "_InputsDocument",
-    {"slot": Literal[tuple(SLOTS)], "source": str, "provider": str, "aim": _TargetDocument},
-)
+    source: str
+    provider: str
+    target: Target = msgspec.field(name="aim")
 
 
 def write_question(folder: Path, question: Question, target: Target) -> None:
     """Writes a question; from then on `read_question` returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / PROMPT, question.prompt)
-    document = question._asdict() | {"aim": target._asdict()}
-    del document["prompt"]
-    write_json(folder / INPUTS, document)
+    inputs = _Inputs(question.slot, question.source, question.provider, target)
+    write_json(folder / INPUTS, msgspec.to_builtins(inputs))
 
 
 def read_question(folder: Path) -> tuple[Question, Target] | None:
@@ -222,11 +216,8 @@ def read_question(folder: Path) -> tuple[Question, Target] | None:
     if not path.exists():
         return None
     try:
-        document = read_json(path, _InputsDocument)
+        inputs = msgspec.convert(read_json(path, _Inputs), _Inputs)
         prompt = read_plain(folder / PROMPT).decode()
     except (OSError, ValueError) as error:
         raise CodegenError(f"{path} is damaged: {error}") from None
-    own = {name: document[name] for name in ("slot", "source", "provider")}
-    target = {name: document["aim"][name] for name in Target._fields}
-    shown = tuple(target["shown"])
-    return Question(**own, prompt=prompt), Target(**target | {"shown": shown})
+    return Question(inputs.slot, inputs.source, inputs.provider, prompt), inputs.target

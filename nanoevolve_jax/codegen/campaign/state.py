@@ -8,8 +8,9 @@ order in which answers arrive changing anything.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,6 +19,7 @@ from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.proposals import CANDIDATE, FAILED, REFUSED, SAME, Entry
 from nanoevolve_jax.evolution.tournament import best_first, draw_parent, survivors
+from nanoevolve_jax.execution.json_files import Count, Id
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, is_read
 
 MUTANT = "m"  # separates the id of a candidate from the number of a mutant of its spec
@@ -101,14 +103,14 @@ def spent_on(entries: Sequence[Entry]) -> Spent:
 # Targets ------------------------------------------------------------------------------------
 
 
-class Target(NamedTuple):
-    """What a proposal edits."""
+class Target(msgspec.Struct, frozen=True):
+    """What a proposal edits; field `aim` of `inputs.json`."""
 
-    number: int
-    island: int
-    slot: str
-    parent: str  # id
-    shown: tuple[str, ...]  # ids of other good candidates, that of its island first
+    number: Count
+    island: Count
+    slot: Literal[tuple(SLOTS)]
+    parent: Id
+    shown: tuple[Id, ...]  # other good candidates, that of its island first
 
 
 def slots_of(config: ConfigDict) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from msgspec import Meta
+import msgspec
+from msgspec import Meta, structs
 
 from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import commands, endpoints
@@ -46,19 +47,20 @@ Amount = Annotated[float, Meta(ge=0)]
 Permit = Callable[[Provider, str], str | None]
 
 
-class Answer(NamedTuple):
-    """The result of one call."""
+class Answer(msgspec.Struct, frozen=True):
+    """The result of one call; also the content of `answer.json`."""
 
     text: str
-    input_tokens: int
-    output_tokens: int
-    dollars: float
-    seconds: float  # time waited, pauses between attempts included
-    requests: int  # attempts that may have been billed
-    estimated: int  # billed attempts whose tokens are unknown; they count as the most possible
+    input_tokens: Count
+    output_tokens: Count
+    dollars: Amount
+    seconds: Amount  # time waited, pauses between attempts included
+    requests: Count  # attempts that may have been billed
+    estimated: Count  # billed attempts whose tokens are unknown; they count as the most possible
     failure: str | None  # why there is no text, in one line
     provider: str
     model: str
+    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)] = FORMAT
 
 
 class NotPermitted(CodegenError):
@@ -94,7 +96,7 @@ async def ask(
     kind = endpoints if isinstance(provider, Api) else commands
     answer = await call(provider, prompt, lambda: kind.attempt(provider, prompt, environment))
     answer = cleaned(answer, provider, environment)
-    write_json(folder / ANSWER, {"format": FORMAT} | answer._asdict())
+    write_json(folder / ANSWER, msgspec.to_builtins(answer))
     return answer
 
 
@@ -147,10 +149,12 @@ async def call(
     failure = last.failure
     if last.again and last.wait is not None and not is_worth_repeating(last):
         failure = f"{failure}; the endpoint asks to wait {last.wait:g} s"
-    return _answer(provider, prompt, attempts, clock() - began)._replace(failure=failure)
+    return _answer(provider, prompt, attempts, clock() - began, failure)
 
 
-def _answer(provider: Provider, prompt: str, attempts: list[Attempt], seconds: float) -> Answer:
+def _answer(
+    provider: Provider, prompt: str, attempts: list[Attempt], seconds: float, failure: str | None
+) -> Answer:
     worst = worst_attempt(provider, prompt)
     inputs = outputs = estimated = 0
     dollars = 0.0
@@ -169,7 +173,7 @@ def _answer(provider: Provider, prompt: str, attempts: list[Attempt], seconds: f
         seconds=seconds,
         requests=len(billed),
         estimated=estimated,
-        failure=attempts[-1].failure,
+        failure=failure,
         provider=provider.name,
         model=provider.model,
     )
@@ -191,24 +195,10 @@ def cleaned(answer: Answer, provider: Provider, environment: Mapping[str, str]) 
     failure = answer.failure
     if failure is not None:
         failure = " ".join(redacted(clean(failure)).split())[:LONGEST_FAILURE]
-    return answer._replace(text=clean(answer.text), failure=failure)
+    return structs.replace(answer, text=clean(answer.text), failure=failure)
 
 
 # Files --------------------------------------------------------------------------------------
-
-
-class _AnswerDocument(TypedDict):
-    format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
-    text: str
-    input_tokens: Count
-    output_tokens: Count
-    dollars: Amount
-    seconds: Amount
-    requests: Count
-    estimated: Count
-    failure: str | None
-    provider: str
-    model: str
 
 
 class _RequestDocument(TypedDict):
@@ -230,8 +220,8 @@ def read_answer(folder: Path) -> Answer | None:
     Raises:
       CodegenError: If the file is damaged.
     """
-    document = _read(folder / ANSWER, _AnswerDocument)
-    return document and Answer(**{name: document[name] for name in Answer._fields})
+    document = _read(folder / ANSWER, Answer)
+    return document and msgspec.convert(document, Answer)
 
 
 def lost_calls(folder: Path) -> int:
