@@ -121,7 +121,7 @@ def at_boundary(
 
     def update_fn(updates, state, params=None, *, value=None, **extra_args):
         if params is None:
-            raise ValueError("params is None; allowed: the parameters (the policy senses them)")
+            raise ValueError("params must be the parameters, which the policy senses, got None")
         if not any(np.size(leaf) for leaf in jax.tree.leaves(updates)):
             return updates, state
         value = None if value is None else scalar_loss(value)

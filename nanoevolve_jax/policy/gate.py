@@ -1,4 +1,4 @@
-"""The gate as an optax transform: sense, decide, hand the actuators to an inner transform."""
+"""The gate as an optax transform: senses, sets the actuators and runs an inner transform."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from nanoevolve_jax.policy.spec import (
 
 
 class GateState(NamedTuple):
-    """State of `gated`; its scalars are what telemetry reads."""
+    """State of `gated`. Telemetry reads its scalars."""
 
     count: jax.Array  # shape=(), dtype=jnp.int32
     first_log_loss: jax.Array  # shape=(), dtype=jnp.float32
@@ -35,9 +35,9 @@ class GateState(NamedTuple):
     last_log_update_ratio: jax.Array  # shape=(), dtype=jnp.float32
     previous_sample: Any  # like the parameters, each matrix a 1-D sample of its entries
     log_grad_norm: jax.Array  # shape=(), dtype=jnp.float32
-    sensors: Sensors  # of shape=() float32, as the gate saw them
+    sensors: Sensors  # of float32[], the inputs of the gate
     gate: jax.Array  # shape=(), dtype=jnp.float32
-    actuators: Actuators  # of shape=() float32, as they were applied
+    actuators: Actuators  # of float32[], as they were applied
     inner_state: Any
 
 
@@ -54,7 +54,7 @@ def static_actuators(spec: OptimizerSpec) -> Actuators:
 
 
 def blend(gate: Any, poles: Poles) -> Actuators:
-    """Actuators between their poles: what the slot `actuate` is by default."""
+    """Returns the actuators at a gate in [0, 1]; the built-in function of the slot `actuate`."""
     pairs = zip(poles.aggressive, poles.conservative, strict=True)
     return Actuators(*(low + gate * (high - low) for low, high in pairs))
 
@@ -71,7 +71,7 @@ def blended_actuators(spec: OptimizerSpec, gate: Any, slots: Slots = BUILT_IN) -
 
 
 def gate_of(spec: OptimizerSpec, sensors: Sensors, slots: Slots = BUILT_IN) -> Any:
-    """The gate in [0, 1] that the sensors ask for; shape=(), dtype=float32."""
+    """Returns the gate in [0, 1] for values of the sensors; float32[]."""
     extra = slots.features(sensors) if slots.features else ()
     if slots.gate is None:
         return sensing.gate_value(spec.control, sensors, extra)
@@ -85,23 +85,24 @@ def gated(
     total_steps: Any,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs `inner` under the policy's gate.
+    """Runs `inner` with actuators that the policy's gate sets at every step.
 
     A signal that is not finite, such as a NaN loss, is not averaged at that step.
 
     Args:
-      inner: Transform that takes `actuators` (an `Actuators` of scalars), `log_running_norm` (log
-        of the running mean gradient norm before this step) and `log_grad_norm` as extra arguments
-        and returns a direction that is not yet scaled by a learning rate.
-      spec: Policy; numbers or traced scalars.
-      total_steps: Horizon of the run in steps; a number or a traced scalar.
+      inner: Transform that returns a direction not yet scaled by a learning rate. Its `update`
+        gets three extra arguments: `actuators`, an `Actuators` of scalars; `log_grad_norm`, the
+        log of the global gradient norm, float32[]; and `log_running_norm`, the log of the running
+        mean of that norm before this step, float32[].
+      spec: Policy of numbers or traced scalars.
+      total_steps: Number of steps of the run, at least 1; a number or a traced scalar.
       slots: Functions that replace the built-in ones.
 
     Returns:
-      A transform whose `update` takes the loss as `value`. Only a spec whose gate is known to
-      be off may omit it; its loss sensors then read 0. `update` also takes `gate`, a scalar that
-      replaces the sensed gate unless it is NaN, so that constants and recorded trajectories run
-      through the same program as a sensing policy.
+      A transform whose `update` takes `params`, the loss as `value`, and `gate`. The loss may be
+      omitted only if the gate is known to be off; the loss sensors are then 0. `gate` is a scalar
+      that replaces the sensed gate unless it is NaN. With it, constants and recorded trajectories
+      run through the same program as a sensing policy.
     """
     inner = optax.with_extra_args_support(inner)
     control = spec.control
@@ -131,33 +132,25 @@ def gated(
         if value is None:
             if not value_optional:
                 raise ValueError(
-                    "value is None; allowed: the loss of this step, as in "
-                    "tx.update(grads, state, params, value=loss)"
+                    "value must be the loss of this step, as in "
+                    "tx.update(grads, state, params, value=loss), got None"
                 )
             value = 1.0
-        started = state.count > 0
         sample = sensing.sample_entries(updates)
-        log_grad_norm = sensing.log_norm(updates)
-        signals = sensing.Signals(
-            log_loss=sensing.safe_log(value),
-            log_step=jnp.log(state.count.astype(jnp.float32) + 1.0),
-            log_grad_norm=log_grad_norm,
-            log_update_ratio=state.last_log_update_ratio,
-            alignment=sensing.cosine(sample, state.previous_sample),
+        signals, finite = sensing.observe(
+            value,
+            updates,
+            params,
+            state.count,
+            sample,
+            state.previous_sample,
+            state.last_log_update_ratio,
         )
-        # A signal that is not finite is not averaged, so that one bad step leaves no trace.
-        finite_loss = jnp.isfinite(value)
-        seen = sensing.Signals(
-            log_loss=finite_loss,
-            log_step=finite_loss,  # progress is the slope of one over the other
-            log_grad_norm=jnp.isfinite(log_grad_norm),
-            log_update_ratio=started & jnp.isfinite(state.last_log_update_ratio),
-            alignment=started & jnp.isfinite(signals.alignment),
-        )
-        keep_first = state.averages.seen(0).log_loss | ~finite_loss
+        log_grad_norm = signals.log_grad_norm
+        keep_first = state.averages.seen(0).log_loss | ~finite.log_loss
         first_log_loss = jnp.where(keep_first, state.first_log_loss, signals.log_loss)
         averages = sensing.update_averages(
-            state.averages, signals, seen, control.ema_beta, total_steps
+            state.averages, signals, finite, control.ema_beta, total_steps
         )
         raw = sensing.raw_sensors(averages, first_log_loss, state.count, total_steps)
         sensors = sensing.squash(raw, control.normalisers)

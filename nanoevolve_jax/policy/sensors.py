@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nanoevolve_jax.policy.spec import Sensors, StatefulControl
+from nanoevolve_jax.policy.spec import SENSORS, Sensors, StatefulControl
 
 REFERENCE_STEPS = 1000  # control.ema_beta is quoted at this horizon
 SLOW_WINDOW = 8.0  # the slow average looks back this much further than the fast one
@@ -112,6 +112,49 @@ def cosine(a: Any, b: Any) -> jax.Array:
     return jnp.where(scale == 0, 0.0, dot / jnp.where(scale == 0, 1.0, scale))
 
 
+def observe(
+    loss: Any,
+    grads: Any,
+    params: Any,
+    step: jax.Array,
+    sample: Any,
+    previous_sample: Any,
+    last_log_update_ratio: jax.Array,
+) -> tuple[Signals, Signals]:
+    """Returns the signals of one step, and whether each exists and is finite.
+
+    A signal that is not finite is not averaged, so one bad step leaves no trace. Nor is a signal
+    that compares with the previous step at the first one.
+
+    Args:
+      loss: Loss of this step; float32[].
+      grads: Gradients of the matrices.
+      params: Matrices before the step.
+      step: Number of steps taken before; int32[].
+      sample: `sample_entries` of the gradients.
+      previous_sample: The same of the previous step.
+      last_log_update_ratio: Log of update norm over parameter norm at the previous step; float32[].
+    """
+    del params  # for sensors that depend on them
+    started = step > 0
+    signals = Signals(
+        log_loss=safe_log(loss),
+        log_step=jnp.log(step.astype(jnp.float32) + 1.0),
+        log_grad_norm=log_norm(grads),
+        log_update_ratio=last_log_update_ratio,
+        alignment=cosine(sample, previous_sample),
+    )
+    finite_loss = jnp.isfinite(loss)
+    finite = Signals(
+        log_loss=finite_loss,
+        log_step=finite_loss,  # progress is the slope of one over the other
+        log_grad_norm=jnp.isfinite(signals.log_grad_norm),
+        log_update_ratio=started & jnp.isfinite(last_log_update_ratio),
+        alignment=started & jnp.isfinite(signals.alignment),
+    )
+    return signals, finite
+
+
 def raw_sensors(averages: Averages, first_log_loss: Any, step: Any, total_steps: Any) -> Sensors:
     """The six sensors before they are squashed, from averages that include this step."""
     fast, slow = averages.mean(0), averages.mean(1)
@@ -130,7 +173,8 @@ def raw_sensors(averages: Averages, first_log_loss: Any, step: Any, total_steps:
 def squash(raw: Sensors, normalisers: Sensors) -> Sensors:
     """`tanh(raw / normaliser)` for every sensor but the step fraction."""
     squashed = Sensors(*(jnp.tanh(r / n) for r, n in zip(raw, normalisers, strict=True)))
-    return squashed._replace(step_fraction=raw.step_fraction)
+    rows = SENSORS._asdict().items()
+    return squashed._replace(**{x: getattr(raw, x) for x, row in rows if row.normaliser is None})
 
 
 def gate_value(control: StatefulControl, sensors: Sensors, extra: Sequence[Any] = ()) -> jax.Array:
