@@ -1,6 +1,6 @@
 """The functions through which the core reaches code mutation; see `nanoevolve_jax.plugins`."""
 
-from nanoevolve_jax.codegen.sandbox.agreement import checker as export_check
+from nanoevolve_jax.codegen.sandbox.agreement import export_check
 from nanoevolve_jax.codegen.sandbox.recertify import require_validated
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused

@@ -15,7 +15,7 @@ from nanoevolve_jax.codegen.mutators.markup import (
     plain,
     without_reasoning,
 )
-from nanoevolve_jax.codegen.validation.parsing import parse
+from nanoevolve_jax.codegen.validation.language import parse
 
 MAX_BYTES = 100_000  # bytes of an answer without its reasoning; no slot needs nearly as many
 LONGEST_ANSWER = 4_000_000  # characters of an answer with its reasoning

@@ -1,8 +1,8 @@
-"""The walls around code that nobody has read: what they are here, and a script run behind them.
+"""Runs a Python script in a sandbox of the operating system.
 
-Bubblewrap where it works, else the kernel's namespaces by hand (`namespaces.py`), else only limits
-of the process. Whatever the means, the first code inside is `confined.py`, and results come back
-through a pipe of bounded size: the child has no place on disk to write to.
+Bubblewrap hides files, processes and the network from the child, whose first code is `confined.py`:
+it limits resources and filters system calls. The script reads a request from standard input and
+returns bytes. Nothing else that it does outlives it.
 """
 
 import contextlib
@@ -11,53 +11,48 @@ import json
 import os
 import shutil
 import signal
-import struct
+import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nanoevolve_jax.codegen.sandbox import bounded, seccomp
-from nanoevolve_jax.codegen.sandbox.walls import (
-    BUBBLEWRAP,
-    LIMITS,
-    NAMESPACES,
-    launcher,
-    site_packages,
-)
 from nanoevolve_jax.execution.settings import ConfigError
 
 REQUIRED, AVAILABLE = "required", "available"
 SETTINGS = (REQUIRED, AVAILABLE)
-"""Whether all walls must be there, or those that are there shall do."""
+"""Values of `config.codegen.isolation`: every wall must exist, or those of this machine suffice."""
+BUBBLEWRAP, LIMITS = "bubblewrap", "limits only"
+"""Means of isolation, the best first. Limits alone hide nothing."""
 
-_HERE = Path(__file__).resolve().parent
-_PACKAGE = _HERE.parents[1]
-_FRAME = 1 << 20  # bytes that the names of results may take
+_CONFINED = Path(__file__).resolve().parent / "confined.py"
+_PACKAGE = _CONFINED.parents[2]
+_DEVICES = ("null", "zero", "random", "urandom")
+_ERROR_BYTES = 16_384  # of standard error that are kept
 _MEBI = 1 << 20
 
 
 class IsolationError(ConfigError):
-    """Walls that are required and missing."""
+    """A required wall that this machine lacks."""
 
 
 class Limits(NamedTuple):
-    """What a child may use; of the whole process and of all its threads together."""
+    """Resources of a child, which all of its threads share."""
 
-    seconds: float = 300.0  # wall clock; half a minute is usual, three for matrices of 4096
+    seconds: float = 300.0  # wall clock; most sources take 30 s, matrices of 4096 take minutes
     cpu_seconds: int = 600
     memory: int = 4096 * _MEBI  # bytes of private memory
-    address_space: int = 16_384 * _MEBI  # bytes; XLA reserves much that it never touches
-    scratch: int = 64 * _MEBI  # bytes in its private folder, in memory
-    output: int = 32 * _MEBI  # bytes of results
+    address_space: int = 16_384 * _MEBI  # bytes; XLA reserves far more than it uses
+    scratch: int = 64 * _MEBI  # bytes of its folder in memory, and of any file
+    output: int = 32 * _MEBI  # bytes of its result
     open_files: int = 64
-    threads: int = 512  # where the kernel counts them: not for root
+    threads: int = 512  # enforced only if the kernel counts them, which it does not for root
     cpus: int = 2
 
 
 class Isolation(NamedTuple):
-    """Which walls there are; `accepted`: whether what is missing may be missing."""
+    """Walls of this machine's sandbox, and whether incomplete ones are accepted."""
 
     means: str
     walls: tuple[tuple[str, bool], ...]
@@ -65,141 +60,141 @@ class Isolation(NamedTuple):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the walls that are not there."""
-        return tuple(name for name, there in self.walls if not there)
+        """Names of the walls that this machine lacks."""
+        return tuple(name for name, exists in self.walls if not exists)
 
     @property
     def refusal(self) -> str | None:
-        """Why nothing may run here, in one line; None where it may."""
+        """Reason not to run anything, in one line, or None."""
         if self.accepted or not self.missing:
             return None
         return (
-            f"isolation is {self.means!r}, without: {', '.join(self.missing)}; allowed: all walls "
-            f"(install bubblewrap, or allow user namespaces), or isolation={AVAILABLE}, to do "
-            "without"
+            f"config.codegen.isolation must be {AVAILABLE} to run code with {self.means!r} and "
+            f"without {', '.join(self.missing)}, or install bubblewrap and allow user namespaces"
         )
 
     def in_words(self) -> str:
-        """One line: the means, and every wall with yes or no."""
-        walls = ", ".join(f"{name}: {'yes' if there else 'NO'}" for name, there in self.walls)
+        """Returns the means and whether each wall exists, in one line."""
+        walls = ", ".join(f"{name}: {'yes' if exists else 'NO'}" for name, exists in self.walls)
         return f"{self.means} ({walls})"
 
 
 class Outcome(NamedTuple):
-    """What came of a script."""
+    """Result of a script and how its process ended."""
 
-    code: int  # of exit; 128 + n after signal n
-    files: dict[str, bytes | None]  # what it left in its folder; None: no plain file
-    errors: str  # the beginning of what it printed
-    stopped: str  # 'time', 'output', or '' where it ended by itself
+    code: int  # exit code; 128 + n after signal n
+    result: bytes
+    errors: str  # beginning of its standard error
+    stopped: str  # the limit that ended it, 'time' or 'output', or ''
 
 
 def isolation(setting: str = REQUIRED, means: str | None = None) -> Isolation:
-    """The walls of this machine.
+    """Returns the isolation of this machine.
 
     Args:
-      setting: one of `SETTINGS`.
-      means: which ones to use; by default the best that work here.
+      setting: One of `SETTINGS`.
+      means: `BUBBLEWRAP` or `LIMITS`; by default the better one that works.
 
     Raises:
-      IsolationError: if a setting, or a wall that it requires, is missing.
+      IsolationError: If the setting is unknown or a required wall is missing.
     """
     if setting not in SETTINGS:
-        raise IsolationError(f"isolation is {setting!r}; allowed: {', '.join(SETTINGS)}")
-    found = _walls(means or _best())._replace(accepted=setting == AVAILABLE)
-    if found.refusal:
-        raise IsolationError(found.refusal)
-    return found
-
-
-def works(means: str) -> bool:
-    """Whether a script runs behind these walls on this machine; tried once."""
-    return means == LIMITS or _tried(means)
-
-
-@functools.cache
-def _tried(means: str) -> bool:
-    if means == BUBBLEWRAP and shutil.which("bwrap") is None:
-        return False
-    if not sys.platform.startswith("linux"):
-        return False
-    script = _HERE / "greeting.py"
-    try:
-        found = run(script, b"", Limits(seconds=10.0), Isolation(means, ()))
-    except OSError:
-        return False
-    return found.files == {"greeting": b"hello"}
-
-
-def _best() -> str:
-    return next(means for means in (BUBBLEWRAP, NAMESPACES, LIMITS) if works(means))
-
-
-@functools.cache
-def _walls(means: str) -> Isolation:
-    namespaces = means != LIMITS
-    return Isolation(
-        means,
-        (
-            ("no network", namespaces or _filters()),
-            ("no further processes", _filters()),
-            ("files out of sight", namespaces),
-            ("no other processes in sight", namespaces),
-            ("limits of time, memory and files", True),
-            ("empty environment", True),
-        ),
+        raise IsolationError(f"isolation must be {' or '.join(SETTINGS)}, got {setting!r}")
+    means = means or (BUBBLEWRAP if works(BUBBLEWRAP) else LIMITS)
+    hidden = means == BUBBLEWRAP
+    walls = (
+        ("no network", hidden or _filters()),
+        ("no further processes", _filters()),
+        ("files out of sight", hidden),
+        ("no other processes in sight", hidden),
+        ("limits of time, memory and files", True),
+        ("empty environment", True),
     )
+    chosen = Isolation(means, walls, accepted=setting == AVAILABLE)
+    if chosen.refusal:
+        raise IsolationError(chosen.refusal)
+    return chosen
+
+
+@functools.cache
+def works(means: str) -> bool:
+    """Returns whether a Python program starts under this isolation; tried once per process."""
+    if means == LIMITS:
+        return True
+    if shutil.which("bwrap") is None:
+        return False
+    line = [*_launcher(means, _CONFINED, _MEBI), sys.executable, "-I", "-c", ""]
+    try:
+        return not subprocess.run(line, capture_output=True, timeout=30.0, check=False).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 @functools.cache
 def _filters() -> bool:
-    if not (sys.platform.startswith("linux") and seccomp.supported()):
+    """Whether this kernel filters system calls and their numbers are known here."""
+    if not sys.platform.startswith("linux") or os.uname().machine not in ("x86_64", "aarch64"):
         return False
-    status = Path("/proc/self/status").read_text()
-    return "\nSeccomp:" in status
+    return "\nSeccomp:" in Path("/proc/self/status").read_text()
 
 
 def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> Outcome:
-    """Runs a Python script behind the walls, with the path of a folder for results as argument.
-
-    Nothing is left of it: no process, no file.
+    """Runs a Python script, and ends every process that it has started.
 
     Args:
-      script: a file; it alone is visible of its folder, unless that is of this package.
-      request: what it reads on its standard input.
-      limits: of its resources.
-      isolation: which walls; they are not asked for a refusal here.
+      script: File that writes its result to the file descriptor in `sys.argv[1]`. A file outside
+        of this package is visible alone, without its folder.
+      request: Content of its standard input.
+      limits: Resources that it may use.
+      isolation: Walls around it; whether they suffice is not checked here.
     """
-    with _results_folder(isolation.means) as folder:
-        inside = [sys.executable, "-I", "-B", str(_HERE / "confined.py")]
-        inside.append(json.dumps(_settings(script, folder, limits, isolation.means)))
-        ended = bounded.run(
-            [*launcher(isolation.means, script, limits.scratch), *inside],
-            request,
-            seconds=limits.seconds,
-            output_bytes=limits.output + _FRAME,
-            environment={"JAX_PLATFORMS": "cpu", "LC_ALL": "C.UTF-8"},
-            tell_pid=isolation.means != LIMITS,
+    line = [*_launcher(isolation.means, script, limits.scratch)]
+    line += [
+        sys.executable,
+        "-I",
+        "-B",
+        str(_CONFINED),
+        json.dumps(_settings(script, limits, isolation)),
+    ]
+    with contextlib.ExitStack() as stack:
+        # Files without names, which the child can fill no further than its limit of file size.
+        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        streams[0].write(request)
+        streams[0].seek(0)
+        child = subprocess.Popen(
+            line,
+            **dict(zip(("stdin", "stdout", "stderr"), streams, strict=True)),
+            env={"JAX_PLATFORMS": "cpu", "LC_ALL": "C.UTF-8"},
+            cwd="/",
+            start_new_session=True,
         )
-    stopped = ended.stopped
-    # The kernel limits by whole ticks, which on a busy machine are far more than what was used.
-    if ended.code == 128 + signal.SIGKILL and ended.cpu_seconds >= 0.5 * limits.cpu_seconds:
+        stopped = ""
+        try:
+            child.wait(limits.seconds)
+        except subprocess.TimeoutExpired:
+            stopped = "time"
+        finally:
+            # Bubblewrap's first process inside dies with the outer one, and its namespace with it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        result, errors = _content(streams[1], limits.output), _content(streams[2], _ERROR_BYTES)
+    code = child.returncode if child.returncode >= 0 else 128 - child.returncode
+    if code == 128 + signal.SIGXCPU:
         stopped = stopped or "time"
-    return Outcome(ended.code, _files(ended.output), ended.errors, stopped)
+    if len(result) > limits.output:
+        result, stopped = b"", stopped or "output"
+    return Outcome(code, result, errors[:_ERROR_BYTES].decode(errors="replace"), stopped)
 
 
-@contextlib.contextmanager
-def _results_folder(means: str) -> Iterator[str]:
-    """Where the child writes: a folder in its own memory, or without namespaces one on disk."""
-    if means != LIMITS:
-        yield "/tmp/out"
-        return
-    with tempfile.TemporaryDirectory(prefix="nanoevolve-jail-") as folder:
-        yield f"{folder}/out"
+def _content(file, most: int) -> bytes:
+    """At most one byte more than `most` of a file."""
+    file.seek(0)
+    return file.read(most + 1)
 
 
-def _settings(script: Path, folder: str, limits: Limits, means: str) -> dict:
-    """What `confined.py` is told."""
+def _settings(script: Path, limits: Limits, isolation: Isolation) -> dict:
+    """The argument of `confined.py`."""
     numbers = {
         "RLIMIT_CPU": limits.cpu_seconds,
         "RLIMIT_DATA": limits.memory,
@@ -210,39 +205,49 @@ def _settings(script: Path, folder: str, limits: Limits, means: str) -> dict:
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_MSGQUEUE": 0,
     }
-    if means != LIMITS and _counts_by_namespace():
+    kernel = tuple(map(int, os.uname().release.split(".")[:2]))
+    if isolation.means == BUBBLEWRAP and kernel >= (5, 14):  # counts threads by namespace
         numbers["RLIMIT_NPROC"] = limits.threads
     return {
         "script": str(script),
-        "folder": folder,
-        "paths": [str(_PACKAGE.parent), *site_packages()],
+        "paths": [str(_PACKAGE.parent), *_site_packages()],
         "limits": numbers,
         "cpus": limits.cpus,
-        "most": limits.output,
         "filter": _filters(),
     }
 
 
-def _counts_by_namespace() -> bool:
-    """Whether the kernel counts the threads of a namespace apart from the rest of the user's."""
-    major, minor = os.uname().release.split(".")[:2]
-    return (int(major), int(minor)) >= (5, 14)
+def _launcher(means: str, script: Path, scratch: int) -> list[str]:
+    """The beginning of a command line that runs the rest of it in a sandbox."""
+    if means == LIMITS:
+        return []
+    line = ["bwrap", "--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
+    line += ["--die-with-parent", "--new-session"]
+    for name in _DEVICES:
+        line += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
+    # First, because visible paths may lie below it.
+    line += ["--size", str(scratch), "--tmpfs", "/tmp"]
+    for path in _visible(script):
+        line += ["--ro-bind", path, path]
+    for name in ("/lib", "/lib64"):
+        if Path(name).is_symlink():
+            line += ["--symlink", str(Path(name).readlink()), name]
+    return [*line, "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
-def _files(frame: bytes) -> dict[str, bytes | None]:
-    """The files of a frame as `confined.py` sends it; nothing of what is not one."""
-    try:
-        (length,) = struct.unpack_from("<Q", frame)
-        if length > _FRAME:
-            return {}
-        start, files = 8 + length, {}
-        for name, size in json.loads(frame[8:start]):
-            if not isinstance(name, str) or type(size) is not int or size < -1:
-                return {}
-            files[name] = None if size < 0 else frame[start : start + size]
-            if size > 0 and len(files[name]) != size:
-                return {}
-            start += max(0, size)
-    except (struct.error, ValueError, TypeError, RecursionError):
-        return {}
-    return files
+def _visible(script: Path) -> list[str]:
+    """Paths that a child can read: Python, its packages, this package and the script."""
+    prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    names = ("bin", "lib", "lib64", "pyvenv.cfg")
+    paths = [f"{root}/{name}" for root in prefixes for name in names]
+    paths += [*_site_packages(), sysconfig.get_path("stdlib"), str(Path(sys.executable).resolve())]
+    paths += ["/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/proc/cpuinfo"]
+    paths += [str(_PACKAGE), str(script)]
+    paths += [name for name in ("/lib", "/lib64") if not Path(name).is_symlink()]
+    existing = sorted({path for path in paths if Path(path).exists()})
+    return [p for p in existing if not any(p.startswith(f"{q}/") for q in existing)]
+
+
+def _site_packages() -> list[str]:
+    """Folders of installed packages that this process imports from."""
+    return [x for x in sys.path if Path(x).name in ("site-packages", "dist-packages")]

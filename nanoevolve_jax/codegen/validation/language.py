@@ -1,73 +1,110 @@
-"""The small language that functions are written in: an allow-list over Python's syntax.
+"""The language of rewritten functions: an allow-list over Python's syntax and names.
 
-Nothing is run and JAX is not imported. What passes consists of function definitions and constants,
-which are numbers and tuples of numbers; inside functions there is arithmetic, static control flow
-and calls of allowed functions.
+A source consists of function definitions and of constants, which are numbers and tuples of numbers.
+Functions contain arithmetic, static control flow and calls of allowed functions. Sources are only
+read here, never run.
 """
 
 import ast
+import re
+import symtable
+import threading
 import warnings
 from collections.abc import Iterator
 
-from nanoevolve_jax.codegen.validation.contract import PARAMETERS
-from nanoevolve_jax.codegen.validation.names import require_known_names, require_names_in_scope
-from nanoevolve_jax.codegen.validation.parsing import parse
 from nanoevolve_jax.codegen.validation.refusals import Refused
-from nanoevolve_jax.codegen.validation.syntax import refused, require_allowed
+from nanoevolve_jax.codegen.validation.vocabulary import (
+    ARRAY_ATTRIBUTES,
+    BUILTINS,
+    CONSTANTS,
+    HINTS,
+    MODULES,
+    ROOTS,
+)
+from nanoevolve_jax.policy.slots import SLOTS
 
 MAX_SOURCE_BYTES = 20_000
 MAX_NODES = 6_000
 MAX_DEPTH = 60
+MAX_IDENTIFIER = 40  # characters
+MAX_INTEGER = 2**32 - 1  # a bit mask of float32
 
-# What is evaluated once and lives on between calls must be immutable, or it would carry state.
+_STATEMENTS = (
+    *(ast.FunctionDef, ast.Return, ast.Assign, ast.AugAssign, ast.For, ast.If, ast.Expr),
+    *(ast.Pass, ast.Break, ast.Continue),
+)
+_EXPRESSIONS = (
+    *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Lambda, ast.IfExp, ast.ListComp, ast.GeneratorExp),
+    *(ast.Compare, ast.Call, ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name),
+    *(ast.List, ast.Tuple, ast.Slice),
+)
+_PARTS = (
+    *(ast.Module, ast.arguments, ast.arg, ast.keyword, ast.comprehension, ast.expr_context),
+    *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
+)
+_GRAMMAR = (*_STATEMENTS, *_EXPRESSIONS, *_PARTS)
+_NOT_IN_GRAMMAR = {  # parts of allowed nodes
+    ast.FunctionDef: {"decorator_list": "decorators", "returns": "annotations"},
+    ast.arg: {"annotation": "annotations"},
+    ast.arguments: {"kwarg": "**"},
+    ast.comprehension: {"is_async": "async"},
+}
+# A value that is evaluated once must be immutable, or it would carry state between calls.
 _LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.unaryop, ast.expr_context)
 
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_PATH = re.compile(r"\w+(\.\w+)+")  # such as jax.nn.relu
+_RESERVED = frozenset((*BUILTINS, *CONSTANTS, *ROOTS))
+_ARGUMENTS = [name for slot in SLOTS.values() for name, _ in slot.named_arguments()]
+_FIELDS = {field for name in _ARGUMENTS for field in name.split(".")[1:]}
+_ATTRIBUTES = frozenset((*_FIELDS, *ARRAY_ATTRIBUTES))
+_FUNCTIONS = frozenset(f"{module}.{name}" for module, names in MODULES.items() for name in names)
 
-def check(source: str, slot: str, max_bytes: int = MAX_SOURCE_BYTES) -> None:
-    """Refuses a source that is outside the language or does not define its slot's function.
+_LOCK = threading.Lock()
+_PARSE_ATTEMPTS = 20
 
-    The normalised source is what is kept and read later, so it must pass as well.
+
+def parse(text: str) -> ast.Module:
+    """Returns what `ast.parse` returns, in a process of many threads.
+
+    CPython 3.11 counts the depth of all trees under construction in one counter and raises
+    SystemError if another thread has moved it (github.com/python/cpython/issues/106905). Other
+    libraries parse without this lock.
+    """
+    with _LOCK:
+        for _ in range(_PARSE_ATTEMPTS - 1):
+            try:
+                return ast.parse(text)
+            except SystemError:
+                continue
+        return ast.parse(text)
+
+
+def check(source: str, slot: str) -> None:
+    """Checks that a source is in the language and defines the function of its slot.
+
+    The normalised source, which is what is kept, must pass as well.
 
     Args:
       source: Python text.
-      slot: One of `contract.PARAMETERS`.
-      max_bytes: Bound on the source, and on the normalised source, in UTF-8.
+      slot: One of `SLOTS`.
 
     Raises:
-      Refused: with reason 'syntax', 'name', 'attribute', 'import' or 'too_long', or the reason of
-        an attribute in `vocabulary.POINTED`; the message names the line.
+      Refused: With reason 'syntax', 'name', 'attribute', 'import' or 'too_long', or a reason of
+        `vocabulary.HINTS`; the message names the line.
     """
-    _check(source, slot, max_bytes)
+    _check(source, slot, "the source")
     kept = normalised(source)
-    size = len(kept.encode())
-    if size > max_bytes:
-        raise Refused(
-            "too_long",
-            f"the normalised source must have at most {max_bytes} bytes, got {size}",
-        )
     if kept != source:
-        _check(kept, slot, max_bytes)
-
-
-def _check(source: str, slot: str, max_bytes: int) -> None:
-    tree = _parsed(source, max_bytes)
-    _require_small(tree)
-    docstrings = set(map(id, _docstrings(tree)))
-    for node in ast.walk(tree):
-        if id(node) not in docstrings:
-            require_allowed(node)
-    _require_plain_module(tree)
-    require_known_names(tree)
-    require_names_in_scope(source)
-    _require_function(tree, slot)
+        _check(kept, slot, "the normalised source")
 
 
 def normalised(source: str) -> str:
-    """A source that `check` has passed, without comments and docstrings and in one layout.
+    """Returns a checked source without comments and docstrings, in one layout.
 
-    What stays cannot tell a reader of the source, such as a language model, anything but code.
+    What is left cannot instruct a later reader, such as a language model.
     """
-    tree = _parsed(source, len(source.encode()))
+    tree = parse(source)
     docstrings = set(map(id, _docstrings(tree)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef):
@@ -77,17 +114,35 @@ def normalised(source: str) -> str:
     return ast.unparse(ast.fix_missing_locations(tree)) + "\n"
 
 
-def _parsed(source: str, max_bytes: int) -> ast.Module:
+def _check(source: str, slot: str, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as of escapes in docstrings
+        tree = _parsed(source, name)
+        _require_small(tree)
+        docstrings = set(map(id, _docstrings(tree)))
+        for node in ast.walk(tree):
+            if id(node) not in docstrings:
+                _require_grammar(node)
+        _require_plain_module(tree)
+        _require_attributes(tree)
+        _require_names(tree, source)
+        _require_function(tree, slot)
+
+
+def _refused(node: ast.AST, reason: str, message: str) -> Refused:
+    line = getattr(node, "lineno", None)
+    return Refused(reason, message if line is None else f"line {line}: {message}")
+
+
+def _parsed(source: str, name: str) -> ast.Module:
     try:
         size = len(source.encode())
     except UnicodeEncodeError:
-        raise Refused("syntax", "the source is not valid Unicode") from None
-    if size > max_bytes:
-        raise Refused("too_long", f"the source has {size} bytes; allowed: at most {max_bytes}")
+        raise Refused("syntax", "the source must be valid Unicode") from None
+    if size > MAX_SOURCE_BYTES:
+        raise Refused("too_long", f"{name} must have at most {MAX_SOURCE_BYTES} bytes, got {size}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a child process says nothing but its result
-            return parse(source)
+        return parse(source)
     except SyntaxError as error:
         raise Refused("syntax", f"line {error.lineno or 1}: {error.msg}") from None
     except ValueError:
@@ -97,67 +152,153 @@ def _parsed(source: str, max_bytes: int) -> ast.Module:
 
 
 def _require_small(tree: ast.Module) -> None:
-    """Bounds the number of nodes and the depth, level by level, without recursion."""
-    level, nodes, depth = [tree], 0, 0
+    """Bounds the number of nodes and their depth, level by level, without recursion."""
+    level: list[ast.AST] = [tree]
+    nodes = depth = 0
     while level:
         nodes, depth = nodes + len(level), depth + 1
         if nodes > MAX_NODES:
             raise Refused("too_long", f"the source has over {MAX_NODES} nodes of syntax")
         if depth > MAX_DEPTH:
-            line = getattr(level[0], "lineno", 1)
-            raise Refused("too_long", f"line {line}: nested more than {MAX_DEPTH} levels deep")
+            raise _refused(level[0], "too_long", f"nested more than {MAX_DEPTH} levels deep")
         level = [child for node in level for child in ast.iter_child_nodes(node)]
 
 
 def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
     for node in ast.walk(tree):
-        first = (
-            node.body[0] if isinstance(node, ast.Module | ast.FunctionDef) and node.body else None
-        )
-        value = first.value if isinstance(first, ast.Expr) else None
-        if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            yield value
+        body = node.body if isinstance(node, ast.Module | ast.FunctionDef) else ()
+        first = body[0].value if body and isinstance(body[0], ast.Expr) else None
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            yield first
+
+
+def _require_grammar(node: ast.AST) -> None:
+    """Checks one node by itself."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        modules = ", ".join(sorted(ROOTS))
+        raise _refused(node, "import", f"imports are not allowed; {modules} need no import")
+    if not isinstance(node, _GRAMMAR):
+        raise _refused(node, "syntax", f"{type(node).__name__} is not part of the language")
+    for field, what in _NOT_IN_GRAMMAR.get(type(node), {}).items():
+        if getattr(node, field):
+            raise _refused(node, "syntax", f"{what} is not part of the language")
+    if isinstance(node, ast.keyword) and node.arg is None:
+        raise _refused(node, "syntax", "** is not part of the language")
+    for field in ("id", "attr", "arg", "name"):
+        if isinstance(name := getattr(node, field, None), str):
+            _require_identifier(node, name)
+    if isinstance(node, ast.Constant):
+        _require_number(node)
+    if isinstance(node, ast.Expr) and not isinstance(getattr(node.value, "value", None), str):
+        raise _refused(node, "syntax", "an expression must be used; only docstrings stand alone")
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    for part in (part for target in targets if target for part in ast.walk(target)):
+        if isinstance(part, ast.Attribute):
+            raise _refused(part, "attribute", "an attribute cannot be assigned to")
+        if isinstance(part, ast.Subscript):
+            raise _refused(part, "syntax", "an element must be set with x = x.at[i].set(v)")
+
+
+def _require_identifier(node: ast.AST, name: str) -> None:
+    if len(name) > MAX_IDENTIFIER:
+        message = f"a name must have at most {MAX_IDENTIFIER} characters, got {len(name)}"
+        raise _refused(node, "too_long", message)
+    if name == "__import__":
+        raise _refused(node, "import", "imports are not allowed")
+    if name != "_" and not _IDENTIFIER.match(name):
+        message = f"a name must be of ASCII letters, digits and _, a letter first, got {name!a}"
+        reason = "attribute" if isinstance(node, ast.Attribute) else "name"
+        raise _refused(node, reason, message)
+
+
+def _require_number(node: ast.Constant) -> None:
+    value = node.value
+    if isinstance(value, int) and value > MAX_INTEGER:  # signs are operators
+        raise _refused(node, "too_long", f"an integer must be at most {MAX_INTEGER}")
+    if value is not None and value is not Ellipsis and type(value) not in (bool, int, float):
+        kind = type(value).__name__
+        raise _refused(node, "syntax", f"a constant must be a number, None or ..., got a {kind}")
 
 
 def _require_plain_module(tree: ast.Module) -> None:
-    """Refuses what runs at the top, and mutable objects that would survive between calls."""
+    """Refuses what runs at the top, and mutable objects that would live on between calls."""
     for statement in tree.body:
-        if isinstance(statement, ast.FunctionDef):
-            defaults = [*statement.args.defaults, *filter(None, statement.args.kw_defaults)]
-        elif isinstance(statement, ast.Assign):
-            defaults = [statement.value]
-        elif isinstance(statement, ast.Expr):
-            continue
-        else:
-            kind = type(statement).__name__
-            raise refused(
-                statement, "syntax", f"{kind} at the top; allowed: functions and constants"
-            )
-        for value in defaults:
-            if not all(isinstance(node, _LITERALS) for node in ast.walk(value)):
-                raise refused(
-                    statement,
-                    "syntax",
-                    "a constant or a default at the top must be a number or a tuple of numbers",
+        match statement:
+            case ast.FunctionDef(args=arguments):
+                values = [*arguments.defaults, *filter(None, arguments.kw_defaults)]
+            case ast.Assign(value=value):
+                values = [value]
+            case ast.Expr():
+                continue
+            case _:
+                message = (
+                    f"only functions and constants stand at the top, got {type(statement).__name__}"
                 )
+                raise _refused(statement, "syntax", message)
+        if not all(isinstance(x, _LITERALS) for value in values for x in ast.walk(value)):
+            message = "a constant or default at the top must be a number or a tuple of numbers"
+            raise _refused(statement, "syntax", message)
+
+
+def _require_attributes(tree: ast.Module) -> None:
+    """Allows only known attributes; a module stands only before the name of its function."""
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    continued = {id(node.value) for node in attributes}
+    for node in attributes:
+        path = ast.unparse(node)
+        if not _PATH.fullmatch(path) or path.split(".")[0] not in ROOTS:
+            if node.attr not in _ATTRIBUTES:
+                raise _refused(node, "attribute", f"attribute {node.attr!r} is not allowed")
+        elif path not in _FUNCTIONS and not (path in MODULES and id(node) in continued):
+            hints = [HINTS[part] for part in path.split(".") if part in HINTS]
+            reason, hint = (hints or [("attribute", "it is not an allowed function")])[0]
+            raise _refused(node, reason, f"{path!r} is not allowed: {hint}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in ROOTS and id(node) not in continued:
+            raise _refused(node, "name", f"module {node.id!r} cannot be a value or be assigned to")
+
+
+def _require_names(tree: ast.Module, source: str) -> None:
+    """Allows only names that a function around them, the top of the source or Python defines.
+
+    A name that only another function defines is unknown here, but it could be any builtin function
+    where the source is part of an exported file.
+    """
+    try:
+        top = symtable.symtable(source, "<source>", "exec")
+    except SyntaxError as error:  # such as two parameters of one name
+        raise Refused("syntax", f"line {error.lineno or 1}: {error.msg}") from None
+    lines: dict[str, int] = {}
+    for node in ast.walk(tree):
+        for field in ("id", "name", "arg"):
+            lines.setdefault(getattr(node, field, None) or "", getattr(node, "lineno", 1))
+    known = _RESERVED | {x.get_name() for x in top.get_symbols() if x.is_assigned()}
+    tables = [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        # Sorted, because their order depends on the seed of Python's hashes.
+        for symbol in sorted(table.get_symbols(), key=symtable.Symbol.get_name):
+            name = symbol.get_name()
+            if name in _RESERVED and (symbol.is_assigned() or symbol.is_parameter()):
+                message = f"line {lines[name]}: {name!r} is given and cannot be defined anew"
+                raise Refused("name", message)
+            if symbol.is_global() and name not in known:
+                message = f"line {lines[name]}: {name!r} is not defined here and not allowed"
+                raise Refused("name", message)
 
 
 def _require_function(tree: ast.Module, slot: str) -> None:
-    top = [x for x in tree.body if isinstance(x, ast.FunctionDef | ast.Assign)]
-    seen: set[str] = set()
-    for statement in top:
-        names = (
-            [statement.name]
-            if isinstance(statement, ast.FunctionDef)
-            else [x.id for x in ast.walk(statement) if isinstance(x, ast.Name)]
-        )
-        for name in names:
-            if name in seen:
-                raise refused(statement, "name", f"{name!r} is defined twice at the top")
-            seen.add(name)
-    found = next((x for x in top if getattr(x, "name", None) == slot), None)
-    wanted = f"def {slot}({', '.join(PARAMETERS[slot])})"
-    if found is None:
-        raise Refused("name", f"no function {slot!r} at the top; wanted: {wanted}")
-    if ast.unparse(found.args) != ", ".join(PARAMETERS[slot]):
-        raise refused(found, "name", f"wrong parameters of {slot!r}; wanted: {wanted}")
+    """Checks that every name at the top is defined once, and the slot's function among them."""
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names += [x.id for x in ast.walk(node) if isinstance(x, ast.Name)]
+        elif isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise Refused("name", f"{repeated[0]!r} is defined twice at the top")
+    parameters = ", ".join(SLOTS[slot].parameters)
+    functions = {x.name: ast.unparse(x.args) for x in tree.body if isinstance(x, ast.FunctionDef)}
+    if functions.get(slot) != parameters:
+        raise Refused("name", f"the source must have def {slot}({parameters}) at the top")

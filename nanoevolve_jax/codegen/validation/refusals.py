@@ -1,4 +1,4 @@
-"""Why code is refused: the one table of reasons, and what a refusal looks like."""
+"""Reasons why code is refused."""
 
 import re
 from typing import NamedTuple
@@ -6,60 +6,45 @@ from typing import NamedTuple
 LONGEST_MESSAGE = 500  # characters
 
 REASONS = {
-    # Found in the text, before anything runs.
-    "syntax": "The source is not in the small language that functions are written in.",
-    "name": "It uses a name that is not allowed, or does not define what its slot asks for.",
+    # Of the text, before anything runs.
+    "syntax": "The source is outside the grammar of the language.",
+    "name": "It uses a name that is not allowed, or does not define the function of its slot.",
     "attribute": "It uses an attribute that is not allowed.",
-    "import": "It imports something; what may be used is there already.",
+    "import": "It imports something; all that may be used is there already.",
     "too_long": "It is too long, too deep or has too many operations.",
-    # Found while it is traced to a computation.
+    # Of tracing.
     "trace": "It fails while it is traced.",
     "endless": "Its tracing does not end in time.",
-    # Found in the computation.
+    # Of the computation.
     "effect": "It does more than compute its results from its arguments.",
     "callback": "It calls back into Python, prints, or moves data to the host.",
-    "custom_call": "It needs an operation that is no plain arithmetic on arrays.",
-    "unbounded_loop": "It has a loop whose number of steps is not known while it is traced.",
-    "constant": "It carries constants that are too large.",
-    "shape": "A result has not the shape of its contract.",
-    "dtype": "A result has not the dtype of its contract.",
+    "custom_call": "It needs an operation other than plain arithmetic on arrays.",
+    "unbounded_loop": "The number of steps of a loop is not known while it is traced.",
+    "constant": "Its constants are too large.",
+    "shape": "A result does not have the shape of its contract.",
+    "dtype": "A result does not have the dtype of its contract.",
     "cost": "It costs too much more arithmetic or memory traffic than the built-in function.",
     "memory": "It needs too much more memory than the built-in function.",
-    # Found by running it.
+    # Of running it.
     "non_finite": "A result is not finite where that of the built-in function is.",
-    "nondeterministic": "It gives different results from the same arguments.",
-    # Found by the process that started the child.
-    "timeout": "The child did not end in time.",
-    "killed": "The child was killed or crashed.",
-    "output": "What the child wrote is not what was agreed on.",
-    "link": "What the child wrote contains a link or something else that is no plain file.",
+    "nondeterministic": "It returns different results for the same arguments.",
+    # Of the process that started the sandbox.
+    "timeout": "The sandbox did not end in time.",
+    "killed": "The sandbox was killed or crashed.",
+    "output": "The sandbox returned something other than a valid result.",
+    "link": "The sandbox returned something other than plain files (in older folders).",
     "certificate": "The certificate does not fit what it certifies.",
-    "isolation": "The child cannot be isolated on this machine as asked.",
-    "inert": "It computes the same as the function it was to replace.",
+    "isolation": "This machine lacks a required wall of the sandbox.",
+    "inert": "It computes the same as the function that it was to replace.",
 }
-"""A sentence for each reason."""
+"""Meaning of each reason."""
 
 _PATH = re.compile(r"(?<![\w./])(?:/[\w.@+~-]+){2,}/?")
-
 _ADDRESS = re.compile(r"( (object )?at )?\b0x[0-9a-fA-F]+\b")
 
 
-def one_line(text: object) -> str:
-    """Returns a message as it may be kept and shown.
-
-    It is one line of at most 500 characters, without paths and without memory addresses, which
-    differ from run to run.
-    """
-    line = " ".join(_PATH.sub("<path>", str(text)).split())
-    line = _ADDRESS.sub("", line)
-    line = "".join(character if character.isprintable() else "?" for character in line)
-    if len(line) <= LONGEST_MESSAGE:
-        return line
-    return line[: LONGEST_MESSAGE - 3] + "..."
-
-
 class Refusal(NamedTuple):
-    """Why a source is refused; `reason` is one of `REASONS`."""
+    """Reason, one of `REASONS`, and message of a refusal."""
 
     reason: str
     message: str
@@ -71,3 +56,19 @@ class Refused(Exception):
     def __init__(self, reason: str, message: object):
         self.refusal = Refusal(reason, one_line(message))
         super().__init__(self.refusal.message)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the type and the first line of an exception."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def one_line(text: object) -> str:
+    """Returns a message as it may be kept and shown.
+
+    It is one line of at most `LONGEST_MESSAGE` printable characters without paths and without
+    memory addresses, which differ from run to run.
+    """
+    line = _ADDRESS.sub("", " ".join(_PATH.sub("<path>", str(text)).split()))
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 3] + "..."

@@ -1,45 +1,46 @@
-"""From a source to a computation: its function is traced once a shape, and never called again."""
+"""Traces a source to a computation: once per shape, and its function is never called again."""
 
 import contextlib
+import math
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import ClosedJaxpr
 
 from nanoevolve_jax.codegen.validation.computation import graph
-from nanoevolve_jax.codegen.validation.contract import RESULTS
-from nanoevolve_jax.codegen.validation.namespace import FILENAME, define
-from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.codegen.validation.refusals import Refused, first_line
 from nanoevolve_jax.policy.slots import SLOTS, Shape
 
 TRACING_SECONDS = 8.0
+LONGEST_RANGE = 10_000
+_FILENAME = "<source>"
 
 
 def traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
-    """The computation of one matrix, with flat arguments and results as the contract has them.
+    """Returns the computation for one matrix, with the contract's flat arguments and results.
 
     Args:
-      source: text that `language.check` has passed.
-      slot: one of `SLOTS`.
+      source: Text that `language.check` has passed.
+      slot: One of `SLOTS`.
       shape: (inputs, outputs), or None.
-      dtype: 'float32' or 'bfloat16', of the iteration.
+      dtype: Dtype of the iteration, 'float32' or 'bfloat16'.
 
     Raises:
-      Refused: with reason 'trace', 'endless', 'shape', 'dtype' or 'nondeterministic'.
+      Refused: With reason 'trace', 'endless', 'memory', 'shape', 'dtype' or 'nondeterministic'.
     """
     leaves, structure = jax.tree.flatten(SLOTS[slot].arguments(shape))
+    with _refusals_for_errors(), deadline(TRACING_SECONDS):
+        function = _defined(source, slot, dtype)
 
-    with _described(), deadline(TRACING_SECONDS):
-        function = define(source, slot, dtype)
-
-        def trace():
-            def flat(*arguments):  # another object each time, or JAX would give what it has
+        def trace() -> ClosedJaxpr:
+            def flat(*arguments):  # a new function, or JAX would return what it has cached
                 results = function(*jax.tree.unflatten(structure, arguments))
-                return _as_agreed(results, slot, SLOTS[slot].results(shape))
+                return _of_contract(results, slot, SLOTS[slot].results(shape))
 
             return jax.make_jaxpr(flat)(*leaves)
 
@@ -49,69 +50,75 @@ def traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
         return first
 
 
-def _as_agreed(results: Any, slot: str, wanted: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-    """Flat results of the contract's shapes and dtypes; only numbers of Python are cast."""
-    found = jax.tree.leaves(results)
-    if len(found) != len(wanted):
-        raise Refused(
-            "shape", f"{slot!r} gives {len(found)} results; wanted: {', '.join(RESULTS[slot])}"
-        )
-    return tuple(map(_cast, RESULTS[slot], found, wanted))
+def _defined(source: str, slot: str, dtype: str) -> Callable[..., Any]:
+    """Executes the definitions of a source and returns the function of its slot."""
+    names = {"jnp": jnp, "lax": lax, "jax": jax, "math": math, "range": _bounded_range}
+    names["compute_dtype"] = getattr(jnp, dtype)
+    exec(compile(source, _FILENAME, "exec", dont_inherit=True), names)
+    return names[slot]
 
 
-def _cast(name: str, value: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
-    try:
-        kind = jax.typeof(value)
-    except TypeError:
-        raise Refused("dtype", f"result {name!r} is a {type(value).__name__}") from None
-    if kind.shape != like.shape:
-        raise Refused("shape", f"result {name!r} has shape {kind.shape}; wanted: {like.shape}")
-    if kind.dtype != like.dtype:
-        raise Refused("dtype", f"result {name!r} is of {kind.dtype}; wanted: {like.dtype}")
-    return jnp.asarray(value, like.dtype)
+def _bounded_range(*bounds: int) -> range:
+    steps = range(*bounds)
+    if steps[LONGEST_RANGE:]:  # `len` cannot return the length of some
+        raise Refused("endless", f"a range must have at most {LONGEST_RANGE} steps")
+    return steps
+
+
+def _of_contract(results: Any, slot: str, contract: tuple[Any, ...]) -> tuple[jax.Array, ...]:
+    """Returns flat results after checking shapes and dtypes; casts only numbers of Python."""
+    leaves, names = jax.tree.leaves(results), SLOTS[slot].result_names
+    if len(leaves) != len(contract):
+        message = f"{slot!r} must return {', '.join(names)}, got {len(leaves)} results"
+        raise Refused("shape", message)
+    for name, value, like in zip(names, leaves, contract, strict=True):
+        try:
+            kind = jax.typeof(value)
+        except TypeError:
+            raise Refused("dtype", f"result {name!r} is a {type(value).__name__}") from None
+        if kind.shape != like.shape:
+            raise Refused("shape", f"{name!r} must have shape {like.shape}, got {kind.shape}")
+        if kind.dtype != like.dtype:
+            raise Refused("dtype", f"{name!r} must be of {like.dtype}, got {kind.dtype}")
+    return tuple(jnp.asarray(x, like.dtype) for x, like in zip(leaves, contract, strict=True))
 
 
 @contextlib.contextmanager
-def _described() -> Iterator[None]:
-    """Whatever a source raises becomes a refusal that names the line."""
+def _refusals_for_errors() -> Iterator[None]:
+    """Turns every exception of a source into a refusal that names the line."""
     try:
         yield
-    except Refused as error:
-        reason, message = error.refusal
-        raise Refused(reason, _located(error, message)) from None
-    except MemoryError as error:
-        message = "it needs more memory than the child has"
-        raise Refused("memory", _located(error, message)) from None
     except Exception as error:
-        cause = error
+        cause: BaseException = error
         while isinstance(cause, SystemError) and cause.__cause__ is not None:
-            cause = cause.__cause__  # what code in C met, such as a deep recursion
-        first = (str(cause).strip().splitlines() or [""])[0]
-        raise Refused("trace", _located(error, f"{type(cause).__name__}: {first}")) from None
-
-
-def _located(error: BaseException, message: str) -> str:
-    frames = traceback.walk_tb(error.__traceback__)
-    lines = [line for frame, line in frames if frame.f_code.co_filename == FILENAME]
-    return f"line {lines[-1]}: {message}" if lines else message
+            cause = cause.__cause__  # what C code met, such as a deep recursion
+        if isinstance(error, Refused):
+            reason, message = error.refusal
+        elif isinstance(error, MemoryError):
+            reason, message = "memory", "it needs more memory than the sandbox has"
+        else:
+            reason, message = "trace", first_line(cause)
+        frames = traceback.walk_tb(error.__traceback__)
+        lines = [line for frame, line in frames if frame.f_code.co_filename == _FILENAME]
+        raise Refused(reason, f"line {lines[-1]}: {message}" if lines else message) from None
 
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Refuses what takes more CPU time; Python's own loops end, a long call into C only after it.
+    """Refuses what takes more CPU time, which does not depend on what else the machine does.
 
-    CPU time does not depend on what else the machine does. The process that started this one has
-    a limit of wall-clock time, which ends everything.
+    Loops of Python end at once, a long call into C only at its end. The time limit of the sandbox
+    ends everything.
     """
 
-    def ring(signum, frame):
+    def on_alarm(signum, frame):
         del signum, frame
         raise Refused("endless", f"tracing takes over {seconds:g} s of CPU time")
 
-    before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)  # again, should the first be swallowed
+    previous = signal.signal(signal.SIGPROF, on_alarm)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)  # repeats in case the first is swallowed
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, before)
+        signal.signal(signal.SIGPROF, previous)
