@@ -8,7 +8,7 @@ from records import make_record
 from nanoevolve_jax.codegen.sandbox.certify import compose
 from nanoevolve_jax.codegen.validation import checks, language
 from nanoevolve_jax.codegen.validation.computation import computation_hash
-from nanoevolve_jax.codegen.validation.programs import exported
+from nanoevolve_jax.codegen.validation.costs import exported
 from nanoevolve_jax.codegen.validation.tracing import traced
 from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import CODE
@@ -26,7 +26,9 @@ def checked(source, slot, matrices=SMALL, dtype="float32"):
     """A source that passes every check, with its programs."""
     language.check(source, slot)
     found = checks.check(source, slot, list(shapes_of(slot, matrices)), dtype, 4.0)
-    facts = {key: program.facts() for key, program in found.programs.items()}
+    facts = {key: program._asdict() for key, program in found.programs.items()}
+    for values in facts.values():
+        del values["content"]
     programs = {key: program.content for key, program in found.programs.items()}
     result = {"computation": found.computation, "seed_computation": found.seed_computation}
     result |= {"checks": checks.PASSED, "programs": facts}

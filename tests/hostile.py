@@ -1,14 +1,17 @@
-"""Hostile programs in plain Python, for the walls alone: no check of language is before them.
+"""Hostile programs in plain Python for the sandbox alone, without a check of language before them.
 
-Each tries one thing, and leaves the file `escaped` in its folder if that works. Names in capitals
-are given to them: PORT, SOCKET, PID, SECRET, REPOSITORY, PACKAGE, HOME, SCRATCH.
+Each tries one thing and returns bytes if that works. Constants in capitals stand before them: PORT,
+SOCKET, PID, SECRET, REPOSITORY, PACKAGE, HOME, SCRATCH.
 """
+
+from pathlib import Path
+from typing import NamedTuple
 
 PROLOGUE = """
 import ctypes, os, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
-OUT = Path(sys.argv[1])
-escaped = lambda what=1: (OUT / "escaped").write_text(str(what))
+RESULT = int(sys.argv[1])
+escaped = lambda what=1: os.write(RESULT, str(what).encode())
 def attempt(function, *arguments):
     try:
         return function(*arguments)
@@ -17,7 +20,7 @@ def attempt(function, *arguments):
 libc = ctypes.CDLL(None, use_errno=True)
 """
 
-# Each ends by itself, with nothing to show.
+# Programs that end by themselves and return nothing.
 QUIET = {
     "connects to a server of this machine": """
 def go():
@@ -57,8 +60,8 @@ if attempt(subprocess.run, [sys.executable, "-c", "pass"]) is not None:
     escaped()
 """,
     "becomes a program": """
-attempt(os.execv, sys.executable, [sys.executable, "-c",
-    f"open({str(OUT / 'escaped')!r}, 'w').write('1')"])
+os.set_inheritable(RESULT, True)
+attempt(os.execv, sys.executable, [sys.executable, "-c", f"import os; os.write({RESULT}, b'1')"])
 """,
     "starts a daemon in a session of its own": """
 def go():
@@ -94,7 +97,7 @@ if libc.process_vm_readv(PID, vector, 1, vector, 1, 0) > 0:
 if libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0 or libc.unshare(0x10000000) == 0:
     escaped()
 """,
-    "gives itself more": """
+    "raises its own limits": """
 import resource
 for name in ("RLIMIT_DATA", "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_NOFILE"):
     number = getattr(resource, name)
@@ -156,13 +159,13 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 attempt(go)
 attempt(os.remove, "/tmp/big")
 """,
-    "makes the kernel run a ring of calls": """
+    "sets up io_uring": """
 if libc.syscall(425, 8, ctypes.create_string_buffer(120)) >= 0:
     escaped()
 """,
 }
 
-# These need namespaces: limits alone do not hide files.
+# Programs that only bubblewrap contains: limits alone do not hide files.
 SIGHT = {
     "looks around": """
 seen = set()
@@ -173,7 +176,7 @@ for root, folders, files in os.walk("/"):
     seen |= {f"{root}/{name}".replace("//", "/") for name in files}
 for path in sorted(seen):
     allowed = ("/etc/ld.so.cache", "/proc/cpuinfo", sys.executable, __file__)
-    if path not in allowed and not path.startswith(("/lib", "/tmp/out")):
+    if path not in allowed and not path.startswith("/lib"):
         escaped(path)
 """,
     "reads a secret": """
@@ -198,7 +201,7 @@ if attempt(lambda: os.chmod(os.__file__, 0o777) or 1):
     escaped("mode")
 """,
     "sees other processes": """
-if os.getpid() != 1 or any(name.isdigit() for name in os.listdir("/proc")):
+if any(name.isdigit() for name in os.listdir("/proc")):
     escaped(os.getpid())
 """,
     "makes a device": """
@@ -222,26 +225,46 @@ finally:
 }
 
 ENVIRONMENT = """
-(OUT / "environment").write_text(repr(sorted(os.environ)))
+os.write(RESULT, repr(sorted(os.environ)).encode())
 """
 
-# These do not end by themselves; why each was stopped.
+# Programs that do not end by themselves.
 ENDLESS = {
-    "sleeps": ("time", "time.sleep(10 ** 6)"),
-    "is deaf to signals": (
-        "time",
-        "for n in set(range(1, 65)) - {9, 19, 32, 33}:\n    signal.signal(n, signal.SIG_IGN)\n"
-        "while True:\n    time.sleep(1)",
-    ),
-    "closes what it could be heard by": (
-        "time",
-        "os.closerange(0, 60)\nwhile True:\n    time.sleep(1)",
-    ),
-    "burns": ("time", "while True:\n    pass"),
-    "never reads": ("time", "time.sleep(10 ** 6)"),
-    "floods standard output": ("output", "while True:\n    os.write(1, bytes(1 << 16))"),
-    "floods every stream": (
-        "output",
-        "while True:\n    for n in range(3, 12):\n        attempt(os.write, n, bytes(1 << 16))",
-    ),
+    "sleeps": "time.sleep(10 ** 6)",
+    "ignores every signal and its parent's death": """
+libc.prctl(1, ctypes.c_ulong(0))
+for n in set(range(1, 65)) - {9, 19, 32, 33}:
+    signal.signal(n, signal.SIG_IGN)
+while True:
+    time.sleep(1)
+""",
+    "closes every file": "os.closerange(0, 60)\nwhile True:\n    time.sleep(1)",
+    "floods every stream": """
+while True:
+    for n in range(12):
+        try:
+            os.write(n, bytes(1 << 16))
+        except OSError:
+            pass
+""",
 }
+
+
+class Attack(NamedTuple):
+    """A hostile source of `attacks/`."""
+
+    name: str
+    slot: str
+    reasons: list[str]  # of its refusal; 'none': it is accepted without what it tries
+    purpose: str
+    source: str
+
+
+def attacks(kind):
+    """Returns the attacks of a kind, 'text', 'computation' or 'clock'."""
+    text = (Path(__file__).parent / "attacks" / f"{kind}.txt").read_bytes().decode()
+    return [
+        Attack(name, slot, reasons.split(), purpose, source)
+        for header, source in (x.split("\n", 1) for x in text.removeprefix("### ").split("\n### "))
+        for name, slot, reasons, purpose in [header.split(" | ")]
+    ]

@@ -2,12 +2,12 @@
 
 import os
 import time
-from pathlib import Path
 
 import jax
 import pytest
 import training
 from certified_code import BLEND, certify, code_of
+from hostile import attacks
 from jax.experimental.compilation_cache import compilation_cache
 
 from nanoevolve_jax.evidence.runs import Runs
@@ -22,7 +22,7 @@ from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.slots import SCALAR
 
-BOMB = Path(__file__).parent / "attacks" / "compile_bomb.py"
+BOMB = next(attack for attack in attacks("clock") if attack.name == "compile_bomb").source
 HEAD = "import os, sys, time\nwrite = lambda line: os.write(1, line)\n"
 LIMITS = CompileLimits(seconds=1.0, memory=1 << 30)
 GATE = "def gate(sensors, features, control):\n    return 0.5 * control.bias\n"
@@ -119,7 +119,7 @@ def test_this_process_finds_in_the_cache_what_the_child_has_compiled(engine, sha
 
 @pytest.mark.slow
 def test_a_program_that_does_not_compile_is_settled_as_dead_once(engine, shapes, tmp_path):
-    code = code_of(certify(BOMB.read_text(), "direction", shapes))
+    code = code_of(certify(BOMB, "direction", shapes))
     job = Job(training.candidate()._replace(code=code), 1, 8)
     engine = engine._replace(compile_limits=CompileLimits(seconds=3.0))
     stopped = engine._replace(

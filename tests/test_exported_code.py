@@ -174,12 +174,12 @@ def test_level_5_of_an_arm_with_code():
 
 def test_a_file_that_cannot_be_compared_has_not_passed_level_5():
     def check(*args):
-        raise CertificateError("code 7 could not be compared with its file in the jail (time)")
+        raise CertificateError("code 7 could not be compared with its file in the sandbox (time)")
 
     heard = []
     found = export_test(Arm("p0000", NANOCHAT, {}), check, heard.append)
     assert found == {"max_relative_l2": None, "flips": 0, "held": 0, "passes": False}
-    assert heard == ["export: code 7 could not be compared with its file in the jail (time)"]
+    assert heard == ["export: code 7 could not be compared with its file in the sandbox (time)"]
 
 
 def test_the_jail_finds_what_the_same_comparison_finds_outside_of_it(walls):
@@ -195,7 +195,7 @@ def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
     code = code_of(certify(BLEND, "direction", [(8, 8)]))
     mark = tmp_path / "it ran here"
     file = source_of(NANOCHAT, "optax", "p0000", code=code)
-    with pytest.raises(CertificateError, match=r"could not be compared .*in the jail"):
+    with pytest.raises(CertificateError, match=r"could not be compared .*in the sandbox"):
         agreement.check(NANOCHAT, f"open({str(mark)!r}, 'w')\n{file}", code, walls)
     assert not mark.exists()
     assert export_check(None, runner.REQUIRED) is check_optax
@@ -215,7 +215,7 @@ ANSWER = dict(max_relative_l2=0.0, state=0.0, flips=0, held=0, entries=1, steps=
     ],
 )
 def test_an_answer_of_the_jail_that_is_none_is_told_as_that(answer, monkeypatch):
-    outcome = runner.Outcome(0, {"agreement.json": answer}, "", "")
+    outcome = runner.Outcome(0, answer, "", "")
     monkeypatch.setattr(runner, "run", lambda *args: outcome)
     with pytest.raises(CertificateError, match="could not be compared"):
         agreement.check(NANOCHAT, "", code_of(), runner.isolation("available"))

@@ -38,9 +38,9 @@ def refuse(*arguments):
 def test_code_that_was_validated_here_is_not_validated_again(function, monkeypatch):
     monkeypatch.setattr(runner, "run", refuse)
     recertify.remember(function)
-    recertify.require_validated([None, code_of(function)], runner.REQUIRED)
+    recertify.require_validated([code_of(function)], runner.REQUIRED)
     with pytest.raises(AssertionError, match="validated again"):
-        recertify._validate(function, runner.isolation(runner.AVAILABLE))
+        recertify.validate(function, runner.isolation(runner.AVAILABLE))
 
 
 def test_code_that_nothing_here_has_validated_is_validated_once(function, walls, monkeypatch):
@@ -64,7 +64,7 @@ def test_programs_of_another_source_are_refused(function, walls):
 def test_a_source_that_is_refused_here_does_not_run(function, walls):
     source = "def features(sensors):\n    return open('/etc/passwd')\n"
     other = forged(function, source)
-    with pytest.raises(CertificateError, match="is refused on this machine"):
+    with pytest.raises(CertificateError, match="must pass validation, but is refused"):
         recertify.require_validated([code_of(other)], runner.REQUIRED)
     assert not recertify.is_known(other)
 
@@ -74,7 +74,7 @@ def test_a_program_for_no_matrix_is_refused(function):
     facts["programs"] = {"../x": facts["programs"]["scalar"]}
     other = Certified(function.source, facts, {"../x": function.programs["scalar"]})
     with pytest.raises(CertificateError, match=r"INPUTSxOUTPUTS, got '../x'"):
-        recertify._validate(other, runner.isolation(runner.AVAILABLE))
+        recertify.validate(other, runner.isolation(runner.AVAILABLE))
 
 
 def test_a_campaign_in_a_received_folder_validates_its_library(function, walls, tmp_path):

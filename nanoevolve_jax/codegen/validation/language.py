@@ -71,7 +71,7 @@ def parse(text: str) -> ast.Module:
     SystemError if another thread has moved it (github.com/python/cpython/issues/106905). Other
     libraries parse without this lock.
     """
-    with _LOCK:
+    with _LOCK, warnings.catch_warnings(action="ignore"):
         for _ in range(_PARSE_ATTEMPTS - 1):
             try:
                 return ast.parse(text)
@@ -115,18 +115,16 @@ def normalised(source: str) -> str:
 
 
 def _check(source: str, slot: str, name: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as of escapes in docstrings
-        tree = _parsed(source, name)
-        _require_small(tree)
-        docstrings = set(map(id, _docstrings(tree)))
-        for node in ast.walk(tree):
-            if id(node) not in docstrings:
-                _require_grammar(node)
-        _require_plain_module(tree)
-        _require_attributes(tree)
-        _require_names(tree, source)
-        _require_function(tree, slot)
+    tree = _parsed(source, name)
+    _require_small(tree)
+    docstrings = set(map(id, _docstrings(tree)))
+    for node in ast.walk(tree):
+        if id(node) not in docstrings:
+            _require_grammar(node)
+    _require_plain_module(tree)
+    _require_names(tree, source)
+    _require_attributes(tree)
+    _require_function(tree, slot)
 
 
 def _refused(node: ast.AST, reason: str, message: str) -> Refused:
@@ -265,7 +263,8 @@ def _require_names(tree: ast.Module, source: str) -> None:
     where the source is part of an exported file.
     """
     try:
-        top = symtable.symtable(source, "<source>", "exec")
+        with warnings.catch_warnings(action="ignore"):
+            top = symtable.symtable(source, "<source>", "exec")
     except SyntaxError as error:  # such as two parameters of one name
         raise Refused("syntax", f"line {error.lineno or 1}: {error.msg}") from None
     lines: dict[str, int] = {}
@@ -280,11 +279,12 @@ def _require_names(tree: ast.Module, source: str) -> None:
         # Sorted, because their order depends on the seed of Python's hashes.
         for symbol in sorted(table.get_symbols(), key=symtable.Symbol.get_name):
             name = symbol.get_name()
+            line = lines.get(name, table.get_lineno())
             if name in _RESERVED and (symbol.is_assigned() or symbol.is_parameter()):
-                message = f"line {lines[name]}: {name!r} is given and cannot be defined anew"
+                message = f"line {line}: {name!r} is given and cannot be defined anew"
                 raise Refused("name", message)
             if symbol.is_global() and name not in known:
-                message = f"line {lines[name]}: {name!r} is not defined here and not allowed"
+                message = f"line {line}: {name!r} is not defined here and not allowed"
                 raise Refused("name", message)
 
 

@@ -1,5 +1,0 @@
-# tries: define nothing
-# reason: name
-# slot: gate
-# found: text
-LOSS = 1.0
