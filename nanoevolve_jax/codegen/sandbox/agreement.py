@@ -8,7 +8,7 @@ import math
 import msgspec
 
 from nanoevolve_jax.codegen.sandbox import runner
-from nanoevolve_jax.codegen.sandbox.certify import WORKER
+from nanoevolve_jax.codegen.sandbox.certify import WORKER, Count
 from nanoevolve_jax.codegen.sandbox.runner import Isolation, Limits
 from nanoevolve_jax.exports.agreement import Agreement, Check
 from nanoevolve_jax.policy.certified import CertificateError, Code
@@ -21,10 +21,10 @@ _LIMITS = Limits(seconds=3600.0, cpu_seconds=7200)  # matrices of 768 take minut
 class _Agreement(msgspec.Struct, forbid_unknown_fields=True):
     max_relative_l2: float | None
     memory: float | None
-    flips: int
-    held: int
-    entries: int
-    steps: int
+    flips: Count
+    held: Count
+    entries: Count
+    steps: Count
 
 
 def export_check(code: Code, isolation: str) -> Check:

@@ -43,16 +43,16 @@ class Verdict(NamedTuple):
 _Hash = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
 _Amount = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
 _Name = Annotated[str, msgspec.Meta(max_length=200)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 
 
 class _Program(msgspec.Struct, forbid_unknown_fields=True):
     content: bytes  # base64 in JSON
     flops: _Amount
     bytes: _Amount
-    memory: _Count
+    memory: Count
     baseline_flops: _Amount
-    tried: _Count
+    tried: Count
 
 
 class _Accepted(msgspec.Struct, forbid_unknown_fields=True):
