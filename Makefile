@@ -15,8 +15,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # pip is configured to find one. Tests that need torch are skipped without it.
 $(VENV)/.testable: $(VENV)/.installed
 	$(PIP) '.[test,ray,codegen]'
-	if $(BIN)/python -m pip index versions torch 2>/dev/null | grep -q '+cpu'; then \
-		$(PIP) '.[torch]'; fi
+	if $(BIN)/python -m pip index versions torch 2>/dev/null | \
+		grep -q "$$(sed -n 's/^torch==//p' constraints.txt)+cpu"; then $(PIP) '.[torch]'; fi
 	touch $@
 
 .PHONY: install search test slow lint clean
