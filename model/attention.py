@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 ROTARY_BASE = 100_000.0
-MIN_BLOCK = 64  # queries in a block of attention, at least
-MAX_BLOCKS = 4  # blocks of queries, at most: each adds to the time that compiling takes
+MIN_BLOCK = 64  # minimum number of queries per block
+MAX_BLOCKS = 4  # maximum number of blocks; each block adds to compile time
 
 
 @functools.lru_cache(maxsize=32)
 def rotary_tables(length: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of every position and frequency, each float32[T, D / 2]."""
+    """Returns cosines and sines for each position and frequency, each float32[T, D / 2]."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = np.float32(1.0) / np.float32(ROTARY_BASE) ** exponents
     angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
@@ -21,13 +21,16 @@ def rotary_tables(length: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotate(x: jax.Array) -> jax.Array:
-    """Rotary position embedding (RoFormer, arXiv:2104.09864), on split halves, by -theta.
+    """Applies rotary position embedding with angle -theta to the two halves of each head.
 
     Args:
-      x: queries or keys, [B, T, H, D].
+      x: Queries or keys, [B, T, H, D].
 
     Returns:
-      The same shape and dtype.
+      Rotated `x`, same shape and dtype.
+
+    References:
+      Su et al., RoFormer, https://arxiv.org/abs/2104.09864
     """
     half = x.shape[-1] // 2
     cos, sin = rotary_tables(x.shape[-3], x.shape[-1])
@@ -38,23 +41,26 @@ def rotate(x: jax.Array) -> jax.Array:
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int, implementation: str) -> jax.Array:
-    """Scaled dot-product attention in which token t sees tokens t - window .. t.
+    """Computes causal attention in which token t attends to tokens t - window to t.
 
-    Query head h reads key-value head h // (H / K) (grouped queries, arXiv:2305.13245).
+    Query head h uses key-value head h // (H / K).
 
     Args:
-      q: [B, T, H, D], normed to at most sqrt(D) times a small constant.
-      k: [B, T, K, D], the same.
-      v: [B, T, K, D].
-      window: how many tokens before itself a query sees.
+      q: Queries with a norm of at most sqrt(D) times a small constant, [B, T, H, D].
+      k: Keys, normalised like `q`, [B, T, K, D].
+      v: Values, [B, T, K, D].
+      window: Number of preceding tokens that a query attends to.
       implementation: "cudnn" for flash attention on an NVIDIA GPU, or "xla".
 
     Returns:
-      [B, T, H, D] in the dtype of `q`.
+      Mixed values, [B, T, H, D], in the dtype of `q`.
+
+    References:
+      Ainslie et al., Grouped-query attention, https://arxiv.org/abs/2305.13245
     """
     if implementation == "xla":
         return blockwise(q, k, v, window)
-    # JAX's left window includes its boundary, as NanoChat's does: W tokens back, and itself.
+    # As in NanoChat, JAX's left window excludes the query itself.
     sliding = (window, 0) if window < q.shape[1] - 1 else None
     return jax.nn.dot_product_attention(
         q, k, v, is_causal=True, local_window_size=sliding, implementation=implementation
@@ -62,16 +68,26 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: int, implementation
 
 
 def blockwise(q: jax.Array, k: jax.Array, v: jax.Array, window: int) -> jax.Array:
-    """`attend` for XLA: each block of queries meets only the keys that some of them may see.
+    """Computes `attend` in blocks of queries, each with only the keys that it can attend to.
 
-    Against one square of masked scores this saves 25 % of the work with two blocks, 37 % with four,
-    and more with a sliding window; forward and backward of a whole GPT become 15 % faster on a CPU.
+    Compared with one masked square of scores, two blocks save 25 % of the work and four blocks
+    37 %; a sliding window saves more. Forward and backward pass of a GPT are 15 % faster on a CPU.
 
-    QK norm bounds the scores by 1.44 sqrt(D), far from overflow in exp, so no maximum is
-    subtracted. Weights are normalised after they have met the values, as flash attention does
-    (arXiv:2205.14135): the backward pass then reduces over D channels instead of over all keys.
+    QK norm bounds the scores by 1.44 sqrt(D), which exp cannot overflow, so the maximum is not
+    subtracted. Weights are normalised after multiplication with the values, as in flash
+    attention, so the backward pass reduces over D channels instead of over all keys.
 
-    Args and returns: as `attend`.
+    Args:
+      q: Queries, [B, T, H, D]; see `attend`.
+      k: Keys, [B, T, K, D].
+      v: Values, [B, T, K, D].
+      window: Number of preceding tokens that a query attends to.
+
+    Returns:
+      Mixed values, [B, T, H, D], in the dtype of `q`.
+
+    References:
+      Dao et al., FlashAttention, https://arxiv.org/abs/2205.14135
     """
     batch, length, heads, dim = q.shape
     kv_heads = k.shape[2]
@@ -84,10 +100,10 @@ def blockwise(q: jax.Array, k: jax.Array, v: jax.Array, window: int) -> jax.Arra
     outputs = []
     for start in range(0, length, size):
         stop = min(start + size, length)
-        first = max(0, start - window)  # the oldest key that a query of this block sees
+        first = max(0, start - window)  # the oldest key that a query of this block attends to
         distance = np.arange(start, stop)[:, None] - np.arange(first, stop)
         visible = (distance >= 0) & (distance <= window)  # [t, S]
-        visible = np.tile(visible, (group, 1))  # [G * t, S]: the heads of a group side by side
+        visible = np.tile(visible, (group, 1))  # [G * t, S]: the heads of a group are stacked
         queries = q[:, :, :, start:stop].reshape(batch, kv_heads, -1, dim)  # [B, K, G * t, D]
         scores = dot("bktd,bksd->bkts", queries, k[:, :, first:stop])
         weights = jnp.exp(jnp.where(visible, scores, -jnp.inf))

@@ -1,4 +1,4 @@
-"""One line of a parity table: an error against its gate."""
+"""Rows of a parity table, which compare an error with its tolerance."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,33 +7,33 @@ import numpy as np
 
 
 class Check(NamedTuple):
-    """One line of the table."""
+    """A row of the table."""
 
     name: str
     max_abs: float  # largest absolute error
     relative: float  # L2 norm of the error over the L2 norm of the reference
-    gate: str  # what had to hold, in words
+    gate: str  # tolerance, as text
     passed: bool
 
 
 def within(
     name: str, got, want, max_abs: float | None = None, *, relative=None, noise=0.0
 ) -> Check:
-    """Compares two arrays by their largest absolute error, or else by relative L2 error.
+    """Compares two arrays by their largest absolute error or their relative L2 error.
 
     Args:
-      name: of the quantity.
-      got: computed here.
-      want: the reference, same shape.
-      max_abs: the gate on the largest absolute error, or None.
-      relative: the gate on the relative L2 error, or None.
-      noise: an absolute error up to which a relative gate passes regardless.
+      name: Name of the quantity.
+      got: Computed array.
+      want: Reference array of the same shape.
+      max_abs: Tolerance of the largest absolute error, or None.
+      relative: Tolerance of the relative L2 error, used if `max_abs` is None.
+      noise: Absolute error below which the relative tolerance does not apply.
 
     Returns:
-      The check; a value that is not finite never passes.
+      Row of the table. Values that are not finite never pass.
     """
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf is nan, which no gate passes
+    with np.errstate(invalid="ignore"):  # inf - inf is nan, which never passes
         error = np.abs(got - want)
     largest = float(error.max(initial=0.0))
     norm = float(np.linalg.norm(want))
@@ -47,7 +47,7 @@ def within(
 
 
 def worst(name: str, checks: Sequence[Check]) -> list[Check]:
-    """One check for many of the same gate: the failures, or else the worst that passed."""
+    """Summarises checks with the same tolerance: all failures, or the worst passing check."""
     failed = [check for check in checks if not check.passed]
     if failed:
         return failed

@@ -1,4 +1,4 @@
-"""The shape of a NanoChat GPT: the fields one may set, and the facts that follow from them."""
+"""Configuration of a NanoChat GPT, and the sizes derived from it."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from nanoevolve_jax.errors import must
 
 VOCAB_MULTIPLE = 64  # the stored vocabulary is padded to a multiple of this
 WINDOW_MULTIPLE = 128  # short windows are rounded up to a multiple of this
-SMEAR_CHANNELS = 24  # channels of a token that decide how much of its predecessor it takes
+SMEAR_CHANNELS = 24  # channels of a token that gate the share of its predecessor
 VE_GATE_CHANNELS = 12  # channels of the attention input that gate the value embedding
 
 _DTYPES = ("float32", "bfloat16")
@@ -17,21 +17,24 @@ _ATTENTION = ("xla", "cudnn")
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
-    """NanoChat's seven fields, and two that say how to compute.
+    """NanoChat's seven fields, and two that select how to compute.
 
-    `dtype` is the dtype of activations. With "bfloat16" the token and value embeddings are stored
-    in bfloat16 too, as NanoChat does on a GPU; every other weight stays a float32 master that is
-    cast where it is used. `attention="cudnn"` asks for cuDNN flash attention by name (an NVIDIA
-    GPU and bfloat16), because JAX never chooses it by itself.
+    With `dtype="bfloat16"` the token and value embeddings are stored in bfloat16 too, as in
+    NanoChat on a GPU. Other weights are float32 and cast where they are used. `attention="cudnn"`
+    selects cuDNN flash attention, which needs an NVIDIA GPU and bfloat16; JAX never selects it by
+    itself.
+
+    Raises:
+      ValueError: If a field is invalid.
     """
 
-    sequence_len: int = 2048  # tokens; the length that windows are derived from
-    vocab_size: int = 32768  # tokens; padded to a multiple of 64 for storage
+    sequence_len: int = 2048  # number of tokens; determines the windows
+    vocab_size: int = 32768  # number of tokens; stored padded to a multiple of 64
     n_layer: int = 12  # blocks
     n_head: int = 6  # query heads
     n_kv_head: int = 6  # key and value heads, each shared by n_head / n_kv_head query heads
     n_embd: int = 768  # channels of the residual stream
-    window_pattern: str = "SSSL"  # S short, L long; tiled over the layers, the last always long
+    window_pattern: str = "SSSL"  # S short, L long; repeats; the last is always long
     dtype: str = "float32"  # activations: float32 | bfloat16
     attention: str = "xla"  # implementation: xla | cudnn
 
@@ -76,7 +79,7 @@ class GPTConfig:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """How many tokens back a query sees, per layer; it sees itself besides."""
+        """Number of preceding tokens that a query attends to, per layer."""
         quarter = math.ceil(self.sequence_len / 4)
         sizes = {
             "S": math.ceil(quarter / WINDOW_MULTIPLE) * WINDOW_MULTIPLE,
@@ -88,7 +91,7 @@ class GPTConfig:
 
     @property
     def value_embed_layers(self) -> tuple[int, ...]:
-        """Every second layer, counted so that the last one is among them."""
+        """Layers with value embeddings: every second layer, ending with the last."""
         return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
 
     @property
@@ -119,10 +122,11 @@ class GPTConfig:
 
     @property
     def flops_per_token(self) -> int:
-        """Training FLOPs of one token: 6 per weight in a matmul, 12 per channel and visible key.
+        """Training FLOPs per token: 6 per weight in a matmul, 12 per channel and visible key.
 
-        The counting rule of PaLM, appendix B (arXiv:2204.02311). Embeddings are look-ups and cost
-        nothing; the smear gate is a matmul, so its weights count, though they are scalars above.
+        This is the rule of PaLM, appendix B (https://arxiv.org/abs/2204.02311). Embeddings are
+        look-ups and cost nothing. The smear gate is a matmul, so its weights count, although
+        `param_counts` groups them with the scalars.
         """
         counts = self.param_counts
         in_matmuls = counts["transformer_matrices"] + counts["lm_head"] + SMEAR_CHANNELS

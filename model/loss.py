@@ -3,18 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-IGNORED = -1  # a target that counts for nothing
+IGNORED = -1  # target of tokens that do not count
 
 
 def token_losses(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross-entropy of every token.
+    """Returns the cross-entropy of each token.
 
     Args:
-      logits: float32[B, T, V].
-      targets: int32[B, T], the next tokens, or -1 to ignore.
+      logits: Logits, float32[B, T, V].
+      targets: Next tokens, or -1 to ignore, int32[B, T].
 
     Returns:
-      float32[B, T] nats, 0 where the target is ignored.
+      Losses in nats, 0 where the target is ignored, float32[B, T].
     """
     counted = targets != IGNORED
     right = jnp.take_along_axis(logits, jnp.where(counted, targets, 0)[..., None], axis=-1)
@@ -23,14 +23,14 @@ def token_losses(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Mean cross-entropy over the counted targets; 0 where none is counted.
+    """Returns the mean cross-entropy of the targets that are not ignored, or 0 if all are.
 
     Args:
-      logits: float32[B, T, V].
-      targets: int32[B, T], the next tokens, or -1 to ignore.
+      logits: Logits, float32[B, T, V].
+      targets: Next tokens, or -1 to ignore, int32[B, T].
 
     Returns:
-      float32[] nats per token.
+      Nats per token, float32[].
     """
     count = jnp.sum(targets != IGNORED)
     return jnp.sum(token_losses(logits, targets)) / jnp.maximum(count, 1)
@@ -39,14 +39,14 @@ def mean_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def nats_and_bytes(
     losses: jax.Array, targets: jax.Array, token_bytes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums for bits per byte; add them over batches, then divide once.
+    """Returns the sums whose ratio gives bits per byte; add them over batches before dividing.
 
-    Special tokens stand for 0 bytes of text: their losses drop out too.
+    Special tokens stand for 0 bytes of text, so their losses do not count.
 
     Args:
-      losses: float32[B, T] nats, from `token_losses`.
-      targets: int32[B, T], or -1 to ignore.
-      token_bytes: int32[V], UTF-8 bytes of every token, 0 for specials.
+      losses: Losses in nats from `token_losses`, float32[B, T].
+      targets: Next tokens, or -1 to ignore, int32[B, T].
+      token_bytes: UTF-8 bytes of each token, 0 for special tokens, int32[V].
 
     Returns:
       Sum of nats, float32[], and sum of bytes, int32[].
@@ -56,5 +56,5 @@ def nats_and_bytes(
 
 
 def bits_per_byte(nats, num_bytes):
-    """Bits needed per byte of text: nats / (ln 2 * bytes); infinite where there are no bytes."""
+    """Returns bits per byte, nats / (ln 2 * bytes); infinite if there are no bytes."""
     return jnp.where(num_bytes > 0, nats / (jnp.log(2.0) * jnp.maximum(num_bytes, 1)), jnp.inf)

@@ -1,4 +1,4 @@
-"""Weights in and out: NanoChat's PyTorch names and layouts on one side, `params` on the other."""
+"""Conversion between NanoChat's PyTorch state dictionary and `params`."""
 
 import functools
 from collections.abc import Mapping
@@ -10,37 +10,39 @@ import numpy as np
 from nanoevolve_jax.model.config import GPTConfig
 from nanoevolve_jax.model.gpt import init_params
 
+from nanoevolve_jax.errors import must
+
 
 class Place(NamedTuple):
-    """Where a PyTorch parameter lives in `params`."""
+    """Place of a PyTorch parameter in `params`."""
 
     path: tuple[str | int, ...]  # such as ("blocks", 0, "attn", "c_q", "kernel")
     transposed: bool  # PyTorch stores linear weights (out, in), Flax (in, out)
 
 
 def places(config: GPTConfig) -> dict[str, Place]:
-    """Maps every PyTorch parameter name of this model to its place in `params`."""
-    found = {
+    """Returns the place in `params` of each PyTorch parameter name."""
+    table = {
         "transformer.wte.weight": Place(("wte", "embedding"), False),
         "lm_head.weight": Place(("lm_head", "kernel"), True),
         "smear_gate.weight": Place(("smear_gate", "kernel"), True),
     }
     for name in ("resid_lambdas", "x0_lambdas", "smear_lambda", "backout_lambda"):
-        found[name] = Place((name,), False)
+        table[name] = Place((name,), False)
     for i in range(config.n_layer):
         linears = ["attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
         if i in config.value_embed_layers:
             linears.append("attn.ve_gate")
-            table = ("blocks", i, "attn", "value_embed", "embedding")
-            found[f"value_embeds.{i}.weight"] = Place(table, False)
+            path = ("blocks", i, "attn", "value_embed", "embedding")
+            table[f"value_embeds.{i}.weight"] = Place(path, False)
         for linear in linears:
             path = ("blocks", i, *linear.split("."), "kernel")
-            found[f"transformer.h.{i}.{linear}.weight"] = Place(path, True)
-    return found
+            table[f"transformer.h.{i}.{linear}.weight"] = Place(path, True)
+    return table
 
 
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The PyTorch shape of every parameter, by PyTorch name."""
+    """Returns the PyTorch shape of each parameter, by PyTorch name."""
     params = _abstract(config)
     return {
         name: get(params, path).shape[:: -1 if transposed else 1]
@@ -52,14 +54,14 @@ def from_nanochat(state: Mapping[str, np.ndarray], config: GPTConfig) -> dict:
     """Builds `params` from a NanoChat state dictionary.
 
     Args:
-      state: arrays by PyTorch name, in PyTorch layout.
-      config: the shape of the model.
+      state: Arrays in PyTorch layout, by PyTorch name.
+      config: Configuration of the model.
 
     Returns:
-      Parameters as `init_params` gives them, same dtypes.
+      Parameters in the structure and dtypes of `init_params`.
 
     Raises:
-      ValueError: a name is missing or unknown, or an array has the wrong shape.
+      ValueError: If a name is missing or unknown, or an array has the wrong shape.
     """
     expected = places(config)
     for problem, names in (
@@ -71,9 +73,10 @@ def from_nanochat(state: Mapping[str, np.ndarray], config: GPTConfig) -> dict:
             raise ValueError(f"NanoChat state {problem} {min(names)}{more}")
     for name, shape in shapes(config).items():
         if np.shape(state[name]) != shape:
-            found = np.shape(state[name])
-            raise ValueError(f"NanoChat parameter {name} has shape {found}, not {shape}")
-    params = jax.tree.map(lambda leaf: leaf, _abstract(config))  # dicts of its own, to be filled
+            raise ValueError(
+                must(f"NanoChat parameter {name}", f"have shape {shape}", np.shape(state[name]))
+            )
+    params = jax.tree.map(lambda leaf: leaf, _abstract(config))  # new dicts, filled below
     for name, (path, transposed) in expected.items():
         *parents, last = path
         node = get(params, parents)
@@ -83,7 +86,7 @@ def from_nanochat(state: Mapping[str, np.ndarray], config: GPTConfig) -> dict:
 
 
 def to_nanochat(params: dict, config: GPTConfig) -> dict[str, np.ndarray]:
-    """The inverse of `from_nanochat`: arrays by PyTorch name, in PyTorch layout."""
+    """Returns the PyTorch state dictionary; the inverse of `from_nanochat`."""
     state = {}
     for name, (path, transposed) in places(config).items():
         array = np.asarray(get(params, path))
@@ -93,12 +96,12 @@ def to_nanochat(params: dict, config: GPTConfig) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=64)
 def _abstract(config: GPTConfig) -> dict:
-    """Shapes and dtypes of all parameters, without the numbers."""
+    """Returns the shapes and dtypes of all parameters."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def get(params: dict, path) -> dict | jax.Array:
-    """The subtree or leaf of `params` at `path`."""
+    """Returns the subtree or leaf of `params` at `path`."""
     for key in path:
         params = params[key]
     return params

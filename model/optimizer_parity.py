@@ -1,7 +1,6 @@
-"""The optimizer's half of parity: the candidate optimizer under the baseline spec.
+"""Parity checks of the optimizer that a search trains, under the baseline spec.
 
-There is no second Muon: what passes here is what a search trains. These checks belong to the
-parity command and are the one place where `model/` looks at `nanoevolve_jax/`.
+They belong to the command `model.parity`.
 """
 
 import functools
@@ -30,15 +29,15 @@ from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 from nanoevolve_jax.policy.transform import MATRIX, AdamWGroup, adamw, evolved_muon
 
 LOSS_GATE = 5e-6
-SCHEDULE_GATE = 2e-7  # a few float32 roundings of numbers near 1
+SCHEDULE_GATE = 2e-7  # a few float32 roundings of values near 1
 STEP_GATE = 2e-7  # parameters and moments after a kernel's step
-FLIPS = 1e-3  # share of entries beyond it: the sign of a product near 0 may flip
+FLIPS = 1e-3  # share of entries that may exceed it, because signs of products near 0 may flip
 PARAMS_GATE = 3e-4  # relative L2 of each parameter after optimizer steps
-MOMENTUM_WARMUP_STEPS = 400  # NanoChat's, at any horizon
+MOMENTUM_WARMUP_STEPS = 400  # NanoChat's value for every horizon
 
 
 def make_recipe(args: Mapping[str, Any], peaks: Mapping[str, float]) -> Recipe:
-    """A recipe from NanoChat's schedule arguments and peak learning rates by label."""
+    """Returns the recipe for NanoChat's schedule arguments and peak learning rates by label."""
     total = args["num_iterations"]
     return Recipe(
         matrix_lr=peaks.get(MATRIX, 0.0),
@@ -55,7 +54,7 @@ def make_recipe(args: Mapping[str, Any], peaks: Mapping[str, float]) -> Recipe:
 
 
 def schedule_values(recipe: Recipe, steps: np.ndarray, total: int) -> dict[str, jax.Array]:
-    """Learning rate multiplier, momentum and weight decay at these steps."""
+    """Returns learning rate multiplier, momentum and weight decay at each step."""
     return {
         "lrm": lr_multiplier(recipe, steps, total),
         "momentum": muon_momentum(NANOCHAT.momentum, recipe, steps, total),
@@ -64,7 +63,7 @@ def schedule_values(recipe: Recipe, steps: np.ndarray, total: int) -> dict[str, 
 
 
 def check_schedules(reference: Reference) -> list[Check]:
-    """Every schedule of a kernel file, at all its steps."""
+    """Compares every schedule of a kernel file at all of its steps."""
     numbers = sorted({key.split("/")[0] for key in reference.group("schedule/")})
     checks = []
     for number in numbers:
@@ -79,7 +78,7 @@ def check_schedules(reference: Reference) -> list[Check]:
 
 
 def check_muon_kernels(reference: Reference) -> list[Check]:
-    """Three steps of `evolved_muon` on every stack of matrices, for every ns_steps."""
+    """Compares three steps of `evolved_muon` for each stack of matrices and each ns_steps."""
     hyper = reference.json("muon/hyper")
     shapes = sorted({key.split("/")[0] for key in reference.group("muon/") if "x" in key})
     return [
@@ -95,11 +94,11 @@ def check_muon_kernels(reference: Reference) -> list[Check]:
 def check_muon_kernel(
     reference: Reference, shape: str, spec: OptimizerSpec, key: str
 ) -> list[Check]:
-    """Steps of `evolved_muon` under a spec against the figures of one shape and ns_steps."""
+    """Compares steps of `evolved_muon` under a spec for one shape and ns_steps."""
     prefix, hyper = f"muon/{shape}", reference.json("muon/hyper")
     start, grads = reference[f"{prefix}/params0"], reference[f"{prefix}/grads"]
     rows, columns = start.shape[1:]
-    # The kernel's lr comes without the factor for tall matrices that the optimizer applies.
+    # The kernel's learning rate lacks the factor that the optimizer applies to tall matrices.
     aspect = max(1.0, rows / columns) ** 0.5
     lr, momentum, decay = (jnp.asarray(hyper[key]) for key in ("lr", "momentum", "wd"))
     optimizer = evolved_muon(
@@ -131,7 +130,7 @@ def check_muon_kernel(
 
 
 def check_adamw_kernel(reference: Reference) -> list[Check]:
-    """Three steps of the AdamW that does not evolve."""
+    """Compares three steps of AdamW."""
     hyper = reference.json("adamw/hyper")
     lr = jnp.asarray(hyper["lr"])
     optimizer = adamw(
@@ -153,7 +152,7 @@ def check_adamw_kernel(reference: Reference) -> list[Check]:
 
 
 def _mostly_within(name: str, got, want) -> Check:
-    """Within the gate of a kernel step but for rare sign flips, which are jumps."""
+    """Compares a kernel step within its tolerance, except for rare sign flips."""
     check = within(name, got, want, STEP_GATE)
     beyond = np.mean(np.abs(np.asarray(got, np.float64) - want) > STEP_GATE)
     passed = bool(np.isfinite(check.max_abs) and beyond <= FLIPS)
@@ -161,7 +160,7 @@ def _mostly_within(name: str, got, want) -> Check:
 
 
 def check_optimizer_groups(reference: Reference) -> list[Check]:
-    """Which parameters are in which group, and every hyperparameter of the group."""
+    """Compares the group of each parameter and all hyperparameters of the group."""
     wrong = []
     groups = reference.json("optimizer_groups")
     labels = nanochat_labels(reference.params)
@@ -195,7 +194,7 @@ def check_optimizer_groups(reference: Reference) -> list[Check]:
 
 
 def _peaks(reference: Reference) -> dict[str, float]:
-    """Peak learning rate of every label, from the groups as PyTorch had them."""
+    """Returns the peak learning rate of each label from PyTorch's groups."""
     labels = nanochat_labels(reference.params)
     where = nanochat.places(reference.config)
     return {
@@ -206,7 +205,7 @@ def _peaks(reference: Reference) -> dict[str, float]:
 
 
 def check_optimizer_steps(reference: Reference) -> list[Check]:
-    """Steps of training with schedules: losses, schedule values, parameters, Muon's moments."""
+    """Compares losses, schedules, parameters and moments over steps of training."""
     args, config = reference.json("schedule_args"), reference.config
     total = args["num_iterations"]
     recipe = make_recipe(args, _peaks(reference))
@@ -259,7 +258,9 @@ def _moments(reference: Reference, state: Any, count: int) -> list[Check]:
             )
             checks.append(within(key, *reference.matching(key, stack), relative=PARAMS_GATE))
     if not checks:
-        raise BadReference(f"{reference.path}: 'optimizer_groups' has no group of kind 'muon'")
+        raise BadReference(
+            f"{reference.path}: 'optimizer_groups' must have a group of kind 'muon', got none"
+        )
     return worst(f"muon_after_{count}", checks)
 
 

@@ -1,8 +1,9 @@
-"""The parity command: does this model compute what PyTorch NanoChat computed?
+"""Compares this model and optimizer with figures computed by PyTorch NanoChat.
 
     python -m model.parity --reference FILE.npz [--reference ANOTHER.npz]
 
-Exit code 0: every figure is within its gate; 1: one is not; 2: a file cannot be used.
+The exit code is 0 if every figure is within its tolerance, 1 if one is not, and 2 if a file cannot
+be used.
 """
 
 import functools
@@ -21,13 +22,13 @@ from nanoevolve_jax.terminal.console import Console, plain
 _REFERENCE = flags.DEFINE_multi_string("reference", [], "npz file of reference figures; repeatable")
 
 LOGIT_GATE = 5e-6  # largest absolute error of logits, losses and bits per byte
-NATS_GATE = 1e-6  # relative error of a sum of losses: a few float32 roundings
+NATS_GATE = 1e-6  # relative error of a sum of losses; a few float32 roundings
 GRADIENT_GATE = 3e-5  # relative L2 error of each parameter's gradient
-GRADIENT_NOISE = 1e-8  # an absolute error below every rounding seen; gradients of 0 are equal so
+GRADIENT_NOISE = 1e-8  # absolute error below rounding; makes gradients of 0 equal
 
 
 def check_derived(reference: Reference) -> list[Check]:
-    """Sizes, layers and counts that follow from the config."""
+    """Compares sizes, layers and counts derived from the config."""
     config, want = reference.config, reference.json("derived")
     got = {
         "padded_vocab_size": config.padded_vocab_size,
@@ -52,13 +53,13 @@ def check_derived(reference: Reference) -> list[Check]:
 
 
 def check_logits(reference: Reference) -> list[Check]:
-    """All logits, after the softcap."""
+    """Compares all logits, after the softcap."""
     logits = _logits(reference)
     return [within("logits", logits, reference.array("logits", *logits.shape), LOGIT_GATE)]
 
 
 def check_losses(reference: Reference) -> list[Check]:
-    """Cross-entropy per token and its mean, plain and with ignored targets."""
+    """Compares cross-entropy per token and its mean, with and without ignored targets."""
     checks = []
     for prefix in ("", "masked/"):
         got = _scores(reference, prefix)
@@ -69,7 +70,7 @@ def check_losses(reference: Reference) -> list[Check]:
 
 
 def check_bits_per_byte(reference: Reference) -> list[Check]:
-    """Sums of nats and bytes and their ratio, plain and with ignored targets."""
+    """Compares sums of nats and bytes and their ratio, with and without ignored targets."""
     checks = []
     for prefix in ("", "masked/"):
         got = _scores(reference, prefix)
@@ -84,7 +85,7 @@ def check_bits_per_byte(reference: Reference) -> list[Check]:
 
 
 def check_gradients(reference: Reference) -> list[Check]:
-    """The gradient of the mean loss, parameter by parameter."""
+    """Compares the gradient of the mean loss for each parameter."""
     idx, targets = reference.tokens("idx"), _targets(reference)
     got = nanochat.to_nanochat(
         _gradients(reference.config, reference.params, idx, targets), reference.config
@@ -111,19 +112,19 @@ KERNEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = (
 
 
 def run_checks(reference: Reference) -> list[Check]:
-    """Every check that the arrays of this file allow."""
+    """Runs every check for which the file has arrays."""
     suites = (*MODEL_CHECKS,) if reference.has_model else ()
     suites += KERNEL_CHECKS if reference.has_kernels else ()
-    # A GPU would otherwise multiply float32 matrices in TF32, with errors far above the gates.
+    # By default a GPU multiplies float32 matrices in TF32, with errors far above the tolerances.
     with jax.default_matmul_precision("highest"):
         checks = [check for suite in suites for check in suite(reference)]
     if not checks:
-        raise BadReference(f"{reference.path}: holds nothing that can be checked")
+        raise BadReference(f"{reference.path} must hold arrays that can be checked, got none")
     return checks
 
 
 def run(paths: Sequence[str], console: Console | None = None) -> int:
-    """Checks every file, prints a table for each, and returns the exit code."""
+    """Checks each file, prints a table for each, and returns the exit code."""
     console = console or Console()
     if not paths:
         console.print_line("parity: name at least one file: --reference FILE.npz")
@@ -198,7 +199,7 @@ def _gradients(config, params, idx, targets):
 def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; files go behind --reference")
-    logging.set_verbosity(logging.WARNING)  # or JAX tells of every backend it did not find
+    logging.set_verbosity(logging.WARNING)  # JAX would report every missing backend.
     return run(_REFERENCE.value)
 
 

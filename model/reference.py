@@ -1,9 +1,9 @@
-"""Reference figures of a NanoChat model, read from an npz file.
+"""Reference figures computed by PyTorch NanoChat, read from an npz file.
 
-A file holds the arrays of one model, as PyTorch NanoChat computed them: `config`, `derived`,
-`params/<name>`, `idx`, `targets`, `logits`, losses, bits per byte and `grads/<name>`; or the arrays
-of single optimizer kernels; or both. A *cut* file is a small copy of one: large arrays keep every
-`cut/stride`-th entry, flattened, and parameters are drawn anew from the seed they came from.
+A file holds the arrays of one model (`config`, `derived`, `params/<name>`, `idx`, `targets`,
+`logits`, losses, bits per byte and `grads/<name>`), those of single optimizer kernels, or both. A
+cut file is a small copy: large arrays are flattened and keep every `cut/stride`-th entry, and
+parameters are drawn again from their seed.
 """
 
 import functools
@@ -16,38 +16,40 @@ import numpy as np
 from nanoevolve_jax.model import nanochat
 from nanoevolve_jax.model.config import GPTConfig
 
-SEED = 1  # of the draw behind every parameter of the reference files
-STRIDE = 17  # a prime, so that a sample visits every column of a matrix
-WHOLE = 256  # arrays up to this many entries stay whole in a cut file
+from nanoevolve_jax.errors import must
+
+SEED = 1  # seed of all parameters in the reference files
+STRIDE = 17  # prime, so a sample covers every column of a matrix
+WHOLE = 256  # arrays of at most this size are not cut
 SAMPLED = ("grads/", "params_after_1/", "params_after_5/", "muon_after_5/")
 KERNEL_RESULTS = ("/params", "_buffer")
 KERNELS = ("muon/", "adamw/", "schedule/")
 
 
 class BadReference(ValueError):
-    """The file is not what the schema says; the message is one line for the user."""
+    """A file that does not follow the schema; the message is one line."""
 
 
 class Reference:
-    """The arrays of one file, by key, with the model that they belong to."""
+    """Arrays of one file, by key, and the model they belong to."""
 
     def __init__(self, path: str | pathlib.Path):
         self.path = str(path)
         try:
             with np.load(path, allow_pickle=False) as archive:
                 if not isinstance(archive, np.lib.npyio.NpzFile):
-                    raise BadReference(f"{self.path}: not an npz file")
+                    raise BadReference(f"{self.path} must be an npz file")
                 self.arrays = {key: archive[key] for key in archive.files}
         except FileNotFoundError:
-            raise BadReference(f"{self.path}: no such file") from None
+            raise BadReference(f"{self.path} does not exist") from None
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             if isinstance(error, BadReference):
                 raise
-            raise BadReference(f"{self.path}: not a readable npz file") from None
+            raise BadReference(f"{self.path} must be an npz file that can be read") from None
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self.arrays:
-            raise BadReference(f"{self.path}: misses the array {key!r}")
+            raise BadReference(f"{self.path} must have the array {key!r}")
         return self.arrays[key]
 
     @property
@@ -59,17 +61,21 @@ class Reference:
         return any(key.startswith(KERNELS) for key in self.arrays)
 
     def array(self, key: str, *shape: int) -> np.ndarray:
-        """The array at `key`, which must have this shape."""
+        """Returns the array at `key`.
+
+        Raises:
+          BadReference: If it is missing or has another shape.
+        """
         array = self[key]
         if array.shape != shape:
-            raise BadReference(f"{self.path}: {key!r} has shape {array.shape}, not {shape}")
+            raise BadReference(must(f"{self.path}: {key!r}", f"have shape {shape}", array.shape))
         return array
 
     def json(self, key: str):
         try:
             return json.loads(str(self[key]))
         except json.JSONDecodeError:
-            raise BadReference(f"{self.path}: {key!r} is not JSON") from None
+            raise BadReference(f"{self.path}: {key!r} must be JSON") from None
 
     @functools.cached_property
     def config(self) -> GPTConfig:
@@ -80,19 +86,23 @@ class Reference:
 
     @functools.cached_property
     def params(self) -> dict:
-        """The initial parameters, as `model.gpt.init_params` lays them out."""
+        """Initial parameters in the structure of `init_params`."""
         state = self.group("params/")
         if not state and "cut/crc" in self.arrays:
             state = drawn_params(self.config)
             if _crc(state) != int(self["cut/crc"]):
-                raise BadReference(f"{self.path}: this NumPy draws other parameters from the seed")
+                raise BadReference(f"{self.path}: this version of NumPy draws different parameters")
         try:
             return nanochat.from_nanochat(state, self.config)
         except ValueError as error:
             raise BadReference(f"{self.path}: params: {error}") from None
 
     def tokens(self, key: str, *shape: int, lowest: int = 0) -> np.ndarray:
-        """Token ids at `key`, int32, of this shape if one is given, within the vocabulary."""
+        """Returns token ids, int32[shape]; without `shape` any shape is accepted.
+
+        Raises:
+          BadReference: If they are not integers from `lowest` to the end of the vocabulary.
+        """
         ids = self.array(key, *shape) if shape else self[key]
         integers = np.issubdtype(ids.dtype, np.integer)
         if not integers or ids.size == 0 or ids.min() < lowest or ids.max() >= self.vocab_size:
@@ -106,12 +116,12 @@ class Reference:
         return self.config.vocab_size
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays whose key starts with `prefix`, by the rest of their key."""
+        """Returns the arrays whose key starts with `prefix`, by the rest of the key."""
         keys = (key for key in self.arrays if key.startswith(prefix))
         return {key.removeprefix(prefix): self.arrays[key] for key in keys}
 
     def matching(self, key: str, computed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A computed array and the stored one, both cut down to the entries the file holds."""
+        """Returns a computed array, cut like the stored array, and the stored array."""
         computed = np.asarray(computed)
         if "cut/stride" in self.arrays and _is_sampled(key):
             computed = _sample(computed, int(self["cut/stride"]))
@@ -119,7 +129,7 @@ class Reference:
 
 
 def drawn_params(config: GPTConfig) -> dict[str, np.ndarray]:
-    """The parameters of the reference files, drawn again from their seed, in PyTorch layout."""
+    """Returns the parameters of the reference files, in PyTorch layout."""
     rng = np.random.default_rng(SEED)
     shapes = nanochat.shapes(config)
     state = {}
@@ -131,19 +141,19 @@ def drawn_params(config: GPTConfig) -> dict[str, np.ndarray]:
 
 
 def write_cut(path: str | pathlib.Path, destination: str | pathlib.Path, stride: int = STRIDE):
-    """Writes a cut copy of a reference file: results sampled, redundant inputs left out."""
+    """Writes a cut copy of a reference file, without redundant inputs."""
     whole = Reference(path)
     arrays = dict(whole.arrays)
     if whole.has_model:
         state = drawn_params(whole.config)
         if _crc(state) != _crc(whole.group("params/")):
-            raise BadReference(f"{path}: params are not the draw of seed {SEED}: cannot be cut")
+            raise BadReference(f"{path}: params must be the draw of seed {SEED}")
         arrays = {key: a for key, a in arrays.items() if not key.startswith("params/")}
         arrays["cut/crc"] = np.int64(_crc(state))
     for key in arrays:
         rows, _, columns = key.partition("/")[2].partition("/")[0].partition("x")
         if key.startswith("muon/") and rows != columns and arrays[key].ndim >= 3:
-            arrays[key] = arrays[key][..., :1, :, :]  # one matrix of every shape but the square
+            arrays[key] = arrays[key][..., :1, :, :]  # one matrix per shape that is not square
         if _is_sampled(key):
             arrays[key] = _sample(arrays[key], stride)
     arrays["cut/stride"] = np.int64(stride)
@@ -151,7 +161,7 @@ def write_cut(path: str | pathlib.Path, destination: str | pathlib.Path, stride:
 
 
 def _is_sampled(key: str) -> bool:
-    """Whether a cut file keeps only some entries of this array."""
+    """Returns whether a cut file keeps only some entries of this array."""
     return key.startswith(SAMPLED) or (key.startswith("muon/") and key.endswith(KERNEL_RESULTS))
 
 

@@ -66,7 +66,7 @@ def test_every_parameter_has_exactly_one_place():
         (lambda s: s.update(bias=np.zeros(3)), "has unknown bias$"),
         (
             lambda s: s.update({"lm_head.weight": s["lm_head.weight"].T}),
-            r"lm_head.weight has shape \(24, 64\), not \(64, 24\)$",
+            r"lm_head.weight must have shape \(64, 24\), got \(24, 64\)$",
         ),
     ],
 )
@@ -128,11 +128,11 @@ def changed(tmp_path, **arrays):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"logits": None}, "misses the array 'logits'"),
-        ({"config": None}, "misses the array 'config'"),
-        ({"logits": np.zeros((2, 3))}, r"'logits' has shape \(2, 3\), not \(2, 32, 128\)"),
+        ({"logits": None}, "must have the array 'logits'"),
+        ({"config": None}, "must have the array 'config'"),
+        ({"logits": np.zeros((2, 3))}, r"'logits' must have shape \(2, 32, 128\), got \(2, 3\)"),
         ({"idx": np.full((2, 32), 128)}, "'idx' must hold token ids from 0 to 127"),
-        ({"config": "{"}, "'config' is not JSON"),
+        ({"config": "{"}, "'config' must be JSON"),
         ({"config": json.dumps({"n_heads": 3})}, "config: .*n_heads"),
         ({"config": json.dumps({"n_embd": 65, "n_head": 2})}, "config: GPTConfig.n_embd is 65"),
         ({"params/lm_head.weight": np.zeros((128, 64))}, "params: NanoChat state misses"),
@@ -179,7 +179,7 @@ def test_a_missing_file_does_not_keep_the_others_from_being_checked(tmp_path, ca
     paths = [tmp_path / "none.npz", SHIPPED / "a.npz"]
     assert parity.run(paths, Console(width=100)) == 2
     printed = capsys.readouterr().out
-    assert "no such file" in printed and "loss_none" in printed and "FAIL" not in printed
+    assert "does not exist" in printed and "loss_none" in printed and "FAIL" not in printed
     assert parity.run([]) == 2
 
 
@@ -187,5 +187,5 @@ def test_the_command_exits_2_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "model.parity", f"--reference={tmp_path / 'none.npz'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stdout.count("\n") == 1 and "no such file" in done.stdout
+    assert done.stdout.count("\n") == 1 and "does not exist" in done.stdout
     assert not done.stderr
