@@ -83,8 +83,8 @@ def test_crossings_are_steps_counted_from_1():
     ("spec", "columns", "words"),
     [
         (ANNEALING, {}, ["only the step fraction"]),
-        (SENSING, {}, ["step_fraction 100%", "like a schedule"]),  # no sensor moves
-        (REACTING, {"grad_alignment_ema": NOISE}, ["grad_alignment 100%", "not to the step"]),
+        (SENSING, {}, ["step_fraction (100%)", "like a schedule"]),  # no sensor moves
+        (REACTING, {"grad_alignment_ema": NOISE}, ["grad_alignment (100%)", "not to the step"]),
         (SENSING, {"grad_alignment_ema": NOISE * 0.3}, ["partly a schedule"]),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_sensors_that_move_a_gate_are_named(spec, columns, words):
 def test_shares_are_means_over_runs():
     spec = set_field(REACTING, f"{WEIGHTS}loss_ema", 1.0)
     runs = [make_columns(RISING, **{name: NOISE}) for name in ("grad_alignment_ema", "loss_ema")]
-    assert "grad_alignment 50%" in drivers(runs, spec)[0]
+    assert "grad_alignment (50%)" in drivers(runs, spec)[0]
 
 
 def test_equal_courses_over_seeds_are_distinguished_from_different_ones():
@@ -126,7 +126,7 @@ def test_the_annealing_preset_is_explained_by_its_run(tmp_path):
 def test_a_constant_gate_has_neither_crossing_nor_driver(tmp_path):
     text = explained(tmp_path, SENSING, np.full(30, 0.31))
     assert "stays at 0.31" in text and "the update multiplier stays at 1.08" in text
-    assert "crosses" not in text and "Shares" not in text
+    assert "crosses" not in text and "moved by" not in text
     spec = set_field(ANNEALING, f"{WEIGHTS}step_fraction", 0.0)
     text = explained(tmp_path, spec, np.full(9, 0.12))
     assert "reads no sensor and stays at 0.12" in text

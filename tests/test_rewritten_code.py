@@ -165,7 +165,7 @@ def test_a_rewritten_gate_is_explained_by_its_course_alone(tmp_path, gate):
     history = read_history(folder)
     text = " ".join(explain(history, history.record("p0000")))
     assert text.startswith("Its gate function is rewritten")
-    assert "rises from" in text and "Shares" not in text and "a schedule could" not in text
+    assert "rises from" in text and "moved by" not in text and "a schedule could" not in text
     history = history._replace(records=history.records[:2])
     section = report_sections(history)["drivers"]
     assert "rewritten" in section.sentences[0] and not section.groups

@@ -7,6 +7,7 @@ from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.canonical import canonical, unread_fields
 from nanoevolve_jax.policy.spec import (
+    ACTUATORS,
     CLIP_GLOBAL_NORM,
     CLIP_NONE,
     CLIP_UPDATE_RMS,
@@ -152,6 +153,7 @@ def constant_differences(
     form, read = canonical(spec), set(FIELDS) - unread_fields(canonical(spec))
     if code:
         form, read = spec, set(FIELDS)
+    scaled = {row.field for row in ACTUATORS if row.scales_field}
     rewritten = _DIRECTION_INPUTS if "direction" in code else ()
     sentences = _direction_inputs(form, baseline) if rewritten else []
     for path, phrases in _SWITCHES.items():
@@ -159,8 +161,8 @@ def constant_differences(
         if path not in rewritten and now != before:
             sentences.append(f"It {phrases[now]}; the baseline {phrases[before]}.")
     for path, name in _NUMBERS.items():
-        if path in rewritten or (form.control.enabled and path == "update_multiplier"):
-            continue  # the sentences about actuators include the multiplier
+        if path in rewritten or (form.control.enabled and path in scaled):
+            continue  # the sentences about actuators include it
         now, before = get_field(form, path), get_field(baseline, path)
         if now != before and path in read:
             sentences.append(f"It sets {name} to {now:.4g} instead of {before:.4g}.")

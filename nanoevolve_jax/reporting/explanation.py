@@ -13,7 +13,7 @@ from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.gate import static_actuators
-from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec, Sensors
+from nanoevolve_jax.policy.spec import ACTUATORS, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.reporting.descriptions import (
     constant_differences,
     shared_with_nanochat,
@@ -29,13 +29,6 @@ _ACTUATOR_RANGE = 0.01  # the same for an actuator, as a share of its mean
 _SCHEDULE_SHARE = 0.9  # drive from step_fraction above which the gate counts as a schedule
 _MINOR_SHARE = 0.01  # smaller shares of the drive are not mentioned
 _SAME_COURSE = 0.1  # spread over seeds, relative to the gate's own range
-_NAMES = {
-    "update_multiplier": "the update multiplier",
-    "trust_ratio_mix": "the share of the trust ratio",
-    "clip_threshold": "the clip threshold",
-    "second_moment_beta": "the second-moment decay",
-    "orthogonal_mix": "the share of the orthogonal direction",
-}
 NO_GATE = "It has no gate, so it is the same from the first step to the last."
 _NO_TRAJECTORY = "No complete run has stored telemetry, so the course of its gate is unknown."
 
@@ -212,7 +205,7 @@ def actuator_courses(columns: Sequence[Columns], names: Sequence[str]) -> list[s
         trajectory = np.mean([run[name] for run in columns], axis=0, dtype=np.float64)
         smallest = max(_ACTUATOR_RANGE * abs(float(trajectory.mean())), 1e-9)
         form = ".3f" if name.endswith("beta") else ".2f"
-        phrases.append(f"{_NAMES[name]} {course(trajectory, smallest, form)}")
+        phrases.append(f"{_phrase(name)} {course(trajectory, smallest, form)}")
     return [f"As a result, {_listed(phrases)}."] if phrases else []
 
 
@@ -257,12 +250,12 @@ def drivers(columns: Sequence[Columns], spec: OptimizerSpec) -> list[str]:
         return ["Nothing moves its gate, because its sensors stay constant."]
     listed = _listed(
         [
-            f"{short_name(f'control.coefficients.{name}')} {x:.0%}"
-            f"{' (opposes the others)' if x < 0 else ''}"
+            f"{short_name(f'control.coefficients.{name}')} ({x:.0%}"
+            f"{', against the others' if x < 0 else ''})"
             for name, x in shares.items()
         ]
     )
-    return [f"Shares of what moves its gate: {listed}. {_schedule_part(shares)}"]
+    return [f"Its gate is moved by {listed}. {_schedule_part(shares)}"]
 
 
 def reads_only_step(spec: OptimizerSpec) -> bool:
@@ -300,20 +293,21 @@ def _constant_actuators(spec: OptimizerSpec, baseline: OptimizerSpec) -> list[st
     form = canonical(spec)
     if not form.control.enabled:
         return []
-    poles, usual = form.control.aggressive, static_actuators(baseline)
-    constants = {
-        "update_multiplier": (form.update_multiplier * poles.update_multiplier, True),
-        "trust_ratio_mix": (poles.trust_ratio_mix, bool(form.trust_ratio)),
-        "second_moment_beta": (poles.second_moment_beta, bool(form.second_moment)),
-        "orthogonal_mix": (poles.orthogonal_mix, bool(form.orthogonalize)),
-    }
-    moving = moving_actuators(form)
-    phrases = [
-        f"{_NAMES[name]} at {value:.4g} instead of {getattr(usual, name):.4g}"
-        for name, (value, used) in constants.items()
-        if used and name not in moving and value != getattr(usual, name)
-    ]
+    usual, moving = static_actuators(baseline), moving_actuators(form)
+    phrases = []
+    for name, row in ACTUATORS._asdict().items():
+        value = getattr(form.control.aggressive, name)
+        if row.field and row.scales_field:
+            value *= getattr(form, row.field)
+        # The sentence about clipping includes its threshold.
+        has_effect = row.stage is None or (row.stage != "clip" and getattr(form, row.stage))
+        if has_effect and name not in moving and value != getattr(usual, name):
+            phrases.append(f"{row.phrase} at {value:.4g} instead of {getattr(usual, name):.4g}")
     return [f"Throughout, it holds {_listed(phrases)}."] if phrases else []
+
+
+def _phrase(actuator: str) -> str:
+    return getattr(ACTUATORS, actuator).phrase
 
 
 def _listed(phrases: Sequence[str]) -> str:

@@ -64,7 +64,7 @@ def facts(history: History) -> list[Fact]:
     failed = sum(r.failure is not None for r in records)
     stages = summary.spent(history).values()
     runs, tokens = (sum(stage[key] for stage in stages) for key in ("runs", "tokens"))
-    note = f"next level: {missing}" if missing else "of 5"
+    note = f"next level not reached: {missing}" if missing else "of 5"
     facts = [Fact("Win level", "unknown" if level is None else str(level), note)]
     if gains:
         last = gains[-1]

@@ -9,7 +9,7 @@ from nanoevolve_jax.evidence.statistics import Interval
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.gate import static_actuators
-from nanoevolve_jax.policy.spec import Actuators, OptimizerSpec
+from nanoevolve_jax.policy.spec import ACTUATORS, Actuators, OptimizerSpec
 from nanoevolve_jax.reporting import measurements
 from nanoevolve_jax.reporting.candidates import spaced
 from nanoevolve_jax.reporting.elements import (
@@ -39,13 +39,6 @@ from nanoevolve_jax.reporting.rewritten_code import called_slots
 _MAX_STEPS = 400  # points of a trajectory in a figure
 _TABLE_ROWS = 12
 _NO_TELEMETRY = "The run folder has no telemetry of this policy."
-_UNITS = {
-    "update_multiplier": "factor",
-    "trust_ratio_mix": "share",
-    "clip_threshold": "threshold",
-    "second_moment_beta": "decay",
-    "orthogonal_mix": "share",
-}
 
 # Validation curves -------------------------------------------------------------------------
 
@@ -150,12 +143,12 @@ def behaviour_section(history: History) -> Section:
             name,
             columns,
             title=name,
-            unit=_UNITS[name],
+            unit=row.unit,
             note="" if name in moving else _why_constant(record.spec, name),
             read=name in moving,
             baseline=float(usual[name]),
         )
-        for name in Actuators._fields
+        for name, row in ACTUATORS._asdict().items()
     ]
     all_read = "gate" in code or "features" in code
     sensors = []

@@ -136,6 +136,7 @@ const KINDS = [
   ["promoted", { symbol: "diamond", color: "--good", size: 14 }],
   ["winner", { symbol: "star", color: "--good", size: 17 }],
 ];
+const NAMED = ["baseline", "promoted", "winner"];
 const kind = (candidate) => (candidate.control && !candidate.failure ? "control" : candidate.status.replace("_", " "));
 
 /** Positions of all candidates by generation and gain; failed ones are at the bottom. */
@@ -182,7 +183,7 @@ function drawTree() {
     const marker = { ...look, size: look.size * (many && look.size < 12 ? 0.6 : 1) };
     const group = candidates.all.filter((c) => kind(c) === name);
     if (!group.length) continue;
-    const named = ["baseline", "promoted", "winner"].includes(name);
+    const named = NAMED.includes(name);
     data.push({
       type: "scatter", mode: named ? "markers+text" : "markers", name, marker,
       x: group.map((c) => positionOf(c).x), y: group.map((c) => positionOf(c).y),
@@ -215,7 +216,7 @@ function treeMarks() {
       { type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y,
         x0: -11, x1: 11, y0: -11, y1: 11, line: { color: "--ink", width: 2.5 } },
     ],
-    annotations: [{ x, y, yshift: 21, text: plain(candidate.id), showarrow: false, font: { size: 13, color: "--ink" } }],
+    annotations: NAMED.includes(kind(candidate)) ? [] : [{ x, y, yshift: 21, text: plain(candidate.id), showarrow: false, font: { size: 13, color: "--ink" } }],
   };
 }
 

@@ -75,7 +75,7 @@ def overview_page(search: Mapping[str, Any]) -> Page:
     counts = ", ".join(f"{count} {name}" for name, count in search["by_status"].items())
     page: Page = [plain(search["verdict"], style="bold")]
     if search["not_higher_because"]:
-        page.append(plain(f"Missing for the next level: {search['not_higher_because']}."))
+        page.append(plain(f"The next level is not reached because {search['not_higher_because']}."))
     page += [
         plain(),
         plain(
@@ -87,8 +87,7 @@ def overview_page(search: Mapping[str, Any]) -> Page:
     page += [plain(f"{'; '.join(chosen)}.".capitalize())] if chosen else []
     page += [
         _candidates(search["best"], f"Best by score, against {search['compared_with']}"),
-        plain("val bpb: loss of the screening run. gain: mean of baseline minus candidate in bpb"),
-        plain("over their shared seeds."),
+        plain("gain: mean loss of the baseline minus that of the candidate on shared seeds"),
         plain(),
         _front(search["front"][:_FRONT_ROWS], len(search["front"])),
         _spent(search["spent"]),
@@ -115,7 +114,11 @@ def candidate_page(candidate: Mapping[str, Any], *, full_spec: bool) -> Page:
     ]
     if candidate["evidence"]:
         level = candidate["level"]
-        missing = f" Missing for the next level: {level['missing']}." if level["missing"] else ""
+        missing = (
+            f" The next level is not reached because {level['missing']}."
+            if level["missing"]
+            else ""
+        )
         page += [plain(), plain(candidate["evidence"])]
         page += [plain(f"Win level {level['level']}.{missing}")]
     page += [plain(), plain("What it does", style="bold")]
