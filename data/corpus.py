@@ -1,4 +1,4 @@
-"""Registry of corpora, each split into disjoint training and validation documents."""
+"""Corpora by name, each with disjoint documents for training and validation."""
 
 import dataclasses
 import functools
@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from nanoevolve_jax.data import hub
-from nanoevolve_jax.data.errors import CorpusError, Progress
+from nanoevolve_jax.data import CorpusError, Progress, hub
 from nanoevolve_jax.data.files import expanded, sha256_file
 from nanoevolve_jax.data.shards import list_shards, read_documents
 from nanoevolve_jax.data.stdlib import docstring_documents, stdlib_documents
@@ -19,15 +18,15 @@ __all__ = ["SOURCES", "Corpus", "CorpusError", "Progress", "load_corpus"]
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Disjoint documents for training and validation.
+    """Documents for training and validation; no document is in both.
 
     Attributes:
-      name: Name from the configuration.
-      fingerprint: Hexadecimal hash of the content; independent of the path.
+      name: Name given by the user.
+      fingerprint: Hexadecimal hash of the content; it does not depend on the path.
       train: Returns a new iterator over the training documents, always in the same order.
-      validation: Returns a new iterator over the validation documents.
-      copies: Returns the number of training documents that are left out because they are exact
-        copies of validation documents. It reads the whole corpus.
+      validation: Returns a new iterator over the validation documents, in the same way.
+      copies: Reads all training documents and counts those that are left out because they are
+        exact copies of validation documents.
     """
 
     name: str
@@ -37,28 +36,19 @@ class Corpus:
     copies: Callable[[], int]
 
     def check_text(self) -> None:
-        """Checks that both parts have a document.
-
-        Raises:
-          CorpusError: If a part is empty.
-        """
+        """Raises CorpusError unless both parts have a document."""
         if next(self.validation(), None) is None:
-            raise CorpusError(
-                f"config.data.corpus={self.name!r} must have validation text, got only empty "
-                "documents"
-            )
+            rule = "have validation documents that are not empty"
+            raise CorpusError(must("config.data.corpus", rule, self.name))
         if next(self.train(), None) is None:
-            copies = self.copies()
-            kinds = f"{copies} copies of validation" if copies else "empty"
-            raise CorpusError(
-                f"config.data.corpus={self.name!r} must have training text, got only {kinds} "
-                "documents"
-            )
+            rule = "have training documents that are not empty"
+            text = must("config.data.corpus", rule, self.name)
+            raise CorpusError(f"{text}{self.copies_note()}")
 
-    def left_out(self) -> str:
-        """Returns a note on excluded training documents, for errors about too little text."""
+    def copies_note(self) -> str:
+        """Returns how many training documents are left out, for an error about too little text."""
         copies = self.copies()
-        return f" (without {copies} copies of validation documents)" if copies else ""
+        return f" ({copies} copies of validation documents are left out)" if copies else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,29 +69,24 @@ def load_corpus(
     document_chars: int = 512,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Loads a corpus by name and downloads it if necessary.
+    """Returns a corpus by name, downloading it if necessary.
 
     Args:
       name: `stdlib`, `docstrings`, `parquet:DIR`, `climbmix` or `fineweb_edu`.
       cache_dir: Folder for downloaded shards.
-      shards: Maximum number of training shards. 0 means all shards of a folder, or one shard of a
-        data set on the hub.
-      document_chars: Maximum length of a document of `stdlib` or `docstrings`, in characters.
+      shards: Largest number of training shards. 0 means all shards of a folder, and one shard of
+        a dataset on the hub, because those have thousands.
+      document_chars: Length of the longest document of `stdlib` and `docstrings`, in characters.
       progress: Callback for downloads.
 
     Raises:
-      CorpusError: If the name is unknown or the corpus cannot be used.
+      CorpusError: if the name is unknown or the corpus is unusable.
     """
     key, colon, argument = name.partition(":")
     source = SOURCES.get(key)
     if source is None or bool(colon) != (key == "parquet") or (colon and not argument):
-        raise CorpusError(
-            must(
-                "config.data.corpus",
-                "be stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu",
-                name,
-            )
-        )
+        rule = "be stdlib, docstrings, parquet:DIR, climbmix or fineweb_edu"
+        raise CorpusError(must("config.data.corpus", rule, name))
     if shards < 0:
         raise CorpusError(must("config.data.shards", "be at least 0 (all)", shards))
     return source(_Request(name, argument, Path(cache_dir), shards, document_chars, progress))
@@ -160,7 +145,7 @@ def _disjoint(
     train: Callable[[], Iterable[str]],
     validation: Callable[[], Iterable[str]],
 ) -> Corpus:
-    """Returns a corpus without the training documents that are copies of validation documents."""
+    """Returns a corpus without training documents that are copies of validation documents."""
 
     @functools.cache
     def held_out() -> frozenset[bytes]:

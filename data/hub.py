@@ -1,11 +1,11 @@
-"""Downloads of shards from Hugging Face, with progress, resumption and verification.
+"""Downloads shards of Hugging Face datasets, with progress, resumption and verification.
 
-The repositories and numbers of shards are those of NanoChat, which validates on the last shard:
+Repositories and numbers of shards are NanoChat's, which validates on the last shard:
 https://github.com/karpathy/nanochat/blob/master/nanochat/dataset.py
 
-huggingface_hub locates the file and returns its size and SHA-256. `hf_hub_download` is not used for
-the bytes, because since version 2 it deletes the partial file of a failed download, and a download
-of several gigabytes would start again.
+huggingface_hub provides address, size and SHA-256 of a file. Its `hf_hub_download` is not used
+for the content, because since version 2 it deletes the partial file of a failed download, so a
+download of several gigabytes would start again.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
-from nanoevolve_jax.data.errors import CorpusError, Progress
+from nanoevolve_jax.data import CorpusError, Progress
 from nanoevolve_jax.data.files import locked, sha256_file, write_atomically
 
 from nanoevolve_jax.errors import must
@@ -28,7 +28,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set on the hub with shards 0 to `last`; the last is for validation."""
+    """A dataset on the hub with shards 0 to `last`, the last one for validation."""
 
     repo: str
     last: int
@@ -52,25 +52,24 @@ def fetch_shards(
     endpoint: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Path], Path]:
-    """Downloads the shards that are not on disk yet.
+    """Downloads the shards that are missing on disk.
 
     Args:
-      dataset: Data set to download from.
+      dataset: Dataset to download.
       folder: Folder of the shards.
-      shards: Number of training shards, taken from the start of the data set.
+      shards: Number of training shards; the first ones of the dataset are used.
       endpoint: Address of the hub; by default HF_ENDPOINT, else huggingface.co.
-      progress: Callback that takes the bytes downloaded so far and the size of the shard.
+      progress: Callback with the bytes of a shard, downloaded and in total.
 
     Returns:
-      Paths of the training shards, and path of the validation shard.
+      (paths of the training shards, path of the validation shard).
 
     Raises:
-      CorpusError: If there are fewer shards, or a download fails.
+      CorpusError: if there are fewer shards, or one cannot be downloaded.
     """
     if not 1 <= shards <= dataset.last:
-        raise CorpusError(
-            must("config.data.shards", f"be 1 to {dataset.last} for {dataset.repo}", shards)
-        )
+        rule = f"be from 1 to {dataset.last}, the training shards of {dataset.repo}"
+        raise CorpusError(must("config.data.shards", rule, shards))
     indices = [*range(shards), dataset.last]
     *train, validation = (
         fetch(dataset.repo, dataset.shard(index), folder, endpoint=endpoint, progress=progress)
@@ -89,26 +88,26 @@ def fetch(
     attempts: int = 5,
     backoff_seconds: float = 1.0,
 ) -> Path:
-    """Downloads one file of a data set unless a verified copy is on disk.
+    """Downloads one file of a dataset unless a verified copy is on disk.
 
-    After a fault the download waits, twice as long each time, and continues where it stopped.
-    Only consecutive faults without a new byte count as attempts.
+    After a fault, the download pauses and then continues where it stopped. Each pause is twice as
+    long as the last. Only consecutive faults without a new byte count as attempts.
 
     Args:
-      repo: Repository of the data set.
+      repo: Repository of the dataset.
       name: Name of the file.
-      folder: Folder to download to.
+      folder: Folder of the file.
       endpoint: Address of the hub; by default HF_ENDPOINT, else huggingface.co.
-      progress: Callback that takes the bytes downloaded so far and the size of the file.
-      attempts: Number of consecutive faults after which the download fails.
-      backoff_seconds: Wait after the first fault.
+      progress: Callback with the bytes of the file, downloaded and in total.
+      attempts: Number of consecutive faults after which to give up.
+      backoff_seconds: Length of the first pause.
 
     Returns:
       Path of the verified file in `folder`.
 
     Raises:
-      CorpusError: If the hub has no such file, cannot be reached, or sends bytes that do not match
-        the SHA-256 it announced.
+      CorpusError: if the hub has no such file, cannot be reached, or sends bytes that do not match
+        the announced hash.
     """
     path = folder / name
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
@@ -125,41 +124,40 @@ def fetch(
                 return path
             except CorpusError:
                 raise
-            # Every error of the HTTP library is a fault. Its types are those of httpx under
-            # huggingface_hub 1 and of httpx2 under 2.
+            # Every exception of the HTTP library is a fault: the types are those of httpx for
+            # huggingface_hub 1 and of httpx2 for version 2.
             except Exception as fault:
                 grew = _partial_bytes(folder, name) > before
-                corrupted |= isinstance(fault, _OtherBytesError)
+                corrupted |= isinstance(fault, _CorruptedError)
                 failed = 1 if grew and not corrupted else failed + 1
                 if failed >= attempts or not _may_pass(fault):
                     raise CorpusError(
                         f"config.data.corpus: {url} cannot be downloaded "
-                        f"({type(fault).__name__}: {fault}); the next attempt resumes the partial "
-                        "download"
+                        f"({type(fault).__name__}: {fault}); the next run resumes the download"
                     ) from fault
                 time.sleep(backoff_seconds * 2 ** (failed - 1))
 
 
-class _OtherBytesError(Exception):
-    """Downloaded bytes do not match the announced SHA-256."""
+class _CorruptedError(Exception):
+    """The content does not match the announced hash."""
 
 
 def _attempt(url: str, path: Path, progress: Progress | None) -> None:
-    """Downloads the rest of a file, verifies it and moves it into place."""
-    # Never send a token: the data sets are public and the endpoint may belong to anyone.
+    """Downloads the missing part of a file, verifies the file, and moves it into place."""
+    # Without a token: the datasets are public, and the endpoint may be untrusted.
     announced = get_hf_file_metadata(url, token=False, timeout=_TIMEOUT_SECONDS)
     sha256 = announced.etag or ""
-    if not _SHA256.fullmatch(sha256):  # the etag of every large file on the hub is one
-        raise CorpusError(must(f"config.data.corpus: the etag of {url}", "be a SHA-256", sha256))
-    # The name contains the version, so parts of two versions are never joined.
+    if not _SHA256.fullmatch(sha256):  # the etag of each large file on the hub
+        raise CorpusError(must(f"config.data.corpus: {url}", "announce a SHA-256", sha256))
+    # The name includes the version, so that parts of different versions are never joined.
     part = path.with_name(f".{path.name}.{sha256[:16]}.part")
     _stream(url, part, announced.size, f"downloading {path.name}", progress)
 
-    size, found = part.stat().st_size, sha256_file(part)
-    if found != sha256:
+    size, digest = part.stat().st_size, sha256_file(part)
+    if digest != sha256:
         part.unlink()
-        raise _OtherBytesError(
-            f"got {size} bytes with SHA-256 {found}, announced were {announced.size} with {sha256}"
+        raise _CorruptedError(
+            f"got {size} bytes with SHA-256 {digest} instead of {announced.size} with {sha256}"
         )
     os.replace(part, path)
     for outdated in path.parent.glob(f".{path.name}.*.part"):
@@ -169,19 +167,19 @@ def _attempt(url: str, path: Path, progress: Progress | None) -> None:
 
 
 def _stream(url: str, part: Path, size: int | None, what: str, progress: Progress | None) -> None:
-    # Unbuffered, so that all bytes received before a fault are kept.
+    # Without buffering, so that all bytes before a fault are kept.
     with open(part, "ab", buffering=0) as file:
         done = file.tell()
         if size is not None and done >= size:
             return
-        headers = {"Accept-Encoding": "identity"}  # Byte ranges refer to uncompressed content.
+        headers = {"Accept-Encoding": "identity"}  # byte ranges need the uncompressed content
         if done:
             headers["Range"] = f"bytes={done}-"
         with get_session().stream(
             "GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT_SECONDS
         ) as response:
             response.raise_for_status()
-            if done and response.status_code != 206:  # The server starts from the beginning.
+            if done and response.status_code != 206:  # the server sends everything again
                 file.truncate(0)
                 done = 0
             for chunk in response.iter_bytes():
@@ -192,7 +190,7 @@ def _stream(url: str, part: Path, size: int | None, what: str, progress: Progres
 
 
 def _may_pass(fault: Exception) -> bool:
-    """Returns whether another attempt may succeed."""
+    """Returns whether a retry may help; it cannot if the hub answers that there is no file."""
     status = getattr(getattr(fault, "response", None), "status_code", None)
     if isinstance(fault, HfHubHTTPError) and status is not None:
         return status in (408, 429) or status >= 500
@@ -208,7 +206,7 @@ def _record(path: Path) -> Path:
 
 
 def _verified(path: Path) -> bool:
-    """Returns whether a file is unchanged since its download was verified."""
+    """Returns whether a file is the one that was downloaded and verified."""
     try:
         record = json.loads(_record(path).read_text())
         return path.stat().st_size == record["bytes"] and sha256_file(path) == record["sha256"]

@@ -1,7 +1,7 @@
-"""NanoChat's byte-pair encoding, trained with rustbpe and run with tiktoken.
+"""NanoChat's byte-pair encoding: trained by rustbpe, run by tiktoken.
 
-The split pattern (numbers in groups of at most two digits), the nine special tokens and their ids
-after the merges are those of NanoChat:
+The split pattern (numbers in groups of at most two digits), the nine special tokens and their
+ids after the merges are those of NanoChat:
 https://github.com/karpathy/nanochat/blob/master/nanochat/tokenizer.py
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import rustbpe
 import tiktoken
-from nanoevolve_jax.data.errors import CorpusError, Progress, TooLittleTextError
+from nanoevolve_jax.data import CorpusError, Progress, TooLittleTextError
 from nanoevolve_jax.data.files import write_atomically
 
 from nanoevolve_jax.errors import must
@@ -29,7 +29,7 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
-# Pretraining text has only the first; the others make the vocabulary equal to NanoChat's.
+# Pretraining text has only the first; the others keep the vocabulary equal to NanoChat's.
 SPECIAL_TOKENS = (
     "<|bos|>",
     "<|user_start|>",
@@ -43,16 +43,16 @@ SPECIAL_TOKENS = (
 )
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
-# NanoChat's limit per document, so that no document dominates the merges.
+# NanoChat trains on at most this much of a document, so that none dominates the merges.
 DOCUMENT_CHARS = 10_000
-# More text hardly helps: with 1024 tokens, twice as much improves compression by 1 %.
+# More text hardly helps: with 1024 tokens, twice as much text compresses 1 % better.
 CHARS_PER_TOKEN = 4096
 
-# A run of 999,999 blanks exhausts the stack of tiktoken's regular expressions. Documents with long
-# runs are cut so that no piece has a run of two windows; other documents are not cut.
+# tiktoken's regular expressions overflow their stack on a run of 999,999 blanks. Documents with
+# such runs are cut, so that no piece has a run as long as two windows.
 _BLANK_WINDOW = 2**18
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_SHOWN_CHARS = 40  # number of characters of a document in an error
+_SHOWN_CHARS = 40  # characters of a document in an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +71,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, including special tokens."""
+        """Number of tokens, including the special ones."""
         return len(self.ranks) + len(self.specials)
 
     @property
     def bos(self) -> int:
-        """Id of the token that starts every document."""
+        """Id of the token that begins every document."""
         return len(self.ranks) + self.specials.index("<|bos|>")
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal hash of everything that determines the encoding."""
+        """Hexadecimal hash of everything that the encoding depends on."""
         return hashlib.sha256(self._json().encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -94,13 +94,13 @@ class Tokenizer:
         )
 
     def encode(self, documents: list[str]) -> list[list[int]]:
-        """Encodes documents; each result starts with BOS.
+        """Encodes documents, each beginning with BOS.
 
-        Text that looks like a special token is encoded as ordinary text. Very long runs of blanks
-        are cut first; see `pieces`.
+        Text that looks like a special token is encoded as ordinary text. Runs of several hundred
+        thousand blanks are cut before encoding, see `pieces`.
 
         Raises:
-          CorpusError: If tiktoken fails on a document.
+          CorpusError: if tiktoken fails on a document.
         """
         cut = [pieces(document) for document in documents]
         threads = min(8, os.cpu_count() or 1)
@@ -110,7 +110,7 @@ class Tokenizer:
         except BaseException as error:
             if not _is_panic(error):
                 raise
-            for document in flat:  # Find the document that cannot be encoded.
+            for document in flat:  # find the one that cannot be encoded
                 with _panics_as_errors(document):
                     self._encoding.encode_ordinary(document)
             raise
@@ -125,33 +125,29 @@ class Tokenizer:
         return self._encoding.decode([int(i) for i in ids])
 
     def token_bytes(self) -> np.ndarray:
-        """Returns the UTF-8 bytes of each token, int32[vocab_size]; 0 for special tokens.
+        """Returns the number of UTF-8 bytes of each token, int32 [vocab_size].
 
-        Bits per byte divides the loss by these counts. A special token stands for no text, so
-        neither its bytes nor its loss count.
+        Bits per byte divides the loss by these. Special tokens have 0 bytes, because they
+        represent no text; their losses are not counted either.
         """
         lengths = [len(token) for token in self.ranks] + [0] * len(self.specials)
         return np.array(lengths, np.int32)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the tokenizer as JSON in one step."""
+        """Writes the tokenizer atomically as JSON."""
         write_atomically(Path(path), self._json().encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Reads a tokenizer written by `save`.
-
-        Raises:
-          CorpusError: If the file is damaged.
-        """
+        """Reads a tokenizer that `save` wrote; CorpusError if it is damaged."""
         try:
             fields = json.loads(Path(path).read_text("utf-8"))
             ranks = tuple(bytes.fromhex(token) for token in fields["ranks"])
             tokenizer = cls(ranks, fields["pattern"], tuple(fields["specials"]))
             if not {*map(bytes, zip(range(256)))} <= set(ranks) or len(set(ranks)) < len(ranks):
-                raise ValueError("the tokens must differ and include every byte")
+                raise ValueError("its tokens must differ and include every byte")
             if (tokenizer.pattern, tokenizer.specials) != (PATTERN, SPECIAL_TOKENS):
-                raise ValueError("the pattern and special tokens must be those of this version")
+                raise ValueError("its pattern and special tokens must be those of this version")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise CorpusError(f"tokenizer file {path} is damaged ({error}); delete it") from error
         return tokenizer
@@ -168,20 +164,20 @@ def train_tokenizer(
     max_chars: int = 0,
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Trains a byte-pair encoding; the result depends only on the documents and sizes.
+    """Learns a byte-pair encoding; the same documents give exactly the same tokenizer.
 
     Args:
-      documents: Training text, read until `max_chars` characters.
-      vocab_size: Number of tokens, including the nine special tokens.
-      max_chars: Number of characters to train on, with at most `DOCUMENT_CHARS` per document; 0
+      documents: Training text; only as many documents are read as `max_chars` needs.
+      vocab_size: Number of tokens, including the nine special ones.
+      max_chars: Number of characters to learn from, at most `DOCUMENT_CHARS` per document; 0
         means `CHARS_PER_TOKEN` per token of the vocabulary.
-      progress: Callback that takes the number of characters read so far.
+      progress: Callback with the number of characters read.
 
     Returns:
       Tokenizer with exactly `vocab_size` tokens.
 
     Raises:
-      CorpusError: If `vocab_size` is too small for the 256 bytes and the special tokens, or the
+      CorpusError: if `vocab_size` is too small for the 256 bytes and the special tokens, or the
         text is too small or too uniform for that many merges.
     """
     check_vocab_size(vocab_size)
@@ -192,31 +188,17 @@ def train_tokenizer(
     ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
     tokenizer = Tokenizer(tuple(token for _, token in ranks))
     if tokenizer.vocab_size != vocab_size:
-        raise TooLittleTextError(
-            must(
-                "config.data.vocab_size",
-                f"be at most {tokenizer.vocab_size}, which the text of config.data.corpus yields",
-                vocab_size,
-            )
-        )
+        rule = f"be at most {tokenizer.vocab_size}, the tokens that the text of this corpus yields"
+        raise TooLittleTextError(must("config.data.vocab_size", rule, vocab_size))
     return tokenizer
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Checks that the vocabulary has room for all bytes and special tokens.
-
-    Raises:
-      CorpusError: If it is too small.
-    """
+    """Raises CorpusError unless all bytes and special tokens fit into the vocabulary."""
     if vocab_size < SMALLEST_VOCABULARY:
-        raise CorpusError(
-            must(
-                "config.data.vocab_size",
-                f"be at least {SMALLEST_VOCABULARY} (256 bytes and {len(SPECIAL_TOKENS)} special "
-                "tokens)",
-                vocab_size,
-            )
-        )
+        tokens = f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
+        rule = f"be at least {SMALLEST_VOCABULARY} ({tokens})"
+        raise CorpusError(must("config.data.vocab_size", rule, vocab_size))
 
 
 def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None) -> Iterator[str]:
@@ -225,7 +207,7 @@ def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None
         text = document[: min(DOCUMENT_CHARS, max_chars - done)]
         if not text.isascii() and (lone := _LONE_SURROGATE.search(text)):
             raise CorpusError(
-                f"config.data.corpus: documents must be Unicode text, got {lone[0]!r} in "
+                f"config.data.corpus must have documents of Unicode text, got {lone[0]!r} in "
                 f"{_shown(text)}"
             )
         done += len(text)
@@ -237,9 +219,9 @@ def _limited(documents: Iterable[str], max_chars: int, progress: Progress | None
 
 
 def pieces(document: str) -> list[str]:
-    """Cuts a document within very long runs of whitespace; the pieces add up to the document.
+    """Cuts a document within very long runs of whitespace, without losing any text.
 
-    A document without such a run is one piece, so its tokens do not change.
+    A document without such a run stays one piece, so its tokens do not change.
     """
     ends = [
         start + _BLANK_WINDOW
@@ -252,23 +234,23 @@ def pieces(document: str) -> list[str]:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Returns whether an exception is a panic of Rust code; its type cannot be imported."""
+    """Returns whether an exception is a panic of Rust code, whose type cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 
 @contextlib.contextmanager
 def _panics_as_errors(document: str | None = None) -> Iterator[None]:
-    """Converts a panic, which is not an `Exception`, to a CorpusError that names the document."""
+    """Converts a panic, which is not an `Exception`, into a CorpusError with the document."""
     try:
         yield
     except BaseException as error:
         if not _is_panic(error):
             raise
-        what = "its text" if document is None else f"the document {_shown(document)}"
-        raise CorpusError(f"config.data.corpus: {what} cannot be tokenised ({error})") from None
+        text = "text" if document is None else f"document {_shown(document)}"
+        raise CorpusError(f"config.data.corpus: {text} cannot be tokenised ({error})") from None
 
 
 def _shown(document: str) -> str:
-    """Returns the start of a document and its length, for an error."""
+    """Returns the beginning of a document and its length, for an error."""
     more = "..." if len(document) > _SHOWN_CHARS else ""
     return f"{document[:_SHOWN_CHARS]!r}{more} of {len(document)} characters"

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.data import places
+from nanoevolve_jax.data import files
 from nanoevolve_jax.data.batches import check_horizon
 from nanoevolve_jax.data.rows import Rows, build_rows
 from nanoevolve_jax.errors import must
@@ -226,7 +226,7 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
         )
     if is_folder(data.corpus):
         folder = data.corpus.partition(":")[2]
-        places.remember(data.cache_dir, rows.fingerprints["corpus"], folder)
+        files.remember_corpus(data.cache_dir, rows.fingerprints["corpus"], folder)
     check_horizon(
         rows.train,
         steps=steps or config.train.steps,

@@ -71,15 +71,15 @@ CASES = [
             (["--config=configs/screen.py:d13"], ["be cpu or d4 or d12, got 'd13'"]),
             (
                 ["--config.data.corpus=parquet:{empty}"],
-                ["config.data.corpus='parquet:{empty}' must hold"],
+                ["config.data.corpus must have at least 2", "'parquet:{empty}'"],
             ),
             (
                 ["--config.data.corpus=parquet:{copies}"],
-                ["'parquet:{copies}' must have training text, got only 30 copies"],
+                ["config.data.corpus must have training", "'parquet:{copies}' (30 copies of"],
             ),
             (
                 ["--config.data.corpus=parquet:{doubled}"],
-                ["data.corpus: {doubled}/shard_00000.parquet must have one column 'text', got 2"],
+                ["{doubled}/shard_00000.parquet must have one column 'text', got 2"],
             ),
             (["--config.data.cache_dir={file}"], ["config.data.cache_dir must be", "got '{file}'"]),
             (

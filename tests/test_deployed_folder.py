@@ -19,8 +19,7 @@ from jax import export
 from ml_collections import ConfigDict
 from msgspec.structs import replace
 from nanoevolve_jax.configs.base import SETTINGS as FIELDS
-from nanoevolve_jax.data import places
-from nanoevolve_jax.data.errors import CorpusError
+from nanoevolve_jax.data import CorpusError, files
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, site
@@ -449,7 +448,7 @@ def test_a_run_folder_chooses_neither_the_text_that_is_sent_nor_the_machine(conf
         deployment(f"{run}:g001c01", config)
     for here, corpus in ((named, named.data.corpus), (config, f"parquet:{tmp_path / 'mine'}")):
         (tmp_path / "mine").mkdir(exist_ok=True)
-        places.remember(config.data.cache_dir, "0123456789abcdef", tmp_path / "mine")
+        files.remember_corpus(config.data.cache_dir, "0123456789abcdef", tmp_path / "mine")
         found = deployment(f"{run}:g001c01", here)
         assert found.corpus == corpus
         assert found.submission.config.ray.gpus == -1

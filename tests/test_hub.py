@@ -1,8 +1,8 @@
-"""The hub download against a real local server that answers as the hub does.
+"""The hub download against a real local server that answers like the hub.
 
 The server implements `HEAD` and `GET /datasets/REPO/resolve/main/FILE` with the hub's headers
-(commit, linked size and SHA-256, a redirect to the content, byte ranges), and injures its
-answers on demand.
+(commit, linked size and SHA-256, a redirect to the content, byte ranges), and faults on
+demand.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Files to serve, the injuries still to inflict, and the requests seen."""
+    """Files to serve, faults still to come, and requests received."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = {f"/datasets/{REPO}/resolve/main/{NAME}": CONTENT}
-        self.injuries = []  # each is used by one request for content
+        self.faults = []  # one per request for content
         self.requests = []  # (method, path, Range header)
         self.ranges = True
         self.announced = {}  # other SHA-256 than the content's
@@ -83,17 +83,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_content(self, content):
-        injury = self.server.injuries.pop(0) if self.server.injuries else None
+        fault = self.server.faults.pop(0) if self.server.faults else None
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if injury == "busy":
+        if fault == "busy":
             return self.send(503, {})
-        if injury == "corrupt":
+        if fault == "corrupt":
             content = content[:1000] + b"?" + content[1001:]
         start = int(asked[1]) if asked and self.server.ranges else 0
         body, headers = content[start:], {"Content-Length": str(len(content) - start)}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        if injury == "cut":
+        if fault == "cut":
             body = body[: len(body) // 2]
             self.close_connection = True
         return self.send(206 if start else 200, headers, body)
@@ -122,7 +122,7 @@ def refused(server, folder, **changes):
     with pytest.raises(CorpusError) as error:
         fetch(server, folder, **changes)
     message = str(error.value)
-    assert "\n" not in message and message.startswith("config.data.corpus: ") and NAME in message
+    assert "\n" not in message and message.startswith("config.data.corpus") and NAME in message
     assert not (folder / NAME).exists()
     return message
 
@@ -131,7 +131,7 @@ def parts(folder):
     return list(folder.glob(".*.part"))
 
 
-def test_a_download_is_whole_reported_and_not_repeated(server, tmp_path):
+def test_a_download_is_complete_reported_and_not_repeated(server, tmp_path):
     reports = []
     path = fetch(server, tmp_path, progress=lambda *report: reports.append(report))
     assert path.read_bytes() == CONTENT and not parts(tmp_path)
@@ -144,19 +144,19 @@ def test_a_download_is_whole_reported_and_not_repeated(server, tmp_path):
 
 
 def test_a_cut_connection_is_resumed_where_it_stopped(server, tmp_path):
-    server.injuries = ["cut", "cut"]
+    server.faults = ["cut", "cut"]
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     half, three_quarters = len(CONTENT) // 2, len(CONTENT) // 2 + len(CONTENT) // 4
     assert server.content_requests() == [None, f"bytes={half}-", f"bytes={three_quarters}-"]
 
 
 def test_the_next_call_resumes_what_a_failed_one_kept(server, tmp_path):
-    server.injuries = ["cut", "busy"]
+    server.faults = ["cut", "busy"]
     refused(server, tmp_path, attempts=1)
     (part,) = parts(tmp_path)
     assert part.read_bytes() == CONTENT[: len(CONTENT) // 2]
     server.requests.clear()
-    server.injuries = []
+    server.faults = []
     assert fetch(server, tmp_path).read_bytes() == CONTENT
     assert server.content_requests() == [f"bytes={len(CONTENT) // 2}-"]
     assert not parts(tmp_path)
@@ -181,36 +181,30 @@ def test_a_killed_download_is_resumed(server, tmp_path, repository):
     assert server.content_requests() == [f"bytes={kept}-"]
 
 
-def test_a_server_without_ranges_sends_all_again(server, tmp_path):
-    server.ranges = False
-    server.injuries = ["cut"]
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
-    assert len(server.content_requests()) == 2
-
-
-def test_a_busy_hub_is_tried_again(server, tmp_path):
-    server.injuries = ["busy", "busy"]
+@pytest.mark.parametrize(("ranges", "faults"), [(False, ["cut"]), (True, ["busy", "busy"])])
+def test_a_server_without_ranges_or_time_is_retried(server, tmp_path, ranges, faults):
+    server.ranges, server.faults = ranges, faults
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_corrupted_bytes_are_refused(server, tmp_path):
-    server.injuries = ["corrupt"] * 9
+    server.faults = ["corrupt"] * 9
     message = refused(server, tmp_path, attempts=3)
     assert "SHA-256" in message and hashlib.sha256(CONTENT).hexdigest() in message
     assert len(server.content_requests()) == 3 and not parts(tmp_path)
-    server.injuries = ["corrupt"]  # only once: the next attempt starts again
+    server.faults = ["corrupt"]  # only once: the next attempt starts again
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_corruption_between_cuts_does_not_go_on_for_ever(server, tmp_path):
-    server.injuries = ["cut", "corrupt"] * 9
+def test_corruption_between_interruptions_ends(server, tmp_path):
+    server.faults = ["cut", "corrupt"] * 9
     server.announced = {path: "0" * 64 for path in server.files}
     refused(server, tmp_path, attempts=3)
     assert len(server.content_requests()) < 8
 
 
 def test_a_new_version_is_not_joined_to_the_part_of_an_old_one(server, tmp_path):
-    server.injuries = ["cut", "busy"]
+    server.faults = ["cut", "busy"]
     refused(server, tmp_path, attempts=1)
     (path,) = server.files
     server.files[path] = newer = CONTENT[::-1]
@@ -224,26 +218,26 @@ def test_a_file_damaged_on_disk_is_downloaded_again(server, tmp_path):
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_file_the_hub_does_not_have_is_said_at_once(server, tmp_path):
+def test_a_missing_file_is_reported_without_retries(server, tmp_path):
     server.files.clear()
     assert "404" in refused(server, tmp_path)
     assert len(server.requests) == 1
 
 
-def test_a_hub_out_of_reach_is_one_clear_line(server, tmp_path):
+def test_an_unreachable_hub_is_an_error_in_one_line(server, tmp_path):
     server.shutdown()
     server.server_close()
     message = refused(server, tmp_path, attempts=2)
     assert f"{server.endpoint}/datasets/{REPO}" in message
 
 
-def test_a_server_that_announces_no_sha256_is_refused(server, tmp_path):
+def test_a_file_without_a_sha256_is_refused(server, tmp_path):
     server.announced = {path: "a1b2c3" for path in server.files}
-    assert "must be a SHA-256" in refused(server, tmp_path)
+    assert "must announce a SHA-256" in refused(server, tmp_path)
     assert not server.content_requests()
 
 
-def test_builders_at_once_download_once(server, tmp_path):
+def test_concurrent_downloads_happen_once(server, tmp_path):
     threads = [threading.Thread(target=fetch, args=(server, tmp_path)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -254,8 +248,8 @@ def test_builders_at_once_download_once(server, tmp_path):
 
 
 @pytest.mark.parametrize("shards", [-1, 1823])
-def test_more_shards_than_there_are(tmp_path, shards):
-    with pytest.raises(CorpusError, match=r"data\.shards"):
+def test_too_many_shards_are_an_error(tmp_path, shards):
+    with pytest.raises(CorpusError, match=r"config\.data\.shards must be"):
         load_corpus("fineweb_edu", cache_dir=tmp_path, shards=shards)
 
 

@@ -13,7 +13,7 @@ from nanoevolve_jax.configs.base import (
     Setting,
     get_config,
 )
-from nanoevolve_jax.data import places
+from nanoevolve_jax.data import files
 
 from nanoevolve_jax.execution.machine import keep_programs
 from nanoevolve_jax.execution.settings import ConfigError, corpus_here, flat, received
@@ -108,13 +108,13 @@ def test_a_text_that_was_used_here_is_found_by_its_fingerprint(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "moved"):
         (tmp_path / name).mkdir()
-    places.remember("cache", "0123456789abcdef", "mine")
+    files.remember_corpus("cache", "0123456789abcdef", "mine")
     found = here("parquet:/theirs", "same", tmp_path / "cache", "0123456789abcdef")
     assert found == f"parquet:{tmp_path / 'mine'}"
-    places.remember("cache", "0123456789abcdef", "moved")
-    assert places.find("cache", "0123456789abcdef") == tmp_path / "moved"
+    files.remember_corpus("cache", "0123456789abcdef", "moved")
+    assert files.find_corpus("cache", "0123456789abcdef") == tmp_path / "moved"
     (tmp_path / "moved").rmdir()
-    assert places.find("cache", "0123456789abcdef") is None
+    assert files.find_corpus("cache", "0123456789abcdef") is None
 
 
 # Compiled programs -------------------------------------------------------------------------

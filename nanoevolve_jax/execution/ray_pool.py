@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.data.errors import CorpusError
+from nanoevolve_jax.data import CorpusError
 from nanoevolve_jax.execution.engine import ClusterError, Progress
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.machine import Facts, differences

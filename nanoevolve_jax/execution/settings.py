@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import SAME, SETTINGS, Setting, get_config
-from nanoevolve_jax.data import places
+from nanoevolve_jax.data import files
 from nanoevolve_jax.errors import UserError, must
 from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
 from nanoevolve_jax.execution.train import Task
@@ -216,7 +216,7 @@ def corpus_here(
         return given
     if not is_folder(named):
         return named
-    folder = places.find(cache_dir, fingerprint)
+    folder = files.find_corpus(cache_dir, fingerprint)
     if folder is None:
         raise ConfigError(
             f"config.{field} must be parquet:DIR, the folder of the text"

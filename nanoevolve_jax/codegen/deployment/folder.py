@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypedDict
 from ml_collections import ConfigDict
 
 from nanoevolve_jax.configs.base import SETTINGS, get_config
+from nanoevolve_jax.data import CorpusError
 from nanoevolve_jax.data.corpus import SOURCES
-from nanoevolve_jax.data.errors import CorpusError
 from nanoevolve_jax.data.files import building, expanded
 from nanoevolve_jax.data.shards import list_shards
 from nanoevolve_jax.errors import must
