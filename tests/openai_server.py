@@ -49,7 +49,7 @@ class Server:
       paid: Number of billed requests by (proposal, try).
       requests: Number of requests by (proposal, try).
       usage: Tokens of prompts and completions that it has reported.
-      keys: Authorization headers of the requests.
+      headers: Headers of the requests.
       bodies: Bodies of the requests.
     """
 
@@ -58,7 +58,7 @@ class Server:
         self.paid: Counter = Counter()
         self.requests: Counter = Counter()
         self.usage: Counter = Counter()
-        self.keys: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
         self.bodies: list[dict] = []
         self.ending = threading.Event()
         self._lock = threading.Lock()
@@ -79,14 +79,14 @@ class Server:
         self._http.shutdown()
         self._http.server_close()
 
-    def receive(self, body: dict, key: str | None) -> tuple[str, Reply]:
+    def receive(self, body: dict, headers: dict[str, str]) -> tuple[str, Reply]:
         """Counts a request; returns its prompt and the reply to it."""
         prompt = body["messages"][-1]["content"]
         match = _FIRST_LINE.match(prompt)
         at = (int(match[1]), int(match[2])) if match else (0, 0)
         with self._lock:
             self.requests[at] += 1
-            self.keys.append(key)
+            self.headers.append(headers)
             self.bodies.append(body)
             reply = self.script(*at, self.requests[at])
             if reply.status == 200:  # work is paid for, even if the client gave up
@@ -102,7 +102,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            prompt, reply = server.receive(body, self.headers.get("Authorization"))
+            prompt, reply = server.receive(body, dict(self.headers))
             if reply.seconds:
                 server.ending.wait(reply.seconds)
             if reply.cut:

@@ -77,7 +77,7 @@ def test_an_answer_costs_what_the_endpoint_reports(tmp_path):
     assert (answer.requests, answer.estimated) == (1, 0)
     assert (answer.input_tokens, answer.output_tokens) == used
     assert answer.dollars == pytest.approx(provider.dollars(*used), rel=1e-12)
-    assert server.keys == [f"Bearer {KEY}"]
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     body = server.bodies[0]
     assert (body["max_completion_tokens"], body["temperature"], body["seed"]) == (500, 0.5, 1)
     assert ask(api("http://localhost:1"), "another prompt", tmp_path / "call") == answer
@@ -147,6 +147,16 @@ def test_keys_reach_no_file_and_no_other_process(tmp_path):
     assert read_answer(tmp_path / "call").text == "the key is [secret], half a character ?"
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
+
+
+def test_an_endpoint_gets_no_credentials_of_another(tmp_path, monkeypatch):
+    variables = {"OPENAI_API_KEY": "key-a", "OPENAI_ADMIN_KEY": "key-b", "OPENAI_ORG_ID": "key-c"}
+    variables |= {"OPENAI_PROJECT_ID": "key-d", "OPENAI_CUSTOM_HEADERS": "X-More: key-e"}
+    for name, value in (variables | {"HTTP_PROXY": "http://key-f:1@127.0.0.1:1"}).items():
+        monkeypatch.setenv(name, value)
+    answer, _, server = ask_server(tmp_path, GOOD)
+    assert answer.text == "an answer" and "key-" not in str(server.headers).replace(KEY, "")
+    assert all(os.environ[name] == value for name, value in variables.items())
 
 
 def test_credentials_in_urls_and_each_line_of_a_key_are_redacted(tmp_path, monkeypatch):

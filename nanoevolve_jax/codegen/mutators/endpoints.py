@@ -1,6 +1,8 @@
 """One attempt at an OpenAI-compatible endpoint."""
 
 import asyncio
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +11,7 @@ from nanoevolve_jax.codegen.mutators.providers import Api
 from nanoevolve_jax.codegen.mutators.replies import Attempt
 
 NO_KEY = "none"  # sent to an endpoint that needs no key
+_READ_BY_CLIENT = re.compile(r"OPENAI_.*|.*_PROXY|SSL_CERT_.*", re.IGNORECASE)
 
 
 async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) -> Attempt:
@@ -34,12 +37,7 @@ async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) ->
         async with (
             # The client's own limit starts again with every byte that arrives.
             asyncio.timeout(provider.timeout_seconds),
-            openai.AsyncOpenAI(
-                api_key=environment.get(provider.key_env) or NO_KEY,
-                base_url=provider.base_url,
-                max_retries=0,
-                timeout=provider.timeout_seconds,
-            ) as client,
+            _client(provider, environment) as client,
         ):
             reply = await client.chat.completions.with_raw_response.create(
                 model=provider.model, messages=[{"role": "user", "content": prompt}], **options
@@ -56,3 +54,23 @@ async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) ->
         return Attempt(failure=failure, paid=reached, again=True)
     except Exception as error:  # an endpoint may send anything
         return Attempt(failure=f"the reply cannot be read: {error!r}")
+
+
+def _client(provider: Api, environment: Mapping[str, str]) -> Any:
+    """Returns a client that sees no variables but those of its profile.
+
+    By itself it would also read keys, headers and proxies that are meant for other endpoints.
+    """
+    import openai
+
+    names = [name for name in os.environ if _READ_BY_CLIENT.fullmatch(name)]
+    hidden = {name: os.environ.pop(name) for name in names if name not in environment}
+    try:
+        return openai.AsyncOpenAI(
+            api_key=environment.get(provider.key_env) or NO_KEY,
+            base_url=provider.base_url,
+            max_retries=0,
+            timeout=provider.timeout_seconds,
+        )
+    finally:
+        os.environ.update(hidden)
