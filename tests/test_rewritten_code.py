@@ -15,7 +15,7 @@ from nanoevolve_jax.configs import screen
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, replay, site
-from nanoevolve_jax.codegen.sandbox.matrices import matrices
+from nanoevolve_jax.codegen.sandbox.certify import matrices_of
 from nanoevolve_jax.evidence import page as card_page
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.comparison import Arm
@@ -252,7 +252,7 @@ def compared(tmp_path_factory, walls):
     write_corpus(place / "corpus")
     places = {"data.corpus": f"parquet:{place / 'corpus'}", "data.cache_dir": str(place / "cache")}
     config = make_config(SETTINGS | places, place / "work", compare__seeds=2)
-    function = certify(BLEND, "direction", matrices(config))
+    function = certify(BLEND, "direction", matrices_of(config))
     folder = write_campaign(place / "run", function)
     with pytest.MonkeyPatch.context() as patch:
         # JAX is already initialised in this process.

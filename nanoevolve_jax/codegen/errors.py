@@ -1,4 +1,4 @@
-"""What people did wrong, and commands say in one line."""
+"""The error class of code mutation."""
 
 from nanoevolve_jax.errors import UserError
 

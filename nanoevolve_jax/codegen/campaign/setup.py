@@ -19,7 +19,6 @@ from nanoevolve_jax.codegen.errors import CodegenError
 from nanoevolve_jax.codegen.mutators import budget, calls, providers
 from nanoevolve_jax.codegen.mutators.providers import Provider
 from nanoevolve_jax.codegen.sandbox import certify, recertify, runner
-from nanoevolve_jax.codegen.sandbox.matrices import matrices
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence import transfer
 from nanoevolve_jax.evidence.work import MAIN
@@ -144,7 +143,7 @@ def plan_of(
     validate_later = in_threads(validate, max(1, visible_cores() // 2))
     return Plan(
         question=functools.partial(
-            question_of, config=config, folder=folder, shapes=matrices(config)
+            question_of, config=config, folder=folder, shapes=certify.matrices_of(config)
         ),
         worst=lambda asked: budget.worst_proposal(profile(asked.provider), asked.prompt),
         steps=Steps(
@@ -166,12 +165,12 @@ def validator(config: ConfigDict, walls: runner.Isolation) -> Validate:
         verdict = certify.validate(
             slot,
             source,
-            matrices(config),
+            certify.matrices_of(config),
             config.model.dtype,
             limits,
             walls,
             config.codegen.max_cost,
-            also=matrices(transfer.wider(config)),
+            also=certify.matrices_of(transfer.wider(config)),
         )
         if verdict.certified is not None:
             recertify.remember(verdict.certified)

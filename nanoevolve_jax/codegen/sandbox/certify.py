@@ -17,12 +17,15 @@ import jax
 import jaxlib
 import msgspec
 from jax import export
+from ml_collections import ConfigDict
 
 from nanoevolve_jax.codegen.sandbox import runner
 from nanoevolve_jax.codegen.sandbox.runner import Isolation, Limits
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.costs import PLATFORMS
 from nanoevolve_jax.codegen.validation.refusals import REASONS, Refusal, Refused, first_line
+from nanoevolve_jax.execution.cost import matrix_shapes
+from nanoevolve_jax.execution.settings import make_task
 from nanoevolve_jax.policy.certified import FORMAT, CertificateError, Certified, digest
 from nanoevolve_jax.policy.slots import shape_key, shapes_of
 
@@ -72,6 +75,11 @@ class _Refusal(msgspec.Struct, forbid_unknown_fields=True):
 class _Result(msgspec.Struct, forbid_unknown_fields=True):
     accepted: _Accepted | None = None
     refusal: _Refusal | None = None
+
+
+def matrices_of(config: ConfigDict) -> list[tuple[int, int]]:
+    """Returns (inputs, outputs) of every matrix that Muon updates in a config's model."""
+    return list(matrix_shapes(make_task(config).model))
 
 
 def validate(

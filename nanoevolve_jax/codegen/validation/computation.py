@@ -1,9 +1,9 @@
-"""What a jaxpr computes, as a hash: the same for all ways to write the same operations down.
+"""Hashes what a jaxpr computes, whichever way the same operations are written down.
 
-Every value gets a number that follows from how it is computed: the operation, its parameters and
-the numbers of its operands. A jaxpr is the numbers of its results, so that names, the order of
-independent operations, dead code and calls of helper functions leave no trace. No algebra is done:
-`x + x` and `2 * x` differ.
+Every value is hashed with the operation that computes it, its parameters and the hashes of its
+operands. The hash of a jaxpr is that of its results, so names, the order of independent operations,
+dead code and calls of helper functions do not matter. There is no algebra: `x + x` and `2 * x`
+differ.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 _COMMUTATIVE = frozenset(("add", "add_any", "mul", "max", "min", "and", "or", "xor", "eq", "ne"))
 _MIRRORED = {"gt": "lt", "ge": "le"}
-_CALLS = {  # the parameter that holds what is called
+_CALLS = {  # primitives that call a jaxpr, and their parameter that holds it
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -37,12 +37,12 @@ _SILENT = frozenset(  # parameters that do not change what is computed
 
 
 def computation_hash(computations: Mapping[str, ClosedJaxpr]) -> str:
-    """One hash for a function's computations by shape, 64 hexadecimal digits."""
+    """Returns one hash of a function's computations by shape, 64 hexadecimal digits."""
     return _hash("function", *(f"{key} {graph(computations[key])}" for key in sorted(computations)))
 
 
 def graph(closed: ClosedJaxpr) -> str:
-    """The hash of one computation, 64 hexadecimal digits."""
+    """Returns the hash of one computation, 64 hexadecimal digits."""
     arguments = [
         _hash("argument", str(i), str(aval.shape), str(aval.dtype))
         for i, aval in enumerate(closed.in_avals)
@@ -57,18 +57,18 @@ def _hash(*parts: str) -> str:
 
 
 def _results(closed: ClosedJaxpr, arguments: Iterable[str]) -> list[str]:
-    """Numbers of the results from the numbers of the arguments."""
+    """Hashes of the results from the hashes of the arguments."""
     jaxpr = closed.jaxpr
-    numbers = dict(zip(jaxpr.invars, arguments, strict=True))
-    numbers |= zip(jaxpr.constvars, map(_constant, closed.consts), strict=True)
+    hashes = dict(zip(jaxpr.invars, arguments, strict=True))
+    hashes |= zip(jaxpr.constvars, map(_constant, closed.consts), strict=True)
 
-    def number(atom):
-        return _constant(atom.val, atom.aval) if isinstance(atom, Literal) else numbers[atom]
+    def hash_of(atom):
+        return _constant(atom.val, atom.aval) if isinstance(atom, Literal) else hashes[atom]
 
     for equation in jaxpr.eqns:
-        operands = [number(x) for x in equation.invars]
-        numbers |= zip(equation.outvars, _computed(equation, operands), strict=True)
-    return [number(x) for x in jaxpr.outvars]
+        operands = [hash_of(x) for x in equation.invars]
+        hashes |= zip(equation.outvars, _computed(equation, operands), strict=True)
+    return [hash_of(x) for x in jaxpr.outvars]
 
 
 def _constant(value: Any, aval: Any = None) -> str:
@@ -93,7 +93,7 @@ def _computed(equation: JaxprEqn, operands: list[str]) -> list[str]:
 
 
 def _changes_nothing(equation: JaxprEqn) -> bool:
-    """A conversion to the dtype that is there: only the weak type goes."""
+    """Whether it converts to the dtype that the operand has, and only drops the weak type."""
     if equation.primitive.name != "convert_element_type":
         return False
     return equation.invars[0].aval.dtype == equation.outvars[0].aval.dtype
