@@ -1,4 +1,4 @@
-"""`--config.plan=true`: what the campaign of a config will take, before anything is trained."""
+"""Prints the plan of a campaign for `--config.plan=true`, without training."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ _REPEATS = 3  # timed segments and validations, after one of each to warm up
 
 
 def print_plan(config: ConfigDict, console: Console) -> None:
-    """Prints the plan of a config's whole campaign, and the two scenarios.
+    """Prints the plan of a config's campaign, and two scenarios in round figures.
 
-    With `step_seconds` given, the machine meant need not be this one: its devices and lanes are
-    then those of the config, where 0 counts as 1.
+    If `step_seconds` is given, the plan may be for another machine: devices and lanes are those of
+    the config, where 0 counts as 1.
     """
     segment_steps = min(config.train.segment_steps, config.train.steps)
     if config.step_seconds:
@@ -68,7 +68,7 @@ def print_plan(config: ConfigDict, console: Console) -> None:
 
 
 def measured_pace(config: ConfigDict, devices: int, segment_steps: int) -> Pace:
-    """Times the config's own programs on this process's devices, warmed; medians."""
+    """Times the programs of a config on the devices of this process; medians after a warm-up."""
     task = make_task(config)
     programs = make_programs(task, devices=devices, lanes=config.lanes)
     candidate = Candidate(make_baseline(config), make_recipe(config))
@@ -88,7 +88,7 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def plan_table(parts: dict[str, list[Row]], machines: Sequence[int]) -> Table:
-    """Every stage, the sum of every phase, and what a campaign takes without and with a win."""
+    """Returns the table of all stages, with sums per phase, and without and with a win."""
     numbers = ["runs", "tokens", "FLOPs"]
     table = _table("A calibrated campaign", ["stage"], numbers, machines)
     sums = {name: total(name, rows) for name, rows in parts.items()}
@@ -105,7 +105,7 @@ def plan_table(parts: dict[str, list[Row]], machines: Sequence[int]) -> Table:
 
 
 def scenario_table(machines: Sequence[int]) -> Table:
-    """What campaigns in round figures take, by the same functions."""
+    """Returns a table of the two scenarios in round figures."""
     words = ["scenario", "screening", "confirmation", "baselines"]
     table = _table("In round figures", words, [], machines)
     for name, own in SCENARIOS.items():

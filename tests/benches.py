@@ -8,14 +8,16 @@ from nanoevolve_jax.configs import screen
 
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
-from nanoevolve_jax.evidence.card import make_card
+from nanoevolve_jax.evidence.card import Origin, make_card
 from nanoevolve_jax.evidence.comparison import Arm, Bench
+from nanoevolve_jax.evidence.confirmation import Study
 from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.seeds import Stage, confirmation_seeds
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.train import TELEMETRY
+from nanoevolve_jax.exports.agreement import check_optax, export_result
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 
@@ -56,7 +58,7 @@ class FormulaRuns:
         columns = {name: np.zeros(run.steps) for name in TELEMETRY}
         return columns | {"gate": self.gate_of(job)[: run.steps]}
 
-    def engine(self):
+    def engine(self, program="main"):
         return SimpleNamespace(width=2)
 
     def spent(self):
@@ -102,38 +104,41 @@ def make_calibration(sigma=0.01, **changes):
     )._replace(**changes)
 
 
-def make_consumed(candidate="candidate", number=0, campaign=0, **changes):
+def make_slot(candidate="candidate", number=0, campaign=0, **changes):
     """What the ledger would give to a confirmation."""
     seeds = tuple(confirmation_seeds(Stage.CONFIRM, campaign, number))
     first = Confirmation(number, "campaign", candidate, 2 + number, seeds, False, 1, None)
     return first._replace(**changes)
 
 
-def make_trial(bench, winner, *references, until="confirm", consumed=None, **changes):
-    """Runs a trial; returns it with the outcomes the ledger heard."""
+def make_study(bench, **changes):
+    """Returns the study of a confirmation whose sigma is 0.01."""
+    return Study(bench, make_slot(**changes), 0.01, lambda line: None)
+
+
+def make_trial(bench, winner, *references, until="confirm", slot=None, **changes):
+    """Runs a trial; returns it with the outcomes that were entered into the ledger."""
     outcomes = []
-    arguments = {
-        "consumed": consumed or make_consumed(winner.id),
-        "calibration": make_calibration(),
-        "costs": dict.fromkeys((winner.id, *(arm.id for arm in references)), 1.0),
-        "until": until,
-        "finish": outcomes.append,
-        "expect": lambda steps: None,
-        "log": lambda line: None,
-    }
-    return trial.run(bench, winner, references, **arguments | changes), outcomes
+    protocol = trial.Protocol(
+        slot=slot or make_slot(winner.id),
+        calibration=make_calibration(),
+        check_export=lambda arm: export_result(
+            arm.id, arm.spec, arm.code, check_optax, lambda line: None
+        ),
+        until=until,
+        on_outcome=outcomes.append,
+        **changes,
+    )
+    return trial.run(bench, winner, references, protocol), outcomes
 
 
-def card_of(found, bench, winner, baseline):
-    """The card of a trial."""
-    return make_card(
-        found,
-        winner,
-        baseline,
-        make_calibration(),
+def card_of(tried, bench, winner, baseline):
+    """Returns the card of a trial."""
+    origin = Origin(
         config=bench.config.to_dict(),
         campaigns=1,
         spent={"confirm: test": {"runs": 16, "failed": 0, "tokens": 1000}},
         commands=["python -m nanoevolve_jax.calibrate"],
-        origin={"versions": {}, "device": {}, "fingerprints": {"corpus": "c0"}},
+        facts={"versions": {}, "device": {}, "fingerprints": {"corpus": "c0"}},
     )
+    return make_card(tried, winner, baseline, make_calibration(), origin)

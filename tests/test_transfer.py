@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benches import arm, lr_factor, make_bench, make_consumed, make_trial
+from benches import arm, lr_factor, make_bench, make_slot, make_trial
 
 from nanoevolve_jax.evidence.transfer import run_cells, run_cheaper, run_wider
 from nanoevolve_jax.policy.spec import ANNEALING
@@ -27,7 +27,7 @@ def split(jobs):
 
 def test_cells_halve_and_double_the_learning_rate_and_the_horizon_of_both_arms():
     bench = make()
-    cells = run_cells(bench, POLICY._replace(lr_factor=1.4), BASELINE, make_consumed())
+    cells = run_cells(bench, POLICY._replace(lr_factor=1.4), BASELINE, make_slot())
     assert list(cells) == ["lr x0.5", "lr x2", "horizon x0.5", "horizon x2"]
     baseline, policy = split(bench.runs.of("transfer: learning rate and horizon"))
     conditions = [(0.5, 200), (2.0, 200), (1.0, 100), (1.0, 400)]
@@ -43,7 +43,7 @@ def test_cells_halve_and_double_the_learning_rate_and_the_horizon_of_both_arms()
 @pytest.mark.parametrize(("cost_ratio", "steps"), [(1.0, 190), (1.25, 152), (0.95, 200)])
 def test_the_winner_gets_95_percent_of_the_baselines_compute(cost_ratio, steps):
     bench = make()
-    run_cheaper(bench, POLICY, BASELINE, make_consumed(), cost_ratio, 5)
+    run_cheaper(bench, POLICY, BASELINE, make_slot(), cost_ratio, 5)
     baseline, policy = split(bench.runs.of("transfer: 95 % of the compute"))
     assert [job.steps for job in baseline] == [200] * 5
     assert [job.steps for job in policy] == [steps] * 5
@@ -51,7 +51,7 @@ def test_the_winner_gets_95_percent_of_the_baselines_compute(cost_ratio, steps):
 
 def test_the_wider_model_trains_by_its_own_scaled_recipe():
     bench = make()
-    run_wider(bench, POLICY, BASELINE, make_consumed())
+    run_wider(bench, POLICY, BASELINE, make_slot())
     usual = bench.candidate(BASELINE, 200).recipe
     (job, *_), _ = split(bench.runs.of("transfer: width"))
     assert job.candidate.recipe != usual
@@ -62,7 +62,7 @@ def test_no_two_confirmations_and_no_two_stages_share_a_seed():
     seen = {}
     for number in (0, 1):
         bench = make()
-        make_trial(bench, POLICY, BASELINE, until="transfer", consumed=make_consumed(number=number))
+        make_trial(bench, POLICY, BASELINE, until="transfer", slot=make_slot(number=number))
         for stage in ("confirm: test", "attribute: perturbations", "transfer: width"):
             seen[stage, number] = {job.seed for job in bench.runs.of(stage)}
         seen["cells", number] = {

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from benches import arm, card_of, lr_factor, make_bench, make_consumed, make_trial
+from benches import arm, card_of, lr_factor, make_bench, make_slot, make_trial
 from certified_code import BLEND, certify, code_of
 
 from nanoevolve_jax.evidence.card import is_win
@@ -19,7 +19,7 @@ from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
 POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
-SEEDS = make_consumed().seeds
+SEEDS = make_slot().seeds
 
 
 def is_policy(job):
@@ -167,7 +167,7 @@ def test_stricter_rules_are_not_loosened():
 
 def test_the_second_confirmation_of_a_search_is_exploratory():
     bench = world()
-    found, _ = make_trial(bench, POLICY, BASELINE, consumed=make_consumed(exploratory=True))
+    found, _ = make_trial(bench, POLICY, BASELINE, slot=make_slot(exploratory=True))
     assert no_win(card_of(found, bench, POLICY, BASELINE)) == "its confirmation was exploratory"
 
 

@@ -1,30 +1,32 @@
-"""After a win: is it the sensing, a schedule, or better constants?
+"""Attribution of a win: is it the sensing, a schedule, or better constants?
 
-Placebos get everything the winner has but its senses, through the same compiled program: the
-gate held at constants, its mean trajectory replayed open loop, another seed's trajectory. The
-perturbation panel then asks what no schedule can know.
+Placebos have everything that the winner has except its senses, and run through the same compiled
+program: the gate held at constants, its mean trajectory replayed open loop, the trajectory of
+another seed. The perturbation panel then tries events that no schedule can anticipate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence import verdict
 from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.ledger import Confirmation
-from nanoevolve_jax.evidence.runs import Run, bpb
+from nanoevolve_jax.evidence.confirmation import Arms, Study
+from nanoevolve_jax.evidence.documents import AttributionResult, PhasesResult
+from nanoevolve_jax.evidence.runs import MAIN, Run, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, Stage, confirmation_seeds, stage_seed
 from nanoevolve_jax.evidence.statistics import mean_interval
-from nanoevolve_jax.evidence.work import MAIN, Call, call
+from nanoevolve_jax.evidence.verdict import STEP_SHARE, PlaceboEvidence, Verdict, judge, step_share
 from nanoevolve_jax.execution.job import BATCH_SIZE, CORPUS_SWITCH, LABEL_NOISE, Disturbance, Job
+from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.policy.canonical import canonical, moving_actuators
 from nanoevolve_jax.policy.spec import OptimizerSpec, Sensors
 
 CONSTANTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PERTURBATIONS = ("lr", LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE)
-SWITCH = "switch"  # the engine that knows another corpus
-WIDE = "wide"  # the engine whose batch has room for twice the rows
+SWITCH = "switch"  # program of the engine that has another corpus
+WIDE = "wide"  # program of the engine whose batch has room for twice the rows
 _PROGRAMS = {CORPUS_SWITCH: SWITCH, BATCH_SIZE: WIDE}
 _DONORS, _PLACEBOS, _PERTURBED = (  # stages of `runs.jsonl`
     f"attribute: {name}" for name in ("donors", "placebos", "perturbations")
@@ -32,17 +34,17 @@ _DONORS, _PLACEBOS, _PERTURBED = (  # stages of `runs.jsonl`
 
 
 class Placebos(NamedTuple):
-    """Bits per byte of every arm on the confirmation's seeds, float64[seeds]; NaN: failed.
+    """Bits per byte of every placebo on the confirmation's seeds, float64[seeds]; NaN: failed.
 
-    Where every donor failed there is nothing to replay: schedule and yoked are NaN throughout.
+    If every donor failed, there is nothing to replay: `schedule` and `yoked` are NaN throughout.
     """
 
     constants: dict[str, np.ndarray]
     schedule: np.ndarray
     yoked: np.ndarray
-    trajectory: np.ndarray | None  # float32[steps], what the schedule replays
-    donors: int  # runs that it is the mean of
-    built_in: np.ndarray | None = None  # its spec without its code; None: it has no code
+    trajectory: np.ndarray | None  # float32[steps], the trajectory that the schedule replays
+    donors: int  # number of runs that the trajectory is the mean of
+    built_in: np.ndarray | None = None  # the spec without its code; None if it has no code
 
 
 class PerturbationPanel(NamedTuple):
@@ -53,45 +55,83 @@ class PerturbationPanel(NamedTuple):
     baseline: np.ndarray
 
 
-def planned_calls(config: ConfigDict) -> list[Call]:
-    """What attribution asks of the engine, the perturbation panel included.
+class Attributed(NamedTuple):
+    """A finished attribution."""
 
-    The winner and the baseline have run on the confirmation's seeds, or are about to: a win at the
-    first look only moves the rest of their runs here.
+    verdict: Verdict
+    result: AttributionResult
+    winner_runs: list[Run]
+
+
+def attribute(study: Study, arms: Arms, pairs: int) -> Attributed:
+    """Trains the placebos, and the perturbation panel if they leave open whether it is sensing.
+
+    Args:
+      study: What the candidate was confirmed with.
+      arms: Winner and baseline as they were tested.
+      pairs: Number of pairs; the runs of the confirmation are among them.
     """
-    own, steps = config.attribute, config.confirm.steps
-    placebos = len(CONSTANTS) + 4  # the time mean, gate off, schedule and yoked
-    panel = [
-        call(_PERTURBED, own.panel_seeds, steps, _PROGRAMS.get(kind, MAIN))
-        for kind in PERTURBATIONS
-        for _ in PerturbationPanel._fields
-    ]
-    return [
-        call(_DONORS, own.donors, steps),
-        call(_PLACEBOS, placebos * config.confirm.seeds, steps),
-        *panel,
-    ]
+    bench, slot, _, log = study
+    seeds = slot.seeds[:pairs]
+    winner_runs, baseline_runs = (
+        bench.runs.run([bench.job(arm, seed, slot.fold) for seed in seeds], f"attribute: {name}")
+        for name, arm in (("winner", arms.winner), ("baseline", arms.baseline))
+    )
+    placebos = run_placebos(bench, arms.winner, seeds, slot.fold)
+    share = step_share(gates(bench, winner_runs))
+    evidence = PlaceboEvidence(
+        baseline=bpb(baseline_runs),
+        winner=bpb(winner_runs),
+        constants=placebos.constants,
+        schedule=placebos.schedule,
+        yoked=placebos.yoked,
+        built_in=placebos.built_in,
+    )
+    decided, panel = judge(evidence), None
+    log(f"the step explains {share:.0%} of the gate's variance; so far: {decided.label}")
+    if placebos.trajectory is not None and (share > STEP_SHARE or decided.label != verdict.SENSING):
+        panel = run_perturbations(study, arms, placebos.trajectory)
+        means = verdict.Panel(*(values.mean(1) for values in panel))
+        decided = judge(evidence._replace(panel=means))
+        log(f"after the perturbation panel: {decided.label}")
+    arrays = {name: values for name, values in evidence._asdict().items() if values is not None}
+    result = AttributionResult(
+        pairs=pairs,
+        step_share=share,
+        donors=placebos.donors,
+        best_constants=verdict.best_constants(placebos.constants),
+        bpb=finite_or_null(arrays),
+        panel=None
+        if panel is None
+        else {"perturbations": list(PERTURBATIONS), "bpb": finite_or_null(panel)},
+        contrasts=finite_or_null(decided.contrasts),
+        trajectory=finite_or_null(placebos.trajectory),
+    )
+    return Attributed(decided, result, winner_runs)
+
+
+# Placebos ------------------------------------------------------------------------------------
 
 
 def gates(bench: Bench, runs: Sequence[Run]) -> np.ndarray:
-    """The gate's trajectory in every full-horizon run; float32[runs, steps], NaN: it failed."""
-    found = np.full((len(runs), bench.config.confirm.steps), np.nan, np.float32)
-    for row, run in zip(found, runs, strict=True):
+    """Returns the gate's trajectory in full-horizon runs, float32[runs, steps]; NaN: run failed."""
+    trajectories = np.full((len(runs), bench.config.confirm.steps), np.nan, np.float32)
+    for row, run in zip(trajectories, runs, strict=True):
         if run.failure is None:
             row[:] = bench.runs.telemetry(run)["gate"]
-    return found
+    return trajectories
 
 
 def donors(bench: Bench, winner: Arm) -> np.ndarray:
-    """Trajectories from promotion-stage seeds, of runs that survived; float32[donors, steps].
+    """Returns gate trajectories of runs on promotion seeds that survived, float32[donors, steps].
 
-    The learning rates were chosen on the first promotion seeds; donors take the ones after.
+    The learning rates were chosen on the first promotion seeds; donors use the seeds after these.
     """
     first, count = bench.config.confirm.lr_seeds, bench.config.attribute.donors
     seeds = [stage_seed(Stage.PROMOTE, bench.config.seed, first + i) for i in range(count)]
     jobs = [bench.job(winner, seed, PROMOTE_FOLD) for seed in seeds]
-    found = gates(bench, bench.runs.run(jobs, _DONORS))
-    return found[np.isfinite(found).all(1)]
+    trajectories = gates(bench, bench.runs.run(jobs, _DONORS))
+    return trajectories[np.isfinite(trajectories).all(1)]
 
 
 def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> Placebos:
@@ -104,7 +144,7 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
         mean = trajectories.mean(0, dtype=np.float64).astype(np.float32)
         held_at["its time mean"] = float(mean.mean())
 
-    def held(arm: Arm, gate_of) -> list[Job]:
+    def held(arm: Arm, gate_of: Callable[[int], np.ndarray | None]) -> list[Job]:
         return [bench.job(arm, seed, fold, gate=gate_of(i)) for i, seed in enumerate(seeds)]
 
     off = winner._replace(
@@ -129,8 +169,11 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
     return Placebos(results, schedule, yoked, mean, count, built_in)
 
 
+# Perturbations -------------------------------------------------------------------------------
+
+
 def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturbance]]:
-    """What happens under one seed of the panel: a learning-rate factor and three events."""
+    """Returns what happens under a seed of the panel: a learning-rate factor and three events."""
     rng = np.random.default_rng([seed, 1])
     lr_factor = float(2.0 ** rng.uniform(-1.0, 1.0))
     starts = [int(steps * rng.uniform(0.2, 0.7)) for _ in range(3)]
@@ -142,67 +185,83 @@ def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturba
     }
 
 
-def run_perturbations(
-    bench: Bench, winner: Arm, baseline: Arm, trajectory: np.ndarray, consumed: Confirmation
-) -> PerturbationPanel:
-    """Trains winner, schedule and baseline under what no schedule could have known."""
+def run_perturbations(study: Study, arms: Arms, trajectory: np.ndarray) -> PerturbationPanel:
+    """Trains winner, schedule and baseline under events that no schedule can anticipate.
+
+    Args:
+      study: What the candidate was confirmed with.
+      arms: Winner and baseline as they were tested.
+      trajectory: Gate that the schedule replays, float32[steps].
+    """
+    bench, slot = study.bench, study.slot
     count, steps = bench.config.attribute.panel_seeds, bench.config.confirm.steps
-    seeds = confirmation_seeds(Stage.DISTURB, bench.config.seed, consumed.number, count)
+    seeds = confirmation_seeds(Stage.DISTURB, bench.config.seed, slot.number, count)
     drawn = [draw_perturbations(seed, steps) for seed in seeds]
     columns: dict[str, list[np.ndarray]] = {"winner": [], "schedule": [], "baseline": []}
     for kind in PERTURBATIONS:
         for name, values in columns.items():
-            arm = baseline if name == "baseline" else winner
+            arm = arms.baseline if name == "baseline" else arms.winner
             gate = trajectory if name == "schedule" else None
             jobs = []
             for seed, (lr_factor, events) in zip(seeds, drawn, strict=True):
                 factor = lr_factor if kind == "lr" else 1.0
                 moved = arm._replace(lr_factor=arm.lr_factor * factor)
                 event = events.get(kind)
-                jobs.append(bench.job(moved, seed, consumed.fold, gate=gate, disturbance=event))
+                jobs.append(bench.job(moved, seed, slot.fold, gate=gate, disturbance=event))
             program = _PROGRAMS.get(kind, MAIN)
             values.append(bpb(bench.runs.run(jobs, _PERTURBED, program)))
     return PerturbationPanel(**{name: np.stack(v, axis=1) for name, v in columns.items()})
 
 
-def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> dict[str, Any] | None:
-    """How gate and actuators move with training, and what drives the gate.
+# Phases --------------------------------------------------------------------------------------
 
-    Actuators that nothing reads, or whose poles coincide, are left out: they do not act.
+
+def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> PhasesResult | None:
+    """Returns how gate and actuators move with training, and what drives the gate.
+
+    Actuators that nothing reads, or whose poles coincide, are left out because they have no effect.
+
+    Args:
+      bench: Where the runs were made.
+      runs: Runs of one policy; failed runs are left out.
+      spec: The policy.
 
     Returns:
-      None if no run survived. `n`: runs; `thirds`: by name, the means of gate and actuators in
-      each third of training; `drivers`: the share of the gate's drive within a run that each
-      sensor accounts for (covariance with the drive over its variance; shares sum to 1). Every
-      one is a mean over runs with its 95 % interval.
+      None if no run survived. Otherwise `n`, the number of runs; `thirds`, the means of gate and
+      actuators in each third of training, by name; and `drivers`, the share of the variance of the
+      gate's drive within a run that each sensor accounts for, see `drive_shares`. Each figure is a
+      mean over runs with its 95 % interval.
     """
-    found = [bench.runs.telemetry(run) for run in runs if run.failure is None]
-    if not found:
+    telemetry = [bench.runs.telemetry(run) for run in runs if run.failure is None]
+    if not telemetry:
         return None
-    thirds = {
+    thirds: dict[str, Any] = {
         name: [
             mean_interval([part.mean() for part in parts])._asdict()
-            for parts in zip(*(np.array_split(f[name], 3) for f in found), strict=True)
+            for parts in zip(*(np.array_split(run[name], 3) for run in telemetry), strict=True)
         ]
         for name in ("gate", *moving_actuators(canonical(spec)))
     }
-    shares = [drive_shares(telemetry, spec) for telemetry in found]
-    drivers = {
+    shares = [drive_shares(run, spec) for run in telemetry]
+    drivers: dict[str, Any] = {
         name: mean_interval([share[name] for share in shares])._asdict() for name in Sensors._fields
     }
-    return {"n": len(found), "thirds": thirds, "drivers": drivers}
+    return PhasesResult(n=len(telemetry), thirds=thirds, drivers=drivers)
 
 
 def drive_shares(telemetry: Mapping[str, np.ndarray], spec: OptimizerSpec) -> dict[str, float]:
-    """Each sensor's share of the variance of a run's drive; all 0 if it stands still.
+    """Returns each sensor's share of the variance of a run's drive; all 0 if it is constant.
+
+    The share is the covariance of the sensor's term with the drive over the drive's variance, so
+    shares add up to 1.
 
     Args:
-      telemetry: float[steps] by column.
-      spec: whose gate it was.
+      telemetry: Columns of the run, float[steps] each.
+      spec: The policy whose gate it was.
     """
     weights = spec.control.coefficients._asdict()
     terms = {name: weights[name] * telemetry[name] for name in Sensors._fields}
-    drive = sum(terms.values())
+    drive = np.asarray(sum(terms.values()))
     variance = np.var(drive)
     if variance == 0:
         return dict.fromkeys(terms, 0.0)

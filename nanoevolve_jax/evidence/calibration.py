@@ -1,21 +1,23 @@
-"""Calibration: what is noise, what is the best baseline, can the evaluator rank at all?"""
+"""Calibration: the seed noise, the best recipe of the baseline, and whether the evaluator ranks."""
 
 import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.evidence.calibration_file import fingerprint
+from nanoevolve_jax.evidence.documents import Measurements, NoiseResult, TuningResult
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.panel import good_and_bad, judge_panel, shortest_horizon
-from nanoevolve_jax.evidence.runs import Runs, bpb
+from nanoevolve_jax.evidence.runs import Runs, RunSource, bpb
 from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, SEEDS_OF_A_STAGE, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import seed_noise
 from nanoevolve_jax.evidence.tuning import Dimension, Point, at_edge, shortlist, tune, widened
-from nanoevolve_jax.evidence.work import Call, Group, call
+from nanoevolve_jax.evidence.work import Call, DryRuns, call
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import (
@@ -28,31 +30,33 @@ from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import FIELDS
 
 Log = Callable[[str], None]
-_ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # what the AdamW scale multiplies
-_SHORTLIST, _PANEL = 5, 14  # how many recipes and specs are run on several seeds
-_NOISE, _PANEL_RUNS = "calibrate: noise", "calibrate: panel"  # stages of `runs.jsonl`
-_WIDENINGS = 2  # times the tuning goes on where the best recipe lies at an edge
-_TWIN = "multiplier x1.1"  # the panel's spec whose runs are paired with the baseline's
-
-
-def _stage(stage: Stage) -> str:
-    return f"calibrate: {stage.name.lower()}"
+_ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # fields that `adamw_lr` multiplies
+_SHORTLIST = 5  # recipes that are run on several seeds
+_TUNE, _TUNE_FINAL, _NOISE, _PANEL = (  # stages of `runs.jsonl`
+    f"calibrate: {name}" for name in ("tune", "tune_final", "noise", "panel")
+)
+_WIDENINGS = 2  # how often tuning continues because the best recipe lies at an edge
+_VARIANT = "multiplier x1.1"  # spec of the panel whose runs are paired with the baseline's
 
 
 def candidate_at(config: ConfigDict, recipe: dict[str, float], steps: int) -> Candidate:
-    """The baseline under a recipe, scaled to a horizon."""
+    """Returns the baseline under a recipe, scaled to a horizon."""
     config = with_recipe(config, recipe)
     return Candidate(make_baseline(config), make_recipe(config, steps))
 
 
-def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
-    """What tuning varies, and the point that means `start` itself.
+# Tuning --------------------------------------------------------------------------------------
 
-    Learning rates are factors on the start, memories are `1 - beta`, the rest is absolute.
+
+def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
+    """Returns the dimensions that tuning varies, and the point that stands for `start` itself.
+
+    Learning rates are factors on the start, decay rates of averages are `1 - beta`, and all other
+    values are absolute.
     """
     decay = start["weight_decay"] or 0.01
     bounds = FIELDS["momentum"], FIELDS["second_moment_beta"]
-    found = [
+    usual = [
         Dimension("matrix_lr", 0.25, 4.0, 1e-3, 1e3, log=True),
         Dimension("adamw_lr", 0.25, 4.0, 1e-3, 1e3, log=True),
         Dimension("weight_decay", decay / 8, decay * 8, 1e-6, 10.0, log=True),
@@ -69,17 +73,16 @@ def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
         "momentum_gap": 1.0 - start["momentum"],
         "beta2_gap": 1.0 - start["second_moment_beta"],
     }
-    default |= {d.name: start[d.name] for d in found if d.name not in default}
-    # A start outside the usual range is where its range must reach.
-    found = [
+    default |= {d.name: start[d.name] for d in usual if d.name not in default}
+    # A start outside its usual range extends the range.
+    return [
         d._replace(low=min(d.low, default[d.name]), high=max(d.high, default[d.name]))
-        for d in found
-    ]
-    return found, default
+        for d in usual
+    ], default
 
 
 def recipe_of(point: Point, start: dict[str, float]) -> dict[str, float]:
-    """The recipe that a point stands for, to four significant digits."""
+    """Returns the recipe that a point stands for, to four significant digits."""
     changed = {name: start[name] * point["adamw_lr"] for name in _ADAMW} | {
         "matrix_lr": start["matrix_lr"] * point["matrix_lr"],
         "momentum": 1.0 - point["momentum_gap"],
@@ -92,31 +95,32 @@ def recipe_of(point: Point, start: dict[str, float]) -> dict[str, float]:
 
 def tune_recipe(
     config: ConfigDict,
-    runs: Runs,
+    runs: RunSource,
     budget: int,
     log: Log,
     expect_more: Callable[[int], None] = lambda steps: None,
-) -> dict[str, Any]:
-    """Finds the baseline's recipe at the screening horizon.
+) -> TuningResult:
+    """Tunes the baseline's recipe at the screening horizon.
 
-    Where the best of the shortlist lies at an edge of a range, that range is widened, a quarter of
-    the budget is spent on top, and a new shortlist is drawn up; twice at most.
+    If the best recipe of the shortlist lies at an edge of a range, that range is widened, a quarter
+    of the budget is spent in addition, and a new shortlist is made. This happens at most twice.
 
     Args:
-      config: of the evaluation.
-      runs: where training runs are kept.
-      budget: training runs of the first search.
+      config: Full configuration.
+      runs: Where training runs come from.
+      budget: Training runs of the first search.
       log: Callback that takes one line for the user.
-      expect_more: told of candidate-steps that `planned_calls` does not count.
+      expect_more: Callback that takes candidate-steps that `planned_calls` does not count.
 
-    Returns:
-      The part `tuning` of the document; its `recipe` is the one to use.
+    Raises:
+      EvidenceError: if all runs of the tuning fail.
+      ConfigError: if every recipe of the shortlist has a failed run.
     """
     start = config.recipe.to_dict()
     steps = config.train.steps
 
     def evaluate(points: Sequence[Point], stage: Stage, seeds: Sequence[int]) -> np.ndarray:
-        """Bits per byte of every point with the seed of that number; float64[points]."""
+        """Returns the bpb of every point, each on the seed of its number; float64[points]."""
         jobs = [
             Job(
                 candidate_at(config, recipe_of(point, start), steps),
@@ -126,16 +130,16 @@ def tune_recipe(
             )
             for point, seed in zip(points, seeds, strict=True)
         ]
-        return bpb(runs.run(jobs, _stage(stage)))
+        return bpb(runs.run(jobs, _TUNE if stage == Stage.TUNE else _TUNE_FINAL))
 
     def finalists(points: Sequence[Point]) -> np.ndarray:
-        """Bits per byte on every fresh seed; float64[points, seeds]."""
+        """Returns the bpb on every fresh seed, float64[points, seeds]."""
         fresh = range(config.calibrate.seeds)
         each = [point for point in points for _ in fresh]
-        found = evaluate(each, Stage.TUNE_FINAL, [*fresh] * len(points))
-        return found.reshape(len(points), len(fresh))
+        values = evaluate(each, Stage.TUNE_FINAL, [*fresh] * len(points))
+        return values.reshape(len(points), len(fresh))
 
-    # A seed for every run: on a single one the search would fit that seed's luck.
+    # Every run has a seed of its own, because a search on a single seed would fit that seed.
     numbers = itertools.cycle(range(SEEDS_OF_A_STAGE))
 
     ranges, default = dimensions(start)
@@ -163,34 +167,31 @@ def tune_recipe(
         tuning = search(dimensions=ranges, runs=more, earlier=tuning)
     if edges:
         log(f"tuning: '{chosen}' still lies at an edge of {', '.join(edges)}")
-    return {
-        "runs": len(tuning.points),
-        "failed": sum(not math.isfinite(x) for x in tuning.bpb),
-        "widenings": widenings,
-        "at_edge": edges,
-        "ranges": {d.name: [d.low, d.high] for d in tuning.dimensions},
-        "shortlist": {
-            name: {
-                "recipe": recipe_of(point, start),
-                "bpb": finite_or_null(row),
-            }
+    return TuningResult(
+        runs=len(tuning.points),
+        failed=sum(not math.isfinite(x) for x in tuning.bpb),
+        widenings=widenings,
+        at_edge=edges,
+        ranges={d.name: [d.low, d.high] for d in tuning.dimensions},
+        shortlist={
+            name: {"recipe": recipe_of(point, start), "bpb": finite_or_null(row)}
             for (name, point), row in zip(listed.items(), values.tolist(), strict=True)
         },
-        "chosen": chosen,
-        "recipe": recipe_of(listed[chosen], start),
-    }
+        chosen=chosen,
+        recipe=recipe_of(listed[chosen], start),
+    )
 
 
 def _best_mean(listed: dict[str, Point], values: np.ndarray, log: Log) -> str:
-    """The name of the point with the lowest mean; one with a failed run is out.
+    """Returns the name of the point with the lowest mean; points with a failed run are left out.
 
     Args:
-      listed: by name.
-      values: float[points, seeds], bpb.
+      listed: Points by name.
+      values: Bits per byte of each point, float[points, seeds].
       log: Callback that takes one line for the user.
 
     Raises:
-      ConfigError: if all are out.
+      ConfigError: if every point has a failed run.
     """
     means = dict(zip(listed, values.mean(1), strict=True))
     for name, mean in means.items():
@@ -198,76 +199,60 @@ def _best_mean(listed: dict[str, Point], values: np.ndarray, log: Log) -> str:
     finite = {name: mean for name, mean in means.items() if math.isfinite(mean)}
     if not finite:
         raise ConfigError(
-            "config.recipe leads to no recipe whose runs are all finite; "
-            "allowed: one at which the baseline trains"
+            "config.recipe must lead to a recipe at which the baseline trains on every seed; all "
+            f"{len(listed)} recipes of the shortlist have failed runs"
         )
-    return min(finite, key=finite.get)
+    return min(finite, key=lambda name: finite[name])
 
 
-def planned_calls(config: ConfigDict, budget: int, batch: int) -> list[Call]:
-    """What a whole calibration asks of the engine; a shortlist with doubles asks for less.
-
-    A tuning that goes on beyond an edge asks for more, which nobody knows before.
-
-    Args:
-      config: whole.
-      budget: runs of the tuning.
-      batch: how many of them are asked for at once.
-    """
-    screen = config.train.steps
-    seeds = config.calibrate.seeds
-    few = min(config.calibrate.panel_seeds, seeds)
-    tuning = [
-        call(_stage(Stage.TUNE), min(batch, budget - done), screen)
-        for done in range(0, budget, batch)
-    ]
-    final = call(_stage(Stage.TUNE_FINAL), _SHORTLIST * seeds, screen)
-    baseline, twin = _noise_horizons(config)
-    noise = [Group(seeds, steps) for steps in (*baseline, *twin)] + [Group(1, screen)]
-    # The noise has every run of the baseline and some of its twin's.
-    panel = [
-        Group(few * (_PANEL - 1 - (steps in twin)), steps) for steps in _panel_horizons(config)
-    ]
-    return [*tuning, final, Call(_NOISE, tuple(noise)), Call(_PANEL_RUNS, tuple(panel))]
+# Noise, slope and panel ----------------------------------------------------------------------
 
 
-def _half(config: ConfigDict) -> int:
-    return max(1, config.train.steps // 2)
+class _Horizons(NamedTuple):
+    """Horizons of a calibration, in steps, ascending."""
+
+    baseline: list[int]  # at which the baseline is run on every seed
+    variant: list[int]  # at which its variant is run on every seed
+    panel: list[int]  # at which the panel is run on few seeds
+    slope: list[int]  # at which the slope is measured
 
 
-def _noise_horizons(config: ConfigDict) -> tuple[list[int], list[int]]:
-    """At which the baseline, and its twin, is run on every seed."""
+def _horizons(config: ConfigDict) -> _Horizons:
     screen, full = config.train.steps, config.confirm.steps
-    return sorted({_half(config), screen, 2 * screen, full}), sorted({screen, full})
-
-
-def _panel_horizons(config: ConfigDict) -> list[int]:
-    return sorted({_half(config), config.train.steps, config.confirm.steps})
+    half = max(1, screen // 2)
+    return _Horizons(
+        baseline=sorted({half, screen, 2 * screen, full}),
+        variant=sorted({screen, full}),
+        panel=sorted({half, screen, full}),
+        slope=sorted({half, screen, 2 * screen}),
+    )
 
 
 def horizon_slope(means: Mapping[int, float]) -> float:
-    """What a run gains for one unit of ln(horizon), in bpb; 0 if longer runs gain nothing.
+    """Returns what a run gains per unit of ln(horizon), in bpb; 0 if longer runs gain nothing.
 
     Args:
-      means: bpb by horizon in steps.
+      means: Mean bpb by horizon in steps.
     """
     slope, _ = np.polyfit(np.log(list(means)), list(means.values()), 1)
     return max(0.0, -float(slope))
 
 
 def measure(
-    config: ConfigDict, runs: Runs, recipe: dict[str, float], log: Log
-) -> dict[str, dict[str, Any]]:
-    """Noise, horizon slope and panel of the tuned baseline, at half, screening and full horizon.
+    config: ConfigDict, runs: RunSource, recipe: dict[str, float], log: Log
+) -> Measurements:
+    """Measures noise, horizon slope and panel on the tuned baseline.
 
-    Returns:
-      The parts `noise`, `scale` and `panel` of the document.
+    Args:
+      config: Full configuration.
+      runs: Where training runs come from.
+      recipe: The tuned recipe.
+      log: Callback that takes one line for the user.
 
     Raises:
-      EvidenceError: if a run of the baseline failed.
+      EvidenceError: if a run of the baseline or of its variant fails.
     """
-    screen, full = config.train.steps, config.confirm.steps
-    horizons, twin_horizons = _noise_horizons(config)
+    screen, full, horizons = config.train.steps, config.confirm.steps, _horizons(config)
     seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
     few = seeds[: config.calibrate.panel_seeds]
     good, bad = map(list, good_and_bad(candidate_at(config, recipe, screen)))
@@ -277,53 +262,56 @@ def measure(
         candidate = (at_horizon[0] | at_horizon[1])[name]
         return [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds]
 
-    def train(asked: dict[Any, list[Job]], stage: str) -> dict[Any, np.ndarray]:
-        """Bits per byte of every list of jobs, in one call, so that machines can share them."""
-        made = bpb(runs.run([job for some in asked.values() for job in some], stage))
-        ends = np.cumsum([len(some) for some in asked.values()])
-        return dict(zip(asked, np.split(made, ends[:-1]), strict=True))
+    def train(wanted: dict[Any, list[Job]], stage: str) -> dict[Any, np.ndarray]:
+        """Returns the bpb of every list of jobs; all are one call, so machines can share them."""
+        values = bpb(runs.run([job for some in wanted.values() for job in some], stage))
+        ends = np.cumsum([len(some) for some in wanted.values()])
+        return dict(zip(wanted, np.split(values, ends[:-1]), strict=True))
 
-    found_noise = train(
-        {("baseline", steps): jobs("baseline", steps, seeds) for steps in horizons}
-        | {(_TWIN, steps): jobs(_TWIN, steps, seeds) for steps in twin_horizons}
+    repeated = train(
+        {("baseline", steps): jobs("baseline", steps, seeds) for steps in horizons.baseline}
+        | {(_VARIANT, steps): jobs(_VARIANT, steps, seeds) for steps in horizons.variant}
         | {"again": jobs("baseline", screen, seeds[:1], attempt=1)},
         _NOISE,
     )
-    baseline = {steps: found_noise["baseline", steps] for steps in horizons}
+    baseline = {steps: repeated["baseline", steps] for steps in horizons.baseline}
     for steps, values in baseline.items():
         if not np.all(np.isfinite(values)):
             raise EvidenceError(
                 f"{np.sum(~np.isfinite(values))} of {len(values)} runs of the tuned baseline "
-                f"failed at {steps} steps; allowed: a config.recipe at which it trains"
+                f"failed at {steps} steps; choose a config.recipe at which it trains"
             )
-    noise: dict[str, Any] = {}
+    noise: dict[str, NoiseResult] = {}
     for name, steps in (("screen", screen), ("full", full)):
-        found = seed_noise(baseline[steps], found_noise[_TWIN, steps])
-        noise[name] = {"steps": steps, "n": len(seeds), **found._asdict()}
+        measured = seed_noise(baseline[steps], repeated[_VARIANT, steps])
+        noise[name] = cast(NoiseResult, {"steps": steps, "n": len(seeds), **measured._asdict()})
         log(
-            f"noise at {steps} steps: sigma {found.sigma:.4f} bpb, "
-            f"{found.paired_sigma:.4f} for runs that share a seed"
+            f"noise at {steps} steps: sigma {measured.sigma:.4f} bpb, "
+            f"{measured.paired_sigma:.4f} for runs that share a seed"
         )
-    noise["repeat_difference"] = float(abs(found_noise["again"][0] - baseline[screen][0]))
-    near = [steps for steps in horizons if steps in (_half(config), screen, 2 * screen)]
-    sigma = noise["screen"]["sigma"]
-    scale = {
-        "sigma": sigma,
-        "shrinkage": (noise["screen"]["paired_sigma"] / sigma) ** 2,
-        "horizon_slope": horizon_slope({steps: baseline[steps].mean() for steps in near}),
-    }
-    panel_horizons, names = _panel_horizons(config), (*good, *bad)
+    sigma, paired = noise["screen"]["sigma"], noise["screen"]["paired_sigma"]
+    names = (*good, *bad)
     values = train(
-        {(name, steps): jobs(name, steps, few) for steps in panel_horizons for name in names},
-        _PANEL_RUNS,
+        {(name, steps): jobs(name, steps, few) for steps in horizons.panel for name in names},
+        _PANEL,
     )
-    ranked = {steps: {name: values[name, steps] for name in names} for steps in panel_horizons}
+    ranked = {steps: {name: values[name, steps] for name in names} for steps in horizons.panel}
     panels = judge_panel(ranked, set(good))
     log(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
-    return {
-        "noise": noise,
-        "scale": scale,
-        "panel": {
+    return Measurements(
+        noise={
+            "screen": noise["screen"],
+            "full": noise["full"],
+            "repeat_difference": float(abs(repeated["again"][0] - baseline[screen][0])),
+        },
+        scale={
+            "sigma": sigma,
+            "shrinkage": (paired / sigma) ** 2,
+            "horizon_slope": horizon_slope(
+                {steps: float(baseline[steps].mean()) for steps in horizons.slope}
+            ),
+        },
+        panel={
             "auc": panels[screen].auc,
             "good": good,
             "bad": bad,
@@ -334,4 +322,60 @@ def measure(
             },
             "shortest_horizon": shortest_horizon(panels),
         },
+    )
+
+
+# Both ----------------------------------------------------------------------------------------
+
+
+def calibrate_evaluation(
+    config: ConfigDict,
+    runs: Runs,
+    budget: int,
+    facts: dict[str, Any],
+    log: Log,
+    expect_more: Callable[[int], None] = lambda steps: None,
+) -> dict[str, Any]:
+    """Tunes the baseline, measures it, and returns the contents of `calibration.json`.
+
+    Args:
+      config: Full configuration.
+      runs: Runs of the calibration's folder.
+      budget: Training runs of the tuning.
+      facts: Facts of the evaluation, see `calibration_file.evaluation_facts`.
+      log: Callback that takes one line for the user.
+      expect_more: Callback that takes candidate-steps that `planned_calls` does not count.
+    """
+    tuning = tune_recipe(config, runs, budget, log, expect_more)
+    recipe = tuning.pop("recipe")
+    log(f"the recipe is now '{tuning['chosen']}': {recipe}")
+    measurements = measure(config, runs, recipe, log)
+    return {
+        "evaluation": facts,
+        "fingerprint": fingerprint(facts),
+        "recipe": recipe,
+        "tuning": tuning,
+        **measurements,
+        "spent": runs.spent(),
     }
+
+
+# The plan ------------------------------------------------------------------------------------
+
+
+def planned_calls(config: ConfigDict, budget: int, batch: int) -> list[Call]:
+    """Returns what a calibration asks of the engine, in order.
+
+    The measurements are counted by a dry run. Tuning depends on its own results: it asks for more
+    than this if it continues beyond an edge, and for less if its shortlist has duplicates.
+
+    Args:
+      config: Full configuration.
+      budget: Training runs of the tuning.
+      batch: Number of runs that tuning asks for at once.
+    """
+    steps, runs = config.train.steps, DryRuns(config)
+    measure(config, runs, config.recipe.to_dict(), lambda line: None)
+    sizes = [min(batch, budget - done) for done in range(0, budget, batch)]
+    tuning = [call(_TUNE, size, steps) for size in sizes]
+    return [*tuning, call(_TUNE_FINAL, _SHORTLIST * config.calibrate.seeds, steps), *runs.calls]

@@ -1,9 +1,10 @@
-"""The evidence card of one candidate: everything its verdict rests on, as one JSON document."""
+"""The evidence card: everything a verdict rests on in one document, and the commands on it."""
 
+import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -14,7 +15,7 @@ from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.comparison import Arm
 from nanoevolve_jax.evidence.documents import CalibrationDocument, Card, require_consistent
 from nanoevolve_jax.evidence.eligibility import is_retuned_baseline, is_static
-from nanoevolve_jax.evidence.levels import level_of_card, level_with_replay, no_win
+from nanoevolve_jax.evidence.levels import level_of_card, no_win
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.trial import Trial
 from nanoevolve_jax.execution.settings import flat
@@ -22,49 +23,55 @@ from nanoevolve_jax.policy.mutations import describe_change
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
 KIND = "evidence"
-REPLAY_KIND = "replay"
-_REPLAY_ENDING = ".replay.json"
-_DEVICES = ("devices", "threads")  # of this machine, but bits depend on them
+_DEVICES = ("devices", "threads")  # fields of this machine that bits depend on all the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a card comes from.
+
+    Attributes:
+      config: Full configuration of the search, as JSON.
+      campaigns: Number of searches started under this evaluation.
+      spent: Runs, failed runs and tokens by stage.
+      commands: Commands that lead from nothing to the card, see `commands`.
+      facts: `versions`, `device` and `fingerprints` of the run folder.
+    """
+
+    config: Mapping[str, Any]
+    campaigns: int
+    spent: Mapping[str, Mapping[str, int]]
+    commands: Sequence[str]
+    facts: Mapping[str, Any]
 
 
 def make_card(
-    found: Trial,
-    candidate: Arm,
-    reference: Arm,
-    calibration: Calibration,
-    *,
-    config: Mapping[str, Any],
-    campaigns: int,
-    spent: Mapping[str, Mapping[str, int]],
-    commands: Sequence[str],
-    origin: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The card of a trial.
+    trial: Trial, candidate: Arm, reference: Arm, calibration: Calibration, origin: Origin
+) -> Card:
+    """Returns the card of a trial.
 
     Args:
-      found: by the trial.
-      candidate: what was tried.
-      reference: what it was compared with.
-      calibration: of the evaluation.
-      config: of the search, whole.
-      campaigns: searches started under this evaluation.
-      spent: runs, failed runs and tokens by stage.
-      commands: that lead from nothing to this card.
-      origin: `versions`, `device` and `fingerprints`.
+      trial: The finished trial.
+      candidate: The candidate.
+      reference: Arm that the candidate was compared with.
+      calibration: Calibration of the evaluation.
+      origin: Where the card comes from.
     """
-    card = found.parts | {
+    code = candidate.code
+    card: dict[str, Any] = {
+        **trial.parts,
         "id": candidate.id,
         "change": _change(candidate, reference),
         "spec": spec_to_json(candidate.spec),
-        "sources": {f.slot: f.source for f in candidate.code.functions} if candidate.code else {},
+        "sources": {f.slot: f.source for f in code.functions} if code else {},
         "baseline": {
             "id": reference.id,
             "spec": spec_to_json(reference.spec),
             "recipe": calibration.recipe | reference.recipe,
         },
-        "static": is_static(candidate.spec, candidate.code),
-        "retuned_baseline": is_retuned_baseline(candidate.spec, reference.spec, candidate.code),
-        "verdict": {"label": found.verdict.label, "release": found.verdict.release},
+        "static": is_static(candidate.spec, code),
+        "retuned_baseline": is_retuned_baseline(candidate.spec, reference.spec, code),
+        "verdict": {"label": trial.verdict.label, "release": trial.verdict.release},
         "calibration": {
             "seal": calibration.seal,
             "evaluation": calibration.fingerprint,
@@ -74,30 +81,30 @@ def make_card(
             "panel_auc": calibration.panel_auc,
             "repeat_difference": calibration.repeat_difference,
         },
-        "campaigns": campaigns,
-        "confirmations": config["confirm"]["max"],
-        "evaluations": config["confirm"]["evaluations"],
-        "config": dict(config),
-        "spent": calibration.spent | spent,
-        "commands": list(commands),
-        **origin,
+        "campaigns": origin.campaigns,
+        "confirmations": origin.config["confirm"]["max"],
+        "evaluations": origin.config["confirm"]["evaluations"],
+        "config": dict(origin.config),
+        "spent": {**calibration.spent, **origin.spent},
+        "commands": list(origin.commands),
+        **origin.facts,
     }
-    return card | {"level": level_of_card(card, found.gates)._asdict()}
+    return cast(Card, card | {"level": level_of_card(card, trial.gates)._asdict()})
 
 
 def _change(candidate: Arm, reference: Arm) -> str:
-    """How a candidate differs from what it is compared with, in words."""
+    """Describes how a candidate differs from the arm it is compared with."""
     spec = describe_change(reference.spec, candidate.spec)
     slots = [f.slot for f in candidate.code.functions] if candidate.code else []
     code = f"code of {' and '.join(slots)} rewritten" if slots else ""
     return "; ".join(part for part in (spec, code) if part) or "none"
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> Card:
     """Reads an evidence card.
 
     Raises:
-      EvidenceError: if it is missing, damaged or edited, or not of a card's form.
+      EvidenceError: if it is missing, damaged or edited, or does not have the fields of a card.
     """
     card = read_sealed(path, KIND, Card)
     require_consistent(card, path)
@@ -105,62 +112,30 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def is_win(card: Mapping[str, Any]) -> bool:
-    """Whether the candidate was confirmed, and its confirmation counts."""
+    """Returns whether the candidate was confirmed and its confirmation counts."""
     return no_win(card) is None
 
 
-# Replay
+# Commands ------------------------------------------------------------------------------------
 
 
-def record_path(card: Path) -> Path:
-    """Path of the record of a card's replay: `g003c04.replay.json` for `g003c04.json`."""
-    return card.with_suffix(_REPLAY_ENDING)
-
-
-def is_record(path: Path) -> bool:
-    """Whether a file of an evidence folder is the record of a replay and not a card."""
-    return path.name.endswith(_REPLAY_ENDING)
-
-
-def read_replay(card: Path) -> dict[str, Any] | None:
-    """Returns the record of a card's replay, or None if there is none.
-
-    Raises:
-      EvidenceError: if the record was edited or is damaged.
-    """
-    path = record_path(card)
-    return read_sealed(path, REPLAY_KIND) if path.exists() else None
-
-
-def with_replay(card: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a card with the level that it has together with the record of a replay.
-
-    A record of another card does not count: it names the seal of the card that was replayed.
-    """
-    own = record is not None and record.get("card") == card.get("seal")
-    passes = record.get("agrees") is True if own else None
-    return {**card, "level": level_with_replay(card, passes)._asdict()}
-
-
-# Commands
-
-
-def commands(config: ConfigDict, calibration: Path, where: str, candidate: str) -> list[str]:
-    """Returns the commands that lead from nothing to a card, and the one that checks it.
+def commands(config: ConfigDict, calibration: Path, named: str, candidate: str) -> list[str]:
+    """Returns the commands that lead from nothing to a card, and the one that replays it.
 
     Args:
-      config: Config of the search; its texts are named as the search named them.
+      config: Config of the search, with its texts named as the search named them.
       calibration: Path of the calibration that applies.
-      where: Path of the calibration when the search was started.
+      named: Path of the calibration as the search named it.
       candidate: Id of the candidate.
     """
-    began_with = ConfigDict(read_sealed(calibration, CALIBRATION, CalibrationDocument)["config"])
-    folder, here = Path(config.workdir), _changed(config, _DEVICES)
+    document = read_sealed(calibration, CALIBRATION, CalibrationDocument)
+    calibrated, folder = ConfigDict(document["config"]), Path(config.workdir)
+    here = _changed(config, _DEVICES)
     lines = {
-        "calibrate": [*flags(began_with, recipe=True), f"--config.workdir={Path(where).parent}"],
+        "calibrate": [*flags(calibrated, recipe=True), f"--config.workdir={Path(named).parent}"],
         "search": [
             *flags(config, recipe=False),
-            *(f"--config.calibration={where}", f"--config.workdir={folder}"),
+            *(f"--config.calibration={named}", f"--config.workdir={folder}"),
         ],
         "confirm": [
             *("--config=configs/confirm.py", *here),
@@ -172,11 +147,11 @@ def commands(config: ConfigDict, calibration: Path, where: str, candidate: str) 
 
 
 def flags(config: ConfigDict, *, recipe: bool) -> list[str]:
-    """Returns the flags that make a config of the default one, except for places.
+    """Returns the flags that turn the default config into this one, except for places.
 
     Args:
-      config: Config of a command; a field that it lacks, being older, is at its default.
-      recipe: Whether its recipe is stated.
+      config: Config of a command; a field that it lacks, because it is older, has its default.
+      recipe: Whether the flags include the recipe.
     """
     stated = [
         path
@@ -189,7 +164,7 @@ def flags(config: ConfigDict, *, recipe: bool) -> list[str]:
 
 
 def _changed(config: ConfigDict, paths: Sequence[str]) -> list[str]:
-    """Flags of those fields that are not as in the default config."""
+    """Returns flags for the fields that differ from the default config."""
     own, usual = flat(config.to_dict()), flat(screen.get_config().to_dict())
     return [
         f"--config.{path}={own[path]}"

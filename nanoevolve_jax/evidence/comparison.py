@@ -1,4 +1,4 @@
-"""Two arms compared on the same seeds: what each trains, and at which learning rate."""
+"""Arms on the same seeds: what each trains, at which learning rate, and exploratory comparisons."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence.runs import Run, Runs, bpb
+from nanoevolve_jax.evidence.documents import RateSearch
+from nanoevolve_jax.evidence.runs import Run, RunSource, bpb
 from nanoevolve_jax.evidence.seeds import PROMOTE_FOLD, SCREEN_FOLD, Stage, stage_seed
 from nanoevolve_jax.evidence.statistics import LrFit, fit_lr, paired_test
-from nanoevolve_jax.evidence.work import Call, call
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.settings import make_recipe, with_recipe
@@ -20,11 +20,11 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
 LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
-COMPARE_STAGE = "compare"  # of `runs.jsonl`
-LR_STAGE = "confirm: learning rate"  # of `runs.jsonl`
-_RATIO = 2.0**0.5  # of one factor to the next
-_CLOSE = 1.0 + 1e-6  # of two factors that are the same
-_EXTENSIONS = 3  # factors added to a range before its edge is taken as it is
+LR_STAGE = "confirm: learning rate"  # stages of `runs.jsonl`
+COMPARE_STAGE = "compare"
+_RATIO = 2.0**0.5  # ratio of neighbouring factors
+_CLOSE = 1.0 + 1e-6  # ratio of two factors that count as equal
+_EXTENSIONS = 3  # factors added to a range before its edge is accepted
 
 
 class Arm(NamedTuple):
@@ -33,8 +33,9 @@ class Arm(NamedTuple):
     id: str
     spec: OptimizerSpec
     recipe: dict[str, float]  # recipe fields that differ from the calibrated ones
-    lr_factor: float = 1.0  # on the matrix learning rate
-    code: Code | None = None  # in the place of built-in functions
+    lr_factor: float = 1.0  # factor on the matrix learning rate
+    code: Code | None = None  # rewritten functions that replace built-in ones
+    cost: float = 1.0  # FLOPs of a training step; only ratios between arms matter
 
 
 class StepSizes(NamedTuple):
@@ -48,40 +49,41 @@ class Bench(NamedTuple):
     """Where arms are compared."""
 
     config: ConfigDict  # its recipe is the calibrated one
-    runs: Runs
+    runs: RunSource
 
     def candidate(self, arm: Arm, steps: int) -> Candidate:
-        """What an arm trains at a horizon."""
+        """Returns what an arm trains at a horizon."""
         recipe = make_recipe(with_recipe(self.config, arm.recipe), steps)
         recipe = recipe._replace(matrix_lr=recipe.matrix_lr * arm.lr_factor)
         return Candidate(arm.spec, recipe, arm.code)
 
-    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes) -> Job:
-        """One run of an arm, at the full horizon unless `steps` says otherwise.
+    def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
+        """Returns one run of an arm.
 
         Args:
-          arm: what is trained.
-          seed: of weights and batches.
-          fold: of the validation text.
-          steps: horizon.
+          arm: Arm to train.
+          seed: Seed of weights and batches.
+          fold: Fold of the validation text.
+          steps: Horizon; 0 for the full horizon, `confirm.steps`.
           **changes: `gate` or `disturbance`, see `Job`.
         """
         steps = steps or self.config.confirm.steps
         return Job(self.candidate(arm, steps), seed, steps, fold, **changes)
 
     def lr_seeds(self) -> list[int]:
-        """Promotion seeds: learning rates are chosen before anything is tested."""
+        """Returns the promotion seeds on which learning rates are chosen, before any test."""
         count = self.config.confirm.lr_seeds
         return [stage_seed(Stage.PROMOTE, self.config.seed, i) for i in range(count)]
 
-    def pick_lr(self, arm: Arm, reach: StepSizes | None = None) -> tuple[Arm, dict]:
-        """The arm at its own best learning rate, and how it was found: see `search_lr`.
+    def pick_lr(self, arm: Arm, reach: StepSizes | None = None) -> tuple[Arm, RateSearch]:
+        """Returns the arm at its best learning rate, and how that was found; see `search_lr`.
 
-        An arm that fails at every factor stays as it is, and `chosen` is None.
+        An arm that fails at every factor is returned unchanged, and `chosen` is None.
 
         Args:
-          arm: whose.
-          reach: step sizes that the range has to reach, another arm's; those of the arm by default.
+          arm: Arm whose learning rate is chosen.
+          reach: Step sizes that the range must include, such as those of another arm; by default
+            those of the arm.
         """
 
         def losses_of(factors: Sequence[float]) -> np.ndarray:
@@ -92,16 +94,16 @@ class Bench(NamedTuple):
         own = self.step_sizes(arm)
         reach = reach or own
         fit, factors, losses = search_lr(losses_of, reach.least / own.least, reach.most / own.most)
-        found = {
-            "factors": factors,
-            "bpb": finite_or_null(losses),
-            "chosen": fit and fit.factor,
-            "edge": fit and fit.edge,
-        }
-        return arm._replace(lr_factor=arm.lr_factor * (fit.factor if fit else 1.0)), found
+        search = RateSearch(
+            factors=factors,
+            bpb=finite_or_null(losses),
+            chosen=fit.factor if fit else None,
+            edge=fit.edge if fit else None,
+        )
+        return arm._replace(lr_factor=arm.lr_factor * (fit.factor if fit else 1.0)), search
 
     def step_sizes(self, arm: Arm) -> StepSizes:
-        """How far an arm's numbers let it move matrices; rewritten functions are not asked."""
+        """Returns how far an arm's numbers let it move matrices, rewritten functions aside."""
         rate = self.candidate(arm, self.config.confirm.steps).recipe.matrix_lr
         reached = [static_actuators(arm.spec)]
         if arm.spec.control.enabled:
@@ -113,29 +115,30 @@ class Bench(NamedTuple):
 def search_lr(
     losses_of: Callable[[Sequence[float]], np.ndarray], low: float = 1.0, high: float = 1.0
 ) -> tuple[LrFit | None, list[float], np.ndarray]:
-    """The best factor on a learning rate.
+    """Searches for the best factor on a learning rate.
 
-    A parabola through the mean losses over log2(lr); where its minimum, or the best point, is at
-    an end of the range, the range is extended there.
+    A parabola is fitted to the mean losses over log2(factor). Where its minimum, or the best point,
+    is at an end of the range, the range is extended there.
 
     Args:
-      losses_of: from ascending factors to float[factors, seeds]; asked again for those it knows.
-      low: a factor that the range has to include.
-      high: another one.
+      losses_of: Maps ascending factors to losses, float[factors, seeds]; it is called again with
+        factors it was called with before.
+      low: Factor that the range must include.
+      high: Another factor that the range must include.
 
     Returns:
-      (the fit, None if every factor fails; the factors; their losses).
+      The fit, None if every factor fails; the factors; and their losses.
     """
     factors = list(LR_FACTORS)
     while factors[0] > low * _CLOSE:
         factors.insert(0, factors[0] / _RATIO)
     while factors[-1] * _CLOSE < high:
         factors.append(factors[-1] * _RATIO)
-    allowed = len(factors) + _EXTENSIONS
+    most = len(factors) + _EXTENSIONS
     while True:
         losses = losses_of(factors)
         fit = fit_lr(factors, losses)
-        if fit is None or fit.edge is None or len(factors) == allowed:
+        if fit is None or fit.edge is None or len(factors) == most:
             return fit, factors, losses
         if fit.edge == "low":
             factors = [factors[0] / _RATIO, *factors]
@@ -144,12 +147,17 @@ def search_lr(
 
 
 def mean_curve(runs: Sequence[Run]) -> np.ndarray:
-    """Validation curve averaged over runs; float64[points, 2]: step, bpb."""
+    """Returns the validation curve averaged over runs, float64[points, 2]: step, bpb."""
     return np.mean([run.curve for run in runs], axis=0)
 
 
 def steps_to(curve: np.ndarray, target: float) -> float | None:
-    """The step at which a validation curve first reaches a target, interpolated; None: never."""
+    """Returns the interpolated step at which a curve first reaches a target; None if it does not.
+
+    Args:
+      curve: Validation curve, float[points, 2]: step, bpb.
+      target: Bits per byte to reach.
+    """
     below = np.flatnonzero(curve[:, 1] <= target)
     if not len(below):
         return None
@@ -160,41 +168,42 @@ def steps_to(curve: np.ndarray, target: float) -> float | None:
     return float(s0 + (v0 - target) / (v0 - v1) * (s1 - s0))
 
 
-# Exploration
-
-
-def planned_exploration(config: ConfigDict, specs: int) -> list[Call]:
-    """What a comparison of so many specs asks of the engine."""
-    return [call(COMPARE_STAGE, specs * config.compare.seeds, config.train.steps)]
+# Exploration ---------------------------------------------------------------------------------
 
 
 def shared_seeds(config: ConfigDict) -> list[int]:
-    """The seeds that every spec runs on; more of them begin with fewer."""
+    """Returns the seeds of an exploratory comparison; a longer list begins with a shorter one.
+
+    They belong to a stage of their own, so a look at them cannot influence what promotion or a
+    confirmation decides.
+    """
     return [stage_seed(Stage.COMPARE, config.seed, i) for i in range(config.compare.seeds)]
 
 
 def explore(bench: Bench, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Trains every arm on the shared seeds, at the screening horizon.
+    """Trains every arm on the shared seeds and the screening fold, at the screening horizon.
+
+    The result does not count as evidence.
 
     Returns:
-      `specs`: each arm with its mean bpb (NaN: a run failed) and the failures of its runs by seed;
-      all but the first with their `gain` over the first, the fields of a `PairedTest`. `bpb`:
-      float64[arms, seeds].
+      `specs`: each arm with its mean bpb (NaN if a run failed), the failures of its runs by seed,
+      and, except for the first arm, its `gain` over the first arm, the fields of a `PairedTest`.
+      `bpb`: float64[arms, seeds]. `seeds`, `fold` and `steps`.
     """
     seeds, steps = shared_seeds(bench.config), bench.config.train.steps
     jobs = [bench.job(arm, seed, SCREEN_FOLD, steps) for arm in arms for seed in seeds]
-    made = bench.runs.run(jobs, COMPARE_STAGE)
-    runs = [made[i : i + len(seeds)] for i in range(0, len(made), len(seeds))]
+    everything = bench.runs.run(jobs, COMPARE_STAGE)
+    runs = [everything[i : i + len(seeds)] for i in range(0, len(everything), len(seeds))]
     values = np.stack([bpb(of_arm) for of_arm in runs])
     specs = [
-        _arm(arm, of_arm)
+        _explored(arm, of_arm)
         | ({} if i == 0 else {"gain": paired_test(values[0] - values[i])._asdict()})
         for i, (arm, of_arm) in enumerate(zip(arms, runs, strict=True))
     ]
     return {"specs": specs, "seeds": seeds, "fold": SCREEN_FOLD, "steps": steps, "bpb": values}
 
 
-def _arm(arm: Arm, runs: Sequence[Run]) -> dict[str, Any]:
+def _explored(arm: Arm, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "id": arm.id,
         "spec": spec_to_json(arm.spec),

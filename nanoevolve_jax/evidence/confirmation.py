@@ -1,38 +1,81 @@
-"""The test of one candidate against the baseline: two looks, a least gain, a bounded tail."""
+"""Confirmation: a candidate against each reference, at two looks, with a least gain.
+
+`decide` holds the rule, `power` what the rule can detect, and `confirm` trains the runs.
+"""
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
+from ml_collections import ConfigDict
 from scipy import stats
 
-from nanoevolve_jax.errors import apart
+from nanoevolve_jax.errors import apart, must
+from nanoevolve_jax.evidence.calibration_file import Calibration
+from nanoevolve_jax.evidence.comparison import (
+    Arm,
+    Bench,
+    mean_curve,
+    steps_to,
+)
+from nanoevolve_jax.evidence.documents import (
+    ConfirmationResult,
+    OtherReference,
+    PowerResult,
+    PowerResults,
+    RateSearch,
+    TargetResult,
+    TestedArms,
+)
 from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.ledger import Confirmation
+from nanoevolve_jax.evidence.runs import Run, bpb
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+from nanoevolve_jax.execution.job import candidate_to_json
+from nanoevolve_jax.execution.json_files import finite_or_null
 
-WIN, NULL, CONTINUE = "win", "null", "continue"
+Log = Callable[[str], None]
+Outcome = Literal["win", "null", "continue"]
+WIN: Outcome = "win"
+NULL: Outcome = "null"
+CONTINUE: Outcome = "continue"
+STAGE = "confirm: test"  # stage of `runs.jsonl`
+
+
+# The rule ------------------------------------------------------------------------------------
 
 
 class ConfirmationRules(NamedTuple):
-    """When a candidate has won."""
+    """Conditions for a win."""
 
     first_seeds: int = 8
     first_p: float = 0.01
     seeds: int = 20
     p: float = 0.04
-    min_gain: float = 0.5  # sigmas
-    worst: float = 2.0  # sigmas the worst run may be worse than the baseline's worst
-    confirmations: int = 1  # of the campaign; divides both p
+    min_gain: float = 0.5  # in sigmas
+    worst: float = 2.0  # sigmas by which the worst run may be worse than the baseline's worst
+    confirmations: int = 1  # confirmations of the campaign that count; divides both p
 
 
 _LOOSER_IF_LARGER = ("first_p", "p", "worst")
 _LOOSER_IF_SMALLER = ("first_seeds", "seeds", "min_gain")
 
 
+def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
+    """Returns the rules of a config.
+
+    Args:
+      config: Full configuration.
+      confirmations: Number of confirmations of the campaign that count.
+    """
+    own = {name: config.confirm[name] for name in ConfirmationRules._fields[:-1]}
+    return ConfirmationRules(**own, confirmations=confirmations)
+
+
 def loosened(rules: ConfirmationRules) -> dict[str, float]:
-    """The rules that are looser than the protocol's own, by name; a win by these does not count."""
+    """Returns the rules that are looser than the protocol's own; a win by these does not count."""
     usual = ConfirmationRules()
     larger = {name for name in _LOOSER_IF_LARGER if getattr(rules, name) > getattr(usual, name)}
     smaller = {name for name in _LOOSER_IF_SMALLER if getattr(rules, name) < getattr(usual, name)}
@@ -40,17 +83,17 @@ def loosened(rules: ConfirmationRules) -> dict[str, float]:
 
 
 class Decision(NamedTuple):
-    """What a look at the runs decides."""
+    """The result of a look at the runs."""
 
-    outcome: str  # WIN, NULL or CONTINUE
+    outcome: Outcome
     reason: str
     test: PairedTest
 
 
-def standing(decision: Decision) -> tuple[int, float]:
-    """Orders decisions of one look from the worst for a candidate to the best.
+def decision_rank(decision: Decision) -> tuple[int, float]:
+    """Returns a key that sorts decisions of one look from the worst for a candidate to the best.
 
-    A candidate that has to beat several baselines has done what the least of its decisions says.
+    A candidate that has to beat several references has achieved what the lowest decision says.
     """
     return (NULL, CONTINUE, WIN).index(decision.outcome), decision.test.mean
 
@@ -58,27 +101,27 @@ def standing(decision: Decision) -> tuple[int, float]:
 def decide(
     baseline: Sequence[float], candidate: Sequence[float], sigma: float, rules: ConfirmationRules
 ) -> Decision:
-    """Looks at the runs so far; there are two looks, after `first_seeds` and `seeds` pairs.
+    """Decides on the runs so far; there are two looks, after `first_seeds` and `seeds` pairs.
 
     Args:
-      baseline: float[n], bpb at its own best learning rate; NaN for a failed run.
-      candidate: float[n], likewise, on the same seeds.
-      sigma: bpb, of the baseline between seeds.
-      rules: of this campaign.
+      baseline: Bits per byte at the baseline's best learning rate, float[n]; NaN for a failed run.
+      candidate: The candidate's bits per byte on the same seeds, float[n].
+      sigma: Standard deviation of the baseline between seeds, in bpb.
+      rules: Rules of this campaign.
 
     Raises:
-      ValueError: if n is no look.
-      EvidenceError: if a run of the baseline failed, for then there is nothing to compare with.
+      ValueError: if there is no look after n pairs.
+      EvidenceError: if a run of the baseline failed, because nothing can be compared with it.
     """
     n = len(baseline)
     if n not in (rules.first_seeds, rules.seeds) or len(candidate) != n:
-        raise ValueError(f"{n} pairs; allowed: {rules.first_seeds} or {rules.seeds}")
+        raise ValueError(must("number of pairs", f"be {rules.first_seeds} or {rules.seeds}", n))
     baseline, candidate = np.asarray(baseline, float), np.asarray(candidate, float)
     if not np.all(np.isfinite(baseline)):
         failed = int(np.flatnonzero(~np.isfinite(baseline))[0])
         raise EvidenceError(
-            f"the baseline's run on pair {failed + 1} failed; "
-            "allowed: a baseline that trains on every seed, from a new calibration"
+            f"the baseline's run on pair {failed + 1} failed; make a new calibration whose "
+            "baseline trains on every seed"
         )
     test = paired_test(baseline - candidate)
     if not np.all(np.isfinite(candidate)):
@@ -102,24 +145,27 @@ def decide(
     return Decision(NULL if last else CONTINUE, falls_short, test)
 
 
+# Power ---------------------------------------------------------------------------------------
+
+
 @functools.lru_cache
 def _standard_pairs(rules: ConfirmationRules, campaigns: int) -> np.ndarray:
-    """Standard normal noise, float64[campaigns, seeds]."""
+    """Returns standard normal noise, float64[campaigns, seeds]."""
     return np.random.default_rng(0).standard_normal((campaigns, rules.seeds))
 
 
 def power(
     effect: float, paired_sigma: float, rules: ConfirmationRules, campaigns: int = 4000
 ) -> float:
-    """How often a candidate with a true gain would win, by simulation of the two looks.
+    """Returns how often a candidate with a true gain would win, by simulating the two looks.
 
-    The bound on the worst run is left out: it depends on what both arms share.
+    The bound on the worst run is left out, because it depends on noise that both arms share.
 
     Args:
-      effect: true mean gain, in sigmas.
-      paired_sigma: standard deviation of one pair's gain, in sigmas.
-      rules: of the campaign.
-      campaigns: simulated.
+      effect: True mean gain, in sigmas.
+      paired_sigma: Standard deviation of the gain of a pair, in sigmas.
+      rules: Rules of the campaign.
+      campaigns: Number of simulated campaigns.
     """
     gains = effect + paired_sigma * _standard_pairs(rules, campaigns)
     first = gains[:, : rules.first_seeds]
@@ -138,7 +184,224 @@ def power(
 def minimum_detectable_effect(
     paired_sigma: float, rules: ConfirmationRules, wanted: float = 0.8
 ) -> float:
-    """The smallest true gain, in sigmas, that wins with probability `wanted`; to 0.05."""
+    """Returns the smallest true gain, in sigmas, that wins with probability `wanted`; to 0.05."""
     effects = np.arange(0.05, 10.0, 0.05)
     reached = (effect for effect in effects if power(effect, paired_sigma, rules) >= wanted)
     return float(next(reached, math.inf))
+
+
+def power_results(calibration: Calibration, rules: ConfirmationRules) -> PowerResults:
+    """Returns the power of a confirmation under two assumptions about how pairs scatter.
+
+    `twins`: as the baseline and a close variant do on shared seeds. `strangers`: as independent
+    runs do, at the upper end of sigma's interval, because arms at learning rates of their own may
+    part like runs of different seeds. Neither is a bound; the pairs themselves show how they
+    scatter.
+    """
+
+    def result(paired: float) -> PowerResult:
+        return PowerResult(
+            paired_sigma_in_sigma=paired,
+            power_at_one_sigma=power(1.0, paired, rules),
+            minimum_detectable_effect_in_sigma=finite_or_null(
+                minimum_detectable_effect(paired, rules)
+            ),
+        )
+
+    return PowerResults(
+        twins=result(calibration.paired_sigma / calibration.sigma),
+        strangers=result(math.sqrt(2.0) * calibration.sigma_interval[1] / calibration.sigma),
+    )
+
+
+def describe_power(results: PowerResults, sigma: float) -> str:
+    """Returns the power of a confirmation in one line."""
+    close, independent = results["twins"], results["strangers"]
+    effects = [
+        "more than 10" if effect is None else f"{effect:.2f}"
+        for effect in (x["minimum_detectable_effect_in_sigma"] for x in (close, independent))
+    ]
+    return (
+        f"power: a true gain of one sigma ({sigma:.4f} bpb) wins with probability "
+        f"{close['power_at_one_sigma']:.2f} if the gains of pairs scatter by "
+        f"{close['paired_sigma_in_sigma']:.2f} sigma, and {independent['power_at_one_sigma']:.2f} "
+        f"if by {independent['paired_sigma_in_sigma']:.2f} sigma; for probability 0.8 a gain of "
+        f"{effects[0]} or {effects[1]} sigma is needed"
+    )
+
+
+# The runs ------------------------------------------------------------------------------------
+
+
+class Study(NamedTuple):
+    """What a candidate is confirmed, attributed and transferred with."""
+
+    bench: Bench
+    slot: Confirmation  # seeds and fold that the ledger gave out
+    sigma: float  # standard deviation of the baseline between seeds, in bpb
+    log: Log  # takes one line for the user
+
+
+class Arms(NamedTuple):
+    """The two arms that are compared, each at its own best learning rate."""
+
+    winner: Arm
+    baseline: Arm
+
+    @property
+    def cost_ratio(self) -> float:
+        """FLOPs of the winner's step over the baseline's."""
+        return self.winner.cost / self.baseline.cost
+
+    def to_json(self, bench: Bench) -> TestedArms:
+        """Returns both arms as a card holds them."""
+        steps = bench.config.confirm.steps
+        baseline, winner = (
+            candidate_to_json(bench.candidate(arm, steps)) for arm in (self.baseline, self.winner)
+        )
+        return cast(TestedArms, {"baseline": baseline, "winner": winner})
+
+
+class Confirmed(NamedTuple):
+    """A finished confirmation."""
+
+    arms: Arms  # as they were tested
+    result: ConfirmationResult
+    winner_runs: list[Run]
+
+
+class _Comparison(NamedTuple):
+    """The candidate against one reference."""
+
+    reference: Arm
+    rates: RateSearch
+    runs: list[Run]  # runs of the reference
+    decision: Decision
+
+
+def confirm(study: Study, candidate: Arm, references: Sequence[Arm]) -> Confirmed:
+    """Chooses all learning rates, then tests at one or two looks.
+
+    The candidate has to beat every reference, each at the best of a range of learning rates that
+    reaches the candidate's step sizes. All tests have the same level, because requiring every test
+    to pass cannot raise the false-positive rate. The result describes the comparison in which the
+    candidate does worst. A candidate that fails at every learning rate has failed without a test.
+
+    Raises:
+      EvidenceError: if a reference fails at every learning rate, or on a pair.
+    """
+    bench, slot, sigma, log = study
+    rules = rules_of(bench.config, slot.confirmations)
+    candidate, candidate_rates = bench.pick_lr(candidate)
+    log(_rate_line(candidate, candidate_rates))
+    untested = Decision(NULL, "it fails at every learning rate tried", paired_test([]))
+    comparisons = []
+    for reference in references:
+        arm, rates = bench.pick_lr(reference, bench.step_sizes(candidate))
+        log(_rate_line(arm, rates))
+        if rates["chosen"] is None:
+            raise EvidenceError(
+                f"the baseline {arm.id} fails at every learning rate tried; make a new "
+                "calibration whose baseline trains"
+            )
+        comparisons.append(_Comparison(arm, rates, [], untested))
+    count, runs = 0, []
+    for count in (rules.first_seeds, rules.seeds) if candidate_rates["chosen"] is not None else ():
+        comparisons, runs = _look(study, candidate, comparisons, count, rules)
+        if _hardest(comparisons).decision.outcome != CONTINUE:
+            break
+    hardest = _hardest(comparisons)
+    arms, decision = Arms(candidate, hardest.reference), hardest.decision
+    result = ConfirmationResult(
+        outcome=decision.outcome,
+        reason=decision.reason,
+        pairs=count,
+        test=finite_or_null(decision.test),
+        gain_in_sigma=finite_or_null(decision.test.mean / sigma),
+        paired_sd_in_sigma=finite_or_null(decision.test.sd / sigma),
+        rules=finite_or_null(rules),
+        loosened=loosened(rules),
+        learning_rates={"baseline": hardest.rates, "winner": candidate_rates},
+        baseline_bpb=finite_or_null(bpb(hardest.runs)),
+        winner_bpb=finite_or_null(bpb(runs)),
+        others=[_other(comparison) for comparison in comparisons if comparison is not hardest],
+        to_target=to_target({"baseline": hardest.runs, "winner": runs}, arms.cost_ratio),
+    )
+    return Confirmed(arms, result, runs)
+
+
+def _look(
+    study: Study,
+    candidate: Arm,
+    comparisons: Sequence[_Comparison],
+    count: int,
+    rules: ConfirmationRules,
+) -> tuple[list[_Comparison], list[Run]]:
+    """Trains the first `count` pairs of every comparison and decides on each.
+
+    Returns:
+      The comparisons with their decisions, and the runs of the candidate.
+    """
+    bench, slot, sigma, log = study
+    arms = [candidate, *(comparison.reference for comparison in comparisons)]
+    jobs = [bench.job(arm, seed, slot.fold) for arm in arms for seed in slot.seeds[:count]]
+    runs = bench.runs.run(jobs, STAGE)
+    own, *others = (runs[i : i + count] for i in range(0, len(runs), count))
+    decided = []
+    for comparison, theirs in zip(comparisons, others, strict=True):
+        decision = decide(bpb(theirs), bpb(own), sigma, rules)
+        test = decision.test
+        log(
+            f"look at {count} pairs with {comparison.reference.id}: mean gain {test.mean:+.4f} bpb "
+            f"({test.mean / sigma:+.2f} sigma), p {test.p:.3g}: {decision.outcome}, "
+            f"{decision.reason}"
+        )
+        decided.append(comparison._replace(runs=theirs, decision=decision))
+    return decided, own
+
+
+def _hardest(comparisons: Sequence[_Comparison]) -> _Comparison:
+    """Returns the comparison in which the candidate does worst."""
+    return min(comparisons, key=lambda comparison: decision_rank(comparison.decision))
+
+
+def _rate_line(arm: Arm, rates: RateSearch) -> str:
+    chosen = rates["chosen"]
+    return f"learning rate of {arm.id}: " + (f"x{chosen:.3g}" if chosen else "fails at all")
+
+
+def _other(comparison: _Comparison) -> OtherReference:
+    return OtherReference(
+        id=comparison.reference.id,
+        outcome=comparison.decision.outcome,
+        reason=comparison.decision.reason,
+        test=finite_or_null(comparison.decision.test),
+        learning_rates=comparison.rates,
+        bpb=finite_or_null(bpb(comparison.runs)),
+    )
+
+
+def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> TargetResult | None:
+    """Returns the steps and compute each arm takes to reach the baseline's mean final bpb.
+
+    Args:
+      runs: Runs of `baseline` and `winner`.
+      cost_ratio: FLOPs of the winner's step over the baseline's.
+
+    Returns:
+      None if a run failed or there are no runs.
+    """
+    if not all(runs.values()) or any(run.failure for arm in runs.values() for run in arm):
+        return None
+    curves = {name: mean_curve(arm) for name, arm in runs.items()}
+    target = float(curves["baseline"][-1, 1])
+    baseline, winner = (steps_to(curves[name], target) for name in ("baseline", "winner"))
+    assert baseline is not None  # its last point is the target
+    share = winner and winner / baseline
+    return TargetResult(
+        bpb=target,
+        baseline_steps=baseline,
+        winner_steps=winner,
+        winner_steps_over_baseline=share,
+        winner_cost_over_baseline=share and share * cost_ratio,
+    )

@@ -1,7 +1,8 @@
-"""The forms of sealed documents, as far as they are read.
+"""Types of sealed documents, which stages return, which are written, and which reading checks.
 
-A seal shows that a document was not changed by accident. Its form is checked as well, because
-anyone can write a document and seal it.
+They hold what JSON holds: null where a number is not finite. A seal shows that a document was not
+changed by accident. Its types are checked as well, because anyone can write a document and seal it.
+`NotRequired` marks fields that older documents lack, and fields that are written but not read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,18 +10,16 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from nanoevolve_jax.evidence.confirmation import CONTINUE, NULL, WIN
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.job import CandidateDocument, Seed
 from nanoevolve_jax.execution.json_files import Count, Id
 
 Positive = Annotated[float, Meta(gt=0)]
-Bpb = list[float | None]  # float[seeds], null where a run failed
+Bpb = list[float | None]
+"""Bits per byte, float[seeds]; null where a run failed."""
 
 
-class Spent(TypedDict):
-    """What a stage took."""
-
+class _Spent(TypedDict):
     runs: Count
     failed: Count
     tokens: Count
@@ -29,33 +28,62 @@ class Spent(TypedDict):
 # The calibration -----------------------------------------------------------------------------
 
 
-class _Noise(TypedDict):
+class NoiseResult(TypedDict):
+    """Seed noise at one horizon, in bpb."""
+
     steps: Count
     n: Count
     sigma: Positive
     sigma_low: float
     sigma_high: Positive
+    correlation: NotRequired[float]
     paired_sigma: Annotated[float, Meta(ge=0)]
 
 
 class _Noises(TypedDict):
-    screen: _Noise
-    full: _Noise
+    screen: NoiseResult
+    full: NoiseResult
     repeat_difference: float
 
 
 class _Panel(TypedDict):
     auc: float
+    good: NotRequired[list[str]]
+    bad: NotRequired[list[str]]
+    seeds: NotRequired[Count]
+    horizons: NotRequired[dict[str, Any]]  # a `panel.PanelRanking` and its bpb, per horizon
+    shortest_horizon: NotRequired[int | None]
 
 
 class _Scale(TypedDict):
-    sigma: Positive
+    sigma: float
     shrinkage: float
     horizon_slope: float
 
 
+class Measurements(TypedDict):
+    """What a calibration measures on the tuned baseline."""
+
+    noise: _Noises
+    scale: _Scale
+    panel: _Panel
+
+
+class TuningResult(TypedDict):
+    """How the recipe was found, and the recipe."""
+
+    runs: Count
+    failed: Count
+    widenings: list[list[str]]
+    at_edge: list[str]
+    ranges: dict[str, list[float]]
+    shortlist: dict[str, dict[str, Any]]
+    chosen: str
+    recipe: NotRequired[dict[str, float]]
+
+
 class CalibrationDocument(TypedDict):
-    """The form of `calibration.json`."""
+    """Contents of `calibration.json`, as far as they are read."""
 
     evaluation: dict[str, Any]
     fingerprint: Id
@@ -64,7 +92,7 @@ class CalibrationDocument(TypedDict):
     scale: dict[str, float]
     noise: _Noises
     panel: _Panel
-    spent: dict[str, Spent]
+    spent: dict[str, _Spent]
     config: dict[str, Any]
 
 
@@ -72,7 +100,7 @@ class CalibrationDocument(TypedDict):
 
 
 class PromotionDocument(TypedDict):
-    """The form of `promotion.json`."""
+    """Contents of `promotion.json`, as far as they are read."""
 
     candidate: Id | None
     comparator: Id
@@ -83,7 +111,7 @@ class PromotionDocument(TypedDict):
 
 
 class _Test(TypedDict):
-    mean: float | None  # null: a run failed
+    mean: float | None
     sd: float | None
     n: Count
     p: float
@@ -91,20 +119,29 @@ class _Test(TypedDict):
     high: float | None
 
 
-class _Sweep(TypedDict):
+class RateSearch(TypedDict):
+    """The search for the best factor on an arm's learning rate."""
+
+    factors: NotRequired[list[float]]
+    bpb: NotRequired[list[Bpb]]
     chosen: float | None
     edge: str | None
 
 
-class _Sweeps(TypedDict):
-    baseline: _Sweep
-    winner: _Sweep
+class _RateSearches(TypedDict):
+    baseline: RateSearch
+    winner: RateSearch
 
 
-class _Other(TypedDict):
+class OtherReference(TypedDict):
+    """The comparison with a reference that is not the decisive one."""
+
     id: Id
+    outcome: NotRequired[str]
+    reason: NotRequired[str]
     test: _Test
-    learning_rates: _Sweep
+    learning_rates: RateSearch
+    bpb: NotRequired[Bpb]
 
 
 class _Rules(TypedDict):
@@ -117,15 +154,20 @@ class _Rules(TypedDict):
     confirmations: Count
 
 
-class _Target(TypedDict):
+class TargetResult(TypedDict):
+    """Steps and compute that each arm takes to reach the baseline's mean final bpb."""
+
     bpb: float
     baseline_steps: float
     winner_steps: float | None
+    winner_steps_over_baseline: NotRequired[float | None]
     winner_cost_over_baseline: float | None
 
 
-class _Confirmation(TypedDict):
-    outcome: Literal[WIN, NULL, CONTINUE]
+class ConfirmationResult(TypedDict):
+    """The outcome of a confirmation and everything it rests on."""
+
+    outcome: Literal["win", "null", "continue"]
     reason: str
     pairs: Count
     test: _Test
@@ -133,24 +175,31 @@ class _Confirmation(TypedDict):
     paired_sd_in_sigma: float | None
     rules: _Rules
     loosened: dict[str, float]
-    learning_rates: _Sweeps
+    learning_rates: _RateSearches
     baseline_bpb: Bpb
     winner_bpb: Bpb
-    others: NotRequired[list[_Other]]
-    to_target: _Target | None
+    others: NotRequired[list[OtherReference]]
+    to_target: TargetResult | None
 
 
-class _Power(TypedDict):
+class PowerResult(TypedDict):
+    """The power of a confirmation if the gains of pairs scatter by `paired_sigma_in_sigma`."""
+
     paired_sigma_in_sigma: float
     power_at_one_sigma: float
+    minimum_detectable_effect_in_sigma: NotRequired[float | None]
 
 
-class _Powers(TypedDict):
-    twins: _Power
-    strangers: _Power
+class PowerResults(TypedDict):
+    """The power under two assumptions about how pairs scatter, see `confirmation.power_results`."""
+
+    twins: PowerResult
+    strangers: PowerResult
 
 
-class _Arms(TypedDict):
+class TestedArms(TypedDict):
+    """Both arms as they were tested, so that a replay needs nothing else."""
+
     baseline: CandidateDocument
     winner: CandidateDocument
 
@@ -161,6 +210,7 @@ class _Placebos(TypedDict):
     constants: dict[str, Bpb]
     schedule: Bpb
     yoked: Bpb
+    built_in: NotRequired[Bpb]
 
 
 class _PanelBpb(TypedDict):
@@ -174,12 +224,17 @@ class _Perturbations(TypedDict):
     bpb: _PanelBpb
 
 
-class _Attribution(TypedDict):
+class AttributionResult(TypedDict):
+    """What the placebos and the perturbation panel gave."""
+
+    pairs: NotRequired[Count]
     step_share: float
+    donors: NotRequired[Count]
     best_constants: str
     bpb: _Placebos
     panel: _Perturbations | None
     contrasts: dict[str, _Test]
+    trajectory: NotRequired[list[float] | None]
 
 
 class _Cell(TypedDict):
@@ -187,16 +242,21 @@ class _Cell(TypedDict):
     winner: Bpb
 
 
-class _Transfer(TypedDict):
+class TransferResult(TypedDict):
+    """Results under other learning rates and horizons, with less compute, and on a wider model."""
+
     cells: Annotated[dict[str, _Cell], Meta(min_length=1)]
     cheaper: _Cell
     wider: _Cell
 
 
-class _Export(TypedDict):
-    passes: bool
-    flips: Count
+class ExportResult(TypedDict):
+    """Whether the policy, written as a file for optax, does what was trained."""
+
     max_relative_l2: float | None
+    flips: Count
+    held: NotRequired[Count]
+    passes: bool
 
 
 class _Interval(TypedDict):
@@ -205,7 +265,9 @@ class _Interval(TypedDict):
     high: float
 
 
-class _Phases(TypedDict):
+class PhasesResult(TypedDict):
+    """How gate and actuators move with training, see `attribution.phases`."""
+
     n: Count
     thirds: dict[str, list[_Interval]]
     drivers: dict[str, _Interval]
@@ -219,6 +281,7 @@ class _Level(TypedDict):
 
 class _Verdict(TypedDict):
     label: str
+    release: NotRequired[str | None]
 
 
 class _Reference(TypedDict):
@@ -229,6 +292,7 @@ class _Reference(TypedDict):
 
 class _CardCalibration(TypedDict):
     seal: str
+    evaluation: NotRequired[str]
     sigma: Positive
     sigma_interval: tuple[float, float]
     paired_sigma: float
@@ -244,8 +308,23 @@ class _Config(TypedDict):
     confirm: _ConfirmConfig
 
 
-class Card(TypedDict):
-    """The form of an evidence card."""
+class TrialResult(TypedDict):
+    """The parts of a card that a trial gives; `confirmation` alone for a retuned baseline."""
+
+    power: NotRequired[PowerResults]
+    confirmation: ConfirmationResult | None
+    exploratory: NotRequired[bool]
+    fold: NotRequired[Count]
+    seeds: NotRequired[list[Seed]]
+    arms: NotRequired[TestedArms]
+    phases: NotRequired[PhasesResult | None]
+    attribution: NotRequired[AttributionResult | None]
+    transfer: NotRequired[TransferResult | None]
+    export: NotRequired[ExportResult | None]
+
+
+class Card(TrialResult):
+    """Contents of an evidence card."""
 
     id: Id
     change: str
@@ -261,54 +340,47 @@ class Card(TypedDict):
     confirmations: Count
     evaluations: Count
     config: _Config
-    spent: dict[str, Spent]
+    spent: dict[str, _Spent]
     commands: list[str]
     versions: dict[str, str]
     device: dict[str, str | int]
     fingerprints: dict[str, str]
-    confirmation: _Confirmation | None
-    # What follows is there if there was a confirmation.
-    power: NotRequired[_Powers]
-    exploratory: NotRequired[bool]
-    fold: NotRequired[Count]
-    seeds: NotRequired[list[Seed]]
-    arms: NotRequired[_Arms]
-    phases: NotRequired[_Phases | None]
-    attribution: NotRequired[_Attribution | None]
-    transfer: NotRequired[_Transfer | None]
-    export: NotRequired[_Export | None]
+    seal: NotRequired[str]  # added when it is written
 
+
+# Consistency ---------------------------------------------------------------------------------
 
 _CONFIRMED = ("power", "exploratory", "fold", "seeds", "arms", "attribution")
 
 
 def require_consistent(card: Mapping[str, Any], path: Any) -> None:
-    """Checks what of a card's form depends on its values.
+    """Checks the rules of a card that no type of a single field can express.
 
     Raises:
-      EvidenceError: naming what does not fit.
+      EvidenceError: naming the first rule that is broken.
     """
     for problem in _inconsistencies(card):
         raise EvidenceError(f"{path} cannot be read as an evidence file: {problem}")
 
 
 def _inconsistencies(card: Mapping[str, Any]) -> Iterator[str]:
-    found = card["confirmation"]
-    if found is None:
+    confirmation = card["confirmation"]
+    if confirmation is None:
         if not card["retuned_baseline"]:
             yield "confirmation must be there unless the candidate is a retuned baseline"
         return
     for name in _CONFIRMED:
         if name not in card:
             yield f"{name} must be there, got nothing"
-    counts = {len(card["seeds"]), len(found["baseline_bpb"]), len(found["winner_bpb"])}
-    if counts != {found["pairs"]}:
-        yield f"confirmation.pairs must be the number of seeds and of runs, got {found['pairs']}"
-    if found["test"]["mean"] is not None and found["gain_in_sigma"] is None:
+    runs = {len(confirmation[f"{arm}_bpb"]) for arm in ("baseline", "winner")}
+    if runs | {len(card["seeds"])} != {confirmation["pairs"]}:
+        pairs = confirmation["pairs"]
+        yield f"confirmation.pairs must be the number of seeds and of runs, got {pairs}"
+    if confirmation["test"]["mean"] is not None and confirmation["gain_in_sigma"] is None:
         yield "confirmation.gain_in_sigma must be a number, got null"
     attribution, transfer = card["attribution"], card.get("transfer")
-    tests = {"confirmation": found["test"]}
-    tests |= {f"others {other['id']}": other["test"] for other in found.get("others", [])}
+    tests = {"confirmation": confirmation["test"]}
+    tests |= {f"others {other['id']}": other["test"] for other in confirmation.get("others", [])}
     if attribution is not None:
         tests |= attribution["contrasts"]
         bpb = attribution["bpb"]
@@ -322,9 +394,9 @@ def _inconsistencies(card: Mapping[str, Any]) -> Iterator[str]:
             if _ragged([panel["perturbations"], *rows]) or _ragged(panel["bpb"].values()):
                 yield "attribution.panel.bpb must have a number per perturbation and seed"
     if transfer is not None:
-        sides = [cell[arm] for cell in transfer["cells"].values() for arm in ("baseline", "winner")]
-        pairs = [list(transfer[name].values()) for name in ("cheaper", "wider")]
-        if _ragged(sides) or any(map(_ragged, pairs)):
+        arms = [cell[arm] for cell in transfer["cells"].values() for arm in ("baseline", "winner")]
+        others = [list(transfer[name].values()) for name in ("cheaper", "wider")]
+        if _ragged(arms) or any(map(_ragged, others)):
             yield "transfer must have lists of one length"
     for name, test in tests.items():
         if test["mean"] is not None and None in (test["low"], test["high"]):
@@ -335,4 +407,5 @@ def _inconsistencies(card: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ragged(lists: Any) -> bool:
-    return len({len(one) for one in lists if isinstance(one, Sequence)}) > 1
+    """Returns whether the lists among these values have different lengths."""
+    return len({len(values) for values in lists if isinstance(values, Sequence)}) > 1

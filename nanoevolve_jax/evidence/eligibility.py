@@ -1,4 +1,4 @@
-"""What may win: constraints that no gain can offset, and policies that only retune the baseline."""
+"""Which candidates can win: constraints that no gain can offset, and retuned baselines."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ from nanoevolve_jax.policy.gate import blended_actuators
 from nanoevolve_jax.policy.slots import SCOPES
 from nanoevolve_jax.policy.spec import DECAY_NONE, OptimizerSpec
 
-STATE_LIMIT = 1.05  # optimizer state, in bytes of NanoChat's
+STATE_LIMIT = 1.05  # largest optimizer state, relative to NanoChat's
+
+
+# Constraints ---------------------------------------------------------------------------------
 
 
 def _num_bytes(tree: Any) -> int:
@@ -28,26 +31,26 @@ def _num_bytes(tree: Any) -> int:
 
 
 def state_ratio(task: Task, candidate: Candidate) -> float:
-    """Bytes of the optimizer's state over those of NanoChat's own, which senses nothing."""
+    """Returns the bytes of the optimizer's state over those of NanoChat's, which has no sensors."""
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     state = jax.eval_shape(task.optimizer(candidate, 1000).init, params)
     sensing = [
         optax.tree.get(state, name)
         for name in ("previous_sample", "averages", "sensors", "actuators", "gate")
     ]
-    whole = _num_bytes(state)
-    return whole / (whole - _num_bytes(sensing))
+    total = _num_bytes(state)
+    return total / (total - _num_bytes(sensing))
 
 
 class Constraints(NamedTuple):
-    """What was measured, by the id of an arm."""
+    """Measurements by the id of an arm."""
 
     baseline: str
-    failure_at_twice_the_lr: dict[str, str | None]  # the baseline's among them; None: survived
+    failure_at_twice_the_lr: dict[str, str | None]  # the baseline's included; None: it survived
     state_bytes_over_nanochat: dict[str, float]
 
     def broken(self, arm: str) -> str | None:
-        """What an arm does not hold, in words; None: it holds everything."""
+        """Returns the constraint that an arm breaks, in words, or None."""
         ratio = self.state_bytes_over_nanochat[arm]
         if ratio > STATE_LIMIT:
             times, most = apart(ratio, STATE_LIMIT, 3, "f")
@@ -59,13 +62,13 @@ class Constraints(NamedTuple):
 
 
 def measure(bench: Bench, baseline: Arm, arms: Sequence[Arm], stage: str) -> Constraints:
-    """Runs arms and the baseline at twice the learning rate, and counts what they remember.
+    """Runs arms and the baseline at twice the learning rate, and counts bytes of their state.
 
     Args:
-      bench: where; the horizon is that of screening.
-      baseline: which an arm must survive if it does.
-      arms: candidates.
-      stage: that the runs are booked on.
+      bench: Where arms are trained, at the screening horizon.
+      baseline: The baseline; an arm must survive if the baseline does.
+      arms: Candidates.
+      stage: Stage under which the runs are kept.
     """
     steps, task = bench.config.train.steps, make_task(bench.config)
     seed = stage_seed(Stage.PROMOTE, bench.config.seed, 0)
@@ -74,24 +77,23 @@ def measure(bench: Bench, baseline: Arm, arms: Sequence[Arm], stage: str) -> Con
         bench.job(arm._replace(lr_factor=2.0 * arm.lr_factor), seed, PROMOTE_FOLD, steps)
         for arm in stressed
     ]
-    made = bench.runs.run(jobs, stage)
+    runs = bench.runs.run(jobs, stage)
     return Constraints(
         baseline.id,
-        {arm.id: run.failure for arm, run in zip(stressed, made, strict=True)},
+        {arm.id: run.failure for arm, run in zip(stressed, runs, strict=True)},
         {arm.id: state_ratio(task, bench.candidate(arm, steps)) for arm in arms},
     )
 
 
-# Retuned baselines
+# Retuned baselines ---------------------------------------------------------------------------
 
 
 def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
-    """The same policy without its gate, where the gate moves nothing that fixed fields cannot say.
+    """Returns the same policy without its gate, if fixed fields can express what the gate does.
 
-    A gate that senses nothing stands at `sigmoid(sharpness * bias)`; one whose poles coincide,
-    for every actuator that something reads, may move and changes nothing. Multiplier, clip
-    threshold and second-moment decay have fields of their own; a partial mix has not, and keeps
-    its gate.
+    A gate that senses nothing stays at `sigmoid(sharpness * bias)`. A gate whose poles coincide for
+    every actuator in use may move, but has no effect. Multiplier, clip threshold and second-moment
+    decay have fields of their own. A partial mix does not, so such a policy keeps its gate.
     """
     if not spec.control.enabled or not is_static(spec):
         return spec
@@ -100,9 +102,9 @@ def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
 
 
 def is_static(spec: OptimizerSpec, code: Code | None = None) -> bool:
-    """Whether the gate is off, senses nothing, or moves nothing that acts.
+    """Returns whether the gate is off, senses nothing, or moves nothing that has an effect.
 
-    Of a gate in use that code has rewritten none of that is known.
+    If code has rewritten a gate in use, none of this is known and the answer is False.
     """
     if spec.control.enabled and code and any(code.of(slot) for slot in SCOPES["gating"]):
         return False
@@ -113,11 +115,11 @@ def is_static(spec: OptimizerSpec, code: Code | None = None) -> bool:
 def is_retuned_baseline(
     spec: OptimizerSpec, baseline: OptimizerSpec, code: Code | None = None
 ) -> bool:
-    """Whether a policy is the baseline once recipe fields and the multiplier are reset.
+    """Returns whether a policy equals the baseline once recipe fields and multiplier are reset.
 
-    Such a policy says that the baseline can be tuned further, and nothing about policies. No
-    decay is the baseline's decay at a recipe's `weight_decay` of 0. Rewritten code is other
-    mathematics, whatever its spec.
+    Such a policy shows that the baseline can be tuned further, and nothing about policies. No decay
+    counts as the baseline's decay with a `weight_decay` of 0. Rewritten code is never a retuned
+    baseline, whatever its spec.
     """
     if code is not None:
         return False

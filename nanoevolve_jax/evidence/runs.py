@@ -1,20 +1,19 @@
-"""Every training run that evidence rests on, kept once: a run that is known is not made again.
+"""Training runs that evidence rests on, each kept once: a known run is not trained again.
 
-That makes every command resumable, every comparison repeatable, and the compute that was
-spent, failures included, a sum over a file.
+So every command can be resumed and every comparison repeated, and the compute that was spent,
+failures included, is a sum over a file.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.score import instability
 from nanoevolve_jax.evidence.trajectories import read_telemetry, save_telemetry
-from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.engine import ClusterError, Engine, Progress, named
 from nanoevolve_jax.execution.job import Job, JobDocument, job_to_json
@@ -24,23 +23,37 @@ from nanoevolve_jax.execution.results import LOST, RunResult
 from nanoevolve_jax.execution.train import TELEMETRY
 
 FILE = "runs.jsonl"
+MAIN = "main"  # the program that most runs use
 
 
 class Run(NamedTuple):
-    """What one training run gave."""
+    """The result of one training run."""
 
     key: str
     stage: str
-    program: str  # the engine that made it: "main", or one with other static shapes
+    program: str  # engine that trained it: "main", or one with other static shapes
     job: dict[str, Any]
     val_bpb: float  # NaN if it failed
     train_loss: float
     failure: str | None
     failed_step: int | None
-    steps: int  # completed with finite numbers
-    tokens: int  # trained on, those of failed steps included
+    steps: int  # steps completed with finite numbers
+    tokens: int  # tokens trained on, those of failed steps included
     curve: list[list[float]]  # [step, validation bpb]
     instability: float  # nats; NaN if it failed
+
+
+class RunSource(Protocol):
+    """Gives the runs of jobs: `Runs`, or a stand-in that trains nothing."""
+
+    def engine(self, program: str = MAIN) -> Any:
+        """Returns the engine of a program, whose `width` is the number of jobs of a full batch."""
+
+    def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
+        """Returns a run for each job, in order."""
+
+    def telemetry(self, run: Run) -> dict[str, np.ndarray]:
+        """Returns the per-step columns of a run."""
 
 
 _NUMBERS = ("val_bpb", "train_loss", "instability")
@@ -62,7 +75,7 @@ class _RunDocument(TypedDict):
 
 
 def to_document(run: Run) -> dict[str, Any]:
-    """The JSON object of a run; what is not finite becomes null."""
+    """Returns the JSON object of a run; numbers that are not finite become null."""
     document = run._asdict()
     return document | {name: finite_or_null(document[name]) for name in (*_NUMBERS, "curve")}
 
@@ -78,22 +91,22 @@ def _from_document(document: dict[str, Any]) -> Run:
 
 
 def _read(path: Path, older: bool = False) -> tuple[list[Run], Journal]:
-    """The runs in whole lines, and the journal that holds them."""
+    """Returns the runs of all whole lines, and the journal that holds them."""
     try:
-        found = journal.read(path, older=older)
+        lines = journal.read(path, older=older)
     except (OSError, ValueError) as error:
         raise EvidenceError(str(error)) from None
     runs = []
-    for number, document in enumerate(found.documents, start=1):
+    for number, document in enumerate(lines.documents, start=1):
         try:
             runs.append(_from_document(document))
         except ValueError as error:
             raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
-    return runs, found
+    return runs, lines
 
 
 def read_runs(folder: Path, *, older: bool = False) -> list[Run]:
-    """The runs of a folder, an unfinished last line left out; nothing is changed.
+    """Reads the runs of a folder, except for an unfinished last line; changes nothing.
 
     Args:
       folder: Run folder.
@@ -106,7 +119,7 @@ def read_runs(folder: Path, *, older: bool = False) -> list[Run]:
 
 
 def spent_by_stage(runs: Iterable[Run]) -> dict[str, dict[str, int]]:
-    """Runs, failed runs and tokens, by stage."""
+    """Returns the number of runs, of failed runs and of tokens, by stage."""
     total: dict[str, dict[str, int]] = {}
     for run in runs:
         stage = total.setdefault(run.stage, {"runs": 0, "failed": 0, "tokens": 0})
@@ -117,7 +130,7 @@ def spent_by_stage(runs: Iterable[Run]) -> dict[str, dict[str, int]]:
 
 
 class Runs:
-    """The runs of one folder: those on disk, and an engine for those that are missing."""
+    """The runs of a folder: those on disk, and engines for those that are missing."""
 
     def __init__(
         self,
@@ -127,65 +140,68 @@ class Runs:
         log: Callable[[str], None] = lambda line: None,
         on_event: Sequence[Callable[[Run], None]] = (),
     ):
-        """Reads what is known.
+        """Reads the known runs.
 
         Args:
-          folder: of `runs.jsonl` and `telemetry/`.
-          engines: by name, makers of engines; "main" is the one most runs use.
-          on_progress: hears of running jobs.
+          folder: Folder of `runs.jsonl` and `telemetry/`.
+          engines: Functions that make engines, by program; "main" is the program most runs use.
+          on_progress: Callback that takes the progress of running jobs.
           log: Callback that takes one line for the user.
           on_event: Callbacks that take each run in file order, starting with known runs.
 
         Raises:
-          EvidenceError: if a complete line was changed; a torn last one is cut off.
+          EvidenceError: if a complete line was changed; an unfinished last line is cut off.
         """
         self.folder = folder
-        self._engines = engines
-        self._made: dict[str, Engine] = {}
+        self._makers = engines
+        self._engines: dict[str, Engine] = {}
         self._on_progress, self._log, self._on_event = on_progress, log, on_event
         self._known: dict[str, Run] = {}
         for run in self._load():
-            self._know(run)
+            self._add(run)
 
     def _load(self) -> list[Run]:
         path = self.folder / FILE
-        runs, found = _read(path)
-        if found.torn:  # by a kill in the middle of a write
-            self._log(f"{path}: an unfinished line is cut off; its run is made again")
-            journal.cut(path, found.size)
+        runs, lines = _read(path)
+        if lines.torn:  # by a kill in the middle of a write
+            self._log(f"{path}: an unfinished line is cut off; its run is trained again")
+            journal.cut(path, lines.size)
         return runs
 
     def engine(self, program: str = MAIN) -> Engine:
-        """The engine of a name, made when it is first needed."""
-        if program not in self._made:
-            self._made[program] = self._engines[program]()
-        return self._made[program]
+        """Returns the engine of a program; it is made when it is first needed."""
+        if program not in self._engines:
+            self._engines[program] = self._makers[program]()
+        return self._engines[program]
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
-        """Makes the runs that are missing; returns one for every job, in order."""
-        keys = [f"{program}-{job.key}" for job in jobs]
-        missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in self._known}
+        """Trains the jobs whose runs are missing; returns a run for each job, in order.
+
+        Raises:
+          ClusterError: if a machine was lost, because that says nothing about the candidate.
+        """
+        missing = {job.key: job for job in jobs if f"{program}-{job.key}" not in self._known}
         if missing:
             engine = self.engine(program)
             on_progress = named(self._on_progress, self._names(missing, stage))
             with contextlib.closing(engine.run(list(missing.values()), on_progress)) as results:
                 for (key, job), result in zip(missing.items(), results, strict=True):
                     if (result.failure or "").startswith(LOST):
-                        # A failed machine says nothing about the candidate.
                         raise ClusterError(
                             f"a run of {stage!r} was {result.failure}; the same command tries it "
                             "again"
                         )
                     tokens = engine.task.batch_tokens
-                    self._keep(_as_run(key, stage, program, job, result, tokens), result)
-        return [self._known[key] for key in keys]
+                    run = _as_run(f"{program}-{key}", stage, program, job, result, tokens)
+                    self._keep(run, result)
+        return [self._known[f"{program}-{job.key}"] for job in jobs]
 
     def known_steps(self) -> int:
-        """Candidate-steps of all runs so far."""
+        """Returns the number of candidate-steps of all known runs."""
         return sum(run.job["steps"] for run in self._known.values())
 
     def telemetry(self, run: Run) -> dict[str, np.ndarray]:
-        """A run's per-step columns, named as in `TELEMETRY`.
+        """Returns a run's per-step columns, named as in `TELEMETRY`.
 
         Raises:
           EvidenceError: if the file is missing or damaged.
@@ -196,25 +212,24 @@ class Runs:
         return columns
 
     def spent(self) -> dict[str, dict[str, int]]:
-        """Runs, failed runs and tokens by stage, over everything ever made in this folder."""
+        """Returns runs, failed runs and tokens by stage, over all runs of this folder."""
         return spent_by_stage(self._known.values())
 
     def _keep(self, run: Run, result: RunResult) -> None:
         columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
         save_telemetry(self.folder, run.key, columns)
         journal.append(self.folder / FILE, [to_document(run)])
-        self._know(run)
+        self._add(run)
 
-    def _know(self, run: Run) -> None:
+    def _add(self, run: Run) -> None:
         self._known[run.key] = run
         for on_event in self._on_event:
             on_event(run)
 
-    def _names(self, missing: Mapping[str, Job], stage: str) -> dict[str, str]:
-        """What to call jobs while they run: their stage and number in it, by the job's key."""
+    def _names(self, missing: Iterable[str], stage: str) -> dict[str, str]:
+        """Returns names of jobs for progress, by job key: their stage and number in it."""
         first = 1 + sum(run.stage == stage for run in self._known.values())
-        jobs = enumerate(missing.values(), start=first)
-        return {job.key: f"{stage} {number}" for number, job in jobs}
+        return {key: f"{stage} {number}" for number, key in enumerate(missing, start=first)}
 
 
 def _as_run(
@@ -239,5 +254,5 @@ def _as_run(
 
 
 def bpb(runs: Sequence[Run]) -> np.ndarray:
-    """Final validation bits per byte; float64[runs], NaN where a run failed."""
+    """Returns final validation bits per byte, float64[runs]; NaN where a run failed."""
     return np.array([run.val_bpb for run in runs], np.float64)

@@ -1,17 +1,18 @@
-"""Does a win hold elsewhere: other learning rates, horizons, width, and less compute?"""
+"""Transfer of a win: other learning rates and horizons, less compute, and a wider model."""
 
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence.comparison import Arm, Bench
-from nanoevolve_jax.evidence.ledger import Confirmation
-from nanoevolve_jax.evidence.runs import bpb
+from nanoevolve_jax.evidence.confirmation import Arms, Study
+from nanoevolve_jax.evidence.documents import TransferResult
+from nanoevolve_jax.evidence.runs import MAIN, bpb
 from nanoevolve_jax.evidence.seeds import Stage, confirmation_seeds
-from nanoevolve_jax.evidence.work import Call, Group, call
+from nanoevolve_jax.execution.job import Job
+from nanoevolve_jax.execution.json_files import finite_or_null
 
-WIDER = "wider"  # the program of the wider model
+WIDER = "wider"  # program of the wider model
 _FACTORS = (0.5, 2.0)
 _CELLS, _CHEAPER, _WIDTH = (  # stages of `runs.jsonl`
     f"transfer: {name}" for name in ("learning rate and horizon", "95 % of the compute", "width")
@@ -19,90 +20,89 @@ _CELLS, _CHEAPER, _WIDTH = (  # stages of `runs.jsonl`
 
 
 class Cell(NamedTuple):
-    """One condition; bits per byte on the same seeds, NaN where a run failed."""
+    """Results in one condition; bits per byte on the same seeds, NaN where a run failed."""
 
     baseline: np.ndarray
     winner: np.ndarray
 
     @property
     def gains(self) -> np.ndarray:
+        """Gain of the winner on each seed, float64[seeds], in bpb."""
         return self.baseline - self.winner
 
 
-def planned_calls(config: ConfigDict, cheaper_seeds: int, cost_ratio: float = 1.0) -> list[Call]:
-    """What transfer asks of the engine; arguments as of `run_cheaper`."""
-    steps, runs = config.confirm.steps, 2 * config.transfer.seeds
-    cells = [call(_CELLS, runs, horizon) for _, horizon in _conditions(steps).values()]
-    arms = (Group(cheaper_seeds, steps), Group(cheaper_seeds, _fewer(steps, cost_ratio)))
-    return [*cells, Call(_CHEAPER, arms), call(_WIDTH, runs, steps, WIDER)]
+def transfer(study: Study, arms: Arms, cheaper_pairs: int) -> TransferResult:
+    """Trains both arms elsewhere, for levels 4 and 5.
+
+    Args:
+      study: What the candidate was confirmed with.
+      arms: Winner and baseline as they were tested.
+      cheaper_pairs: Pairs at 95 % of the compute, see `levels.required_seeds`.
+    """
+    cells = run_cells(study, arms)
+    cheaper = run_cheaper(study, arms, cheaper_pairs)
+    wide = run_wider(study, arms)
+    return TransferResult(
+        cells={name: finite_or_null(cell) for name, cell in cells.items()},
+        cheaper=finite_or_null(cheaper),
+        wider=finite_or_null(wide),
+    )
 
 
-def _conditions(steps: int) -> dict[str, tuple[float, int]]:
-    """The cells of level 4: factor on the learning rate, and horizon."""
-    rates = {f"lr x{f:g}": (f, steps) for f in _FACTORS}
-    return rates | {f"horizon x{f:g}": (1.0, max(1, round(f * steps))) for f in _FACTORS}
-
-
-def _fewer(steps: int, cost_ratio: float) -> int:
-    """Steps that take 95 % of the baseline's compute."""
-    return max(1, int(0.95 * steps / cost_ratio))
-
-
-def _seeds(bench: Bench, stage: Stage, consumed: Confirmation, count: int) -> list[int]:
-    return confirmation_seeds(stage, bench.config.seed, consumed.number, count)
-
-
-def run_cells(bench: Bench, winner: Arm, baseline: Arm, consumed: Confirmation) -> dict[str, Cell]:
-    """Level 4: the learning rate and the horizon halved and doubled."""
-    steps = bench.config.confirm.steps
-    seeds = _seeds(bench, Stage.TRANSFER, consumed, bench.config.transfer.seeds)
+def run_cells(study: Study, arms: Arms) -> dict[str, Cell]:
+    """Trains both arms with the learning rate and the horizon halved and doubled (level 4)."""
+    bench, steps = study.bench, study.bench.config.confirm.steps
+    seeds = _seeds(study, Stage.TRANSFER, bench.config.transfer.seeds)
+    conditions = {f"lr x{f:g}": (f, steps) for f in _FACTORS}
+    conditions |= {f"horizon x{f:g}": (1.0, max(1, round(f * steps))) for f in _FACTORS}
     cells = {}
-    for name, (factor, horizon) in _conditions(steps).items():
-        arms = [arm._replace(lr_factor=arm.lr_factor * factor) for arm in (baseline, winner)]
-        jobs = [bench.job(arm, seed, consumed.fold, horizon) for arm in arms for seed in seeds]
-        values = bpb(bench.runs.run(jobs, _CELLS))
-        cells[name] = Cell(*values.reshape(2, -1))
+    for name, (factor, horizon) in conditions.items():
+        moved = [
+            arm._replace(lr_factor=arm.lr_factor * factor) for arm in (arms.baseline, arms.winner)
+        ]
+        jobs = [bench.job(arm, seed, study.slot.fold, horizon) for arm in moved for seed in seeds]
+        cells[name] = _cell(study, jobs, _CELLS)
     return cells
 
 
-def run_cheaper(
-    bench: Bench,
-    winner: Arm,
-    baseline: Arm,
-    consumed: Confirmation,
-    cost_ratio: float,
-    count: int,
-) -> Cell:
-    """Level 5: the winner with 95 % of the baseline's compute.
+def run_cheaper(study: Study, arms: Arms, pairs: int) -> Cell:
+    """Trains the winner with 95 % of the baseline's compute (level 5).
 
     Args:
-      bench: where.
-      winner: at its own learning rate.
-      baseline: likewise.
-      consumed: the confirmation's seeds and fold.
-      cost_ratio: FLOPs of the winner's step over the baseline's.
-      count: seeds, fixed beforehand.
+      study: What the candidate was confirmed with.
+      arms: Winner and baseline as they were tested.
+      pairs: Number of pairs, fixed beforehand.
     """
-    steps, seeds = bench.config.confirm.steps, _seeds(bench, Stage.CHEAPER, consumed, count)
-    fewer = _fewer(steps, cost_ratio)
-    jobs = [bench.job(baseline, seed, consumed.fold) for seed in seeds]
-    jobs += [bench.job(winner, seed, consumed.fold, fewer) for seed in seeds]
-    values = bpb(bench.runs.run(jobs, _CHEAPER))
-    return Cell(*values.reshape(2, -1))
+    bench, fold = study.bench, study.slot.fold
+    seeds = _seeds(study, Stage.CHEAPER, pairs)
+    fewer = max(1, int(0.95 * bench.config.confirm.steps / arms.cost_ratio))
+    jobs = [bench.job(arms.baseline, seed, fold) for seed in seeds]
+    jobs += [bench.job(arms.winner, seed, fold, fewer) for seed in seeds]
+    return _cell(study, jobs, _CHEAPER)
 
 
 def wider(config: ConfigDict) -> ConfigDict:
-    """The config of a model `transfer.width` times as wide, with as many more heads."""
+    """Returns the config of a model `transfer.width` times as wide, with as many more heads."""
     changed, factor = config.copy_and_resolve_references(), config.transfer.width
     for name in ("n_embd", "n_head", "n_kv_head"):
         changed.model[name] = factor * config.model[name]
     return changed
 
 
-def run_wider(bench: Bench, winner: Arm, baseline: Arm, consumed: Confirmation) -> Cell:
-    """Level 5: the same comparison on a wider model, its recipe scaled by NanoChat's rules."""
-    bench = bench._replace(config=wider(bench.config))
-    seeds = _seeds(bench, Stage.WIDER, consumed, bench.config.transfer.seeds)
-    jobs = [bench.job(arm, seed, consumed.fold) for arm in (baseline, winner) for seed in seeds]
-    values = bpb(bench.runs.run(jobs, _WIDTH, WIDER))
+def run_wider(study: Study, arms: Arms) -> Cell:
+    """Trains both arms on a wider model, its recipe scaled by NanoChat's rules (level 5)."""
+    bench = study.bench._replace(config=wider(study.bench.config))
+    seeds = _seeds(study, Stage.WIDER, bench.config.transfer.seeds)
+    both = (arms.baseline, arms.winner)
+    jobs = [bench.job(arm, seed, study.slot.fold) for arm in both for seed in seeds]
+    return _cell(study, jobs, _WIDTH, WIDER)
+
+
+def _seeds(study: Study, stage: Stage, count: int) -> list[int]:
+    return confirmation_seeds(stage, study.bench.config.seed, study.slot.number, count)
+
+
+def _cell(study: Study, jobs: list[Job], stage: str, program: str = MAIN) -> Cell:
+    """Trains the jobs of the baseline, then of the winner, and returns their results."""
+    values = bpb(study.bench.runs.run(jobs, stage, program))
     return Cell(*values.reshape(2, -1))

@@ -1,5 +1,6 @@
-"""What a gain comes from: sensing, a schedule, rewritten code, constants, or nothing at all."""
+"""Labels for a gain: sensing, a schedule, rewritten functions, constants, or not resolved."""
 
+import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,38 +10,73 @@ from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 
 P = 0.05
 STRICT_P = 0.025
-STEP_SHARE = 0.95  # of the gate's variance; above it only the panel can show sensing
+STEP_SHARE = 0.95  # share of the gate's variance; above it only the panel can show sensing
 
-NOT_CONFIRMED = "not distinguishable from the tuned baseline"
-RETUNED = "a retuned baseline"
 SENSING = "sensing"
 SCHEDULE = "a schedule"
 CONSTANTS = "better constants"
 REWRITTEN = "rewritten functions"
 UNRESOLVED = "gain, source unresolved"
-NOT_ASKED = "gain, source not asked"
+
+
+class Unattributed(enum.Enum):
+    """Labels of candidates whose gain was not attributed, or that have no gain to attribute."""
+
+    RETUNED = "a retuned baseline"
+    NOT_CONFIRMED = "not distinguishable from the tuned baseline"
+    NOT_ATTRIBUTED = "gain, source not asked"
+
+
+class Panel(NamedTuple):
+    """Results of the perturbation panel: mean bpb over perturbations, float[seeds], per arm."""
+
+    winner: np.ndarray
+    schedule: np.ndarray
+    baseline: np.ndarray
+
+
+class PlaceboEvidence(NamedTuple):
+    """Results of a confirmed winner and its placebos on the same seeds, float[seeds], in bpb.
+
+    Attributes:
+      baseline: The tuned baseline.
+      winner: The confirmed candidate.
+      constants: The candidate with its gate held at a constant, by name of the constant.
+      schedule: The candidate with its mean trajectory replayed.
+      yoked: The candidate with the trajectory of another seed replayed.
+      built_in: The candidate with built-in functions; None if it has no rewritten ones.
+      panel: The perturbation panel; None if it was not run.
+    """
+
+    baseline: np.ndarray
+    winner: np.ndarray
+    constants: Mapping[str, np.ndarray]
+    schedule: np.ndarray
+    yoked: np.ndarray
+    built_in: np.ndarray | None = None
+    panel: Panel | None = None
 
 
 class Verdict(NamedTuple):
     """The label of a candidate, and what to release."""
 
     label: str
-    release: str | None  # 'the policy', 'its mean trajectory', 'its best constants' or nothing
+    release: str | None  # 'the policy', 'its mean trajectory', 'its best constants' or None
     contrasts: dict[str, PairedTest]
 
 
 def best_constants(constants: Mapping[str, np.ndarray]) -> str:
-    """The constants with the lowest mean bpb; those with a failed run come last."""
+    """Returns the constants with the lowest mean bpb; constants with a failed run come last."""
     mean = {name: float(np.mean(bpb)) for name, bpb in constants.items()}
     return min(mean, key=lambda name: mean[name] if np.isfinite(mean[name]) else np.inf)
 
 
 def step_share(gates: np.ndarray) -> float:
-    """Share of the gate's variance that the step alone explains; 1 for a gate that stands still.
+    """Returns the share of the gate's variance that the step explains; 1 if the gate is constant.
 
     Args:
-      gates: float[seeds, steps], one of them finite at least; NaN where a run failed, which says
-        nothing of the gate.
+      gates: Gate trajectories, float[seeds, steps]. Rows with NaN, which failed, are left out; at
+        least one row must be finite.
     """
     gates = np.asarray(gates, np.float64)
     gates = gates[np.isfinite(gates).all(1)]
@@ -49,59 +85,39 @@ def step_share(gates: np.ndarray) -> float:
 
 
 def _gain(worse: np.ndarray, better: np.ndarray) -> PairedTest:
-    """Tests `better` against `worse`.
+    """Tests whether `better` has a lower bpb than `worse`.
 
-    A failed run of `worse` is no evidence for `better` and is left out; one of `better` is held
-    against it, whatever became of `worse`.
+    A pair in which only `worse` failed is left out: it is not evidence for `better`. A failed run
+    of `better` always counts against it.
     """
     usable = np.isfinite(worse) | ~np.isfinite(better)
     return paired_test(worse[usable] - better[usable])
 
 
-def judge(
-    *,
-    confirmed: bool,
-    retuned: bool = False,
-    baseline: np.ndarray | None = None,
-    winner: np.ndarray | None = None,
-    constants: Mapping[str, np.ndarray] | None = None,
-    schedule: np.ndarray | None = None,
-    yoked: np.ndarray | None = None,
-    built_in: np.ndarray | None = None,
-    panel: Mapping[str, np.ndarray] | None = None,
-) -> Verdict:
-    """Names what a gain comes from.
-
-    Args:
-      confirmed: whether confirmation was a win; without one nothing else is read.
-      retuned: whether the policy is the baseline but for its recipe.
-      baseline: float[seeds], bpb.
-      winner: float[seeds].
-      constants: float[seeds] by name; None if nothing was attributed yet.
-      schedule: float[seeds], the mean trajectory replayed.
-      yoked: float[seeds], another seed's trajectory replayed.
-      built_in: float[seeds], its spec with the built-in functions; None: nothing is rewritten.
-      panel: means over perturbations, float[seeds], of `winner`, `schedule` and `baseline`.
-    """
-    if retuned:
-        return Verdict(RETUNED, None, {})
-    if not confirmed:
-        return Verdict(NOT_CONFIRMED, None, {})
-    if constants is None:  # what to release is what attribution would have said
-        return Verdict(NOT_ASKED, None, {})
-    constant = constants[best_constants(constants)]
+def _contrasts(evidence: PlaceboEvidence) -> dict[str, PairedTest]:
+    """Returns the paired tests that decide the label, by name."""
+    baseline, winner, schedule = evidence.baseline, evidence.winner, evidence.schedule
+    constant = evidence.constants[best_constants(evidence.constants)]
     contrasts = {
         "winner over constants": _gain(constant, winner),
         "winner over schedule": _gain(schedule, winner),
-        "winner over yoked": _gain(yoked, winner),
+        "winner over yoked": _gain(evidence.yoked, winner),
         "schedule over baseline": _gain(baseline, schedule),
         "constants over baseline": _gain(baseline, constant),
     }
-    if built_in is not None:
-        contrasts["winner over built-in functions"] = _gain(built_in, winner)
-    if panel is not None:
-        contrasts["winner over schedule in the panel"] = _gain(panel["schedule"], panel["winner"])
-        contrasts["winner over baseline in the panel"] = _gain(panel["baseline"], panel["winner"])
+    if evidence.built_in is not None:
+        contrasts["winner over built-in functions"] = _gain(evidence.built_in, winner)
+    if (panel := evidence.panel) is not None:
+        contrasts["winner over schedule in the panel"] = _gain(panel.schedule, panel.winner)
+        contrasts["winner over baseline in the panel"] = _gain(panel.baseline, panel.winner)
+    return contrasts
+
+
+def judge(evidence: PlaceboEvidence | Unattributed) -> Verdict:
+    """Returns the label of a candidate and what to release, from what is known about its gain."""
+    if isinstance(evidence, Unattributed):
+        return Verdict(evidence.value, None, {})
+    contrasts = _contrasts(evidence)
 
     def beats(name: str, p: float = P) -> bool:
         test = contrasts.get(name)
@@ -122,5 +138,5 @@ def judge(
         return Verdict(CONSTANTS, "its best constants", contrasts)
     if beats("schedule over baseline"):
         return Verdict(SCHEDULE, "its mean trajectory", contrasts)
-    survives = bool(np.all(np.isfinite(winner)))
+    survives = bool(np.all(np.isfinite(evidence.winner)))
     return Verdict(UNRESOLVED, "the policy" if survives else None, contrasts)

@@ -1,8 +1,8 @@
-"""What a campaign will take before it is begun: runs, tokens, FLOPs, machine-hours, hours.
+"""The plan of a campaign: runs, tokens, FLOPs, machine-hours and hours before it is started.
 
-Counts are those the stages themselves give. Time is counted in batches: a machine trains as many
-candidates at once as it has lanes, a batch that is not full takes as long as a full one, and a
-batch stays on one machine. So more machines than a call has batches make nothing faster.
+The stages count their own runs. Time is counted in batches: a machine trains as many candidates at
+once as it has lanes, a batch that is not full takes as long as a full one, and a batch stays on one
+machine. So more machines than a call has batches do not make it faster.
 """
 
 import heapq
@@ -25,27 +25,27 @@ HOUR = 3600.0  # seconds
 
 
 class Load(NamedTuple):
-    """What a call means for machines."""
+    """The work of a call on machines."""
 
     stage: str
     runs: int
-    batches: tuple[float, ...]  # hours of each, on one machine
+    batches: tuple[float, ...]  # hours per batch, on one machine
 
 
 def load_of(call: Call, width: int, hours: Callable[[Group], float]) -> Load:
-    """The batches of a call.
+    """Returns the batches of a call.
 
     Args:
-      call: its groups.
-      width: candidates that a machine trains at once.
-      hours: that a batch of a group takes.
+      call: Runs that are asked for at once.
+      width: Candidates that a machine trains at once.
+      hours: Returns the hours that a batch of a group takes.
     """
     batches = [hours(group) for group in call.groups for _ in range(-(-group.runs // width))]
     return Load(call.stage, total_runs([call]), tuple(batches))
 
 
 def wall_hours(load: Load, machines: int) -> float:
-    """How long a call takes when every machine, once free, gets the next batch."""
+    """Returns how long a call takes if every machine, once free, gets the next batch."""
     free = [0.0] * machines
     for hours in load.batches:
         heapq.heapreplace(free, free[0] + hours)
@@ -59,18 +59,18 @@ class Row(NamedTuple):
     runs: int
     tokens: float
     flops: float
-    hours: tuple[float, ...]  # for each number of machines; on one they are machine-hours
+    hours: tuple[float, ...]  # per number of machines; on one machine, machine-hours
 
 
 def total(stage: str, rows: Iterable[Row]) -> Row:
-    """All of them, one after the other."""
+    """Returns the sum of rows that run one after the other."""
     columns = list(zip(*rows, strict=True))
     hours = tuple(map(sum, zip(*columns[-1], strict=True)))
     return Row(stage, *map(sum, columns[1:-1]), hours)
 
 
 def machine_counts(most: int) -> list[int]:
-    """1, 2, 4, ... below `most`, and `most`."""
+    """Returns 1, 2, 4, ... below `most`, and `most`."""
     return [1 << i for i in range((most - 1).bit_length())] + [most]
 
 
@@ -78,41 +78,42 @@ def machine_counts(most: int) -> list[int]:
 
 
 class Phase(NamedTuple):
-    """Stages that the same command runs, or that hang on the same condition."""
+    """Stages that the same command runs, or that depend on the same condition."""
 
     name: str
     calls: list[Call]
-    evaluations: int  # of a run, as the config asks for
+    evaluations: int  # validations per run that the config asks for
 
 
 def phases(config: ConfigDict, width: int) -> list[Phase]:
-    """Everything a calibrated campaign asks of the engine, in order.
+    """Returns everything a calibrated campaign asks of the engine, in order.
 
-    How many pairs the test at 95 % of the compute needs is not known before the gain is:
-    `transfer.seeds` stand for them.
+    Args:
+      config: Full configuration.
+      width: Candidates that a machine trains at once, which is how many tuning asks for at once.
     """
     budget = config.calibrate.tuning_runs or promotion.planned_runs(config)
     search = campaign.planned_calls(config) + promotion.planned_calls(config)
-    after_win = trial.planned_after_win(config, config.transfer.seeds)
+    confirmation, after_win = trial.dry_run(config)
     few, many = config.train.evaluations, config.confirm.evaluations
     return [
         Phase("calibration", calibration.planned_calls(config, budget, width), few),
         Phase("search", search, few),
-        Phase("confirmation", trial.planned_calls(config), many),
+        Phase("confirmation", confirmation, many),
         Phase("after a win", after_win, many),
     ]
 
 
 class Cost(NamedTuple):
-    """What the baseline costs in one of the compiled programs."""
+    """Cost of the baseline in one of the compiled programs."""
 
-    tokens: float  # a step
+    tokens: float  # per step
     step_flops: float
     evaluation_flops: float
 
 
 def costs_of(config: ConfigDict) -> dict[str, Cost]:
-    """The cost in every program that a campaign may use."""
+    """Returns the cost in every program that a campaign may use."""
 
     def cost(config: ConfigDict, capacity: int = 1) -> Cost:
         task = make_task(config)
@@ -132,15 +133,15 @@ def costs_of(config: ConfigDict) -> dict[str, Cost]:
 
 
 class Pace(NamedTuple):
-    """How fast one machine is in the main program; seconds a candidate, whatever the lanes."""
+    """Speed of one machine in the main program, in seconds per candidate."""
 
     step: float
     evaluation: float
-    width: int  # candidates at once
+    width: int  # candidates trained at once
 
 
 def given_pace(step: float, cost: Cost, width: int) -> Pace:
-    """The pace of a machine of which only the step is known: a validation's by its FLOPs."""
+    """Returns the pace of a machine from its seconds per step; validations follow by FLOPs."""
     return Pace(step, step * cost.evaluation_flops / cost.step_flops, width)
 
 
@@ -152,16 +153,16 @@ def plan(
     segment_steps: int,
     machines: Sequence[int],
 ) -> list[Row]:
-    """A row a stage, in the order in which stages begin.
+    """Returns one row per stage, in the order in which stages begin.
 
-    Training and validation alone: compilation, data and checkpoints come on top.
+    Rows count training and validation. Compilation, data and checkpoints take additional time.
 
     Args:
-      phase: what is run.
-      costs: by program; one that is not the main one takes longer by its FLOPs.
-      pace: of one machine.
-      segment_steps: steps between returns to the host, where validations can be.
-      machines: numbers of them to give hours for; [1, ...].
+      phase: Calls to plan.
+      costs: Cost by program; other programs than the main one take longer by their FLOPs.
+      pace: Speed of one machine.
+      segment_steps: Steps between returns to the host, where validations can happen.
+      machines: Numbers of machines to compute hours for; the first must be 1.
     """
     main = costs[MAIN]
 
@@ -190,33 +191,34 @@ def plan(
         )
 
     rows: dict[str, list[Row]] = {}
-    for one in phase.calls:
-        rows.setdefault(one.stage, []).append(row(one))
-    return [total(stage, some) for stage, some in rows.items()]
+    for own in phase.calls:
+        rows.setdefault(own.stage, []).append(row(own))
+    return [total(stage, parts) for stage, parts in rows.items()]
 
 
 # Campaigns in round figures ----------------------------------------------------------------
 
 
 class Scenario(NamedTuple):
-    """A campaign of one candidate a machine, in hours."""
+    """A campaign with one candidate per machine, in hours."""
 
     generations: int
     population: int
-    promoted: int  # of each generation
-    screening: float = 1.0  # a candidate
-    seeds: int = 3  # of each promoted candidate
-    confirmation: float = 5.0  # a seed
-    baselines: int = 7  # as long as a confirmation: 35 hours
+    promoted: int  # candidates per generation
+    screening: float = 1.0  # hours per candidate
+    seeds: int = 3  # per promoted candidate
+    confirmation: float = 5.0  # hours per seed
+    baselines: int = 7  # runs as long as a confirmation: 35 hours
 
 
 SCENARIOS = {"conservative": Scenario(5, 8, 3), "aggressive": Scenario(10, 16, 4)}
 
 
 def scenario_loads(scenario: Scenario) -> list[Load]:
-    """Its calls: a generation waits for the one before, confirmations for the last one.
+    """Returns the calls of a scenario.
 
-    No run waits for a confirmation or a baseline, so these fill the machines together.
+    A generation waits for the previous one, and confirmations wait for the last generation. Nothing
+    waits for a confirmation or a baseline, so these share the machines.
     """
     own = scenario
     confirmed = own.generations * own.promoted * own.seeds
@@ -229,6 +231,6 @@ def scenario_loads(scenario: Scenario) -> list[Load]:
 
 
 def scenario_hours(scenario: Scenario, machines: Sequence[int]) -> list[float]:
-    """Hours for each number of machines; on one they are machine-hours."""
+    """Returns hours per number of machines; on one machine these are machine-hours."""
     loads = scenario_loads(scenario)
     return [sum(wall_hours(load, count) for load in loads) for count in machines]

@@ -88,7 +88,7 @@ def planned_runs(config: ConfigDict) -> int:
 def arm_of(record: Record, folder: Path) -> Arm:
     """A candidate of a run folder as one side of a comparison."""
     code = code_of(folder, record.code)
-    return Arm(record.id, record.spec, dict(record.recipe or {}), code=code)
+    return Arm(record.id, record.spec, dict(record.recipe or {}), code=code, cost=record.cost)
 
 
 def with_runs(record: Record, runs: list[Run]) -> Record:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nanoevolve_jax.exports.source import source_of
 from nanoevolve_jax.exports.stepping import (
     Optimizer,
     State,
@@ -39,7 +40,7 @@ from nanoevolve_jax.exports.stepping import (
     optax_optimizer,
     torch_optimizer,
 )
-from nanoevolve_jax.policy.certified import Code
+from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
 
 STEPS = 50
@@ -89,6 +90,30 @@ class Agreement(NamedTuple):
 
 Check = Callable[[OptimizerSpec, str, Code | None], Agreement]
 """Compares a policy and its rewritten functions, if any, with the text of an exported file."""
+
+
+def export_result(
+    name: str, spec: OptimizerSpec, code: Code | None, check: Check, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compares a policy with its file for optax; returns the result as a card holds it.
+
+    A file that cannot be compared, such as one that does not terminate, does not agree. Code must
+    not be able to prevent a card from being written.
+
+    Args:
+      name: Id of the policy.
+      spec: The policy.
+      code: Its rewritten functions.
+      check: Compares a policy with the text of a file.
+      log: Callback that takes one line for the user.
+    """
+    source = source_of(spec, "optax", name, code=code)
+    try:
+        agreement = check(spec, source, code)
+    except CertificateError as error:
+        log(f"export: {error}")
+        agreement = Agreement(math.inf, math.inf, 0, 0, 0, 0)
+    return agreement.to_json()
 
 
 def compare(

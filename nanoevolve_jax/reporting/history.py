@@ -12,9 +12,10 @@ from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.calibration_file import FILE as CALIBRATION_FILE
 from nanoevolve_jax.evidence.calibration_file import KIND as CALIBRATION
 from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED
-from nanoevolve_jax.evidence.card import is_record, read_card, read_replay, with_replay
+from nanoevolve_jax.evidence.card import read_card
 from nanoevolve_jax.evidence.comparison import Bench
 from nanoevolve_jax.evidence.documents import CalibrationDocument, PromotionDocument
+from nanoevolve_jax.evidence.replay import is_record, read_replay, with_replay
 from nanoevolve_jax.evidence.runs import Run, read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed
 from nanoevolve_jax.evidence.trajectories import SCREENED, read_telemetry

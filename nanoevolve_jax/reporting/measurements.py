@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nanoevolve_jax.evidence.confirmation import minimum_detectable_effect
+from nanoevolve_jax.evidence.confirmation import minimum_detectable_effect, rules_of
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.runs import Run
 from nanoevolve_jax.evidence.statistics import Interval, mean_interval
-from nanoevolve_jax.evidence.trial import rules_of
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.spec import OptimizerSpec, Sensors

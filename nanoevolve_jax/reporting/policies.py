@@ -3,8 +3,11 @@
 import difflib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.comparison import Arm
@@ -13,7 +16,8 @@ from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
 from nanoevolve_jax.evolution.library import code_of
 from nanoevolve_jax.evolution.promotion import arm_of
-from nanoevolve_jax.execution.settings import make_recipe, with_recipe
+from nanoevolve_jax.execution.cost import matrix_shapes
+from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task, with_recipe
 from nanoevolve_jax.exports.forms import Policy
 from nanoevolve_jax.exports.origin import Compared, Origin, origin_from_file
 from nanoevolve_jax.policy.canonical import canonical, unread_fields
@@ -196,3 +200,42 @@ def trained_with(history: History, record: Record) -> dict[str, Any]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
+
+
+def distinct_arms(
+    config: ConfigDict, names: Sequence[str]
+) -> tuple[list[Arm], list[dict[str, str]]]:
+    """Returns the policies of some names, each once, and which names mean the same policy.
+
+    Args:
+      config: Full configuration; presets are built on its baseline.
+      names: Names of policies, see `named_arm`.
+
+    Returns:
+      The different policies, and for each repeated one a pair of names, `id` and `same_as`.
+
+    Raises:
+      SpecError: if a name cannot be used, or there are not two different policies.
+      CertificateError: if code was not certified for the matrices of the config's model.
+    """
+    baseline, matrices = make_baseline(config), matrix_shapes(make_task(config).model)
+    arms: list[Arm] = []
+    repeated: list[dict[str, str]] = []
+    for name in names:
+        arm = named_arm(name, baseline)
+        if arm.code:
+            arm.code.require(matrices)
+        same = next((known for known in arms if same_policy(known, arm)), None)
+        if same is None:
+            arms.append(arm)
+        else:
+            repeated.append({"id": name, "same_as": same.id})
+    if len(names) < 2:
+        raise SpecError(
+            f"specs must be two or more, each a preset, a JSON file or DIR:ID, got {len(names)}"
+        )
+    if len(arms) < 2:
+        raise SpecError(
+            f"specs must include different policies, got {' '.join(names)!r}, all the same policy"
+        )
+    return arms, repeated
