@@ -28,7 +28,13 @@ from rich.table import Table
 
 from benchmarks import options
 from nanoevolve_jax.evidence.comparison import search_lr
-from nanoevolve_jax.evidence.confirmation import CONTINUE, WIN, ConfirmationRules, decide, standing
+from nanoevolve_jax.evidence.confirmation import (
+    CONTINUE,
+    WIN,
+    ConfirmationRules,
+    decide,
+    decision_rank,
+)
 from nanoevolve_jax.evidence.score import (
     PromotionRules,
     Scale,
@@ -156,7 +162,7 @@ def run_campaign(
     bpb = world.run([*np.negative(lost), picked.effect - own], rules.seeds)
     for count in (rules.first_seeds, rules.seeds):
         *others, mine = bpb[:, :count]
-        decision = min((decide(other, mine, 1.0, rules) for other in others), key=standing)
+        decision = min((decide(other, mine, 1.0, rules) for other in others), key=decision_rank)
         if decision.outcome != CONTINUE:
             break
     return decision.outcome == WIN, picked.effect > 0

@@ -54,10 +54,9 @@ from nanoevolve_jax.evidence.seeds import SCREEN_FOLD, Stage, confirmation_seeds
 from nanoevolve_jax.evidence.statistics import paired_test, seed_noise
 from nanoevolve_jax.evidence.verdict import (
     CONSTANTS,
-    NOT_CONFIRMED,
-    RETUNED,
     SCHEDULE,
     SENSING,
+    Unattributed,
     judge,
 )
 from nanoevolve_jax.evolution import archive, promotion, tournament
@@ -187,7 +186,7 @@ CASES = {
     ),
     "constants": Case(CONSTANTS, Bench, {}, _constants),
     "sensing": Case(SENSING, SurpriseBench, {}, _sensing),
-    "retuned": Case(RETUNED, Bench, {"matrix_lr": 0.25}, _retuned),
+    "retuned": Case(Unattributed.RETUNED.value, Bench, {"matrix_lr": 0.25}, _retuned),
 }
 
 
@@ -223,18 +222,13 @@ def measure_noise(bench: Bench, arm: Arm) -> Calibration:
 def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) -> trial.Trial:
     """Confirms and attributes like the command `confirm`."""
     seeds = tuple(confirmation_seeds(Stage.CONFIRM, bench.config.seed, 0))
-    return trial.run(
-        bench,
-        winner,
-        [baseline],
-        consumed=Confirmation(0, "", winner.id, FOLD, seeds, False, 1, None),
+    protocol = trial.Protocol(
+        slot=Confirmation(0, "", winner.id, FOLD, seeds, False, 1, None),
         calibration=calibration,
-        costs={winner.id: 1.0, baseline.id: 1.0},
         until="attribute",
-        finish=lambda confirmed: None,
-        expect=lambda steps: None,
         log=logging.info,
     )
+    return trial.run(bench, winner, [baseline], protocol)
 
 
 def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
@@ -251,7 +245,7 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
         baseline, winner = Arm("baseline", specs[0], {}), Arm("candidate", specs[1], {})
         retuned = is_retuned_baseline(winner.spec, baseline.spec)
         outcome = compare(bench, winner, baseline, measure_noise(bench, baseline))
-        verdict = judge(confirmed=False, retuned=True) if retuned else outcome.verdict
+        verdict = judge(Unattributed.RETUNED) if retuned else outcome.verdict
         seeds = [stage_seed(Stage.CONFIRM, config.seed, i) for i in range(config.confirm.seeds)]
         jobs = [bench.job(arm, seed, FOLD) for arm in (baseline, winner) for seed in seeds]
         as_given = bpb(bench.runs.run(jobs, "as given")).reshape(2, -1)
@@ -332,7 +326,7 @@ def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
         summary = json.loads((folder / "search" / "summary.json").read_text(encoding="utf-8"))
     gains = [records[0].val_bpb[0] - r.val_bpb[0] for r in records if r.recipe is None]
     return {
-        "expected": NOT_CONFIRMED,
+        "expected": Unattributed.NOT_CONFIRMED.value,
         "found": card["verdict"]["label"],
         "candidates": len(gains) - 1,
         "best_at_screening_in_sigma": max(gains) / card["calibration"]["sigma"],

@@ -25,7 +25,7 @@ WEIGHTED = set_field(ANNEALING, "control.coefficients.grad_alignment_ema", 0.7)
 SPEC = set_field(WEIGHTED, "control.coefficients.loss_improvement_ema", -0.4)
 PRESET = {"operator": "preset", "change": "control.enabled off -> on", "status": "survivor"}
 SEEDS = 9  # of promotion
-SIGMA = 0.01  # of every formula
+SIGMA = 0.01  # standard deviation of the noise
 
 
 def bpb_of(job):
@@ -102,15 +102,15 @@ def write(folder, repository):
         {"candidate": WINNER, "comparator": baseline.id, "first_round": [WINNER, "g001c00"]},
     )
     arms = [promotion.arm_of(record, folder) for record in (winner, baseline)]
-    found, _ = make_trial(bench, *arms, until="transfer")
+    tried, _ = make_trial(bench, *arms, until="transfer")
     (folder / "evidence").mkdir()
-    write_sealed(folder / "evidence" / f"{WINNER}.json", CARD, card_of(found, bench, *arms))
-    made = {}
+    write_sealed(folder / "evidence" / f"{WINNER}.json", CARD, card_of(tried, bench, *arms))
+    trained = {}
     for job, stage in list(bench.runs.jobs):
         run = bench.runs.run([job], stage)[0]
-        made[run.key] = run
-    journal.append(folder / RUNS, map(to_document, made.values()))
-    for run in made.values():
+        trained[run.key] = run
+    journal.append(folder / RUNS, map(to_document, trained.values()))
+    for run in trained.values():
         save(folder, run.key, columns_of(run.job["seed"], run.steps))
     summary = {"tokens_trained": 100, "training_runs": len(records), "wall_seconds": 12.0}
     (folder / "summary.json").write_text(json.dumps(summary))

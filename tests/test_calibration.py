@@ -49,14 +49,14 @@ FAILURES = {
 def test_noise_of_runs_that_fail_ends_in_one_line(name):
     with pytest.raises(EvidenceError, match="failed") as error:
         measured(fails_if(FAILURES[name]))
-    assert "allowed: " in str(error.value) and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_slope_and_panel_of_a_loss_that_falls_with_the_logarithm_of_the_horizon():
-    found = measured(noisy)
-    assert found["scale"]["horizon_slope"] == pytest.approx(0.1, abs=0.01)
-    for steps, panel in found["panel"]["horizons"].items():
-        assert set(panel["bpb"]) == {*found["panel"]["good"], *found["panel"]["bad"]}
+    results = measured(noisy)
+    assert results["scale"]["horizon_slope"] == pytest.approx(0.1, abs=0.01)
+    for steps, panel in results["panel"]["horizons"].items():
+        assert set(panel["bpb"]) == {*results["panel"]["good"], *results["panel"]["bad"]}
         expected = noisy_at(int(steps))
         assert panel["bpb"]["baseline"] == pytest.approx(expected)
 
@@ -75,13 +75,13 @@ def test_the_slope_is_what_a_longer_run_gains_and_never_negative():
 
 
 def test_a_failed_run_of_the_panel_is_null_in_the_document():
-    found = measured(fails_if(lambda job: job.candidate.spec.update_multiplier == 4.0))
-    assert found["panel"]["horizons"]["100"]["bpb"]["multiplier x4"] == [None] * 3
+    results = measured(fails_if(lambda job: job.candidate.spec.update_multiplier == 4.0))
+    assert results["panel"]["horizons"]["100"]["bpb"]["multiplier x4"] == [None] * 3
 
 
 def test_tuning_where_nothing_trains_ends_in_one_line():
     bench = make_bench(lambda job: math.nan)
-    with pytest.raises(EvidenceError, match="all 8 runs of the tuning failed; allowed: "):
+    with pytest.raises(EvidenceError, match="all 8 runs of the tuning failed"):
         tune_recipe(bench.config, bench.runs, 8, silent)
 
 
@@ -93,7 +93,7 @@ def test_tuning_goes_on_where_its_first_runs_fail():
 
 def test_a_shortlist_whose_every_point_fails_once_is_refused():
     bench = make_bench(lambda job: math.nan if bench.runs.of("calibrate: tune_final") else 2.0)
-    with pytest.raises(ConfigError, match="leads to no recipe"):
+    with pytest.raises(ConfigError, match="must lead to a recipe"):
         tune_recipe(bench.config, bench.runs, 8, silent)
 
 
@@ -101,8 +101,8 @@ def tuned(bpb_of, budget=24, **changes):
     """What tuning finds; and the candidate-steps it announced on top of its plan."""
     bench = make_bench(bpb_of, **changes)
     more = []
-    found = tune_recipe(bench.config, bench.runs, budget, silent, more.append)
-    return found, sum(more), bench
+    results = tune_recipe(bench.config, bench.runs, budget, silent, more.append)
+    return results, sum(more), bench
 
 
 INNER = {  # a recipe in the middle of every range
@@ -131,23 +131,23 @@ def bowl(best):
 
 
 def test_tuning_goes_on_beyond_an_edge_at_which_the_best_recipe_lies():
-    found, more, bench = tuned(bowl(1e6), **INNER)
-    rounds = len(found["widenings"])
-    assert 1 <= rounds <= 2 and "before" in found["shortlist"]
-    assert found["runs"] == 24 + rounds * 6 == len(bench.runs.of("calibrate: tune"))
+    results, more, bench = tuned(bowl(1e6), **INNER)
+    rounds = len(results["widenings"])
+    assert 1 <= rounds <= 2 and "before" in results["shortlist"]
+    assert results["runs"] == 24 + rounds * 6 == len(bench.runs.of("calibrate: tune"))
     assert more == rounds * (6 + 5 * bench.config.calibrate.seeds) * 100
     before = {d.name: d.high - d.low for d in dimensions(bench.config.recipe.to_dict())[0]}
-    for name in itertools.chain(*found["widenings"]):
-        low, high = found["ranges"][name]
+    for name in itertools.chain(*results["widenings"]):
+        low, high = results["ranges"][name]
         assert high - low > before[name]
 
 
 def test_what_still_lies_at_an_edge_after_the_last_round_is_said():
     lines = []
     bench = make_bench(lambda job: -lr_factor(bench, job), **INNER)  # ever better
-    found = tune_recipe(bench.config, bench.runs, 24, lines.append)
-    assert len(found["widenings"]) == 2 and found["at_edge"]
-    assert lines[-1].startswith(f"tuning: '{found['chosen']}' still lies at an edge of ")
+    results = tune_recipe(bench.config, bench.runs, 24, lines.append)
+    assert len(results["widenings"]) == 2 and results["at_edge"]
+    assert lines[-1].startswith(f"tuning: '{results['chosen']}' still lies at an edge of ")
 
 
 def test_tuning_ends_where_the_best_recipe_lies_inside_its_ranges():
@@ -155,6 +155,6 @@ def test_tuning_ends_where_the_best_recipe_lies_inside_its_ranges():
         return 1.0 if lr_factor(bench, job) == pytest.approx(1.0) else noisy(job)
 
     bench = make_bench(bpb_of, **INNER)
-    found = tune_recipe(bench.config, bench.runs, 24, silent)
-    assert found["chosen"] == "default"
-    assert (found["widenings"], found["at_edge"], found["runs"]) == ([], [], 24)
+    results = tune_recipe(bench.config, bench.runs, 24, silent)
+    assert results["chosen"] == "default"
+    assert (results["widenings"], results["at_edge"], results["runs"]) == ([], [], 24)

@@ -24,8 +24,8 @@ def test_an_effect_of_one_sigma_is_found_and_it_is_what_was_tested():
 def test_rules_without_a_second_thought_would_be_caught():
     """The limit above is one that a careless rule breaks."""
     careless = ConfirmationRules(first_p=0.2, p=0.2, min_gain=0.0)
-    found = simulate(0.0, 1.4, NULLS, seed=11, rules=careless)
-    assert found.wins > stats.binom.isf(0.0005, NULLS, 0.05)
+    rates = simulate(0.0, 1.4, NULLS, seed=11, rules=careless)
+    assert rates.wins > stats.binom.isf(0.0005, NULLS, 0.05)
 
 
 @pytest.mark.parametrize("paired", [0.7, 1.4])

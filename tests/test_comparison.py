@@ -21,37 +21,37 @@ def bowl(best, *, breaks_at=math.inf):
 
 
 def test_an_optimum_within_the_range_is_found_without_extending_it():
-    picked, found = bowl(1.2).pick_lr(arm())
-    assert found["factors"] == list(LR_FACTORS) and found["edge"] is None
-    assert picked.lr_factor == found["chosen"] == pytest.approx(1.2)
+    picked, search = bowl(1.2).pick_lr(arm())
+    assert search["factors"] == list(LR_FACTORS) and search["edge"] is None
+    assert picked.lr_factor == search["chosen"] == pytest.approx(1.2)
 
 
 @pytest.mark.parametrize("best", [2.24, 2.9, 4.5, 1 / 2.24, 1 / 4.5])
 def test_the_range_is_extended_until_it_holds_the_optimum(best):
-    picked, found = bowl(best).pick_lr(arm())
+    picked, search = bowl(best).pick_lr(arm())
     assert picked.lr_factor == pytest.approx(best)
-    assert found["factors"][0] < best < found["factors"][-1]
-    assert found["edge"] is None
+    assert search["factors"][0] < best < search["factors"][-1]
+    assert search["edge"] is None
 
 
 def test_extension_ends_and_says_that_the_edge_is_still_best():
-    picked, found = bowl(40.0).pick_lr(arm())
-    assert len(found["factors"]) == len(LR_FACTORS) + 3
-    assert found["edge"] == "high"
+    picked, search = bowl(40.0).pick_lr(arm())
+    assert len(search["factors"]) == len(LR_FACTORS) + 3
+    assert search["edge"] == "high"
     assert picked.lr_factor == pytest.approx(2.0 * 2.0**1.5)
 
 
 def test_the_range_is_not_extended_past_a_learning_rate_that_fails():
-    picked, found = bowl(4.0, breaks_at=1.9).pick_lr(arm())
-    assert found["factors"] == list(LR_FACTORS) and found["edge"] is None
+    picked, search = bowl(4.0, breaks_at=1.9).pick_lr(arm())
+    assert search["factors"] == list(LR_FACTORS) and search["edge"] is None
     assert picked.lr_factor == pytest.approx(2.0**0.5)
 
 
 def test_an_arm_that_fails_everywhere_keeps_its_learning_rate_and_says_so():
-    picked, found = bowl(1.0, breaks_at=0.0).pick_lr(arm())
+    picked, search = bowl(1.0, breaks_at=0.0).pick_lr(arm())
     assert picked.lr_factor == 1.0
-    assert found["chosen"] is None
-    assert found["bpb"] == [[None] * 3] * 5
+    assert search["chosen"] is None
+    assert search["bpb"] == [[None] * 3] * 5
 
 
 def test_a_target_is_reached_where_it_is_first_crossed():

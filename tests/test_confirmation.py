@@ -24,7 +24,7 @@ SIGMA = 0.01
 
 
 def pairs(n, gain, spread=0.005, seed=0):
-    """Baseline and candidate with a mean gain exactly as told."""
+    """Baseline and candidate with exactly this mean gain."""
     rng = np.random.default_rng(seed)
     baseline = 2.0 + rng.normal(0, SIGMA, n)
     noise = rng.normal(0, 1, n)
@@ -77,7 +77,7 @@ def test_a_failed_run_fails_the_candidate_and_names_the_pair():
 
 
 def test_other_numbers_of_pairs_are_no_looks():
-    with pytest.raises(ValueError, match="12 pairs; allowed: 8 or 20"):
+    with pytest.raises(ValueError, match="must be 8 or 20, got 12"):
         decide(*pairs(12, 0.01), SIGMA, RULES)
 
 
@@ -147,8 +147,8 @@ def simulate(effect, paired_sigma, campaigns, seed):
 
 @pytest.mark.parametrize("effect", [0.0, 0.7, 1.0])
 def test_power_is_what_the_decision_does(effect):
-    found = simulate(effect, 1.0, 800, seed=3)
-    assert power(effect, 1.0, RULES) == pytest.approx(found, abs=0.055)
+    simulated = simulate(effect, 1.0, 800, seed=3)
+    assert power(effect, 1.0, RULES) == pytest.approx(simulated, abs=0.055)
 
 
 def test_power_grows_with_the_effect_and_falls_with_noise():

@@ -18,17 +18,17 @@ from test_search import SETTINGS as SEARCH
 from test_search import assert_one_line, make_config, start, write_corpus
 
 from nanoevolve_jax import calibrate, confirm, replay, search, site
-from nanoevolve_jax.evidence import eligibility, trial
+from nanoevolve_jax.evidence import confirmation, eligibility, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
-from nanoevolve_jax.evidence.card import is_record, record_path
 from nanoevolve_jax.evidence.comparison import LR_FACTORS
 from nanoevolve_jax.evidence.confirmation import WIN, decide
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import ledger_path, open_ledger
 from nanoevolve_jax.evidence.levels import level_of_card
+from nanoevolve_jax.evidence.replay import is_record, record_path
 from nanoevolve_jax.evidence.runs import read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
-from nanoevolve_jax.evidence.verdict import judge
+from nanoevolve_jax.evidence.verdict import Panel, PlaceboEvidence, judge
 from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.evolution import archive, promotion
 from nanoevolve_jax.evolution.archive import ArchiveError
@@ -360,7 +360,7 @@ def test_a_candidate_that_breaks_a_constraint_consumes_nothing(workshop, searche
     monkeypatch.setattr(eligibility, "STATE_LIMIT", 0.5)
     found = document(workshop, "run", "promotion.json")
     other = next(name for name in found["first_round"] if name != found["candidate"])
-    with pytest.raises(EvidenceError, match=f"'{other}', which cannot win: .* above 0.5"):
+    with pytest.raises(EvidenceError, match=f"'{other}': .* above 0.5"):
         act(workshop, confirm.confirm, confirm_settings(workshop, "run", other))
     assert len(before) == 1
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -546,7 +546,7 @@ def won(workshop):
 
     patch = pytest.MonkeyPatch()
     with patch.context() as p:
-        p.setattr(trial, "decide", win)
+        p.setattr(confirmation, "decide", win)
         p.setattr(trial, "required_seeds", lambda gain, paired_sigma: 3)
         other = {"attribute__switch_corpus": changes["attribute__switch_corpus"]}
         output = act(workshop, confirm.confirm, confirm_settings(workshop, "won", gated, **other))
@@ -570,10 +570,10 @@ def test_a_win_is_attributed_and_tried_elsewhere(won):
 
 def test_the_verdict_and_the_level_of_a_win_follow_from_its_card(workshop, won):
     name, card, output = won
-    values = attribution_arrays(card)
     panel = card["attribution"]["panel"]
-    means = panel and {k: np.mean(v, axis=1) for k, v in panel["bpb"].items()}
-    assert card["verdict"]["label"] == judge(confirmed=True, **values, panel=means).label
+    means = panel and Panel(**{k: np.mean(v, axis=1) for k, v in panel["bpb"].items()})
+    evidence = PlaceboEvidence(**attribution_arrays(card), panel=means)
+    assert card["verdict"]["label"] == judge(evidence).label
     gates = np.array(
         [
             np.load(workshop / "won" / "telemetry" / f"{key}.npz")["gate"]
@@ -616,7 +616,7 @@ def test_a_win_stands_in_the_archive_and_the_summary(workshop, won):
 
 
 def test_an_unknown_candidate_is_named_with_those_there_are(workshop, searched):
-    with pytest.raises(ConfigError, match=r"'g009c09'; allowed: promoted, \["):
+    with pytest.raises(ConfigError, match=r"must be promoted or one of \[.*'g009c09'"):
         act(workshop, confirm.confirm, confirm_settings(workshop, "run", "g009c09"))
 
 
@@ -642,10 +642,10 @@ def spent_in(workshop, name):
     return found
 
 
-def planned(config, cheaper_seeds=0):
+def planned(config, cheaper_pairs=0):
     """Runs by stage, as planned for two candidates at once."""
     found = {}
-    after_win = trial.planned_after_win(config, cheaper_seeds)
+    after_win = trial.dry_run(config, 1, cheaper_pairs).after_win
     for one in [*(c for p in phases(config, 2)[:-1] for c in p.calls), *after_win]:
         found[one.stage] = found.get(one.stage, 0) + total_runs([one])
     return found
@@ -663,7 +663,7 @@ def test_a_calibration_runs_as_often_as_its_plan_says(workshop):
 
 def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(workshop, won):
     config = read_search(confirm_settings(workshop, "won", until="confirm")).config
-    spent, expected = spent_in(workshop, "won"), planned(config, cheaper_seeds=3)
+    spent, expected = spent_in(workshop, "won"), planned(config, cheaper_pairs=3)
     records = archive.load_all(workshop / "won" / "archive.jsonl")
     assert len(records) == expected["search: screening"]
     assert spent["promote"] == expected["promote"]

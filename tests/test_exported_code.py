@@ -15,9 +15,7 @@ from specs import EVERYTHING, wandered_spec
 import nanoevolve_jax as ne
 from nanoevolve_jax import export as command
 from nanoevolve_jax.codegen.sandbox import agreement, runner
-from nanoevolve_jax.evidence.comparison import Arm
-from nanoevolve_jax.evidence.trial import export_test
-from nanoevolve_jax.exports.agreement import check_optax, shapes_for
+from nanoevolve_jax.exports.agreement import check_optax, export_result, shapes_for
 from nanoevolve_jax.exports.features import features_of
 from nanoevolve_jax.exports.forms import export
 from nanoevolve_jax.exports.source import source_of
@@ -168,7 +166,7 @@ def test_torch_is_refused_in_one_line(functions):
 
 def test_level_5_of_an_arm_with_code():
     code = code_of(certify(BLEND, "direction", [(8, 8)]))
-    found = export_test(Arm("p0000", NANOCHAT, {}, code=code), check_optax, print)
+    found = export_result("p0000", NANOCHAT, code, check_optax, print)
     assert found["passes"] and 0 <= found["max_relative_l2"] < 1e-6
 
 
@@ -177,7 +175,7 @@ def test_a_file_that_cannot_be_compared_has_not_passed_level_5():
         raise CertificateError("code 7 could not be compared with its file in the sandbox (time)")
 
     heard = []
-    found = export_test(Arm("p0000", NANOCHAT, {}), check, heard.append)
+    found = export_result("p0000", NANOCHAT, None, check, heard.append)
     assert found == {"max_relative_l2": None, "flips": 0, "held": 0, "passes": False}
     assert heard == ["export: code 7 could not be compared with its file in the sandbox (time)"]
 

@@ -30,7 +30,7 @@ FULL = Ladder(
     export_passes=True,
     replay_passes=True,
 )
-# Eight seeds that are no evidence stay none when they are seen in four cells.
+# Eight seeds that are not enough evidence do not become enough in four cells.
 ALIKE = 0.004 + 0.01 * stats.norm.ppf((np.arange(8) + 0.5) / 8)
 
 # What is changed on a perfect record, the level that is left, and a word of the reason.
@@ -64,9 +64,9 @@ def test_a_perfect_record_reaches_the_top():
 
 @pytest.mark.parametrize(("change", "level", "reason"), FALLS)
 def test_each_rung_needs_its_own_evidence_and_all_below(change, level, reason):
-    found = level_of(FULL._replace(**change))
-    assert found.level == level
-    assert reason in found.missing
+    reached = level_of(FULL._replace(**change))
+    assert reached.level == level
+    assert reason in reached.missing
 
 
 @pytest.mark.parametrize(("shift", "level"), [(0.09, 1), (0.11, 5)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nanoevolve_jax.evidence.panel import Panel, judge_panel, shortest_horizon
+from nanoevolve_jax.evidence.panel import PanelRanking, judge_panel, shortest_horizon
 
 GOOD = [f"good {i}" for i in range(5)]
 BAD = [f"bad {i}" for i in range(5)]
@@ -17,16 +17,16 @@ def runs(noise, seeds=4, seed=0):
 
 
 def test_runs_without_noise_rank_perfectly():
-    found = judge_panel({50: runs(0.0), 100: runs(0.0)}, set(GOOD))
-    for panel in found.values():
+    rankings = judge_panel({50: runs(0.0), 100: runs(0.0)}, set(GOOD))
+    for panel in rankings.values():
         assert panel == pytest.approx((1.0, 1.0, 1.0))
 
 
 def test_the_full_horizon_agrees_with_itself_as_its_seeds_do():
     """Both are of single runs, so that a horizon as good as the full one is not held to more."""
-    found = judge_panel({50: runs(0.1), 100: runs(0.1, seed=1)}, set(GOOD))
-    assert found[100].tau_full == pytest.approx(found[100].tau_seeds)
-    assert found[50].tau_full == pytest.approx(found[100].tau_seeds, abs=0.1)
+    rankings = judge_panel({50: runs(0.1), 100: runs(0.1, seed=1)}, set(GOOD))
+    assert rankings[100].tau_full == pytest.approx(rankings[100].tau_seeds)
+    assert rankings[50].tau_full == pytest.approx(rankings[100].tau_seeds, abs=0.1)
 
 
 def test_a_failed_run_ranks_last():
@@ -36,8 +36,8 @@ def test_a_failed_run_ranks_last():
 
 def panels(**full_taus):
     """Panels by horizon; the last one is the full horizon, its own tau 0.8."""
-    found = {int(k[1:]): Panel(0.9, 0.7, tau) for k, tau in full_taus.items()}
-    return found | {200: Panel(0.9, 0.8, 0.8)}
+    rankings = {int(k[1:]): PanelRanking(0.9, 0.7, tau) for k, tau in full_taus.items()}
+    return rankings | {200: PanelRanking(0.9, 0.8, 0.8)}
 
 
 def test_the_shortest_horizon_that_agrees_is_named():
@@ -47,5 +47,5 @@ def test_the_shortest_horizon_that_agrees_is_named():
 
 
 def test_none_is_named_where_the_full_horizon_does_not_agree_with_itself():
-    noisy = {50: Panel(0.8, 0.7, 0.4), 200: Panel(0.8, 0.3, 0.3)}
+    noisy = {50: PanelRanking(0.8, 0.7, 0.4), 200: PanelRanking(0.8, 0.3, 0.3)}
     assert shortest_horizon(noisy) is None

@@ -97,16 +97,16 @@ def test_an_edited_value_is_said_to_be_edited(sealed):
 def test_another_kind_another_format_and_other_json_are_refused(sealed):
     path, content = sealed
     path.write_bytes(content)
-    with pytest.raises(EvidenceError, match="'calibration'; allowed: a card file"):
+    with pytest.raises(EvidenceError, match="must be a card file, got 'calibration'"):
         read_sealed(path, "card")
     newer = json.loads(content) | {"format": FORMAT + 1}
-    assert f"format {FORMAT + 1}; allowed: {FORMAT}" in refused(path, json.dumps(newer).encode())
+    assert f"must be {FORMAT}, got {FORMAT + 1}" in refused(path, json.dumps(newer).encode())
     for other in (b"[]", b"3", b"null", b"{}"):
-        assert "allowed: a calibration file" in refused(path, other)
+        assert "must be a calibration file" in refused(path, other)
 
 
 def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path):
-    with pytest.raises(EvidenceError, match=r"none\.json does not exist; allowed: a card file"):
+    with pytest.raises(EvidenceError, match=r"none\.json does not exist"):
         read_sealed(tmp_path / "none.json", "card")
     with pytest.raises(EvidenceError, match="cannot be read as a card"):
         read_sealed(tmp_path, "card")

@@ -55,10 +55,10 @@ def test_jax_tells_the_largest_seeds_apart():
 @pytest.mark.parametrize(
     ("campaign", "index", "words"),
     [
-        (-1, 0, "campaign is -1; allowed: 0 to 65535"),
-        (2**16, 0, "campaign is 65536; allowed: 0 to 65535"),
-        (0, -1, "index is -1; allowed: 0 to 2047"),
-        (0, 2**11, "index is 2048; allowed: 0 to 2047"),
+        (-1, 0, "campaign must be from 0 to 65535, got -1"),
+        (2**16, 0, "campaign must be from 0 to 65535, got 65536"),
+        (0, -1, "index must be from 0 to 2047, got -1"),
+        (0, 2**11, "index must be from 0 to 2047, got 2048"),
     ],
 )
 def test_what_would_run_into_another_range_is_refused(campaign, index, words):
@@ -70,18 +70,18 @@ def test_what_would_run_into_another_range_is_refused(campaign, index, words):
 def test_every_fold_is_used_once_and_then_no_more(folds):
     used = [SCREEN_FOLD, PROMOTE_FOLD, *(confirmation_fold(i, folds) for i in range(folds - 2))]
     assert used == list(range(folds))
-    with pytest.raises(EvidenceError, match=rf"data\.folds is {folds}, so {folds - 2} "):
+    with pytest.raises(EvidenceError, match=rf"data\.folds must be .*{folds - 2}.*, got {folds}"):
         confirmation_fold(folds - 2, folds)
 
 
 def test_confirmations_share_no_seed_of_any_stage():
-    found = [
+    seeds = [
         seed
         for stage in (Stage.CONFIRM, Stage.DISTURB, Stage.TRANSFER, Stage.CHEAPER, Stage.WIDER)
         for number in range(MOST_CONFIRMATIONS)
         for seed in confirmation_seeds(stage, 7, number)
     ]
-    assert len(set(found)) == len(found) == 5 * 32 * 64
+    assert len(set(seeds)) == len(seeds) == 5 * 32 * 64
     assert confirmation_seeds(Stage.CONFIRM, 7, 3, 5) == confirmation_seeds(Stage.CONFIRM, 7, 3)[:5]
-    with pytest.raises(ValueError, match="count is 65; allowed: 0 to 64"):
+    with pytest.raises(ValueError, match="count must be from 0 to 64, got 65"):
         confirmation_seeds(Stage.CONFIRM, 7, 0, 65)

@@ -16,9 +16,9 @@ def test_doubling_width_depth_horizon_or_batch_moves_no_sensor_by_a_quarter(tmp_
     }
     for part, limit in (((sensors.START, 1.0), 0.25), ((sensors.SKIP, sensors.START), 0.35)):
         ranges = {name: sensors.ranges_of(columns, *part) for name, columns in telemetry.items()}
-        for variant, found in ranges.items():
+        for variant, measured in ranges.items():
             for name in Sensors._fields:
-                moved = sensors.shift(ranges["base"][name], found[name])
+                moved = sensors.shift(ranges["base"][name], measured[name])
                 assert moved < limit, (part, variant, name, moved)
     whole = sensors.ranges_of(telemetry["base"], sensors.SKIP)
     for name, (low, high) in whole.items():

@@ -35,8 +35,8 @@ os.write(int(sys.argv[1]), str(found).encode())
 
 
 def test_no_argument_of_a_slot_has_to_do_with_text_loss_or_other_candidates():
-    told = {name for slot in SLOTS.values() for name in slot.parameters}
-    assert told == {
+    parameters = {name for slot in SLOTS.values() for name in slot.parameters}
+    assert parameters == {
         *("gradient", "momentum", "second_moment", "parameter", "knobs"),
         *("sensors", "features", "control", "gate", "poles"),
     }

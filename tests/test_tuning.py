@@ -55,9 +55,9 @@ def test_the_surrogate_finds_the_bottom_of_a_noisy_bowl():
     rng = np.random.default_rng(0)
     clean = bowl(1.5, 0.7)
     tuning = run(lambda points: [x + rng.normal(0, 0.005) for x in clean(points)], runs=60)
-    found = shortlist(tuning, DEFAULT, seed=0)["surrogate"]
-    assert math.log2(found["lr"] / 1.5) == pytest.approx(0, abs=0.4)
-    assert found["down"] == pytest.approx(0.7, abs=0.1)
+    point = shortlist(tuning, DEFAULT, seed=0)["surrogate"]
+    assert math.log2(point["lr"] / 1.5) == pytest.approx(0, abs=0.4)
+    assert point["down"] == pytest.approx(0.7, abs=0.1)
 
 
 def test_a_range_whose_edge_wins_is_widened_and_others_are_not():

@@ -1,4 +1,4 @@
-"""The document a calibration leaves, and whether it applies to the evaluation at hand."""
+"""The calibration file, and whether it applies to an evaluation."""
 
 import hashlib
 import json
@@ -19,26 +19,26 @@ UNCALIBRATED = "none"
 
 
 class Calibration(NamedTuple):
-    """What search, promotion and confirmation need of a calibration."""
+    """The figures of a calibration that search, promotion and confirmation use."""
 
     path: Path
-    fingerprint: str  # of the evaluation
-    seal: str  # of the document
-    recipe: dict[str, float]  # tuned, named as in `configs.base.SETTINGS`
+    fingerprint: str  # fingerprint of the evaluation
+    seal: str  # seal of the file
+    recipe: dict[str, float]  # tuned recipe, with names as in `configs.base.SETTINGS`
     scale: Scale  # at the screening horizon
-    sigma: float  # bpb, between seeds at the full horizon
-    sigma_interval: tuple[float, float]  # its 95 % interval
-    paired_sigma: float  # bpb, of a difference of runs that share a seed, at the full horizon
+    sigma: float  # standard deviation between seeds at the full horizon, in bpb
+    sigma_interval: tuple[float, float]  # 95 % interval of sigma
+    paired_sigma: float  # the same for a difference of runs that share a seed
     repeat_difference: float  # bpb
     panel_auc: float
     spent: dict[str, dict[str, int]]  # runs, failed runs and tokens by stage
 
 
 def evaluation_facts(config: ConfigDict, facts: Facts) -> dict[str, Any]:
-    """What a calibration holds for: other facts mean other noise and another best recipe.
+    """Returns the facts that the noise and the best recipe depend on.
 
-    Versions, cores and lanes are left out: they change a run's last digits, not how runs
-    scatter. The recipe is left out because it is what calibration finds.
+    Versions, cores and lanes are left out, because they change the last digits of a run and not how
+    runs scatter. The recipe is left out because calibration finds it.
     """
     data, model, train = config.data, config.model, config.train
     return {
@@ -56,23 +56,22 @@ def evaluation_facts(config: ConfigDict, facts: Facts) -> dict[str, Any]:
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits that equal facts share."""
+    """Returns 16 hexadecimal digits that equal facts share."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:
-    """Reads a calibration that must apply to an evaluation.
+    """Reads a calibration and checks that it applies to an evaluation.
 
     Raises:
       EvidenceError: if the file is missing, truncated or edited, or was made for another
         evaluation, naming what differs.
     """
     document = read_sealed(path, KIND, CalibrationDocument)
-    found = differences(document["evaluation"], facts)
-    if found:
+    if changes := differences(document["evaluation"], facts):
         raise EvidenceError(
-            f"config.calibration is {str(path)!r}, made for another evaluation: "
-            f"{'; '.join(found)}; allowed: a calibration of this one, or none"
+            f"config.calibration must be none or made for this evaluation, got {str(path)!r}: "
+            f"{'; '.join(changes)}"
         )
     full = document["noise"]["full"]
     return Calibration(

@@ -190,11 +190,10 @@ class PowerResult(TypedDict):
     minimum_detectable_effect_in_sigma: NotRequired[float | None]
 
 
-class PowerResults(TypedDict):
-    """The power under two assumptions about how pairs scatter, see `confirmation.power_results`."""
-
-    twins: PowerResult
-    strangers: PowerResult
+# By an assumption about how pairs scatter, see `confirmation.power_results`.
+PowerResults = TypedDict(  # noqa: UP013
+    "PowerResults", {"twins": PowerResult, "strangers": PowerResult}
+)
 
 
 class TestedArms(TypedDict):

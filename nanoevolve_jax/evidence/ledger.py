@@ -1,15 +1,16 @@
-"""The ledger: which seeds and validation folds the confirmations of an evaluation have consumed.
+"""The ledger: seeds and validation folds that the confirmations of an evaluation have used up.
 
-A journal (see `execution.journal`), one for every calibrated evaluation: no line can be edited,
-moved or taken out of the middle unnoticed. A head file beside the ledger holds the number of lines
-and the last seal, so that none can be taken off the end.
+Each calibrated evaluation has one ledger, a journal (see `execution.journal`) in which an edited,
+moved or missing line is noticed. A head file beside it holds the number of lines and the last seal,
+so that lines missing at the end are noticed too.
 
-An event is on disk, and then in the head, before anyone acts on it. A process killed in between
-leaves a line more than the head counts, which stands; one killed while writing the line leaves a
-tail without a newline, which is cut off. Either way nothing that it announces had begun.
+An event is written to the ledger, then counted in the head, and only then acted on. A process
+killed in between leaves a line that the head does not count, which is kept. A process killed while
+it writes the line leaves a tail without a newline, which is cut off. In both cases the action has
+not begun.
 
-The seals catch accidents and careless edits. They do not stop a forger, and a ledger deleted
-together with its head is a new ledger.
+Seals catch accidents and careless edits. They do not stop a forger, and a ledger that is deleted
+together with its head begins anew.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 from nanoevolve_jax.data.files import locked
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.seeds import (
@@ -41,21 +43,21 @@ Event = dict[str, Any]
 
 
 class Confirmation(NamedTuple):
-    """What one confirmation may use, and what came of it."""
+    """Seeds and fold of one confirmation, and its outcome."""
 
-    number: int  # from 0, over all campaigns of the evaluation
+    number: int  # counted from 0 over all campaigns of the evaluation
     campaign: str
     candidate: str
-    fold: int  # of the validation text
+    fold: int  # fold of the validation text
     seeds: tuple[int, ...]  # uint32[64]; n pairs use the first n
-    exploratory: bool  # beyond its campaign's share: whatever it finds is no win
-    confirmations: int  # of its campaign that count, which divides p
+    exploratory: bool  # beyond the share of its campaign, so it cannot be a win
+    confirmations: int  # confirmations of its campaign that count; divides p
     outcome: str | None  # None: not finished
 
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """A ledger on disk, see `open_ledger`. Every method reads it anew, under a lock."""
+    """A ledger on disk, see `open_ledger`. Every method reads it again, under a lock."""
 
     path: Path
     fingerprint: str
@@ -67,10 +69,10 @@ class Ledger:
         """Enters a search when it starts; entering it again changes nothing.
 
         Args:
-          campaign: id of the search.
+          campaign: Id of the search.
           seed: `config.seed`.
-          confirm_max: confirmations of it that count.
-          workdir: name of its run folder, for people.
+          confirm_max: Number of its confirmations that count.
+          workdir: Name of its run folder, for people.
 
         Raises:
           EvidenceError: if it was started with another seed or number of confirmations.
@@ -89,20 +91,17 @@ class Ledger:
             ("seed", "seed", seed),
         ):
             if known[key] != value:
-                raise EvidenceError(
-                    f"config.{name} is {value} and was {known[key]} when this search started; "
-                    f"allowed: {known[key]}"
-                )
+                rule = f"be {known[key]}, its value when this search started"
+                raise EvidenceError(must(f"config.{name}", rule, value))
 
     def consume(self, campaign: str, candidate: str) -> Confirmation:
-        """Takes the next fold and seeds for a candidate; they are gone once this returns.
+        """Takes the next fold and seeds for a candidate; they are used up once this returns.
 
-        Asked again for the same candidate it gives the same confirmation, so that a killed one
-        goes on where it stopped, and a finished one, whose `outcome` is known, gets no second
-        chance.
+        The same candidate always gets the same confirmation. So a killed confirmation resumes, and
+        a finished one, whose `outcome` is known, does not get a second chance.
 
         Raises:
-          EvidenceError: if the campaign was never registered, or no fold or seed is left.
+          EvidenceError: if the campaign is not registered, or all folds or seeds are used up.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
@@ -114,47 +113,43 @@ class Ledger:
         return _confirmations([*events, event])[-1]
 
     def finish(self, number: int, outcome: str) -> None:
-        """Enters what came of a confirmation; entering the same again changes nothing.
+        """Enters the outcome of a confirmation; entering the same again changes nothing.
 
         Raises:
-          EvidenceError: if there is no such confirmation, or another outcome is known.
+          EvidenceError: if there is no such confirmation, or it has another outcome.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
             known = {c.number: c for c in _confirmations(events)}
             if number not in known:
-                raise EvidenceError(
-                    f"{self.path} has no confirmation {number}; allowed: one of {[*known]}"
-                )
+                rule = f"be one of {[*known]}"
+                raise EvidenceError(must(f"confirmation of {self.path}", rule, number))
             old = known[number].outcome
             if old is None:
                 event = {"event": "finished", "number": number, "outcome": outcome}
                 _append(self.path, len(events), event)
         if old not in (None, outcome):
-            raise EvidenceError(
-                f"confirmation {number} ended as {old!r} and now as {outcome!r}; "
-                "allowed: the same again"
-            )
+            raise EvidenceError(must(f"outcome of confirmation {number}", f"be {old!r}", outcome))
 
     def campaigns(self) -> int:
-        """How many searches were started under this evaluation."""
+        """Returns how many searches were started under this evaluation."""
         with _locked(self.path):
             return len(_campaigns(_load(self.path, self.fingerprint)))
 
     def confirmations(self) -> list[Confirmation]:
-        """Every confirmation so far, by number."""
+        """Returns all confirmations so far, by number."""
         with _locked(self.path):
             return _confirmations(_load(self.path, self.fingerprint))
 
 
 def ledger_path(cache: Path, fingerprint: str) -> Path:
-    """Where the ledger of an evaluation lies: with the text that it gives out, under its name.
+    """Returns the path of an evaluation's ledger, in the cache with the text that it gives out.
 
     A second calibration of one evaluation, or a copy of the first, leads to the same ledger.
 
     Args:
       cache: `config.data.cache_dir`.
-      fingerprint: of the evaluation.
+      fingerprint: Fingerprint of the evaluation.
     """
     return cache / FOLDER / f"{fingerprint}.jsonl"
 
@@ -163,12 +158,12 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
     """Opens the ledger of an evaluation, or begins it.
 
     Args:
-      path: of the ledger, see `ledger_path`; its folder is made.
-      fingerprint: of the evaluation.
+      path: Path of the ledger, see `ledger_path`; its folder is made if necessary.
+      fingerprint: Fingerprint of the evaluation.
       folds: `config.data.folds`, which the fingerprint covers.
 
     Raises:
-      EvidenceError: if the ledger is of another evaluation, was changed after it was written,
+      EvidenceError: if the ledger belongs to another evaluation, was changed after it was written,
         lacks events, or cannot be written.
     """
     try:
@@ -183,7 +178,7 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
     return Ledger(path, fingerprint, folds)
 
 
-# What the events say
+# What the events mean ------------------------------------------------------------------------
 
 
 def _campaigns(events: list[Event]) -> dict[str, Event]:
@@ -213,15 +208,15 @@ def _next_confirmation(events: list[Event], campaign: str, candidate: str, folds
     known = _campaigns(events).get(campaign)
     if known is None:
         raise EvidenceError(
-            f"campaign {campaign!r} is not in the ledger; allowed: one whose search was started "
-            "under this evaluation, with this config.data.cache_dir"
+            f"campaign {campaign!r} is not in the ledger; its search must have been started under "
+            "this evaluation, with this config.data.cache_dir"
         )
-    made = _confirmations(events)
-    number = len(made)
+    earlier = _confirmations(events)
+    number = len(earlier)
     if number >= MOST_CONFIRMATIONS:
         raise EvidenceError(
-            f"{number} confirmations have used all seeds of this calibration; "
-            "allowed: a new calibration with other text"
+            f"{number} confirmations have used all seeds of this calibration; make a new one with "
+            "other text"
         )
     # The number counts over all campaigns, so seeds differ even if two share `config.seed`.
     seeds = confirmation_seeds(Stage.CONFIRM, known["seed"], number)
@@ -231,12 +226,12 @@ def _next_confirmation(events: list[Event], campaign: str, candidate: str, folds
         "campaign": campaign,
         "candidate": candidate,
         "fold": confirmation_fold(number, folds),
-        "exploratory": sum(c.campaign == campaign for c in made) >= known["confirm_max"],
+        "exploratory": sum(c.campaign == campaign for c in earlier) >= known["confirm_max"],
         "seeds": seeds,
     }
 
 
-# The file
+# The file ------------------------------------------------------------------------------------
 
 
 class _Head(TypedDict):
@@ -283,7 +278,7 @@ _EVENTS = {
 
 
 def _require_event(event: Event, before: list[Event]) -> None:
-    """Checks the form of an event, and that it begins the ledger or speaks of events before it."""
+    """Checks the form of an event, and that it begins the ledger or refers to earlier events."""
     kind = event.get("event")
     if not isinstance(kind, str) or kind not in _EVENTS or (kind == "ledger") != (not before):
         wanted = "one of campaign, confirmation, finished" if before else "ledger"
@@ -299,7 +294,7 @@ def _head_path(path: Path) -> Path:
 
 def _write_head(path: Path, count: int, seal: str) -> None:
     write_sealed(_head_path(path), _HEAD_KIND, {"count": count, "last": seal})
-    folder = os.open(path.parent, os.O_RDONLY)  # names of files are synced with their folder
+    folder = os.open(path.parent, os.O_RDONLY)  # a new file name is synced with its folder
     try:
         os.fsync(folder)
     finally:
@@ -316,17 +311,17 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _load(path: Path, fingerprint: str) -> list[Event]:
-    """Reads and checks a whole ledger; brings a head that a kill left behind up to date.
+    """Reads and checks a whole ledger; updates a head that a kill left behind.
 
     Raises:
       EvidenceError: see `open_ledger`.
     """
     try:
-        found = journal.read(path)
+        lines = journal.read(path)
     except FileError as error:
         raise EvidenceError(str(error)) from None
     events: list[Event] = []
-    for number, event in enumerate(found.documents, start=1):
+    for number, event in enumerate(lines.documents, start=1):
         try:
             _require_event(event, events)
         except ValueError as error:
@@ -336,21 +331,19 @@ def _load(path: Path, fingerprint: str) -> list[Event]:
     if _head_path(path).exists():
         head = read_sealed(_head_path(path), _HEAD_KIND, _Head)
     missed = len(events) - head["count"]
-    counted = found.seals[head["count"] - 1] if head["count"] and missed in (0, 1) else ""
-    if missed not in (0, 1) or counted != head["last"] or (missed and found.torn):
+    counted = lines.seals[head["count"] - 1] if head["count"] and missed in (0, 1) else ""
+    if missed not in (0, 1) or counted != head["last"] or (missed and lines.torn):
         raise EvidenceError(
             f"{path} has {len(events)} events that do not agree with the {head['count']} of "
             f"{_head_path(path).name}: events were removed or replaced"
         )
     if missed:
-        _write_head(path, len(events), found.seals[-1])
+        _write_head(path, len(events), lines.seals[-1])
     if events and events[0].get("format") != FORMAT:
-        raise EvidenceError(f"{path} has format {events[0].get('format')!r}; allowed: {FORMAT}")
+        raise EvidenceError(must(f"format of {path}", f"be {FORMAT}", events[0].get("format")))
     if events and events[0]["fingerprint"] != fingerprint:
-        raise EvidenceError(
-            f"{path} is the ledger of the evaluation {events[0]['fingerprint']}; "
-            f"allowed: that of this one, {fingerprint}"
-        )
+        rule = f"be the ledger of this evaluation, {fingerprint}"
+        raise EvidenceError(must(str(path), rule, events[0]["fingerprint"]))
     return events
 
 

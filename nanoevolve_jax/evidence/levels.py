@@ -1,4 +1,4 @@
-"""The win ladder: how far a candidate has come, computed from its card, never typed."""
+"""The ladder of claims: the level that the records of a candidate support."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,32 +12,32 @@ from nanoevolve_jax.evidence.confirmation import WIN
 from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 
 AUC = 0.9
-GATE_SHIFT = 0.1  # first third of training minus the last, mean over seeds
-ACTUATOR_SHIFT = 0.05  # of its mean, between any two thirds
-SIGN_SHARE = 7 / 8  # seeds whose gate moves the same way
+GATE_SHIFT = 0.1  # gate in the first third of training minus the last, mean over seeds
+ACTUATOR_SHIFT = 0.05  # share of an actuator's mean, between any two thirds
+SIGN_SHARE = 7 / 8  # share of seeds whose gate moves the same way
 CELL_FLOOR = -0.5  # sigmas
 CHEAPER_P = 0.001
 _BEFORE_REPLAY = 4  # the level that a replay can lift by one
 
 
 class Level(NamedTuple):
-    """A place on the ladder, and why it is not one higher."""
+    """A level, and why it is not higher."""
 
     level: int
-    missing: str | None  # what keeps it there
-    static: bool  # its gate cannot move, so level 2 does not apply
+    missing: str | None  # reason why the next level is not reached
+    static: bool  # the gate cannot move, so level 2 does not apply
 
 
 class Ladder(NamedTuple):
-    """What the levels are computed from; None: not measured."""
+    """Records that levels are computed from; None: not measured."""
 
     panel_auc: float | None = None
     repeat_difference: float | None = None
     static: bool = False
     gates: np.ndarray | None = None  # float[seeds, steps], NaN: a run failed
-    actuators: Mapping[str, Sequence[float]] | None = None  # means of three thirds, of the live
-    no_win: str | None = "it is not confirmed"  # why it is no win that counts; None: it is one
-    cells: Mapping[str, np.ndarray] | None = None  # gains float[seeds], NaN: failed
+    actuators: Mapping[str, Sequence[float]] | None = None  # means in three thirds
+    no_win: str | None = "it is not confirmed"  # reason why it is not a win; None: it is a win
+    cells: Mapping[str, np.ndarray] | None = None  # gains, float[seeds]; NaN: failed
     sigma: float = math.nan  # bpb
     cheaper: np.ndarray | None = None  # gains at 95 % of the compute
     wider: np.ndarray | None = None  # gains at a multiple of the width
@@ -84,7 +84,7 @@ def _moves_with_phase(ladder: Ladder) -> str | None:
 
 
 def lower_bound(gains: Sequence[float]) -> float:
-    """One-sided 95 % lower bound of a mean gain; -inf if a run failed."""
+    """Returns the one-sided 95 % lower bound of a mean gain; -inf if a run failed."""
     test = paired_test(gains)
     if test.n < 2 or not math.isfinite(test.mean):
         return -math.inf
@@ -92,10 +92,10 @@ def lower_bound(gains: Sequence[float]) -> float:
 
 
 def pooled(cells: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Each seed's mean gain over all cells, float64[seeds].
+    """Returns the mean gain of each seed over all cells, float64[seeds].
 
-    Cells share their seeds and the validation text, so their gains scatter together: seeds are
-    what is independent, and so the number of seeds is what a bound may count.
+    Cells share seeds and validation text, so their gains are correlated. Only seeds are
+    independent, so a bound must count seeds and not cells.
     """
     return np.mean(list(cells.values()), axis=0)
 
@@ -130,7 +130,7 @@ def _is_worth_adopting(ladder: Ladder) -> str | None:
 
 
 def level_of(ladder: Ladder) -> Level:
-    """The highest level that is reached together with all below it."""
+    """Returns the highest level that is reached together with all lower levels."""
     steps = {
         1: _separates,
         2: _moves_with_phase,
@@ -139,7 +139,7 @@ def level_of(ladder: Ladder) -> Level:
         5: _is_worth_adopting,
     }
     if ladder.static:
-        del steps[2]  # a policy that stands still is judged by what it gains
+        del steps[2]  # a policy that cannot move is judged by its gain alone
     reached = 0
     for level, check in steps.items():
         missing = check(ladder)
@@ -150,12 +150,12 @@ def level_of(ladder: Ladder) -> Level:
 
 
 def required_seeds(effect: float, paired_sigma: float, most: int = 64) -> int:
-    """Pairs for which a gain of `effect` passes `CHEAPER_P` with probability 0.8.
+    """Returns the number of pairs with which a gain passes `CHEAPER_P` with probability 0.8.
 
     Args:
-      effect: expected gain, bpb, as measured before.
-      paired_sigma: bpb, of one pair's gain.
-      most: the answer is not above this; the test stays valid, only its power falls.
+      effect: Expected gain in bpb, as measured before.
+      paired_sigma: Standard deviation of the gain of a pair, in bpb.
+      most: Upper bound of the result; at the bound the test is still valid, but has less power.
     """
     if effect <= 0:
         return most
@@ -167,7 +167,7 @@ def required_seeds(effect: float, paired_sigma: float, most: int = 64) -> int:
 
 
 def no_win(card: Mapping[str, Any]) -> str | None:
-    """Why a card holds no win that counts; None: it holds one."""
+    """Returns why a card does not hold a win that counts, or None if it does."""
     if card["retuned_baseline"]:
         return "it is a retuned baseline"
     if card["confirmation"]["outcome"] != WIN:
@@ -181,7 +181,7 @@ def no_win(card: Mapping[str, Any]) -> str | None:
 
 
 def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
-    """Gains of one condition of a card's `transfer`, float64[seeds]; NaN: a run failed."""
+    """Returns the gains in one condition of a card's `transfer`, float64[seeds]; NaN: failed."""
     baseline, winner = (
         np.array([math.nan if x is None else x for x in cell[arm]], np.float64)
         for arm in ("baseline", "winner")
@@ -190,12 +190,12 @@ def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
 
 
 def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
-    """The level that a card's records and the candidate's gates, float[seeds, steps], support."""
+    """Returns the level that a card and the candidate's gates, float[seeds, steps], support."""
     return level_of(_ladder_of(card, gates))
 
 
 def level_with_replay(card: Mapping[str, Any], passes: bool | None) -> Level:
-    """Returns the level of a card together with a replay, which matters to level 5 alone.
+    """Returns the level of a card together with a replay, which only level 5 depends on.
 
     Args:
       card: Evidence card with its own `level`.

@@ -1,4 +1,4 @@
-"""The evidence card in words: its verdict in one sentence, and one page of Markdown."""
+"""An evidence card as text: its verdict in one sentence, and one page of Markdown."""
 
 import math
 import re
@@ -9,29 +9,29 @@ from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.evidence.levels import cell_gains, no_win, pooled
 from nanoevolve_jax.evidence.statistics import paired_test
 
-# What could begin code, a link, an image, a cell or a tag.
+# Characters that could begin code, a link, an image, a cell or a tag.
 _MARKUP = re.compile(r"[\\`\[\]|]|<(?=[A-Za-z/!?])")
 
 
 def sentence(card: Mapping[str, Any]) -> str:
-    """The verdict in one sentence."""
+    """Returns the verdict in one sentence."""
     name, verdict = card["id"], card["verdict"]["label"]
     if card["retuned_baseline"]:
         return (
             f"{name} is a retuned baseline: it differs from the baseline only in its recipe or "
             "multiplier, so its numbers belong in the baseline's recipe and calibration is due."
         )
-    found = card["confirmation"]
-    test, pairs = found["test"], found["pairs"]
+    confirmation = card["confirmation"]
+    test, pairs = confirmation["test"], confirmation["pairs"]
     start = "In an exploratory comparison " if card.get("exploratory") else ""
     null = f"{start}{name} is not distinguishable from the tuned baseline: "
     if test["mean"] is None:
-        return f"{null}{found['reason']}."
+        return f"{null}{confirmation['reason']}."
     gain = (
-        f"{test['mean']:+.4f} bpb ({found['gain_in_sigma']:+.2f} sigma), "
+        f"{test['mean']:+.4f} bpb ({confirmation['gain_in_sigma']:+.2f} sigma), "
         f"95 % interval {test['low']:+.4f} to {test['high']:+.4f}, p = {test['p']:.2g}"
     )
-    if found["outcome"] != "win":
+    if confirmation["outcome"] != "win":
         return f"{null}mean gain over {pairs} paired seeds {gain}."
     reason = no_win(card)
     counts = f" It does not count, for {reason}." if reason else ""
@@ -40,7 +40,7 @@ def sentence(card: Mapping[str, Any]) -> str:
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:
-    """Returns the card as one page of Markdown, in which its strings are only ever text."""
+    """Returns the card as one page of Markdown; strings of the card are shown as plain text."""
     sources, commands = card.get("sources") or {}, card["commands"]
     card = _as_text(card)
     level = card["level"]
@@ -82,7 +82,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """Returns a document whose strings and names Markdown shows as they are."""
+    """Returns a document whose strings and names are escaped for Markdown."""
     if isinstance(value, str):
         return _MARKUP.sub(r"\\\g<0>", visible(value))
     if isinstance(value, Mapping):
@@ -91,7 +91,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _sources(sources: Mapping[str, str]) -> list[str]:
-    """Rewritten functions by slot, in fences that their text cannot end."""
+    """Returns rewritten functions by slot, in fences that their text cannot close."""
     lines = []
     for slot, source in sources.items():
         ticks = max(map(len, re.findall("`+", source)), default=0)
@@ -103,23 +103,23 @@ def _sources(sources: Mapping[str, str]) -> list[str]:
 
 
 def _confirmation(card: Mapping[str, Any]) -> list[str]:
-    found = card["confirmation"]
-    others = found.get("others", [])  # not in the cards of older versions
-    contrasts = {f"{card['id']} over baseline": found["test"]}
+    result = card["confirmation"]
+    others = result.get("others", [])  # not in the cards of older versions
+    contrasts = {f"{card['id']} over baseline": result["test"]}
     contrasts |= {f"{card['id']} over {other['id']}": other["test"] for other in others}
     if card["attribution"] is not None:
         contrasts |= card["attribution"]["contrasts"]
-    rates = found["learning_rates"]
+    rates = result["learning_rates"]
     lines = [
         "## Confirmation",
         "",
         *_noise(card),
         "",
-        _rules(found["rules"], found["loosened"]),
+        _rules(result["rules"], result["loosened"]),
         "",
         *_table(contrasts),
         "",
-        f"Decision: {found['outcome']}; {found['reason']}.",
+        f"Decision: {result['outcome']}; {result['reason']}.",
         "",
         "Learning rates, on promotion seeds: baseline "
         f"{_factor(rates['baseline'])}, candidate {_factor(rates['winner'])}"
@@ -129,9 +129,9 @@ def _confirmation(card: Mapping[str, Any]) -> list[str]:
         "| seed | baseline bpb | candidate bpb |",
         "| ---: | ---: | ---: |",
     ]
-    rows = zip(card["seeds"], found["baseline_bpb"], found["winner_bpb"], strict=True)
+    rows = zip(card["seeds"], result["baseline_bpb"], result["winner_bpb"], strict=True)
     lines += [f"| {seed} | {_number(a)} | {_number(b)} |" for seed, a, b in rows]
-    target = found["to_target"]
+    target = result["to_target"]
     if target is not None and target["winner_steps"] is not None:
         lines += [
             "",
@@ -148,14 +148,14 @@ def _confirmation(card: Mapping[str, Any]) -> list[str]:
 def _noise(card: Mapping[str, Any]) -> list[str]:
     calibration, scattered = card["calibration"], card["confirmation"]["paired_sd_in_sigma"]
     low, high = calibration["sigma_interval"]
-    twins, strangers = card["power"]["twins"], card["power"]["strangers"]
+    close, independent = card["power"]["twins"], card["power"]["strangers"]
     lines = [
         f"Noise: sigma {calibration['sigma']:.4f} bpb between seeds (95 % interval {low:.4f} to "
         f"{high:.4f}), {calibration['paired_sigma']:.4f} for twins that share a seed. Before the "
-        f"runs: a true gain of one sigma wins with probability {twins['power_at_one_sigma']:.2f} "
-        f"if the gains of pairs scatter by {twins['paired_sigma_in_sigma']:.2f} sigma, as twins "
-        f"do, and {strangers['power_at_one_sigma']:.2f} if by "
-        f"{strangers['paired_sigma_in_sigma']:.2f}, as strangers at the upper end of that "
+        f"runs: a true gain of one sigma wins with probability {close['power_at_one_sigma']:.2f} "
+        f"if the gains of pairs scatter by {close['paired_sigma_in_sigma']:.2f} sigma, as twins "
+        f"do, and {independent['power_at_one_sigma']:.2f} if by "
+        f"{independent['paired_sigma_in_sigma']:.2f}, as strangers at the upper end of that "
         "interval do."
     ]
     if scattered is not None:
@@ -188,13 +188,13 @@ def _transfer(moved: Mapping[str, Any]) -> list[str]:
     return ["## Elsewhere", "", *_table(tests)]
 
 
-def _export(found: Mapping[str, Any]) -> str:
-    if not found["passes"]:
+def _export(export: Mapping[str, Any]) -> str:
+    if not export["passes"]:
         return "Written as a file for optax it DOES NOT AGREE with what was trained."
     return (
         "Written as a file for optax it agrees with what was trained: within "
-        f"{found['max_relative_l2']:.1e} relative L2 of every matrix after a step, with "
-        f"{found['flips']} signs flipped by rounding."
+        f"{export['max_relative_l2']:.1e} relative L2 of every matrix after a step, with "
+        f"{export['flips']} signs flipped by rounding."
     )
 
 
@@ -221,7 +221,7 @@ def _phases(phases: Mapping[str, Any]) -> list[str]:
 
 
 def _table(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Paired tests by name, as rows."""
+    """Returns a table of paired tests by name."""
     lines = [
         "| comparison | mean gain, bpb | 95 % interval | p, one-sided | n |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -234,8 +234,8 @@ def _table(tests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _with_interval(found: Mapping[str, float], form: str) -> str:
-    return f"{found['mean']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+def _with_interval(interval: Mapping[str, float], form: str) -> str:
+    return f"{interval['mean']:{form}} ({interval['low']:{form}} to {interval['high']:{form}})"
 
 
 def _factor(sweep: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Specs known to be good and bad: does the evaluator tell them apart (Win 1)?"""
+"""A panel of specs known to be good or bad, which the evaluator must separate (Win 1)."""
 
 import itertools
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from nanoevolve_jax.evidence.statistics import auc, kendall_tau
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import CLIP_UPDATE_RMS, DECAY_DECOUPLED, FIELDS
 
-AGREEMENT = 0.5  # least Kendall's tau of a ranking that can be repeated: 3 pairs of 4 in order
-AS_WELL = 0.9  # of the full horizon's own tau; all of it would fail an equal one half of the time
+AGREEMENT = 0.5  # least tau of a ranking that can be repeated: 3 of 4 pairs in order
+AS_WELL = 0.9  # least share of the full horizon's tau; 1 would reject half of all equal horizons
 
 
 def _memory(beta: float, factor: float) -> float:
-    """A decay whose memory `1 / (1 - beta)` is `factor` times as long."""
+    """Returns a decay rate whose memory `1 / (1 - beta)` is `factor` times as long."""
     return 1.0 - (1.0 - beta) / factor
 
 
 def good_and_bad(baseline: Candidate) -> tuple[dict[str, Candidate], dict[str, Candidate]]:
-    """Small changes that should hardly matter, and changes the field knows to hurt."""
+    """Returns small changes that should hardly matter, and changes that are known to hurt."""
     spec, recipe = baseline.spec, baseline.recipe
 
     def changed(**fields):
@@ -53,31 +53,31 @@ def good_and_bad(baseline: Candidate) -> tuple[dict[str, Candidate], dict[str, C
     return good, bad
 
 
-class Panel(NamedTuple):
+class PanelRanking(NamedTuple):
     """How well runs of one horizon rank the panel."""
 
-    auc: float  # that one run of a good spec beats one run of a bad spec on the same seed
+    auc: float  # probability that a good spec beats a bad one, one run each on the same seed
     tau_seeds: float  # Kendall's tau between the rankings of two seeds, mean over pairs
-    tau_full: float  # between a run and one of the full horizon on another seed, likewise
+    tau_full: float  # the same between this horizon and the full horizon on another seed
 
 
 def judge_panel(
     horizons: Mapping[int, Mapping[str, np.ndarray]], good: set[str]
-) -> dict[int, Panel]:
-    """Reads a panel's runs.
+) -> dict[int, PanelRanking]:
+    """Returns how well the runs of each horizon rank the panel.
 
     Args:
-      horizons: by horizon in steps, the bpb of every spec, float[seeds]; NaN where it failed.
-      good: names of the specs known to be good.
+      horizons: Bits per byte of every spec by horizon in steps, float[seeds]; NaN: failed.
+      good: Names of the specs known to be good.
     """
     full = by_seed(horizons[max(horizons)])
 
-    def judge(runs: Mapping[str, np.ndarray]) -> Panel:
+    def judge(runs: Mapping[str, np.ndarray]) -> PanelRanking:
         is_good = np.array([name in good for name in runs])
         rankings = by_seed(runs)
         pairs = itertools.combinations(rankings, 2)
         across = itertools.permutations(range(len(rankings)), 2)
-        return Panel(
+        return PanelRanking(
             auc=float(np.mean([auc(row[is_good], row[~is_good]) for row in rankings])),
             tau_seeds=float(np.mean([kendall_tau(a, b) for a, b in pairs])),
             tau_full=float(np.mean([kendall_tau(rankings[i], full[j]) for i, j in across])),
@@ -87,15 +87,15 @@ def judge_panel(
 
 
 def by_seed(runs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One row of bpb for every seed, float[seeds, specs]."""
+    """Returns one row of bpb per seed, float[seeds, specs]."""
     return np.array(list(runs.values())).T
 
 
-def shortest_horizon(panels: Mapping[int, Panel]) -> int | None:
-    """The shortest horizon whose runs agree with full ones about as well as those among themselves.
+def shortest_horizon(panels: Mapping[int, PanelRanking]) -> int | None:
+    """Returns the shortest horizon that ranks about as well as the full horizon.
 
-    None if runs of the full horizon do not agree with each other: then there is no ranking that a
-    shorter one could have.
+    Its runs agree with full runs about as well as full runs agree with each other. None if full
+    runs do not agree with each other, because then there is no ranking to reproduce.
     """
     own = panels[max(panels)].tau_seeds
     if own < AGREEMENT:

@@ -46,7 +46,7 @@ class ReplayDocument(TypedDict):
 class RecordedPairs(NamedTuple):
     """Pairs of a card's confirmation."""
 
-    jobs: list[Job]  # of the baseline, then of the winner
+    jobs: list[Job]  # the baseline's, then the winner's
     bpb: np.ndarray  # float64[2, pairs]; NaN: the run failed
     paired_sigma: float  # bpb
     seeds: list[int]

@@ -6,30 +6,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SMOOTHING = 0.9  # of the training loss, before its rises are measured
+_SMOOTHING = 0.9  # decay of the training loss's average, whose rises are measured
 
 
 class Merit(NamedTuple):
-    """The three objectives of a candidate; all are better when smaller."""
+    """The three objectives of a candidate; smaller is better for all of them."""
 
     val_bpb: float
-    cost: float  # FLOPs a training step
+    cost: float  # FLOPs per training step
     instability: float  # nats
 
 
 class Scale(NamedTuple):
-    """The units of a score, as a calibration measures them."""
+    """The units of a score, which a calibration measures."""
 
     sigma: float  # bpb, between seeds of the baseline
     shrinkage: float  # variance of one gain, in sigma squared
-    horizon_slope: float  # bpb that a run gains for one unit of ln(horizon)
+    horizon_slope: float  # bpb that a run gains per unit of ln(horizon)
 
 
 def instability(losses: np.ndarray) -> float:
-    """Largest rise of the smoothed training loss above its lowest value so far, in nats.
+    """Returns the largest rise of the smoothed loss above its lowest value so far, in nats.
 
     Args:
-      losses: float[steps], all finite.
+      losses: Training losses, float[steps], all finite.
     """
     smooth, lowest, rise = float(losses[0]), float(losses[0]), 0.0
     for loss in losses[1:]:
@@ -40,22 +40,22 @@ def instability(losses: np.ndarray) -> float:
 
 
 def extra_cost(cost: float, baseline_cost: float, scale: Scale) -> float:
-    """What the baseline would have gained from the compute a candidate takes more, in sigmas.
+    """Returns what the baseline would gain from a candidate's additional compute, in sigmas.
 
-    Longer runs are the other thing compute buys, so cost needs no weight of its own. Savings
-    earn nothing.
+    The compute could be spent on longer runs instead, so cost does not need a weight of its own.
+    Savings are not rewarded.
     """
     return scale.horizon_slope / scale.sigma * max(0.0, math.log(cost / baseline_cost))
 
 
 def score(gains: Sequence[float], cost: float, baseline_cost: float, scale: Scale) -> float:
-    """Mean gain over the baseline, shrunk for the runs it rests on, less what it cost.
+    """Returns the mean gain over the baseline in sigmas, shrunk for few runs, minus its cost.
 
     Args:
-      gains: baseline bpb minus candidate bpb, one a seed.
+      gains: Baseline bpb minus candidate bpb on each seed.
       cost: FLOPs of the candidate's step.
       baseline_cost: FLOPs of the baseline's step.
-      scale: of the evaluation.
+      scale: Units of the evaluation.
 
     Returns:
       Sigmas; -inf if any run is not finite.
@@ -68,7 +68,10 @@ def score(gains: Sequence[float], cost: float, baseline_cost: float, scale: Scal
 
 
 def pareto_front(merits: dict[str, Merit]) -> list[str]:
-    """Ids of the candidates no other one is at least as good as everywhere, better somewhere."""
+    """Returns the ids of the candidates that no other candidate dominates.
+
+    A candidate dominates another if it is at least as good in all objectives and better in one.
+    """
     finite = {k: m for k, m in merits.items() if all(math.isfinite(x) for x in m)}
 
     def dominated(merit):
@@ -80,40 +83,39 @@ def pareto_front(merits: dict[str, Merit]) -> list[str]:
     return [name for name, merit in finite.items() if not dominated(merit)]
 
 
-# Promotion
+# Promotion picks one candidate, on fresh seeds; it does not test ----------------------------
 
 
 class PromotionRules(NamedTuple):
-    """How many go how far."""
+    """How many candidates get how many fresh seeds."""
 
-    first: int = 12  # candidates of the first round
-    first_seeds: int = 3  # fresh seeds each
-    final: int = 4  # candidates of the second round
-    final_seeds: int = 6  # further fresh seeds each
+    first: int = 12  # candidates in the first round
+    first_seeds: int = 3  # fresh seeds per candidate
+    final: int = 4  # candidates in the second round
+    final_seeds: int = 6  # further fresh seeds per candidate
 
 
 def best(scores: Mapping[str, float], count: int) -> list[str]:
-    """The `count` best ids that did not fail, best first; ties go to the one listed first.
+    """Returns the ids with the best scores, best first; ties keep their order.
 
     Args:
-      scores: shrunken scores over all seeds of each candidate, see `score.score`; -inf where any
-        run failed.
-      count: at most so many.
+      scores: Score of each candidate over all its seeds, see `score`; -inf if any run failed.
+      count: Largest number of ids; candidates with a failed run are left out.
     """
     alive = [name for name, score in scores.items() if score > float("-inf")]
     return sorted(alive, key=lambda name: -scores[name])[:count]
 
 
 def first_round(scores: Mapping[str, float], rules: PromotionRules) -> list[str]:
-    """Who gets the first fresh seeds, by screening score."""
+    """Returns the ids that get the first fresh seeds, by screening score."""
     return best(scores, rules.first)
 
 
 def second_round(scores: Mapping[str, float], rules: PromotionRules) -> list[str]:
-    """Who gets the rest, by the scores over screening and first-round seeds."""
+    """Returns the ids that get the other fresh seeds, by score over the seeds so far."""
     return best(scores, rules.final)
 
 
 def pick(scores: Mapping[str, float]) -> str | None:
-    """Who goes on to confirmation, by the scores over all seeds; None if every finalist failed."""
+    """Returns the id to confirm, by score over all seeds; None if every finalist failed."""
     return next(iter(best(scores, 1)), None)

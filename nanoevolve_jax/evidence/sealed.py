@@ -1,4 +1,4 @@
-"""JSON documents that show when they were truncated or edited.
+"""JSON documents with a seal, which shows whether they were truncated or edited.
 
 A seal is a hash that anyone can compute: it catches accidents and careless edits, not forgers.
 """
@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.execution.json_files import decode, to_text, typed, write_json
 from nanoevolve_jax.execution.plain_files import read_plain
@@ -16,21 +17,21 @@ FORMAT = 1
 
 
 def seal_of(document: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits of everything but the seal itself."""
+    """Returns 16 hexadecimal digits that depend on everything except the seal itself."""
     content = {name: value for name, value in document.items() if name != "seal"}
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_sealed(path: Path, kind: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Writes a whole document or nothing; returns it as it was written.
+    """Writes a whole document or nothing; returns it as a reader will see it.
 
     Args:
-      path: where.
-      kind: what the document is, such as 'calibration'.
-      document: JSON without NaN or infinities.
+      path: Path of the file.
+      kind: Kind of the document, such as 'calibration'.
+      document: JSON object without NaN or infinities.
     """
-    # Through text and back, because a seal must hold for what a reader finds.
+    # Through text and back, because the seal must fit the document that a reader gets.
     sealed = json.loads(to_text({"kind": kind, "format": FORMAT} | document))
     sealed["seal"] = seal_of(sealed)
     write_json(path, sealed)
@@ -42,7 +43,7 @@ def read_sealed(path: Path, kind: str, form: type = Any) -> dict[str, Any]:
 
     Args:
       path: Path of the file.
-      kind: what the document is, such as 'calibration'.
+      kind: Kind of the document, such as 'calibration'.
       form: Type of the document, such as a `TypedDict`.
 
     Raises:
@@ -53,14 +54,14 @@ def read_sealed(path: Path, kind: str, form: type = Any) -> dict[str, Any]:
         content = read_plain(path)
         document = decode(content)
     except FileNotFoundError:
-        raise EvidenceError(f"{path} does not exist; allowed: {wanted}") from None
+        raise EvidenceError(f"{path} does not exist; it must be {wanted}") from None
     except (OSError, ValueError) as error:
         raise EvidenceError(f"{path} cannot be read as {wanted}: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != kind:
-        found = document.get("kind") if isinstance(document, dict) else document
-        raise EvidenceError(f"{path} is {found!r}; allowed: {wanted}")
+        own = document.get("kind") if isinstance(document, dict) else document
+        raise EvidenceError(must(str(path), f"be {wanted}", own))
     if document.get("format") != FORMAT:
-        raise EvidenceError(f"{path} has format {document.get('format')!r}; allowed: {FORMAT}")
+        raise EvidenceError(must(f"format of {path}", f"be {FORMAT}", document.get("format")))
     if not _fits(document, content):
         raise EvidenceError(f"{path} was changed after it was written: its seal does not fit")
     try:

@@ -1,22 +1,23 @@
-"""Seeds and validation folds that no two stages share, by construction."""
+"""Seeds and validation folds, arranged so that no two stages share one."""
 
 import enum
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 
-_CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # beside 5 bits of stage they fill a uint32
+_CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # with 5 bits for the stage they fill a uint32
 
-SEEDS_OF_A_STAGE = 2**_INDEX_BITS  # that a campaign has
+SEEDS_OF_A_STAGE = 2**_INDEX_BITS  # seeds per stage and campaign
 
 SCREEN_FOLD = 0
 PROMOTE_FOLD = 1
 _FIRST_CONFIRM_FOLD = 2
-CONFIRMATION_SEEDS = 64  # that a confirmation has of each stage
-MOST_CONFIRMATIONS = SEEDS_OF_A_STAGE // CONFIRMATION_SEEDS  # whose seeds a stage has room for
+CONFIRMATION_SEEDS = 64  # seeds per stage and confirmation
+MOST_CONFIRMATIONS = SEEDS_OF_A_STAGE // CONFIRMATION_SEEDS  # limited by the seeds of a stage
 
 
 class Stage(enum.IntEnum):
-    """What a training run is for."""
+    """Purpose of a training run."""
 
     SCREEN = 0
     TUNE = 1
@@ -32,55 +33,55 @@ class Stage(enum.IntEnum):
 
 
 def stage_seed(stage: Stage, campaign: int, index: int) -> int:
-    """The seed of one run; different arguments give different seeds.
+    """Returns the seed of one run, a uint32; different arguments give different seeds.
 
     Args:
-      stage: what the run is for.
-      campaign: `config.seed`, 0 to 65,535.
-      index: number of the run within the stage, 0 to 2,047.
-
-    Returns:
-      A uint32.
+      stage: Purpose of the run.
+      campaign: `config.seed`, from 0 to 65,535.
+      index: Number of the run within the stage, from 0 to 2,047.
 
     Raises:
       ValueError: if an argument is out of its range.
     """
     if not 0 <= campaign < 2**_CAMPAIGN_BITS:
-        raise ValueError(f"campaign is {campaign}; allowed: 0 to {2**_CAMPAIGN_BITS - 1}")
+        raise ValueError(must("campaign", f"be from 0 to {2**_CAMPAIGN_BITS - 1}", campaign))
     if not 0 <= index < 2**_INDEX_BITS:
-        raise ValueError(f"index is {index}; allowed: 0 to {2**_INDEX_BITS - 1}")
+        raise ValueError(must("index", f"be from 0 to {2**_INDEX_BITS - 1}", index))
     return (int(stage) << (_CAMPAIGN_BITS + _INDEX_BITS)) | (campaign << _INDEX_BITS) | index
 
 
 def confirmation_seeds(
     stage: Stage, campaign: int, number: int, count: int = CONFIRMATION_SEEDS
 ) -> list[int]:
-    """The first seeds of one confirmation within a stage; no other confirmation has them.
+    """Returns the first seeds of a confirmation within a stage; no other confirmation has them.
 
     Args:
-      stage: what they are for.
+      stage: Purpose of the runs.
       campaign: `config.seed`.
-      number: of the confirmation, from 0 over all campaigns of the evaluation.
-      count: at most `CONFIRMATION_SEEDS`.
+      number: Number of the confirmation, counted from 0 over all campaigns of the evaluation.
+      count: Number of seeds, at most `CONFIRMATION_SEEDS`.
 
     Raises:
-      ValueError: if there are not so many.
+      ValueError: if the count is out of its range.
     """
     if not 0 <= count <= CONFIRMATION_SEEDS:
-        raise ValueError(f"count is {count}; allowed: 0 to {CONFIRMATION_SEEDS}")
+        raise ValueError(must("count", f"be from 0 to {CONFIRMATION_SEEDS}", count))
     first = number * CONFIRMATION_SEEDS
     return [stage_seed(stage, campaign, first + i) for i in range(count)]
 
 
 def confirmation_fold(number: int, folds: int) -> int:
-    """The validation fold of the confirmation of that number, counted from 0.
+    """Returns the validation fold of a confirmation.
+
+    Args:
+      number: Number of the confirmation, counted from 0.
+      folds: `config.data.folds`.
 
     Raises:
       EvidenceError: if every fold has been used.
     """
     if number >= folds - _FIRST_CONFIRM_FOLD:
-        raise EvidenceError(
-            f"config.data.folds is {folds}, so {folds - _FIRST_CONFIRM_FOLD} confirmations, and "
-            "all of them have been used; allowed: a new calibration with more folds or other text"
-        )
+        used = folds - _FIRST_CONFIRM_FOLD
+        rule = f"be larger, in a new calibration, because all {used} confirmations have been used"
+        raise EvidenceError(must("config.data.folds", rule, folds))
     return _FIRST_CONFIRM_FOLD + number

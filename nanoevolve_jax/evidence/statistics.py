@@ -1,4 +1,4 @@
-"""The statistics that evidence is stated in. SciPy has the distributions; this has the words."""
+"""Statistics of evidence: paired tests, intervals, seed noise, rankings, learning-rate fits."""
 
 import math
 from collections.abc import Sequence
@@ -30,10 +30,10 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of independent values; without variance the interval is the mean.
+    """Returns the mean of values and its interval, which is the mean if they have no variance.
 
     Args:
-      values: float[n], finite.
+      values: Independent values, float[n], finite.
     """
     values = np.asarray(values, np.float64)
     mean = float(values.mean())
@@ -46,11 +46,11 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def paired_test(gains: Sequence[float]) -> PairedTest:
     """Tests whether gains on shared seeds are above 0.
 
-    Without variance there is no evidence of how runs scatter, so p is 1; likewise where a run
-    was not finite, for a failed run is never dropped.
+    p is 1 if the gains have no variance, because then nothing is known about how runs scatter. It
+    is also 1 if a gain is not finite, because a failed run is never dropped.
 
     Args:
-      gains: float[n], baseline bpb minus candidate bpb on each seed.
+      gains: Baseline bpb minus candidate bpb on each seed, float[n].
     """
     gains = np.asarray(gains, np.float64)
     n = len(gains)
@@ -64,21 +64,21 @@ def paired_test(gains: Sequence[float]) -> PairedTest:
 
 
 class SeedNoise(NamedTuple):
-    """How final bpb scatters over seeds."""
+    """The scatter of final bpb over seeds."""
 
     sigma: float  # bpb
-    sigma_low: float  # 95 % interval
+    sigma_low: float  # 95 % interval of sigma
     sigma_high: float
-    correlation: float  # of two arms on shared seeds
-    paired_sigma: float  # bpb, of their difference
+    correlation: float  # between two arms on shared seeds
+    paired_sigma: float  # standard deviation of their difference, bpb
 
 
 def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
-    """Noise of the baseline, and of its difference from a near twin on the same seeds.
+    """Returns the noise of the baseline, and of its difference from a close variant.
 
     Args:
-      baseline: float[n], bpb.
-      other: float[n], bpb of the twin.
+      baseline: Bits per byte of the baseline, float[n].
+      other: Bits per byte of the variant on the same seeds, float[n].
 
     Raises:
       EvidenceError: if a run is not finite.
@@ -86,8 +86,8 @@ def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
     a, b = np.asarray(baseline, np.float64), np.asarray(other, np.float64)
     if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
         raise EvidenceError(
-            "a run of the baseline or of its near twin failed, so that there is no noise to "
-            "measure; allowed: a config.recipe at which they train on every seed"
+            "a run of the baseline or of its variant failed, so the noise cannot be measured; "
+            "choose a config.recipe at which both train on every seed"
         )
     freedom = len(a) - 1
     sigma = float(a.std(ddof=1))
@@ -107,43 +107,46 @@ def _worst_if_failed(bpb: Sequence[float]) -> np.ndarray:
 
 
 def auc(good: Sequence[float], bad: Sequence[float]) -> float:
-    """Probability that a good spec's run has the lower bpb; ties count half, failures as worst."""
+    """Returns the probability that a good spec has the lower bpb.
+
+    Ties count half, and failed runs are worse than all others.
+    """
     ranks = stats.rankdata(np.concatenate([_worst_if_failed(good), _worst_if_failed(bad)]))
     first, second = ranks[: len(good)], ranks[len(good) :]
-    losses = stats.mannwhitneyu(first, second).statistic  # how often the good one is higher
+    losses = stats.mannwhitneyu(first, second).statistic  # pairs in which the good spec is higher
     return float(1.0 - losses / (len(first) * len(second)))
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
-    """Kendall's tau-b between two rankings; failures are worst, and tied."""
+    """Returns Kendall's tau-b between two rankings; failures are worst, and tied."""
     ranks = [stats.rankdata(_worst_if_failed(x)) for x in (a, b)]
     return float(stats.kendalltau(*ranks).statistic)
 
 
-_ABOUT = 2  # points to either side of the best one
+_ABOUT = 2  # points on either side of the best point
 
 
 class LrFit(NamedTuple):
     """The best learning rate of a sweep."""
 
     factor: float
-    edge: str | None  # 'low' or 'high' if the best one may lie beyond that end of the range
+    edge: str | None  # 'low' or 'high' if the best factor may lie beyond that end of the range
 
 
 def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit | None:
     """Fits a parabola to the mean loss over log2(factor), through the five points about the best.
 
-    The best learning rate is at an edge if the parabola has its minimum there or beyond, or if none
-    of the points tried is better. Beyond a factor with a failed run there is nothing to look for.
+    The best learning rate is at an edge if the parabola has its minimum there or beyond, or if the
+    best point is there. A range is not extended beyond a factor with a failed run.
 
     Args:
-      factors: float[points], ascending.
-      losses: float[points, seeds]; a factor with a failed run is left out.
+      factors: Ascending factors, float[points].
+      losses: Losses, float[points, seeds]; a factor with a failed run is left out.
 
     Returns:
-      The vertex if it lies between the neighbours of the best point tried, else that point: a loss
-      with two valleys has its parabola on the hill between them. None if every factor has a failed
-      run.
+      The vertex if it lies between the neighbours of the best point, otherwise the best point,
+      because a loss with two valleys can have its vertex on the hill between them. None if every
+      factor has a failed run.
     """
     mean = np.asarray(losses, np.float64).mean(1)
     finite = np.flatnonzero(np.isfinite(mean))

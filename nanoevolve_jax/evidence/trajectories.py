@@ -1,4 +1,4 @@
-"""What every step of a run recorded, on disk: `telemetry/<name>.npz` of a run folder."""
+"""Per-step records of a run on disk: `telemetry/<name>.npz` in a run folder."""
 
 import math
 import os
@@ -23,19 +23,19 @@ FOLDER = "telemetry"
 MOST_STEPS = 10_000_000
 _MOST_COLUMNS = 256
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_CURVE = ("validation_step", "validation_bpb")  # have a length of their own
+_CURVE = ("validation_step", "validation_bpb")  # these have another length than the steps
 SCREENED = ("grad_norm", *_CURVE)
 """Columns that only the telemetry of a screening run has."""
 _NEEDED = tuple(name for name in TELEMETRY if name != "log_grad_norm")
 
 
 def save_telemetry(folder: Path, name: str, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes the columns of a run whole or not at all.
+    """Writes all columns of a run, or nothing.
 
     Args:
-      folder: of the run.
-      name: the id of a candidate, for its screening run, or the key of another run.
-      columns: [steps] each, and the validation curve.
+      folder: Run folder.
+      name: Id of a candidate, for its screening run, or the key of another run.
+      columns: Columns by name, [steps] each, and the validation curve.
     """
     path = _path(folder, name)
     subfolder(folder, FOLDER)
@@ -46,12 +46,12 @@ def save_telemetry(folder: Path, name: str, columns: Mapping[str, np.ndarray]) -
 def read_telemetry(
     folder: Path, name: str, more: Collection[str] = ()
 ) -> dict[str, np.ndarray] | None:
-    """The columns that were saved under a name; None: there are none.
+    """Returns the columns that were saved under a name, or None if there are none.
 
     Args:
       folder: Run folder.
       name: Name that they were saved under.
-      more: Columns that must be there besides those of every run, such as `SCREENED`.
+      more: Columns that must be there in addition to those of every run, such as `SCREENED`.
 
     Raises:
       EvidenceError: if the file is damaged, or holds anything but columns of numbers.
@@ -70,7 +70,7 @@ def read_telemetry(
 
 
 def _columns(file) -> dict[str, np.ndarray]:
-    """The columns of an .npz file, each of which is checked before memory is taken for it."""
+    """Returns the columns of an .npz file; each is checked before memory is allocated for it."""
     columns: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as members:
         names = members.namelist()

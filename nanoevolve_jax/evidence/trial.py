@@ -56,7 +56,7 @@ class Protocol:
     Attributes:
       slot: Seeds and fold that the ledger gave out for it.
       calibration: Calibration of the evaluation.
-      check_export: Compares a policy with its exported file.
+      check_export: Compares a policy with its exported file; None skips this.
       until: Last stage after a win, one of `UNTIL`.
       on_outcome: Takes the outcome of the confirmation as soon as it is decided.
       on_planned: Takes the number of candidate-steps that are planned, once there are more.
@@ -65,7 +65,7 @@ class Protocol:
 
     slot: Confirmation
     calibration: Calibration
-    check_export: ExportCheck
+    check_export: ExportCheck | None = None
     until: str = UNTIL[-1]
     on_outcome: Callable[[str], None] = _ignore
     on_planned: Callable[[int], None] = _ignore
@@ -113,7 +113,7 @@ def run(bench: Bench, candidate: Arm, references: Sequence[Arm], protocol: Proto
     if won and protocol.until == "transfer":
         log(f"transfer: {pairs} pairs at 95 % of the compute, fixed from the gain and the noise")
         parts["transfer"] = transfer(study, arms, pairs)
-        parts["export"] = protocol.check_export(candidate)
+        parts["export"] = protocol.check_export and protocol.check_export(candidate)
     if candidate.spec.control.enabled:
         parts["phases"] = finite_or_null(attribution.phases(bench, runs, candidate.spec))
     return Trial(parts, verdict, attribution.gates(bench, runs), arms.baseline.id)

@@ -1,8 +1,7 @@
-"""Tunes the baseline's recipe, so that no candidate wins by being better tuned.
+"""Tuning of the baseline's recipe, so that no candidate wins by being better tuned.
 
-Optuna's TPE proposes, a batch of lanes at a time; a range whose edge wins is widened. The lowest of
-many noisy runs is mostly luck, so the search only draws up a shortlist, which is then run
-again on fresh seeds. If what wins there lies at an edge, the search goes on beyond it.
+Optuna's TPE proposes points in batches, and a range whose edge wins is widened. The lowest of many
+noisy runs is mostly luck, so the search only makes a shortlist, which is run again on fresh seeds.
 """
 
 import math
@@ -21,12 +20,12 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from nanoevolve_jax.evidence.errors import EvidenceError
 
 Point = dict[str, float]
-_EDGE = 0.05  # of a range: how near to its end counts as its edge
-_CENTROID = 5  # best points that are averaged
+_EDGE = 0.05  # share of a range at either end that counts as its edge
+_CENTROID = 5  # number of best points that are averaged
 
 
 class Dimension(NamedTuple):
-    """One thing to tune."""
+    """A quantity to tune, and the range in which it is searched."""
 
     name: str
     low: float
@@ -36,12 +35,12 @@ class Dimension(NamedTuple):
     log: bool
 
     def to_unit(self, value: float) -> float:
-        """The value's place in the range, 0 to 1; logarithmic where the dimension is."""
+        """Returns where a value lies in the range, from 0 to 1; logarithmic if the dimension is."""
         low, high, value = (self._scaled(x) for x in (self.low, self.high, value))
         return (value - low) / (high - low)
 
     def from_unit(self, place: float) -> float:
-        """The value at a place, within the hard bounds."""
+        """Returns the value at a place of the range, within the hard bounds."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         value = low + place * (high - low)
         return min(max(math.exp(value) if self.log else value, self.hard_low), self.hard_high)
@@ -50,7 +49,7 @@ class Dimension(NamedTuple):
         return math.log(value) if self.log else value
 
     def widened(self, best: float) -> "Dimension":
-        """The range, half as long again at the end where `best` lies, if it lies at one."""
+        """Returns the range, longer by half at the end where `best` lies, if it lies at an end."""
         place = self.to_unit(best)
         if place < _EDGE:
             return self._replace(low=self.from_unit(-0.5))
@@ -60,22 +59,22 @@ class Dimension(NamedTuple):
 
 
 def widened(dimensions: Sequence[Dimension], best: Point) -> tuple[Dimension, ...]:
-    """The ranges, wider where `best` lies at an edge that is not a hard bound."""
+    """Returns the ranges, widened where `best` lies at an edge that is not a hard bound."""
     return tuple(d.widened(best[d.name]) for d in dimensions)
 
 
 def at_edge(dimensions: Sequence[Dimension], best: Point) -> list[str]:
-    """Names of the dimensions that `widened` would widen."""
+    """Returns the names of the dimensions that `widened` would widen."""
     pairs = zip(dimensions, widened(dimensions, best), strict=True)
     return [old.name for old, new in pairs if old != new]
 
 
 class Tuning(NamedTuple):
-    """What was tried."""
+    """The points that were tried, and their results."""
 
-    dimensions: tuple[Dimension, ...]  # as wide as they became
+    dimensions: tuple[Dimension, ...]  # with their final ranges
     points: list[Point]
-    bpb: list[float]  # one run each; NaN where it failed
+    bpb: list[float]  # one run per point; NaN if it failed
 
 
 def tune(
@@ -88,19 +87,19 @@ def tune(
     seed: int,
     earlier: Tuning | None = None,
 ) -> Tuning:
-    """Spends `runs` training runs, the default point first; or so many more.
+    """Spends a budget of training runs, the default point first unless there are earlier runs.
 
     Args:
-      evaluate: gives the validation bpb of every point of a batch, NaN for a failed run.
-      dimensions: what to tune, and where to begin looking.
-      default: where tuning starts from.
-      runs: the budget.
-      batch: points asked for at once, as many as train side by side.
-      seed: of the sampler; the same seed asks for the same points.
-      earlier: what has been tried within these ranges; the search goes on from there.
+      evaluate: Returns the validation bpb of every point of a batch, NaN for a failed run.
+      dimensions: Quantities to tune, with the ranges to begin with.
+      default: Point to begin with.
+      runs: Number of runs to spend.
+      batch: Number of points to propose at once.
+      seed: Seed of the sampler; the same seed proposes the same points.
+      earlier: Points that were tried before, from which the search continues.
 
     Returns:
-      Everything that was tried, `earlier` included.
+      All points that were tried, `earlier` included.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
@@ -139,7 +138,7 @@ def _distributions(dimensions: Sequence[Dimension]) -> dict[str, FloatDistributi
 
 
 def _as_trials(tuning: Tuning) -> list[optuna.trial.FrozenTrial]:
-    """The finite runs as Optuna remembers them."""
+    """Returns the finite runs as trials of Optuna."""
     ranges = _distributions(tuning.dimensions)
     return [
         optuna.trial.create_trial(params=point, distributions=ranges, value=value)
@@ -149,23 +148,23 @@ def _as_trials(tuning: Tuning) -> list[optuna.trial.FrozenTrial]:
 
 
 def ranked(tuning: Tuning) -> list[Point]:
-    """The points whose run was finite, best first.
+    """Returns the points whose run was finite, best first.
 
     Raises:
-      EvidenceError: if there are none.
+      EvidenceError: if all runs failed.
     """
     pairs = zip(tuning.bpb, tuning.points, strict=True)
     finite = [(bpb, i, point) for i, (bpb, point) in enumerate(pairs) if math.isfinite(bpb)]
     if not finite:
         raise EvidenceError(
-            f"all {len(tuning.points)} runs of the tuning failed; "
-            "allowed: a config.recipe in whose neighbourhood some train"
+            f"all {len(tuning.points)} runs of the tuning failed; start from a config.recipe near "
+            "which the baseline trains"
         )
     return [point for _, _, point in sorted(finite, key=lambda item: item[:2])]
 
 
 def centroid(points: Sequence[Point], dimensions: Sequence[Dimension]) -> Point:
-    """The mean of points, in the coordinates of their ranges."""
+    """Returns the mean of points, in the coordinates of their ranges."""
     return {
         d.name: d.from_unit(float(np.mean([d.to_unit(p[d.name]) for p in points])))
         for d in dimensions
@@ -173,14 +172,14 @@ def centroid(points: Sequence[Point], dimensions: Sequence[Dimension]) -> Point:
 
 
 def surrogate_optimum(tuning: Tuning, seed: int) -> Point:
-    """Where a Gaussian process, fitted to every finite run with its noise, is lowest.
+    """Returns the point where a Gaussian process, fitted to all finite runs, is lowest.
 
     Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006.
     """
     dims = tuning.dimensions
     finite = [i for i, bpb in enumerate(tuning.bpb) if math.isfinite(bpb)]
     x = np.array([[d.to_unit(tuning.points[i][d.name]) for d in dims] for i in finite])
-    # A few diverging runs must not set the scale of all others.
+    # Clipped, or a few diverging runs would set the scale of all others.
     y = np.array([tuning.bpb[i] for i in finite])
     y = np.minimum(y, np.median(y) + 3.0 * (np.median(y) - y.min()))
     kernel = ConstantKernel(1.0) * RBF(np.ones(len(dims)), (0.1, 30.0)) + WhiteKernel(
@@ -193,7 +192,7 @@ def surrogate_optimum(tuning: Tuning, seed: int) -> Point:
     rng = np.random.default_rng(seed)
     tried = np.vstack([x, rng.random((2048, len(dims)))])
     start = tried[np.argsort(model.predict(tried), kind="stable")[:4]]
-    found = [
+    minima = [
         minimize(
             lambda u: float(model.predict(u[None])[0]),
             place,
@@ -202,12 +201,12 @@ def surrogate_optimum(tuning: Tuning, seed: int) -> Point:
         )
         for place in np.clip(start, 0.0, 1.0)
     ]
-    best = min(found, key=lambda result: result.fun).x
+    best = min(minima, key=lambda result: result.fun).x
     return {d.name: d.from_unit(float(u)) for d, u in zip(dims, best, strict=True)}
 
 
 def shortlist(tuning: Tuning, default: Point, seed: int) -> dict[str, Point]:
-    """The points worth fresh seeds: none of them is chosen by a single run alone."""
+    """Returns the points to run on fresh seeds, by name."""
     best = ranked(tuning)
     return {
         "default": default,
