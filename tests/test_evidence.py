@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import socket
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -29,7 +30,6 @@ from nanoevolve_jax.evidence.replay import is_record, record_path
 from nanoevolve_jax.evidence.runs import read_runs
 from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.verdict import Panel, PlaceboEvidence, judge
-from nanoevolve_jax.evidence.work import total_runs
 from nanoevolve_jax.evolution import archive, promotion
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.plan import phases
@@ -56,15 +56,6 @@ TINY = SEARCH | {
 }
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
-    """A folder with a corpus and a finished calibration."""
-    folder = tmp_path_factory.mktemp("evidence")
-    write_corpus(folder / "corpus")
-    act(folder, calibrate.calibrate, make_config(settings(folder), folder / "calibration"))
-    return folder
-
-
 def settings(folder, **changes):
     places = {
         "data.corpus": f"parquet:{folder / 'corpus'}",
@@ -73,13 +64,22 @@ def settings(folder, **changes):
     return TINY | places | {k.replace("__", "."): v for k, v in changes.items()}
 
 
-def act(folder, command, *arguments):
-    """Runs a command in this process; returns what it printed."""
+def act(command, *arguments):
+    """Runs a command in this process; returns its output and what it returned."""
     patch, output = pytest.MonkeyPatch(), io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
         p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
-        command(*arguments)
-    return output.getvalue()
+        returned = command(*arguments)
+    return output.getvalue(), returned
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with a corpus and a finished calibration."""
+    folder = tmp_path_factory.mktemp("evidence")
+    write_corpus(folder / "corpus")
+    act(calibrate.calibrate, make_config(settings(folder), folder / "calibration"))
+    return folder
 
 
 def calibrated(folder, name, **changes):
@@ -87,152 +87,146 @@ def calibrated(folder, name, **changes):
     return make_config(settings(folder, calibration=str(path), **changes), folder / name)
 
 
-def confirm_settings(folder, name, candidate="promoted", **changes):
-    config = confirm_config.get_config()
-    config.workdir, config.candidate = str(folder / name), candidate
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return on_this_machine(config, folder)
-
-
-def replay_settings(folder):
-    return on_this_machine(replay_config.get_config(), folder)
-
-
-def on_this_machine(config, folder):
-    """The devices and the cache that searches of this module use."""
+def on_this_machine(config, folder, **changes):
+    """The config with the devices and the cache that searches of this module use."""
     config.devices, config.data.cache_dir = TINY["devices"], str(folder / "cache")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
+
+
+def confirm_settings(folder, run, candidate="promoted", **changes):
+    config = on_this_machine(confirm_config.get_config(), folder, **changes)
+    config.workdir, config.candidate = str(run), candidate
+    return config
+
+
+def run_confirm(folder, name, *arguments, **changes):
+    """Confirms a candidate; returns the output."""
+    run = confirm_settings(folder, folder / name, *arguments, **changes)
+    return act(confirm.confirm, run)[0]
 
 
 @pytest.fixture(scope="module")
 def searched(workshop):
-    return act(workshop, search.search, calibrated(workshop, "run"))
+    return act(search.search, calibrated(workshop, "run"))[0]
 
 
 @pytest.fixture(scope="module")
 def confirmed(workshop, searched):
-    return act(workshop, confirm.confirm, confirm_settings(workshop, "run"))
+    return run_confirm(workshop, "run")
+
+
+@pytest.fixture
+def trains_nothing(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(LocalEngine, "run", refuse)
 
 
 def document(workshop, *names):
     return json.loads(workshop.joinpath(*names).read_text())
 
 
-def refuse(*arguments):
-    raise AssertionError("trained again")
+def records_of(workshop, name="run"):
+    return archive.load_all(workshop / name / "archive.jsonl")
 
 
 # Calibration -------------------------------------------------------------------------------
 
 
-def test_a_calibration_says_what_noise_is_and_repeats_exactly(workshop):
-    found = document(workshop, "calibration", "calibration.json")
-    assert found["noise"]["repeat_difference"] == 0.0
+def test_a_calibration_holds_noise_panel_and_the_best_recipe_of_its_shortlist(workshop):
+    calibration = document(workshop, "calibration", "calibration.json")
+    assert calibration["noise"]["repeat_difference"] == 0.0
     for name in ("screen", "full"):
-        noise = found["noise"][name]
+        noise = calibration["noise"][name]
         assert noise["n"] == 8 and 0 < noise["sigma_low"] < noise["sigma"] < noise["sigma_high"]
-    shrinkage = (found["noise"]["screen"]["paired_sigma"] / found["scale"]["sigma"]) ** 2
-    assert found["scale"]["shrinkage"] == pytest.approx(shrinkage)
-    assert len(found["panel"]["good"]) >= 6 <= len(found["panel"]["bad"])
-    assert 0 <= found["panel"]["auc"] <= 1
-
-
-def test_the_recipe_is_the_best_of_the_shortlist_on_fresh_seeds(workshop):
-    found = document(workshop, "calibration", "calibration.json")
-    listed = found["tuning"]["shortlist"]
+    paired = calibration["noise"]["screen"]["paired_sigma"]
+    scale, panel, tuning = (calibration[part] for part in ("scale", "panel", "tuning"))
+    assert scale["shrinkage"] == pytest.approx((paired / scale["sigma"]) ** 2)
+    assert len(panel["good"]) >= 6 <= len(panel["bad"]) and 0 <= panel["auc"] <= 1
+    listed = tuning["shortlist"]
     assert set(listed) - {"before"} == {"default", "best", "second", "centroid", "surrogate"}
     means = {name: np.mean(entry["bpb"]) for name, entry in listed.items()}
-    assert found["tuning"]["chosen"] == min(means, key=means.get)
-    assert found["recipe"] == listed[found["tuning"]["chosen"]]["recipe"]
-    runs = TINY["calibrate.tuning_runs"] + len(found["tuning"]["widenings"])
-    assert found["tuning"]["runs"] == runs == found["spent"]["calibrate: tune"]["runs"]
+    assert tuning["chosen"] == min(means, key=means.get)
+    assert calibration["recipe"] == listed[tuning["chosen"]]["recipe"]
+    runs = TINY["calibrate.tuning_runs"] + len(tuning["widenings"])
+    assert tuning["runs"] == runs == calibration["spent"]["calibrate: tune"]["runs"]
 
 
-def test_calibrating_again_trains_nothing_and_changes_nothing(workshop, monkeypatch):
+def test_calibrating_again_trains_nothing_and_changes_nothing(workshop, trains_nothing):
     path = workshop / "calibration" / "calibration.json"
     before = path.read_bytes()
-    monkeypatch.setattr(LocalEngine, "run", refuse)
-    act(workshop, calibrate.calibrate, make_config(settings(workshop), workshop / "calibration"))
+    act(calibrate.calibrate, make_config(settings(workshop), workshop / "calibration"))
     assert path.read_bytes() == before
 
 
-REFUSED = [
-    ({"train__steps": 5}, r"horizon\.screen is 5 and was 6"),
-    ({"confirm__steps": 12}, r"horizon\.full is 12 and was 9"),
-    ({"model__n_layer": 2}, r"model\.n_layer is 2 and was 1"),
-    ({"data__vocab_size": 290}, r"tokenizer is .* and was"),
-    ({"data__validation_rows": 4}, r"validation_rows is 4 and was 8"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__steps": 5}, r"horizon\.screen is 5 and was 6"),
+        ({"confirm__steps": 12}, r"horizon\.full is 12 and was 9"),
+        ({"model__n_layer": 2}, r"model\.n_layer is 2 and was 1"),
+        ({"data__vocab_size": 290}, r"tokenizer is .* and was"),
+        ({"data__validation_rows": 4}, r"validation_rows is 4 and was 8"),
+    ],
+)
 def test_a_calibration_of_another_evaluation_is_refused_by_name(workshop, changes, message):
     with pytest.raises(EvidenceError, match=message):
-        act(workshop, search.search, calibrated(workshop, "refused", **changes))
+        act(search.search, calibrated(workshop, "refused", **changes))
     assert not (workshop / "refused").exists()
 
 
-def test_a_calibration_on_other_text_is_refused(workshop, tmp_path):
-    (tmp_path / "calibration").symlink_to(workshop / "calibration")
-    write_corpus(tmp_path / "corpus")
-    shard = tmp_path / "corpus" / "shard_00000.parquet"
-    (tmp_path / "corpus" / "shard_00002.parquet").write_bytes(shard.read_bytes())
-    with pytest.raises(EvidenceError, match=r"corpus is .* and was"):
-        act(tmp_path, search.search, calibrated(tmp_path, "run"))
-
-
-def test_truncated_and_edited_calibrations_are_refused(workshop, tmp_path):
+def test_a_calibration_on_other_text_or_that_was_damaged_is_refused(workshop, tmp_path):
     whole = (workshop / "calibration" / "calibration.json").read_bytes()
     (tmp_path / "calibration").mkdir()
-    (tmp_path / "corpus").symlink_to(workshop / "corpus")
-    (tmp_path / "cache").symlink_to(workshop / "cache")
+    shutil.copytree(workshop / "corpus", tmp_path / "corpus")
+    path = tmp_path / "calibration" / "calibration.json"
     for damaged in (whole[: len(whole) // 2], whole.replace(b'"n": 8', b'"n": 80', 1)):
-        (tmp_path / "calibration" / "calibration.json").write_bytes(damaged)
+        path.write_bytes(damaged)
         with pytest.raises(EvidenceError):
-            act(tmp_path, search.search, calibrated(tmp_path, "run"))
+            act(search.search, calibrated(tmp_path, "run"))
+    path.write_bytes(whole)
+    shard = tmp_path / "corpus" / "shard_00000.parquet"
+    shutil.copy(shard, tmp_path / "corpus" / "shard_00002.parquet")
+    with pytest.raises(EvidenceError, match=r"corpus is .* and was"):
+        act(search.search, calibrated(tmp_path, "run"))
 
 
 # Promotion ---------------------------------------------------------------------------------
 
 
-def test_promotion_gives_fresh_seeds_to_the_best_and_one_goes_on(workshop, searched):
-    found = document(workshop, "run", "promotion.json")
-    records = {r.id: r for r in archive.load_all(workshop / "run" / "archive.jsonl")}
+def test_promotion_gives_fresh_seeds_to_the_best_and_scores_all_seeds(workshop, searched):
+    promoted = document(workshop, "run", "promotion.json")
+    scale = document(workshop, "calibration", "calibration.json")["scale"]
+    records = records_of(workshop)
     assert "against the tuned baseline" in searched
-    assert len(found["first_round"]) == 3 and len(found["second_round"]) == 2
-    baseline = records["nanochat"]
+    assert len(promoted["first_round"]) == 3 and len(promoted["second_round"]) == 2
+    baseline = records[0]
     assert len(baseline.seeds) == 1 + 2 + 1
-    for name, record in records.items():
-        rounds = (name in found["first_round"]) * 2 + (name in found["second_round"])
-        controls = record.recipe is not None or name == "nanochat"
-        assert len(record.seeds) == 1 + (3 if controls else rounds)
-        assert record.seeds == baseline.seeds[: len(record.seeds)]
-    statuses = [r.status for r in records.values()]
-    assert statuses.count("promoted") == (found["candidate"] is not None)
+    reference = dict(zip(baseline.seeds, baseline.val_bpb, strict=True))
+    for r in records:
+        rounds = (r.id in promoted["first_round"]) * 2 + (r.id in promoted["second_round"])
+        controls = r.recipe is not None or r.id == "nanochat"
+        assert len(r.seeds) == 1 + (3 if controls else rounds)
+        assert r.seeds == baseline.seeds[: len(r.seeds)]
+        gains = [reference[s] - x for s, x in zip(r.seeds, r.val_bpb, strict=True)]
+        expected = sum(gains) / (len(gains) + scale["shrinkage"])
+        expected -= scale["horizon_slope"] * max(0.0, math.log(r.cost / baseline.cost))
+        assert r.score == pytest.approx(expected / scale["sigma"])
+    statuses = [r.status for r in records]
+    assert statuses.count("promoted") == (promoted["candidate"] is not None)
     assert document(workshop, "run", "summary.json")["compared_with"] == "the tuned baseline"
 
 
-def test_scores_rest_on_all_seeds_of_a_candidate(workshop, searched):
-    scale = document(workshop, "calibration", "calibration.json")["scale"]
-    records = archive.load_all(workshop / "run" / "archive.jsonl")
-    reference = dict(zip(records[0].seeds, records[0].val_bpb, strict=True))
-    for r in records:
-        gains = [reference[s] - x for s, x in zip(r.seeds, r.val_bpb, strict=True)]
-        expected = sum(gains) / (len(gains) + scale["shrinkage"])
-        expected -= scale["horizon_slope"] * max(0.0, math.log(r.cost / records[0].cost))
-        assert r.score == pytest.approx(expected / scale["sigma"])
-
-
-def test_searching_again_changes_nothing(workshop, searched, confirmed, monkeypatch):
+def test_searching_again_changes_nothing(workshop, searched, confirmed, trains_nothing):
     files = [workshop / "run" / name for name in ("archive.jsonl", "promotion.json")]
     before = [path.read_bytes() for path in files]
-    events = workshop / "run" / "tensorboard" / "search"
-    told = read_events(events)  # before promotion scored candidates anew
-    monkeypatch.setattr(LocalEngine, "run", refuse)
-    act(workshop, search.search, calibrated(workshop, "run"))
-    assert read_events(events) == told
-    changed = [a != b.read_bytes() for a, b in zip(before, files, strict=True)]
-    assert not any(changed)
+    folder = workshop / "run" / "tensorboard" / "search"
+    events = read_events(folder)  # written before promotion changed scores
+    act(search.search, calibrated(workshop, "run"))
+    assert read_events(folder) == events
+    assert [path.read_bytes() for path in files] == before
 
 
 # Confirmation ------------------------------------------------------------------------------
@@ -244,14 +238,19 @@ def card_of(workshop):
     return path, json.loads(path.read_text())
 
 
-def test_a_confirmation_leaves_a_card_that_says_what_was_spent(workshop, confirmed):
+def other_candidate(workshop):
+    """A candidate that promotion did not pick."""
+    promoted = document(workshop, "run", "promotion.json")
+    return next(name for name in promoted["first_round"] if name != promoted["candidate"])
+
+
+def test_a_confirmation_leaves_a_card_a_page_and_the_compute_that_was_spent(workshop, confirmed):
     path, card = card_of(workshop)
+    pairs = card["confirmation"]["pairs"]
     assert confirmed.index("power: ") < confirmed.index("learning rate of ")
-    assert card["confirmation"]["pairs"] in (8, 20)
-    assert len(card["seeds"]) == card["confirmation"]["pairs"]
-    assert card["fold"] == 2
+    assert pairs in (8, 20) and len(card["seeds"]) == pairs and card["fold"] == 2
     spent = card["spent"]
-    assert spent["confirm: test"]["runs"] == 2 * card["confirmation"]["pairs"]
+    assert spent["confirm: test"]["runs"] == 2 * pairs
     assert {"search: screening", "calibrate: tune"} <= set(spent)
     page = path.with_suffix(".md").read_text()
     for number in (*card["confirmation"]["baseline_bpb"], *card["confirmation"]["winner_bpb"]):
@@ -266,29 +265,27 @@ def test_the_commands_on_a_card_lead_from_nothing_to_it(workshop, confirmed):
     for command in (calibrating, searching):
         assert f"--config.data.corpus=parquet:{workshop / 'corpus'}" in command
         assert "--config.train.steps=6" in command
-    # The recipe that tuning began with; the search has the one it ended with.
+    # Calibration begins with this recipe; the search uses the one that it ends with.
     assert "--config.recipe.momentum=0.97" in calibrating and "recipe" not in searching
     assert f"--config.workdir={workshop / 'calibration'}" in calibrating
     assert f"--config.calibration={workshop / 'calibration' / 'calibration.json'}" in searching
-    assert f"--config.workdir={workshop / 'run'}" in searching
-    assert confirming.endswith(
-        f"--config.workdir={workshop / 'run'} --config.candidate={card['id']}"
-    )
+    run = f"--config.workdir={workshop / 'run'}"
+    assert run in searching and confirming.endswith(f"{run} --config.candidate={card['id']}")
     assert replaying == f"python -m nanoevolve_jax.replay --config.devices=2 {path}"
 
 
-def test_event_files_hold_every_run_of_every_stage_and_whom_promotion_picked(workshop, confirmed):
+def test_event_files_hold_every_run_of_every_stage(workshop, confirmed):
     for name in ("calibration", "run"):
         by_stage = {}
-        for made in read_runs(workshop / name):
-            by_stage.setdefault(made.stage, []).append(made.val_bpb)
+        for run in read_runs(workshop / name):
+            by_stage.setdefault(run.stage, []).append(run.val_bpb)
         assert by_stage
         for stage, finals in by_stage.items():
             events = read_events(workshop / name / "tensorboard" / stage_name(stage))
-            told = np.array(events["run/val_bpb"])
+            points = np.array(events["run/val_bpb"])
             numbers = np.flatnonzero(np.isfinite(finals))
-            np.testing.assert_array_equal(told[:, 0], numbers + 1)
-            np.testing.assert_allclose(told[:, 1], np.array(finals)[numbers], rtol=1e-6)
+            np.testing.assert_array_equal(points[:, 0], numbers + 1)
+            np.testing.assert_allclose(points[:, 1], np.array(finals)[numbers], rtol=1e-6)
     picked = document(workshop, "run", "promotion.json")["candidate"]
     assert picked is None or "policy/gate" in read_events(workshop / "run/tensorboard" / picked)
 
@@ -298,108 +295,89 @@ def test_a_run_folder_older_than_a_setting_can_be_confirmed(workshop, searched, 
     del written["config"]["compare"], written["config"]["track"]
     (tmp_path / "config.json").write_text(json.dumps(written))
     shutil.copy(workshop / "run" / "calibration.json", tmp_path)
-    found = read_search(on_this_machine(confirm_settings(tmp_path, ""), workshop))
-    assert found.config.compare.seeds == 4
+    assert read_search(confirm_settings(workshop, tmp_path)).config.compare.seeds == 4
 
 
 def test_seeds_and_folds_of_the_stages_are_disjoint(workshop, confirmed):
     _, card = card_of(workshop)
-    stages = {}
+    stages = {"search": {(r.seeds[0], 0) for r in records_of(workshop)}}
     for name in ("calibration", "run"):
-        for line in (workshop / name / "runs.jsonl").read_text().splitlines():
-            run = json.loads(line)
-            stages.setdefault(run["stage"], set()).add((run["job"]["seed"], run["job"]["fold"]))
-    stages["search"] = {
-        (r.seeds[0], 0) for r in archive.load_all(workshop / "run" / "archive.jsonl")
-    }
-    tested = stages.pop("confirm: test")
-    assert {seed for seed, _ in tested} == set(card["seeds"])
-    for earlier in stages.values():
-        assert not {seed for seed, _ in tested} & {seed for seed, _ in earlier}
-        assert not {fold for _, fold in tested} & {fold for _, fold in earlier}
-    promoted = {seed for seed, _ in stages["promote"]}
-    assert not promoted & {seed for seed, _ in stages["search"]}
-    assert not promoted & {seed for seed, _ in stages["calibrate: tune"]}
+        for run in read_runs(workshop / name):
+            stages.setdefault(run.stage, set()).add((run.job["seed"], run.job["fold"]))
+    seeds, folds = ({k: {x[i] for x in v} for k, v in stages.items()} for i in (0, 1))
+    tested, tested_folds = seeds.pop("confirm: test"), folds.pop("confirm: test")
+    assert tested == set(card["seeds"])
+    assert not any(tested & earlier for earlier in seeds.values())
+    assert not any(tested_folds & earlier for earlier in folds.values())
+    assert not seeds["promote"] & (seeds["search"] | seeds["calibrate: tune"])
 
 
-def test_confirming_again_trains_nothing_and_uses_no_further_fold(workshop, confirmed, monkeypatch):
+def test_confirming_again_trains_nothing_and_uses_no_further_fold(
+    workshop, confirmed, trains_nothing
+):
+    """A copied calibration leads to the same ledger, so it cannot buy another confirmation."""
     path, card = card_of(workshop)
     before = path.read_bytes()
-    monkeypatch.setattr(LocalEngine, "run", refuse)
-    act(workshop, confirm.confirm, confirm_settings(workshop, "run"))
+    run_confirm(workshop, "run")
     assert path.read_bytes() == before
     evaluation = card["calibration"]["evaluation"]
     ledger = open_ledger(ledger_path(workshop / "cache", evaluation), evaluation, 6)
     assert len(ledger.confirmations()) == 1
-
-
-def test_a_copied_calibration_leads_to_the_same_ledger(workshop, confirmed):
-    """Or every copy would buy a confirmation that counts, and hide the searches before."""
     copied = shutil.copytree(workshop / "calibration", workshop / "copy") / "calibration.json"
     calibration = load_calibration(copied, json.loads(copied.read_text())["evaluation"])
     other = promotion.ledger_of(calibrated(workshop, "run"), calibration)
     assert len(other.confirmations()) == 1 <= other.campaigns()
 
 
+def test_a_candidate_that_breaks_a_constraint_consumes_nothing(workshop, searched, monkeypatch):
+    before = {p: p.read_bytes() for p in (workshop / "cache" / "ledgers").glob("*.jsonl")}
+    monkeypatch.setattr(eligibility, "STATE_LIMIT", 0.5)
+    other = other_candidate(workshop)
+    with pytest.raises(EvidenceError, match=f"'{other}': .* above 0.5"):
+        run_confirm(workshop, "run", other)
+    assert len(before) == 1 and all(path.read_bytes() == x for path, x in before.items())
+
+
 def test_a_second_candidate_is_exploratory_and_cannot_win(workshop, confirmed):
-    found = document(workshop, "run", "promotion.json")
-    other = next(name for name in found["first_round"] if name != found["candidate"])
-    output = act(workshop, confirm.confirm, confirm_settings(workshop, "run", other))
+    other = other_candidate(workshop)
+    output = run_confirm(workshop, "run", other)
     card = document(workshop, "run", "evidence", f"{other}.json")
-    assert "exploratory" in output and card["exploratory"]
-    assert card["level"]["level"] <= 2
+    assert "exploratory" in output and card["exploratory"] and card["level"]["level"] <= 2
     assert document(workshop, "run", "summary.json")["winners"] == []
     # Leaves the folder as the other tests know it.
     for suffix in ("json", "md"):
         (workshop / "run" / "evidence" / f"{other}.{suffix}").unlink()
 
 
-def test_a_candidate_that_breaks_a_constraint_consumes_nothing(workshop, searched, monkeypatch):
-    ledgers = workshop / "cache" / "ledgers"
-    before = {path: path.read_bytes() for path in ledgers.glob("*.jsonl")}
-    monkeypatch.setattr(eligibility, "STATE_LIMIT", 0.5)
-    found = document(workshop, "run", "promotion.json")
-    other = next(name for name in found["first_round"] if name != found["candidate"])
-    with pytest.raises(EvidenceError, match=f"'{other}': .* above 0.5"):
-        act(workshop, confirm.confirm, confirm_settings(workshop, "run", other))
-    assert len(before) == 1
-    assert all(path.read_bytes() == content for path, content in before.items())
+# Replay ------------------------------------------------------------------------------------
 
 
-def replayed(workshop, path, pairs=1):
-    """(whether a replay agrees, what it printed)."""
-    found = []
-
-    def command():
-        settings = replay_settings(workshop)
-        found.append(replay.replay(settings, path, pairs, Console(width=200)))
-
-    output = act(workshop, command)
-    return found[0], output
+def replay_settings(workshop):
+    return on_this_machine(replay_config.get_config(), workshop)
 
 
-def test_a_replay_agrees_with_the_card_and_refuses_an_edited_one(workshop, confirmed, tmp_path):
-    path, card = card_of(workshop)
-    agrees, output = replayed(workshop, path, pairs=2)
-    assert agrees and "agrees exactly" in output
-    edited = tmp_path / "card.json"
-    text = json.dumps(card["confirmation"]["winner_bpb"][0])
-    edited.write_text(path.read_text().replace(text, "1.0", 1))
-    with pytest.raises(EvidenceError, match="changed after it was written"):
-        replay.replay(replay_settings(workshop), edited, 1, Console())
+def replayed(workshop, path, pairs=1, settings=None):
+    """Whether a replay agrees, and its output."""
+    config = settings or replay_settings(workshop)
+    output, agrees = act(lambda: replay.replay(config, path, pairs, Console(width=200)))
+    return agrees, output
 
 
 def test_a_replay_is_recorded_beside_its_card_whether_it_agrees_or_not(
     workshop, confirmed, tmp_path
 ):
     path, card = card_of(workshop)
-    agrees, output = replayed(workshop, path)
+    agrees, output = replayed(workshop, path, pairs=2)
     record = read_sealed(record_path(path), "replay")
-    assert agrees and str(record_path(path)) in output
+    assert agrees and "agrees exactly" in output and str(record_path(path)) in output
     assert (record["card"], record["agrees"], record["exact"]) == (card["seal"], True, True)
-    assert record["baseline_bpb"] == card["confirmation"]["baseline_bpb"][:1]
+    assert record["baseline_bpb"] == card["confirmation"]["baseline_bpb"][:2]
     other = tmp_path / "evidence" / "card.json"
     other.parent.mkdir()
+    text = json.dumps(card["confirmation"]["winner_bpb"][0])
+    other.write_text(path.read_text().replace(text, "1.0", 1))
+    with pytest.raises(EvidenceError, match="changed after it was written"):
+        replayed(workshop, other)
     card["confirmation"]["winner_bpb"][0] = 1.0
     sealed = write_sealed(other, "evidence", card)
     agrees, output = replayed(workshop, other)
@@ -408,20 +386,37 @@ def test_a_replay_is_recorded_beside_its_card_whether_it_agrees_or_not(
     assert (record["card"], record["agrees"]) == (sealed["seal"], False)
 
 
-def test_a_replay_whose_record_cannot_be_written_says_so_in_one_line(
-    workshop, confirmed, tmp_path, monkeypatch
+def test_a_replay_whose_record_cannot_be_written_reports_that_in_one_line(
+    workshop, confirmed, monkeypatch
 ):
-    path, _ = card_of(workshop)
-
     def full(*arguments):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(replay, "write_sealed", full)
-    agrees, output = replayed(workshop, path)
-    assert agrees
+    agrees, output = replayed(workshop, card_of(workshop)[0])
     (line,) = (line for line in output.splitlines() if "cannot be written" in line)
-    assert line.endswith("(Read-only file system): no level counts this replay")
+    assert agrees and "(Read-only file system)" in line
 
+
+def test_a_text_that_is_a_folder_is_found_by_its_fingerprint_or_named(
+    workshop, confirmed, tmp_path
+):
+    path, _ = card_of(workshop)
+    settings = replay_settings(workshop)
+    settings.data.cache_dir = str(tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"config\.data\.corpus must be parquet:DIR"):
+        replayed(workshop, path, settings=settings)
+    other = shutil.copytree(workshop / "corpus", tmp_path / "other")
+    shutil.copy(other / "shard_00001.parquet", other / "shard_00002.parquet")
+    settings.data.corpus = f"parquet:{other}"
+    with pytest.raises(EvidenceError, match="made with corpus"):
+        replayed(workshop, path, settings=settings)
+    for corpus in (f"parquet:{shutil.copytree(workshop / 'corpus', tmp_path / 'corpus')}", "same"):
+        settings.data.corpus = corpus
+        assert replayed(workshop, path, settings=settings)[0]
+
+
+# Hostile documents -------------------------------------------------------------------------
 
 PLACES = {
     **{"workdir": "{0}/workdir", "data.cache_dir": "{0}/cache", "calibration": "{0}/c.json"},
@@ -435,7 +430,7 @@ PLACES = {
 
 @pytest.fixture
 def canary(tmp_path):
-    """A place that nobody may make, and a server that nobody may call, as fields of a config."""
+    """Fields of a config that name a place and a server which must not be touched."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         place = tmp_path / "canary"
@@ -479,48 +474,42 @@ def test_a_hostile_run_folder_chooses_no_place_no_connection_and_no_device(
 ):
     folder = shutil.copytree(workshop / "run", tmp_path / "run")
     written = json.loads((folder / "config.json").read_text())
-    settings = confirm_settings(workshop, "")
-    settings.workdir = str(folder)
+    run = confirm_settings(workshop, folder)
     texts = ("data.corpus", "attribute.switch_corpus")
     for switch in (canary.pop("attribute.switch_corpus"), "docstrings"):
         changed = with_fields(written["config"], canary | {"attribute.switch_corpus": switch})
         (folder / "config.json").write_text(json.dumps(written | {"config": changed}))
         if switch != "docstrings":  # a text without a fingerprint has to be named here
             with pytest.raises(ConfigError, match=r"attribute\.switch_corpus must be parquet:DIR"):
-                act(workshop, confirm.confirm, settings)
-    assert "paired seeds" in act(workshop, confirm.confirm, settings)
-    found, usual = read_history(folder).config, get_config()
-    assert found.workdir == str(folder)
+                act(confirm.confirm, run)
+    assert "paired seeds" in act(confirm.confirm, run)[0]
+    config, usual = read_history(folder).config, get_config()
+    assert config.workdir == str(folder)
     for path in canary.keys() - {"workdir", "calibration", *texts}:
-        assert get_setting(found, path) == get_setting(usual, path), path
+        assert get_setting(config, path) == get_setting(usual, path), path
 
 
-def test_a_text_that_is_a_folder_is_found_by_its_fingerprint_or_named(
-    workshop, confirmed, tmp_path
-):
-    path, _ = card_of(workshop)
-    settings = replay_settings(workshop)
-    settings.data.cache_dir = str(tmp_path / "cache")
-    with pytest.raises(ConfigError, match=r"config\.data\.corpus must be parquet:DIR"):
-        act(workshop, replay.replay, settings, path, 1, Console())
-    other = shutil.copytree(workshop / "corpus", tmp_path / "other")
-    shutil.copy(other / "shard_00001.parquet", other / "shard_00002.parquet")
-    settings.data.corpus = f"parquet:{other}"
-    with pytest.raises(EvidenceError, match="made with corpus"):
-        act(workshop, replay.replay, settings, path, 1, Console())
-    settings.data.corpus = f"parquet:{shutil.copytree(workshop / 'corpus', tmp_path / 'corpus')}"
-    act(workshop, replay.replay, settings, path, 1, Console())
-    settings.data.corpus = "same"
-    act(workshop, replay.replay, settings, path, 1, Console())
+# Mistakes ----------------------------------------------------------------------------------
 
 
-def test_without_a_calibration_nothing_can_be_confirmed(workshop):
-    plain = make_config(settings(workshop), workshop / "plain")
-    act(workshop, search.search, plain)
+def test_what_cannot_be_confirmed_is_named(workshop, searched):
+    act(search.search, make_config(settings(workshop), workshop / "plain"))
     with pytest.raises(EvidenceError, match="without a calibration"):
-        act(workshop, confirm.confirm, confirm_settings(workshop, "plain"))
+        run_confirm(workshop, "plain")
     with pytest.raises(ArchiveError, match="finished search"):
-        act(workshop, confirm.confirm, confirm_settings(workshop, "nowhere"))
+        run_confirm(workshop, "nowhere")
+    with pytest.raises(ConfigError, match=r"must be promoted or one of \[.*'g009c09'"):
+        run_confirm(workshop, "run", "g009c09")
+
+
+def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
+    mistakes = {
+        "confirm": (["--config.candidat=x"], ["config.candidat"]),
+        "replay": ([str(tmp_path / "none.json")], ["none.json does not exist"]),
+        "calibrate": (["--config.calibration=x"], ["config.calibration must be none", "'x'"]),
+    }
+    for command, (arguments, parts) in mistakes.items():
+        assert_one_line(start(repository, *arguments, command=command), parts)
 
 
 # After a win -------------------------------------------------------------------------------
@@ -537,8 +526,8 @@ def won(workshop):
         "transfer__seeds": 2,
         "transfer__width": 2,
     }
-    act(workshop, search.search, calibrated(workshop, "won", **changes))
-    records = archive.load_all(workshop / "won" / "archive.jsonl")
+    act(search.search, calibrated(workshop, "won", **changes))
+    records = records_of(workshop, "won")
     gated = next(r.id for r in records if r.spec.control.enabled and r.failure is None)
 
     def win(*arguments):
@@ -549,85 +538,54 @@ def won(workshop):
         p.setattr(confirmation, "decide", win)
         p.setattr(trial, "required_seeds", lambda gain, paired_sigma: 3)
         other = {"attribute__switch_corpus": changes["attribute__switch_corpus"]}
-        output = act(workshop, confirm.confirm, confirm_settings(workshop, "won", gated, **other))
+        output = run_confirm(workshop, "won", gated, **other)
     return gated, document(workshop, "won", "evidence", f"{gated}.json"), output
 
 
-def test_a_win_is_attributed_and_tried_elsewhere(won):
-    _, card, output = won
+def test_a_win_is_attributed_tried_elsewhere_and_entered_into_the_archive(workshop, won):
+    name, card, output = won
     attribution, transfer = card["attribution"], card["transfer"]
     assert card["confirmation"]["outcome"] == "win" and not card["exploratory"]
     assert set(attribution["bpb"]["constants"]) >= {"gate 0", "gate 1", "its time mean", "gate off"}
-    for name in ("baseline", "winner", "schedule", "yoked"):
-        assert len(attribution["bpb"][name]) == 20
+    for arm in ("baseline", "winner", "schedule", "yoked"):
+        assert len(attribution["bpb"][arm]) == 20
     assert set(transfer["cells"]) == {"lr x0.5", "lr x2", "horizon x0.5", "horizon x2"}
     for cell in transfer["cells"].values():
         assert len(cell["baseline"]) == len(cell["winner"]) == 2
-    assert len(transfer["cheaper"]["winner"]) == 3
+    assert len(transfer["cheaper"]["winner"]) == 3 and "transfer: 3 pairs" in output
     assert transfer["wider"]["winner"] != transfer["cells"]["lr x2"]["winner"]
-    assert "transfer: 3 pairs" in output
+    assert card["export"]["passes"]
+    assert [r.id for r in records_of(workshop, "won") if r.status == "winner"] == [name]
+    assert document(workshop, "won", "summary.json")["winners"] == [name]
+
+
+def arrays(parts):
+    """Lists of a document as arrays."""
+    if isinstance(parts, dict):
+        return {name: arrays(part) for name, part in parts.items()}
+    return np.array(parts)
 
 
 def test_the_verdict_and_the_level_of_a_win_follow_from_its_card(workshop, won):
     name, card, output = won
-    panel = card["attribution"]["panel"]
+    attribution, seeds = card["attribution"], card["seeds"]
+    panel = attribution["panel"]
     means = panel and Panel(**{k: np.mean(v, axis=1) for k, v in panel["bpb"].items()})
-    evidence = PlaceboEvidence(**attribution_arrays(card), panel=means)
+    evidence = PlaceboEvidence(**arrays(attribution["bpb"]), panel=means)
     assert card["verdict"]["label"] == judge(evidence).label
-    gates = np.array(
-        [
-            np.load(workshop / "won" / "telemetry" / f"{key}.npz")["gate"]
-            for key in winner_runs(workshop, card)
-        ]
-    )
+    keys = {
+        run.job["seed"]: run.key
+        for run in read_runs(workshop / "won")
+        if run.job["candidate"] == card["arms"]["winner"] and run.stage == "confirm: test"
+    }
+    folder = workshop / "won" / "telemetry"
+    gates = np.array([np.load(folder / f"{keys[seed]}.npz")["gate"] for seed in seeds])
     assert card["level"] == level_of_card(card, gates)._asdict()
     assert f"{name} beats the tuned baseline" in output
     page = (workshop / "won" / "evidence" / f"{name}.md").read_text()
     assert card["verdict"]["label"] in page and f"Win level {card['level']['level']}" in page
     assert {"attribute: placebos", "transfer: width"} <= set(card["spent"])
-    for stage in card["spent"]:
-        assert f"| {stage} |" in page
-
-
-def attribution_arrays(card):
-    found = card["attribution"]["bpb"]
-    return {
-        name: {k: np.array(v) for k, v in x.items()} if isinstance(x, dict) else np.array(x)
-        for name, x in found.items()
-    }
-
-
-def winner_runs(workshop, card):
-    """Keys of the winner's runs at its confirmation, by pair."""
-    lines = (workshop / "won" / "runs.jsonl").read_text().splitlines()
-    keys = {}
-    for run in map(json.loads, lines):
-        job = run["job"]
-        if job["candidate"] == card["arms"]["winner"] and run["stage"] == "confirm: test":
-            keys[job["seed"]] = run["key"]
-    return [keys[seed] for seed in card["seeds"]]
-
-
-def test_a_win_stands_in_the_archive_and_the_summary(workshop, won):
-    name, _, _ = won
-    records = archive.load_all(workshop / "won" / "archive.jsonl")
-    assert [r.id for r in records if r.status == "winner"] == [name]
-    assert document(workshop, "won", "summary.json")["winners"] == [name]
-
-
-def test_an_unknown_candidate_is_named_with_those_there_are(workshop, searched):
-    with pytest.raises(ConfigError, match=r"must be promoted or one of \[.*'g009c09'"):
-        act(workshop, confirm.confirm, confirm_settings(workshop, "run", "g009c09"))
-
-
-def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
-    mistakes = {
-        "confirm": (["--config.candidat=x"], ["config.candidat is not", "config.candidate?"]),
-        "replay": ([str(tmp_path / "none.json")], ["none.json does not exist"]),
-        "calibrate": (["--config.calibration=x"], ["config.calibration", "'x'"]),
-    }
-    for command, (arguments, parts) in mistakes.items():
-        assert_one_line(start(repository, *arguments, command=command), parts)
+    assert all(f"| {stage} |" in page for stage in card["spent"])
 
 
 # The plan ----------------------------------------------------------------------------------
@@ -635,20 +593,17 @@ def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
 
 def spent_in(workshop, name):
     """Runs by stage, counted in the folder's own files."""
-    found = {}
-    for line in (workshop / name / "runs.jsonl").read_text().splitlines():
-        stage = json.loads(line)["stage"]
-        found[stage] = found.get(stage, 0) + 1
-    return found
+    return Counter(run.stage for run in read_runs(workshop / name))
 
 
 def planned(config, cheaper_pairs=0):
     """Runs by stage, as planned for two candidates at once."""
-    found = {}
-    after_win = trial.dry_run(config, 1, cheaper_pairs).after_win
-    for one in [*(c for p in phases(config, 2)[:-1] for c in p.calls), *after_win]:
-        found[one.stage] = found.get(one.stage, 0) + total_runs([one])
-    return found
+    calls = [call for phase in phases(config, 2)[:-1] for call in phase.calls]
+    calls += trial.dry_run(config, 1, cheaper_pairs).after_win
+    total = Counter()
+    for call in calls:
+        total[call.stage] += sum(group.runs for group in call.groups)
+    return total
 
 
 def test_a_calibration_runs_as_often_as_its_plan_says(workshop):
@@ -662,13 +617,12 @@ def test_a_calibration_runs_as_often_as_its_plan_says(workshop):
 
 
 def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(workshop, won):
-    config = read_search(confirm_settings(workshop, "won", until="confirm")).config
+    run = confirm_settings(workshop, workshop / "won", until="confirm")
+    config, (_, card, _) = read_search(run).config, won
     spent, expected = spent_in(workshop, "won"), planned(config, cheaper_pairs=3)
-    records = archive.load_all(workshop / "won" / "archive.jsonl")
-    assert len(records) == expected["search: screening"]
+    assert len(records_of(workshop, "won")) == expected["search: screening"]
     assert spent["promote"] == expected["promote"]
-    # Planned is one reference, and no range that has to reach the candidate's.
-    _, card, _ = won
+    # The plan has one reference, and no range that must be extended to the candidate's.
     confirmed = card["confirmation"]
     arms = [*confirmed["learning_rates"].values()]
     arms += [other["learning_rates"] for other in confirmed["others"]]
@@ -681,12 +635,11 @@ def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(wor
     more = len(confirmed["others"]) * confirmed["pairs"]
     assert sum(spent[stage] for stage in moved) == expected["confirm: test"] + more
     # A gate that senses the step alone moves alike on every seed: yoked is the schedule.
-    replayed = card["attribution"]["bpb"]
-    doubles = config.confirm.seeds * (replayed["yoked"] == replayed["schedule"])
-    expected["attribute: placebos"] -= doubles
+    bpb = card["attribution"]["bpb"]
+    expected["attribute: placebos"] -= config.confirm.seeds * (bpb["yoked"] == bpb["schedule"])
     for stage in expected:
         if stage.startswith(("attribute: ", "transfer: ")):
             assert spent[stage] == expected[stage], stage
-    # A candidate chosen by hand is asked for what promotion asks its finalists.
+    # A candidate chosen by hand is checked like finalists of promotion.
     assert spent.pop("confirm: constraints", 1) in (1, 2)
     assert set(spent) - set(moved) <= set(expected)
