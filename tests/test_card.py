@@ -29,9 +29,9 @@ from nanoevolve_jax.evidence.sealed import read_sealed, write_sealed
 from nanoevolve_jax.evidence.statistics import paired_test
 from nanoevolve_jax.evidence.verdict import Unattributed, judge
 from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.export import find
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 from nanoevolve_jax.reporting.history import read_history
+from nanoevolve_jax.reporting.policies import find_policy
 from nanoevolve_jax.reporting.summary import verdict
 from nanoevolve_jax.terminal.console import Console
 
@@ -265,7 +265,7 @@ def test_a_replay_that_agrees_lifts_its_card_from_level_4_to_5_wherever_a_level_
     history = read_history(searched)
     assert list(history.cards) == [confirmed.WINNER]
     assert verdict(history).endswith("(win level 5).")
-    assert find(confirmed.WINNER, searched).origin.level == 5
+    assert find_policy(confirmed.WINNER, searched).origin.level == 5
 
 
 @pytest.mark.parametrize("answer", [False, 1, "yes", None])

@@ -494,7 +494,7 @@ def test_a_hostile_run_folder_chooses_no_place_no_connection_and_no_device(
 
 def test_what_cannot_be_confirmed_is_named(workshop, searched):
     act(search.search, make_config(settings(workshop), workshop / "plain"))
-    with pytest.raises(EvidenceError, match="without a calibration"):
+    with pytest.raises(EvidenceError, match="must be a search with a calibration"):
         run_confirm(workshop, "plain")
     with pytest.raises(ArchiveError, match="finished search"):
         run_confirm(workshop, "nowhere")
