@@ -51,26 +51,25 @@ def other(setting):
     return not setting.default if isinstance(setting.default, bool) else setting.high
 
 
-@pytest.mark.parametrize("path", SETTINGS)
-def test_a_document_sets_a_field_if_and_only_if_it_decides_results(path):
-    setting = SETTINGS[path]
-    document = get_config()
-    document.update_from_flattened_dict({path: other(setting)})
-    try:
-        found = flat(received(document.to_dict(), get_config(), "card.json").to_dict())
-    except ConfigError:  # two fields that do not go together: it was taken
-        assert setting.scope == "result"
-        return
-    assert found[path] == (other(setting) if setting.scope == "result" else setting.default)
-    del found[path]
-    assert found.items() <= flat(get_config().to_dict()).items()
+def test_a_document_sets_a_field_if_and_only_if_it_decides_results():
+    for path, setting in SETTINGS.items():
+        document = get_config()
+        document.update_from_flattened_dict({path: other(setting)})
+        try:
+            config = flat(received(document.to_dict(), get_config(), "card.json").to_dict())
+        except ConfigError:  # the value was used, and breaks a rule between two fields
+            assert setting.scope == "result"
+            continue
+        value = config.pop(path)
+        assert value == (other(setting) if setting.scope == "result" else setting.default)
+        assert config.items() <= flat(get_config().to_dict()).items()
 
 
 def test_fields_of_this_machine_come_from_its_own_config():
     here = screen.get_config()
     here.data.cache_dir, here.seed = "mine", 7
-    found = received({"seed": 3, "data": {"cache_dir": "theirs"}}, here, "card.json")
-    assert (found.data.cache_dir, found.seed) == ("mine", 3)
+    config = received({"seed": 3, "data": {"cache_dir": "theirs"}}, here, "card.json")
+    assert (config.data.cache_dir, config.seed) == ("mine", 3)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +121,13 @@ def test_a_text_that_was_used_here_is_found_by_its_fingerprint(tmp_path, monkeyp
 
 @pytest.fixture
 def programs(monkeypatch, tmp_path):
-    """(where compiled programs are kept, what was said of that), for an XDG_CACHE_HOME."""
+    """A function from XDG_CACHE_HOME to (folder of compiled programs, warnings)."""
 
     def kept(home=tmp_path / "home"):
-        said = []
+        lines = []
         monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-        keep_programs(said.append)
-        return jax.config.jax_compilation_cache_dir, said
+        keep_programs(lines.append)
+        return jax.config.jax_compilation_cache_dir, lines
 
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
@@ -139,8 +138,8 @@ def programs(monkeypatch, tmp_path):
 
 
 def test_compiled_programs_lie_in_a_private_folder_of_the_user(programs, tmp_path):
-    place, said = programs()
-    assert place == str(tmp_path / "home" / "nanoevolve" / "xla") and not said
+    place, lines = programs()
+    assert place == str(tmp_path / "home" / "nanoevolve" / "xla") and not lines
     for folder in (place, os.path.dirname(place)):
         assert os.stat(folder).st_mode & 0o777 == 0o700
 
@@ -150,9 +149,9 @@ def test_a_user_without_a_home_keeps_no_programs(programs, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
-    place, said = programs("")
+    place, lines = programs("")
     assert place is None and not list(tmp_path.iterdir())
-    assert ["XDG_CACHE_HOME must be an absolute path" in line for line in said] == [True]
+    assert ["XDG_CACHE_HOME must be an absolute path" in line for line in lines] == [True]
 
 
 def test_a_cache_home_that_is_not_absolute_is_not_followed(programs, tmp_path, monkeypatch):
@@ -188,8 +187,7 @@ def test_a_folder_where_others_can_write_holds_no_programs(
         place.chmod({"group": 0o770, "world": 0o707, "stranger": 0o700}[kind])
     if kind == "stranger":
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    found, said = programs()
+    found, (line,) = programs()
     assert found is None
-    (line,) = said
     assert line.startswith(f"compiled programs are not kept: {tmp_path / 'home' / 'nanoevolve'}")
     assert "\n" not in line and not (elsewhere.exists() and any(elsewhere.iterdir()))

@@ -1,5 +1,7 @@
 """A search that was killed at any moment ends as one that never was."""
 
+import functools
+import itertools
 import json
 import os
 import re
@@ -15,11 +17,18 @@ import numpy as np
 import pytest
 from killed_search import MOMENTS
 from test_search import SETTINGS, write_corpus
+from training import TASK, candidate, make_engine
 
 from nanoevolve_jax.evolution import run_folder
 from nanoevolve_jax.evolution.archive import ArchiveError
-from nanoevolve_jax.execution import checkpoint
-from nanoevolve_jax.execution.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from nanoevolve_jax.execution import checkpoint, population
+from nanoevolve_jax.execution.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Checkpoints,
+    Interrupted,
+)
+from nanoevolve_jax.execution.job import Job
 
 SCRIPT = Path(__file__).parent / "killed_search.py"
 OF_THE_PROCESS = ("wall_seconds", "xla_compilations")  # not of the records
@@ -87,19 +96,21 @@ def survive(places, whole, workdir, kills):
     return killed
 
 
-def test_a_search_killed_in_the_middle_of_all_it_writes_ends_the_same(places, whole, tmp_path):
-    kills = [("segment", 3), ("checkpoint", 2), ("append", 1), ("telemetry", 2)]
-    assert survive(places, whole, tmp_path / "run", kills) == len(kills)
-
-
-def test_a_torn_archive_is_cut_off_and_said_so(places, whole, tmp_path):
+def test_a_search_killed_twice_ends_as_if_it_had_never_been_killed(places, whole, tmp_path):
     workdir = tmp_path / "run"
+    assert run(places, workdir, "segment", 3)[0] == -signal.SIGKILL
     assert run(places, workdir, "append", 1)[0] == -signal.SIGKILL
     torn = (workdir / "archive.jsonl").stat().st_size
     status, out, err = run(places, workdir)
     assert status == 0, err
     assert f"{torn} bytes of an unfinished generation are cut off" in out.replace("\n", " ")
     assert contents(workdir) == contents(whole)
+
+
+@pytest.mark.slow
+def test_a_search_killed_while_it_writes_ends_the_same(places, whole, tmp_path):
+    kills = [("checkpoint", 2), ("telemetry", 2)]
+    assert survive(places, whole, tmp_path / "run", kills) == len(kills)
 
 
 @pytest.mark.slow
@@ -118,11 +129,12 @@ def test_twenty_kills_at_random_moments_change_nothing(places, whole, tmp_path):
         searches += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_finishes_the_segment_saves_and_goes_on(places, whole, tmp_path, number):
+def test_after_a_signal_it_finishes_the_segment_saves_and_resumes(places, whole, tmp_path, number):
     workdir = tmp_path / "run"
     process = start(places, workdir)
-    while not list(workdir.glob("checkpoints/[0-9]*")):  # training has begun
+    while not list(workdir.glob("checkpoints/[0-9]*")):  # training has started
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
@@ -135,59 +147,7 @@ def test_asked_to_stop_it_finishes_the_segment_saves_and_goes_on(places, whole, 
     assert contents(workdir) == contents(whole)
 
 
-def flip(path):
-    """Changes one bit in the middle of a file."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path):
-    """Leaves the first half."""
-    os.truncate(path, path.stat().st_size // 2)
-
-
-@pytest.mark.parametrize(
-    ("part", "damage"), [("population", flip), ("population", truncate), ("search", os.remove)]
-)
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    places, whole, tmp_path, interrupted, part, damage
-):
-    workdir = tmp_path / "run"
-    shutil.copytree(interrupted, workdir)
-    newest = max((p for p in (workdir / "checkpoints").iterdir()), key=lambda p: int(p.name))
-    files = [p for p in (newest / part).rglob("*") if p.is_file() and p.stat().st_size > 40]
-    damage(max(files, key=lambda p: p.stat().st_size))
-    status, out, err = run(places, workdir)
-    assert status == 0, err
-    assert f"checkpoint {newest.name} is damaged" in out
-    assert "resuming inside a batch" in out  # from the one before
-    assert contents(workdir) == contents(whole)
-
-
-@pytest.fixture(scope="module")
-def interrupted(places):
-    """The folder of a search killed after some checkpoints of its first generation."""
-    workdir = places[0] / "interrupted"
-    assert run(places, workdir, "settled", 4)[0] == -signal.SIGKILL
-    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["1", "2"]
-    return workdir
-
-
-def test_a_second_process_on_the_same_folder_is_refused_at_once(places, tmp_path):
-    workdir = tmp_path / "run"
-    first = start(places, workdir)
-    while not (workdir / ".lock").exists() or not (workdir / ".lock").read_text():
-        assert first.poll() is None
-        time.sleep(0.01)
-    status, _, err = run(places, workdir)
-    first.kill()
-    first.communicate()
-    assert status == 2
-    assert f"config.workdir={str(workdir)!r} is in use by process {first.pid}" in err
-    assert err.count("\n") == 1
-
-
+@pytest.mark.slow
 def limited(size):
     """What makes a process fail at files of more than `size` bytes, as on a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -209,6 +169,86 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(places, whole, tmp_p
     assert contents(workdir) == contents(whole)
 
 
+# The engine in this process ----------------------------------------------------------------
+
+JOBS = [Job(candidate(), seed, 10) for seed in range(3)]
+
+
+@functools.lru_cache
+def programs():
+    return population.make_programs(TASK, devices=1, lanes=2)
+
+
+def train(folder, stop_after=None):
+    """Results of `JOBS`, trained with a checkpoint after every segment; None after a stop."""
+    calls, lines = itertools.count(1), []
+    stopping = lambda: stop_after is not None and next(calls) >= stop_after  # noqa: E731
+    checkpoints = Checkpoints(folder, seconds=0, stopping=stopping, log=lines.append)
+    engine = make_engine(programs())._replace(checkpoints=checkpoints, log=lines.append)
+    try:
+        return list(engine.run(JOBS)), lines
+    except Interrupted:
+        return None, lines
+    finally:
+        checkpoints.close()
+
+
+def assert_same(results, expected):
+    for result, other in zip(results, expected, strict=True):
+        for mine, theirs in zip(result, other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return list(make_engine(programs()).run(JOBS))
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+def test_an_engine_resumes_at_any_segment_with_the_same_bits(tmp_path, uninterrupted, stop_after):
+    assert train(tmp_path, stop_after)[0] is None
+    results, (line, *_) = train(tmp_path)
+    assert line.startswith("resuming inside a batch")
+    assert_same(results, uninterrupted)
+
+
+def flip(path):
+    """Changes one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    """Keeps the first half of a file."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"), [("population", flip), ("population", truncate), ("search", os.remove)]
+)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    tmp_path, uninterrupted, part, damage
+):
+    assert train(tmp_path, 2)[0] is None
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    files = [p for p in (newest / part).rglob("*") if p.is_file() and p.stat().st_size > 40]
+    damage(max(files, key=lambda path: path.stat().st_size))
+    results, lines = train(tmp_path)
+    assert f"checkpoint {newest.name} is damaged" in lines[0]
+    assert lines[1].startswith("resuming inside a batch")
+    assert_same(results, uninterrupted)
+
+
+def test_a_second_process_on_the_same_folder_is_refused_at_once(tmp_path):
+    with (
+        run_folder.holding(tmp_path),
+        pytest.raises(ArchiveError, match=f"is in use by process {os.getpid()}"),
+        run_folder.holding(tmp_path),
+    ):
+        pass
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(run_folder.shutil, "disk_usage", lambda folder: usage)
@@ -217,7 +257,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_trained(tmp_path, mon
         run_folder.require_space(tmp_path, 2 * 10**9)
 
 
-def test_a_checkpoint_is_not_begun_that_has_no_room(tmp_path, monkeypatch):
+def test_a_checkpoint_without_room_is_not_started(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage)
     checkpoints = Checkpoints(tmp_path, seconds=0)
