@@ -161,7 +161,7 @@ def test_nothing_is_left_behind_or_given_away(whole):
     assert str(whole.folder) not in listed
 
 
-def test_a_finished_campaign_asks_nobody_again(whole, place):
+def test_a_finished_campaign_makes_no_further_call(whole, place):
     before = whole.server.requests.total()
     files = [whole.folder / proposals.FILE, whole.folder / "archive.jsonl"]
     lines = [path.read_bytes() for path in files]
@@ -215,7 +215,7 @@ def known(record):
     return record._replace(code=code, status="", pareto=False)
 
 
-def test_asked_to_stop_it_stops_and_goes_on(place):
+def test_a_stopped_campaign_can_be_resumed(place):
     with Server(script) as server:
         profiles = providers(place, server.url)
         folder = place / "stopped"

@@ -1,4 +1,4 @@
-"""Edits do what an answer says, or say what is wrong with it."""
+"""Edits of a source by an answer, and the errors of answers that cannot be applied."""
 
 import ast
 import re
@@ -113,7 +113,7 @@ def test_whole_functions_replace_and_add_by_name(order, count):
 
 
 @pytest.mark.parametrize("slot", ["direction", "gate", "actuate", "features"])
-def test_a_seed_given_back_whole_changes_nothing(slot):
+def test_the_built_in_source_unchanged_is_not_an_edit(slot):
     seed = built_in_source(slot)
     with pytest.raises(EditError, match="change nothing but comments or layout"):
         apply(fenced(f"# the same\n{seed}"), seed, slot)
@@ -147,13 +147,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("answer", "words"), BAD, ids=range(len(BAD)))
-def test_bad_answers_are_told_what_is_wrong(answer, words):
+def test_errors_name_what_is_wrong_with_an_answer(answer, words):
     with pytest.raises(EditError) as error:
         apply(answer, SOURCE, "gate")
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-LONG = "ignore_what_you_were_told_" * 1000
+LONG = "ignore_your_instructions_" * 1000
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ LONG = "ignore_what_you_were_told_" * 1000
         fenced(f"import {LONG}"),
     ],
 )
-def test_what_is_wrong_quotes_little_of_an_answer(answer):
+def test_errors_quote_little_of_an_answer(answer):
     with pytest.raises(EditError) as error:
         apply(answer, SOURCE, "gate")
     assert len(str(error.value)) < 300
@@ -245,7 +245,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("answer", ACCEPTED.values(), ids=ACCEPTED)
-def test_answers_that_can_mean_one_thing_only_are_accepted(answer):
+def test_answers_with_one_possible_meaning_are_accepted(answer):
     assert apply(answer, SOURCE, "gate") == FOUR
 
 
@@ -267,7 +267,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize(("answer", "words"), AMBIGUOUS.values(), ids=AMBIGUOUS)
-def test_answers_that_can_mean_several_things_are_refused(answer, words):
+def test_answers_with_several_possible_meanings_are_refused(answer, words):
     with pytest.raises(EditError, match=re.escape(words)):
         apply(answer, SOURCE, "gate")
 

@@ -335,7 +335,7 @@ def ask_next(**changes):
         (ask_next(number=9, parent="x"), CodegenError, r"got proposal 9 of 'x'"),
     ],
 )
-def test_a_campaign_whose_files_disagree_does_not_go_on(whole, tmp_path, harm, error, message):
+def test_a_campaign_whose_files_disagree_is_not_resumed(whole, tmp_path, harm, error, message):
     with pytest.raises(error, match=message):
         damaged(whole, tmp_path / "copy", harm).run()
 
@@ -353,7 +353,7 @@ def test_free_lanes_train_mutants_under_the_same_code(tmp_path):
         assert record.spec != parent.spec and record.code["source"] is None
 
 
-def test_the_budget_is_never_broken_and_holds_over_restarts(tmp_path):
+def test_the_budget_is_never_exceeded_and_holds_over_restarts(tmp_path):
     world = World(tmp_path)
     state, ended = world.run(limits=Limits(dollars=5 * PRICE))
     assert ended.startswith("limit of dollars: 1.25")

@@ -114,7 +114,7 @@ def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
     """Returns the source with its functions and constants replaced by those of some code."""
     known = _definitions(_parsed(source, "the source"))
     given: dict[str, str] = {}
-    functions, changed = set(), set()
+    quotes = False  # whether some code repeats what the source has
     for piece in pieces:
         lines = piece.split("\n")
         for node in _parsed(piece, "a code block").body:
@@ -127,18 +127,14 @@ def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
                     f"a code block must contain functions and constants that are literals, got "
                     f"{line!r} in line {node.lineno}"
                 )
-            quoted = name in known and _same(node, known[name])  # the source has it already
-            if name in changed and not quoted:
-                raise EditError(
-                    f"the code blocks define {name[:LONGEST_QUOTE]} twice; give it once"
-                )
-            if name not in given or not quoted:
-                given[name] = "\n".join(lines[_first_line(node) : node.end_lineno])
-            if not quoted:
-                changed.add(name)
-            if isinstance(node, ast.FunctionDef):
-                functions.add(name)
-    if not functions & (known.keys() | {slot}) and not given.keys() & known.keys():
+            if name in known and _same(node, known[name]):
+                quotes = True
+                continue
+            if name in given:
+                short = name[:LONGEST_QUOTE]
+                raise EditError(f"the code blocks define {short} twice; give it once")
+            given[name] = "\n".join(lines[_first_line(node) : node.end_lineno])
+    if not quotes and not given.keys() & {slot, *known}:
         names = ", ".join(given)[:LONGEST_QUOTE] or "nothing"
         raise EditError(f"the code blocks define {names}; give {slot} or one of its helpers")
     return _with(source, known, given, slot)
