@@ -33,8 +33,6 @@ NOT_YET = {
     ("commands", "codegen"),
     ("codegen", "commands"),
     ("execution", "commands"),
-    ("reporting", "codegen"),
-    ("reporting", "terminal"),
     ("tracking", "terminal"),
 }
 
