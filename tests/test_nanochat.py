@@ -134,7 +134,10 @@ def changed(tmp_path, **arrays):
         ({"idx": np.full((2, 32), 128)}, "'idx' must hold token ids from 0 to 127"),
         ({"config": "{"}, "'config' must be JSON"),
         ({"config": json.dumps({"n_heads": 3})}, "config: .*n_heads"),
-        ({"config": json.dumps({"n_embd": 65, "n_head": 2})}, "config: GPTConfig.n_embd is 65"),
+        (
+            {"config": json.dumps({"n_embd": 65, "n_head": 2})},
+            "config: GPTConfig.n_embd must be a multiple of n_head = 2, got 65",
+        ),
         ({"params/lm_head.weight": np.zeros((128, 64))}, "params: NanoChat state misses"),
     ],
 )
@@ -149,14 +152,14 @@ def test_files_off_the_schema_get_one_clear_line(arrays, message, tmp_path):
 def test_files_that_are_no_npz_get_one_clear_line(content, tmp_path):
     path = tmp_path / "broken.npz"
     path.write_bytes(content)
-    with pytest.raises(BadReference, match="not a readable npz file"):
+    with pytest.raises(BadReference, match="must be an npz file that can be read"):
         Reference(path)
 
 
 def test_a_truncated_npz_gets_one_clear_line(tmp_path):
     path = tmp_path / "half.npz"
     path.write_bytes((SHIPPED / "a.npz").read_bytes()[:50_000])
-    with pytest.raises(BadReference, match="not a readable npz file"):
+    with pytest.raises(BadReference, match="must be an npz file that can be read"):
         Reference(path)
 
 
