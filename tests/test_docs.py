@@ -111,6 +111,11 @@ def test_links_between_pages_lead_to_files_and_headings():
     assert not broken
 
 
+def test_the_patch_of_the_tutorial_applies():
+    check = ["git", "apply", "--check", ROOT / "docs" / "tutorial" / "own_sensor.patch"]
+    assert subprocess.run(check, cwd=ROOT).returncode == 0
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
