@@ -56,8 +56,8 @@ Machine = functools.partial(Setting, scope="machine")
 
 
 SETTINGS: dict[str, Setting] = {
-    "seed": Result(0, "seed of the campaign: initial weights, batches, mutations", 0, 2**16 - 1),
-    "workdir": Machine("runs/screen", "run folder; the same command resumes what it finds there"),
+    "seed": Result(0, "seed of weights, batches and mutations", 0, 2**16 - 1),
+    "workdir": Machine("runs/screen", "run folder; the same command resumes it"),
     "engine": Machine("local", "where candidates are trained", choices=("local", "ray")),
     "devices": Machine(
         0, "devices that train candidates (0: all; on a CPU, one per core)", 0, 4096
@@ -87,7 +87,7 @@ SETTINGS: dict[str, Setting] = {
     "track.wandb": Machine(False, "log to Weights & Biases; needs nanoevolve-jax[wandb]"),
     "track.mlflow": Machine(False, "log to MLflow; needs nanoevolve-jax[mlflow]"),
     "track.project": Machine("nanoevolve", "W&B project and MLflow experiment"),
-    "plan": Machine(False, "print runs, FLOPs and hours per stage instead of training"),
+    "plan": Machine(False, "print a plan of the campaign and train nothing"),
     "step_seconds": Machine(
         0.0, "seconds per candidate and step that the plan assumes (0: measured here)", 0.0, 1e6
     ),

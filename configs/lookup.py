@@ -1,4 +1,4 @@
-"""Where a configuration file lies: on disk, or in the installed package."""
+"""Configuration files on disk or in the installed package."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ _PACKAGE = Path(__file__).parent
 
 
 def locate(name: str) -> str:
-    """The path to read for a name such as `configs/screen.py:d4`, its variant kept.
+    """Returns the path of a configuration file such as `configs/screen.py:d4`, with its variant.
 
-    A file on disk goes first; `configs/` stands for the package where there is none.
+    A file on disk takes precedence. Without one, `configs/` names the installed package.
 
     Raises:
       FileNotFoundError: if there is no such file in either place.

@@ -1,22 +1,24 @@
 """What every command shares: `--config`, `--help`, and mistakes that end in one line."""
 
 import errno
+import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from nanoevolve_jax.configs.base import OFTEN, SETTINGS, Setting
 from nanoevolve_jax.configs.lookup import locate
-from nanoevolve_jax.errors import UserError
+from nanoevolve_jax.errors import UserError, must
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import Interrupted
-from nanoevolve_jax.execution.settings import get_setting, validate
+from nanoevolve_jax.execution.settings import get_setting, unknown_field, validate
 from nanoevolve_jax.stopping import INTERRUPTED, interrupt_on_signals
 from nanoevolve_jax.terminal import streams, usage
-from nanoevolve_jax.terminal.mistakes import explain, explain_place
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACE_ERRORS = (
@@ -25,8 +27,8 @@ PLACE_ERRORS = (
 )
 BAD_INPUT = 2
 NO_READER = 141
-_CONFIG = ("--config", "-config")
 _LONGEST = 2000  # characters of an error
+_ILLEGAL = re.compile(r"flag --(\S+?)=(.*?): ", re.DOTALL)  # begins absl's error about a value
 
 
 def fail(message: object) -> None:
@@ -39,7 +41,7 @@ def fail(message: object) -> None:
 
 
 def run(
-    command: Callable[..., None],
+    command: Callable[..., int | None],
     *,
     config_file: str = "configs/screen.py",
     settings: Mapping[str, Setting] = SETTINGS,
@@ -47,118 +49,103 @@ def run(
     arguments: bool = False,
     often: Sequence[str] = OFTEN,
 ) -> None:
-    """Parses flags, validates `--config` and calls the command with it.
+    """Parses flags, validates `--config`, calls the command with it and exits.
 
     Args:
-      command: what to do; the docstring of its module is the command's help.
-      config_file: the default of `--config`.
-      settings: the fields of its config.
-      validate: raises ConfigError for a config that cannot run.
-      arguments: whether the command takes a list of arguments after the config.
-      often: the fields that `--help` names.
+      command: Function that returns the exit code, or None for 0. The docstring of its module is
+        the help.
+      config_file: Default of `--config`.
+      settings: Fields of the config.
+      validate: Function that raises ConfigError for a config that cannot run.
+      arguments: Whether the command takes a list of arguments after the config.
+      often: Fields that `--help` shows.
     """
-    config = None
+    config: Any = None
 
-    def define():
+    def define(argv: list[str]) -> None:
         nonlocal config
-        config = config_flags.DEFINE_config_file(
-            "config", locate(config_file), "configuration file, with :variant if it has any"
-        )
+        path = locate(config_file)
+        config = config_flags.DEFINE_config_file("config", path, usage.CONFIG, sys_argv=argv)
 
-    def main(given):
-        if given and not arguments:
-            fail(f"argument {given[0]!r} is not a flag; the command takes only --config and flags")
+    def main(words: list[str]) -> int | None:
+        if words and not arguments:
+            fail(f"argument {words[0]!r} is not a flag; the command takes only flags")
         validate(config.value)
-        return command(config.value, given) if arguments else command(config.value)
+        return command(config.value, words) if arguments else command(config.value)
 
-    def places():
-        texts = {path: setting.default for path, setting in settings.items()}
-        return {
-            f"config.{path}": get_setting(config.value, path)
-            for path, default in texts.items()
-            if isinstance(default, str)
-        }
+    def places() -> dict[str, Any]:
+        texts = [path for path, setting in settings.items() if isinstance(setting.default, str)]
+        return {f"config.{path}": get_setting(config.value, path) for path in texts}
 
-    _run(main, define, _Help(command, settings, often, config_file), places)
+    def help_text(full: bool) -> str:
+        return usage.help_text(_docstring(command), config_file, settings, often, full=full)
+
+    _run(main, define, settings, help_text, places, only_prints=False)
 
 
 def run_on_arguments(
     command: Callable[[list[str]], int | None], *, only_prints: bool = False
 ) -> None:
-    """Parses flags and calls a command without a config with the list of its arguments.
+    """Parses flags, calls a command without a config with its arguments, and exits.
 
     Args:
-      command: what to do; gives the exit code, None for 0. The docstring of its module is the
-        command's help.
-      only_prints: Whether output is all that the command is for, so that it ends when a pipe that
-        it writes to has no reader any more, or its output cannot be written.
+      command: Function that returns the exit code, or None for 0. The docstring of its module is
+        the help.
+      only_prints: Whether output is the only purpose of the command. It then ends when the reader
+        of its output is gone, and fails if its output cannot be written.
     """
-    _run(command, lambda: None, _Help(command, {}, (), ""), dict, only_prints)
+
+    def help_text(full: bool) -> str:
+        return usage.help_text(_docstring(command), "", {}, (), full=full)
+
+    _run(command, lambda argv: None, {}, help_text, dict, only_prints=only_prints)
 
 
-class _Help(NamedTuple):
-    """What `--help` is made of."""
-
-    command: Callable[..., Any]
-    settings: Mapping[str, Setting]
-    often: Sequence[str]
-    config_file: str  # empty: the command has no config
-
-    def text(self, full: bool) -> str:
-        """The help; `full`: with every field."""
-        own = usage.own_flags()
-        if self.config_file:
-            meaning = "configuration file, with :variant if it has any"
-            parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
-            own.insert(0, flags.Flag(parser, serializer, "config", self.config_file, meaning))
-        return usage.help_text(
-            # Not the docstring of `__main__`, which is the script that called the module.
-            self.command.__globals__["__doc__"] or "",
-            path=sys.argv[0],
-            own=own,
-            settings=self.settings,
-            often=self.often,
-            full=full,
-        )
+def _docstring(command: Callable[..., Any]) -> str:
+    # The docstring of `__main__` may be that of a script that called the module.
+    return command.__globals__["__doc__"] or ""
 
 
 def _run(
     command: Callable[[list[str]], int | None],
-    define: Callable[[], None],
-    help: _Help,
-    places: Callable[[], Mapping[str, str]],
-    only_prints: bool = False,
+    define: Callable[[list[str]], None],
+    settings: Mapping[str, Setting],
+    help_text: Callable[[bool], str],
+    places: Callable[[], Mapping[str, Any]],
+    *,
+    only_prints: bool,
 ) -> None:
-    """Parses flags, calls the command with its arguments, and ends mistakes in one line.
+    """Parses flags, calls a command and exits.
 
     Args:
-      command: see `run_on_arguments`.
-      define: defines the flags that depend on the command.
-      help: of the command.
-      places: values that may be paths, by the names of their fields.
-      only_prints: see `run_on_arguments`.
+      command: Function that takes the arguments and returns the exit code.
+      define: Defines the flags of the config, for a command line.
+      settings: Fields of the config.
+      help_text: Returns the help, full or short.
+      places: Returns values of the config that may be paths, by the names of their fields.
+      only_prints: Whether output is the only purpose of the command.
     """
     streams.guard(strict=only_prints)
     if isinstance(sys.stderr, streams.SafeStream):
         logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
-    def parse(argv):
-        asked = argv[1 : argv.index("--") if "--" in argv else None]
-        if any(argument in usage.SHORT + usage.FULL for argument in asked):
-            streams.write(f"{help.text(full=any(word in usage.FULL for word in asked))}\n")
+    def parse(argv: list[str]) -> list[str]:
+        before_dashes = argv[1 : argv.index("--") if "--" in argv else None]
+        if any(word in usage.SHORT + usage.FULL for word in before_dashes):
+            streams.write(f"{help_text(any(word in usage.FULL for word in before_dashes))}\n")
             sys.exit(0)
         try:
-            define()
-            rest = flags.FLAGS(_located(argv) if help.settings else argv)
-        # A mistyped flag, variant, field or value, and whatever a configuration file raises.
-        except Exception as error:
-            return fail(explain(argv[1:], error, help.settings))
+            checked = [argv[0], *_checked(argv[1:], settings)]
+            define(checked)
+            rest = flags.FLAGS(checked)
+        except Exception as error:  # a configuration file may raise anything
+            return fail(_explain(error, settings))
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.WARNING  # absl's own default here is INFO
+            flags.FLAGS.verbosity = logging.WARNING  # absl's default is INFO
         return rest
 
-    def main(argv):
-        logging.set_verbosity(logging.WARNING)  # or every library reports what it does
+    def main(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # else every library reports what it does
         interrupt_on_signals()
         try:
             code = command(argv[1:])
@@ -170,23 +157,23 @@ def _run(
         except UserError as error:
             fail(error)
         except Interrupted:
-            streams.print_error("stopped and saved; the same command goes on from here")
+            streams.print_error("stopped and saved; the same command resumes")
             sys.exit(INTERRUPTED)
         except KeyboardInterrupt:
-            streams.print_error("interrupted; the same command goes on from what is saved")
+            streams.print_error("interrupted; the same command resumes from what is saved")
             sys.exit(INTERRUPTED)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 where = f"{error.filename or 'the disk'}: {error.strerror}"
-                fail(f"{where}; what was written is kept, the same command goes on")
+                fail(f"{where}; what was written is kept, and the same command resumes")
             if error.errno not in PLACE_ERRORS or error.filename is None:
                 raise
-            own = {f"flag --{flag.name}": flag.value for flag in usage.own_flags()}
-            fail(explain_place(error, {**places(), **own}))
+            own = {f"--{flag.name}": flag.value for flag in usage.own_flags()}
+            fail(_explain_place(error, {**places(), **own}))
 
     try:
         app.run(main, flags_parser=parse)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         sys.stdout.relax()
         sys.exit(NO_READER)
     except SystemExit as end:
@@ -194,14 +181,67 @@ def _run(
         raise
 
 
-def _located(arguments: Sequence[str]) -> list[str]:
-    """A command line whose `--config` is the path of a file, wherever that lies."""
-    found = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+def _checked(arguments: Sequence[str], settings: Mapping[str, Setting]) -> list[str]:
+    """Returns a command line whose `--config` is the path of a file.
+
+    Raises:
+      UserError: if a field does not exist, or the file is missing.
+    """
+    checked: list[str] = []
+    for i, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if name in _CONFIG and equals:
-            argument = f"{name}={locate(value)}"
-        elif before in _CONFIG:
-            argument = locate(argument)
-        found.append(argument)
-    return found
+        if argument == "--":
+            return [*checked, *arguments[i:]]
+        path = name.lstrip("-").removeprefix("config.")
+        if settings and name.startswith(("--config.", "-config.")) and path not in settings:
+            raise UserError(unknown_field(path, settings))
+        if settings and name in ("--config", "-config") and equals:
+            argument = f"{name}={_config_file(value)}"
+        elif settings and checked and checked[-1] in ("--config", "-config"):
+            argument = _config_file(argument)
+        checked.append(argument)
+    return checked
+
+
+def _config_file(name: str) -> str:
+    try:
+        return locate(name)
+    except FileNotFoundError:
+        raise UserError(must("--config", "be a file, such as configs/screen.py", name)) from None
+
+
+def _explain(error: BaseException, settings: Mapping[str, Setting]) -> str:
+    """Returns a line about an error that was raised while flags were parsed."""
+    origin = error
+    while cause := origin.__cause__ or (
+        None if origin.__suppress_context__ else origin.__context__
+    ):
+        origin = cause
+    if isinstance(origin, UserError):
+        return str(origin)
+    if not isinstance(error, flags.Error):
+        return f"--config: {origin}"
+    illegal = _ILLEGAL.match(str(error))
+    if illegal is None or illegal[1] == "config":
+        return f"{error}; see --help"
+    name, value = illegal.groups()
+    if setting := settings.get(name.removeprefix("config.")):
+        return must(name, f"be {setting.limits}", value)
+    parser = flags.FLAGS[name].parser
+    words = " or ".join(getattr(parser, "enum_values", ())) or parser.syntactic_help
+    return must(f"--{name}", f"be {words or 'true or false'}", value)
+
+
+def _explain_place(error: OSError, places: Mapping[str, Any]) -> str:
+    """Returns a line about a path that cannot be used, with the field or flag that contains it.
+
+    Args:
+      error: Error with a file name.
+      places: Values of fields and flags by name.
+    """
+    path = Path(os.fsdecode(error.filename)).absolute()
+    for name, value in places.items():
+        if isinstance(value, str) and value and path.is_relative_to(Path(value).absolute()):
+            message = must(name, "be a place that can be read and written", value)
+            return f"{message} ({error.strerror}: {str(error.filename)!r})"
+    return f"{error.filename}: {error.strerror}"

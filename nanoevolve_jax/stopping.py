@@ -100,7 +100,7 @@ def _watch(
         if not _handled.wait(seconds) and not left.is_set():
             try:
                 clean_up()
-                os.write(2, b"interrupted; the same command goes on from what is saved\n")
+                os.write(2, b"interrupted; the same command resumes from what is saved\n")
             finally:
                 os._exit(INTERRUPTED)
         _handled.clear()

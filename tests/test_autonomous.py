@@ -226,7 +226,7 @@ def test_a_stopped_campaign_can_be_resumed(place):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 130
-        assert "the same command goes on" in err
+        assert "the same command resumes" in err
         run(place, folder, profiles, codegen__proposals=3)
         assert set(server.paid.values()) <= {1}
     assert len(proposals.read(folder / proposals.FILE)) == 3

@@ -15,7 +15,7 @@ import pytest
 from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
 from nanoevolve_jax.cli import COMMANDS
-from nanoevolve_jax.terminal.mistakes import parses
+from nanoevolve_jax.execution.settings import is_valid
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -51,7 +51,8 @@ def test_a_command_in_the_docs_exists_and_its_settings_are_valid(words):
             assert (ROOT / value.partition(":")[0]).is_file()
         elif name.startswith("--config."):
             path = name.removeprefix("--config.")
-            assert parses(value, settings[path]) or value in ("...", "N")
+            kind = type(settings[path].default)
+            assert value in ("...", "N", "true") or is_valid(kind(value), settings[path])
 
 
 def test_flags_in_the_docs_exist(shell, tmp_path):

@@ -349,7 +349,7 @@ def test_bad_input_is_one_line(folder, tmp_path, name, out, message, monkeypatch
         (["nanochat", "--to=keras"], "--to must be"),
         (["nanochat"], "--to must be"),
         (["--to=json"], "0 arguments"),
-        (["--too=json"], "flag '--too=json' is unknown"),
+        (["--too=json"], "Unknown command line flag 'too'"),
         (["g7", "--to=json", "--workdir=nowhere"], "nowhere"),
     ],
 )

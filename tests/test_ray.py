@@ -350,7 +350,7 @@ def assert_ends(process, mark, words, seconds=30):
     raise AssertionError(left)
 
 
-SAVED, BEGUN = "stopped and saved", "the same command goes on from"
+SAVED, BEGUN = "stopped and saved", "the same command resumes"
 MOMENTS = [  # line to wait for, seconds after it, signal, to the whole group, once more, words
     ("waiting for a worker", 1.0, signal.SIGTERM, False, False, BEGUN),
     ("steps | val bpb", 0.0, signal.SIGTERM, False, False, SAVED),

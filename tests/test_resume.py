@@ -141,7 +141,7 @@ def test_after_a_signal_it_finishes_the_segment_saves_and_resumes(places, whole,
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopping after this segment" in out
-    assert err.strip() == "stopped and saved; the same command goes on from here"
+    assert err.strip() == "stopped and saved; the same command resumes"
     _, out, _ = run(places, workdir)
     assert "resuming inside a batch" in out
     assert contents(workdir) == contents(whole)

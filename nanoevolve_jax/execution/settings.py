@@ -68,8 +68,8 @@ def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS)
 
 def unknown_field(path: str, settings: Mapping[str, Setting] = SETTINGS) -> str:
     """Returns the text of an error about a field that does not exist."""
-    near = difflib.get_close_matches(path, settings, n=3)
-    hint = f"; did you mean {' or '.join(f'config.{name}' for name in near)}?" if near else ""
+    near = difflib.get_close_matches(path, settings, n=1)
+    hint = f"; did you mean config.{near[0]}?" if near else ""
     return f"config.{path} is not a field of this configuration{hint}"
 
 
