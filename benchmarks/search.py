@@ -54,7 +54,7 @@ _PARTS = {
     "checkpoints": [(Checkpoints, name) for name in ("__init__", "boundary", "restore", "close")],
     "archive, telemetry": [(campaign.archive, "append"), (campaign, "save_telemetry")],
     "counted cost": [(campaign, "step_flops")],
-    "proposals": [(campaign.Campaign, "propose")],
+    "proposals": [(campaign.Campaign, "ask")],
     "event files": [(TensorBoard, "__init__"), (Log, "records"), (Log, "candidate")],
 }
 

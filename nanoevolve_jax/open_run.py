@@ -198,7 +198,7 @@ def open_run(
         held = opened(config, description, console.print_line, keep=keep)
         checkpoints = stack.enter_context(held)
         tracking = stack.enter_context(
-            opened_log(config, description["fingerprints"], console, enabled=tracked)
+            opened_log(config, description["fingerprints"], console.print_line, enabled=tracked)
         )
         batch_tokens = config.train.batch_size * config.model.sequence_len
         display = stack.enter_context(

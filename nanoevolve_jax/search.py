@@ -55,11 +55,11 @@ def run_search(run: OpenRun) -> list[Record]:
         display.log(
             f"resuming after generation {known[-1].generation}: {len(known)} candidates known"
         )
-        display.standing(known)
+        display.show_records(known)
     run.tracking.records(as_screened(known, campaign))
     records = known
     for generation, records in campaign.generations(known, display.on_progress):
-        display.standing(records)
+        display.show_records(records)
         display.log(generation_line(generation, records, run.against))
         run.tracking.records(as_screened(records, campaign))
     if calibration:

@@ -46,7 +46,7 @@ EDITS = {
     "checks": (
         1,
         lambda code, other: code["certificate"].update(checks=["everything"]),
-        "holds no certificate",
+        "has no certificate",
     ),
     "another slot": (1, lambda code, other: code.update(slot="gate"), "must be its parent.s"),
     "another certificate": (
@@ -64,7 +64,7 @@ EDITS = {
     "a missing certificate": (
         2,
         lambda code, other: code["certificates"].update(direction="0" * 16),
-        "holds no certificate 0000000000000000",
+        "has no certificate 0000000000000000",
     ),
     "a path for a certificate": (
         2,

@@ -12,7 +12,7 @@ from nanoevolve_jax.execution.engine import Progress
 from nanoevolve_jax.terminal import display as module
 from nanoevolve_jax.terminal.board import LANES, Lane, picture
 from nanoevolve_jax.terminal.console import Console
-from nanoevolve_jax.terminal.display import Display, further
+from nanoevolve_jax.terminal.display import Display, advanced
 from nanoevolve_jax.terminal.sparkline import BLOCKS
 
 LONG = "control.coefficients.loss_improvement_ema 0.0 -> -1.873 and more of it than there is room"
@@ -86,12 +86,12 @@ def make_progress(step, loss, names=("a", "b"), batch=0, steps=100):
 
 
 def test_a_lane_keeps_the_losses_of_all_its_reports_and_no_others():
-    lanes = further([], make_progress(25, 5.0))
-    lanes = further(lanes, make_progress(50, 4.0))
+    lanes = advanced([], make_progress(25, 5.0))
+    lanes = advanced(lanes, make_progress(50, 4.0))
     assert [lane.losses.tolist() for lane in lanes] == 2 * [25 * [5.0] + 25 * [4.0]]
-    begun_again = further(lanes, make_progress(25, 6.0))
+    begun_again = advanced(lanes, make_progress(25, 6.0))
     assert begun_again[0].losses.tolist() == 25 * [6.0]
-    others = further(lanes, make_progress(75, 3.0, names=("c",)))
+    others = advanced(lanes, make_progress(75, 3.0, names=("c",)))
     assert [(lane.name, len(lane.losses)) for lane in others] == [("c", 25)]
 
 
@@ -100,7 +100,7 @@ def watch(console, monkeypatch, seconds=100.0):
     now = 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     with Display(console, total_steps=400, batch_tokens=10.0, task="search") as display:
-        display.standing(make_records())
+        display.show_records(make_records())
         for batch, names in enumerate((("a", "b"), ("c", "d"))):
             for step in (25, 50, 75, 100):
                 now += seconds

@@ -33,7 +33,6 @@ NOT_YET = {
     ("commands", "codegen"),
     ("codegen", "commands"),
     ("execution", "commands"),
-    ("tracking", "terminal"),
 }
 
 

@@ -156,12 +156,12 @@ DAMAGES = {
     ),
     "a missing certificate": (
         lambda folder, other: (folder / "certificate.json").unlink(),
-        "certificate.json is missing or no certificate",
+        "certificate.json is missing or not a certificate",
     ),
-    "a pickle beside": (_write("code.pkl", b"."), "code.pkl is no part of a certificate's folder"),
-    "a pickle as the certificate": (_pickle, "is missing or no certificate"),
-    "a certificate of another kind": (_write("certificate.json", b"[]"), "no certificate"),
-    "a certificate of brackets": (_write("certificate.json", b"[" * 200_000), "no certificate"),
+    "a pickle beside": (_write("code.pkl", b"."), "code.pkl does not belong to the certificate"),
+    "a pickle as the certificate": (_pickle, "is missing or not a certificate"),
+    "a certificate of another kind": (_write("certificate.json", b"[]"), "not a certificate"),
+    "a certificate of brackets": (_write("certificate.json", b"[" * 200_000), "not a certificate"),
     "a certificate with NaN": (
         lambda folder, other: (folder / "certificate.json").write_text(
             (other / "certificate.json").read_text().replace('"format": 1', '"format": NaN')
@@ -199,5 +199,5 @@ def test_damage_is_refused_in_one_line(library, functions, what):
 
 @pytest.mark.parametrize("id", ["", "..", "../code", "A" * 16, "0" * 15, "0" * 17, "0" * 16, None])
 def test_an_id_that_names_nothing_is_refused(library, id):
-    with pytest.raises(CertificateError, match=r"must be 16 hexadecimal|holds no certificate"):
+    with pytest.raises(CertificateError, match=r"must be 16 hexadecimal|has no certificate"):
         library.get(id)

@@ -197,7 +197,7 @@ def test_one_that_fails_is_switched_off_in_a_line_and_the_others_go_on():
     trackers.end("run")
     trackers.close()
     assert said == [
-        "bad is switched off, the run goes on without it (ConnectionError: nobody [/there])"
+        "bad is switched off, and the run continues without it (ConnectionError: nobody [/there])"
     ]
     assert len(good.told["run"]) == 4 and good.ended == ["run"] and good.closed
     assert len(bad.told["run"]) == 1 and not bad.ended and not bad.closed
@@ -242,7 +242,7 @@ def test_of_several_processes_only_the_first_tracks(monkeypatch, tmp_path):
     config = make_config(SETTINGS, tmp_path / "run")
     for is_first in (False, True):
         monkeypatch.setattr(hosts, "is_first", lambda is_first=is_first: is_first)
-        with opened_log(config, {"config": "f"}, Console()) as log:
+        with opened_log(config, {"config": "f"}, Console().print_line) as log:
             log.records(make_search())
         assert (tmp_path / "run" / "tensorboard").exists() == is_first
 
@@ -363,7 +363,7 @@ def test_a_search_is_the_same_when_its_tracker_fails(
         folder.mkdir()
         (folder / "tensorboard").write_text("mine")
     output = run(settings, folder)
-    assert output.count("tensorboard is switched off, the run goes on without it") == 1
+    assert output.count("tensorboard is switched off, and the run continues without it") == 1
     assert results(folder) == results(tracked)
 
 

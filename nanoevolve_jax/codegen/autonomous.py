@@ -103,9 +103,9 @@ def reporter(
         display.expect(steps * (len(state.records) + width * left))
         if entry is not None:
             display.log(entry_line(entry, state))
-            display.standing(state.records)
+            display.show_records(state.records)
             tracking.records(list(state.records))
-        display.note(status.line)  # replaces the note of `standing`
+        display.note(status.line)  # replaces the note of `show_records`
 
     return on_event
 

@@ -1,1 +1,1 @@
-"""What to try next: mutation, selection, the archive."""
+"""The search: mutation, selection, promotion and the archive."""

@@ -1,7 +1,7 @@
 """The archive: one JSON record per candidate, appended a generation at a time and synced.
 
-It is a journal, so damaged, moved and edited records are noticed. A generation is in the archive
-whole or not at all: a process killed while appending leaves a tail that the next one cuts off.
+The archive is a journal, so damaged, moved and edited records are detected. A generation is
+complete or absent, because the next process cuts off what a killed one left unfinished.
 """
 
 import math
@@ -21,11 +21,11 @@ from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
 
 class ArchiveError(UserError):
-    """An archive or run folder that cannot be used; the message says which and why."""
+    """An archive or a run folder that cannot be used."""
 
 
 class Record(NamedTuple):
-    """One candidate as the archive keeps it."""
+    """One candidate in the archive."""
 
     id: str
     parent_id: str | None
@@ -33,19 +33,19 @@ class Record(NamedTuple):
     operator: str | None
     change: str | None
     spec: OptimizerSpec
-    recipe: dict[str, float] | None  # overrides of a control; None for a policy
+    recipe: dict[str, float] | None  # recipe overrides of a control; None for a policy
     status: str  # one of STATUSES
     failure: dict[str, Any] | None  # {"reason", "step"}
     stage: str
     seeds: list[int]
     val_bpb: list[float]  # per seed
-    train_loss: list[float]  # per seed, nats a token
-    steps: list[int]  # per seed, completed with finite numbers
+    train_loss: list[float]  # per seed, nats per token
+    steps: list[int]  # per seed, steps completed with finite numbers
     instability: list[float]  # per seed, nats
     score: float
-    cost: float  # FLOPs a training step
-    pareto: bool  # on the front when its generation ended
-    code: dict[str, Any] | None = None  # see `CODE`; None: only built-in functions
+    cost: float  # FLOPs per training step
+    pareto: bool  # whether it was on the Pareto front when its generation ended
+    code: dict[str, Any] | None = None  # see `CodeDocument`; None means built-in functions only
 
     @property
     def merit(self) -> Merit:
@@ -70,7 +70,7 @@ _OneOrMore = Meta(min_length=1)
 
 
 class Cost(TypedDict):
-    """What a proposal cost."""
+    """Cost of a proposal."""
 
     provider: str
     calls: Count
@@ -81,16 +81,16 @@ class Cost(TypedDict):
 
 
 class CodeDocument(TypedDict):
-    """The field `code` of a record."""
+    """Field `code` of a record."""
 
-    certificates: dict[str, Hash]  # ids of all rewritten slots, by slot
-    slot: str | None  # the one rewritten in this candidate; None: its parent's code
-    source: str | None  # of that slot
-    diff: str | None  # against the parent's source
-    certificate: dict[str, Any] | None  # of that slot, whole
-    computation: dict[str, Hash]  # what each rewritten slot computes
-    proposal: Count | None  # number of the folder with prompts and answers
-    cost: Cost | None  # of the proposal
+    certificates: dict[str, Hash]  # certificate id of each rewritten slot
+    slot: str | None  # slot rewritten in this candidate; None if it has its parent's code
+    source: str | None  # source of that slot
+    diff: str | None  # difference from the parent's source
+    certificate: dict[str, Any] | None  # certificate of that slot
+    computation: dict[str, Hash]  # hash of the computation of each rewritten slot
+    proposal: Count | None  # number of the proposal and its folder
+    cost: Cost | None  # cost of the proposal
 
 
 CODE = tuple(CodeDocument.__annotations__)
@@ -103,7 +103,7 @@ class _Failure(TypedDict):
 
 
 class RecordDocument(TypedDict):
-    """A record as JSON has it; what is not finite is null."""
+    """A record as a JSON object; numbers that are not finite are null."""
 
     id: Id
     parent_id: Id | None
@@ -133,7 +133,7 @@ def _null_to_nan(value: Any, empty: float) -> Any:
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
-    """The JSON object of a record; what is not finite becomes null."""
+    """Returns the JSON object of a record; numbers that are not finite become null."""
     document = record._asdict() | {"spec": spec_to_json(record.spec)}
     if record.code is None:
         del document["code"]
@@ -141,10 +141,10 @@ def record_to_json(record: Record) -> dict[str, Any]:
 
 
 def record_from_json(document: dict[str, Any]) -> Record:
-    """The record of a JSON object.
+    """Returns the record of a JSON object.
 
     Raises:
-      ArchiveError: if a field is missing, unknown or of the wrong kind.
+      ArchiveError: if a field is missing, unknown or of the wrong type.
       SpecError: if its spec is invalid.
     """
     document = {"code": None} | document
@@ -171,7 +171,7 @@ def record_from_json(document: dict[str, Any]) -> Record:
 
 
 def rewrite(path: Path, records: Iterable[Record]) -> None:
-    """Replaces the whole archive, or leaves it as it is: promotion changes records' standing."""
+    """Replaces the whole archive atomically; promotion changes the status of records."""
     journal.rewrite(path, map(record_to_json, records))
 
 
@@ -186,56 +186,58 @@ def load(
     """Reads the complete generations of an archive and cuts off what follows them.
 
     Args:
-      path: of `archive.jsonl`; a missing file is an empty archive.
-      sizes: how many records each generation has; later ones are as large as the last.
+      path: Path of `archive.jsonl`; a missing file is an empty archive.
+      sizes: Numbers of records by generation; later generations are as large as the last.
       log: Callback that takes one line for the user.
 
     Raises:
-      ArchiveError: if a complete line within them is not a record.
+      ArchiveError: if a complete line of these generations is not a record.
     """
-    found = _journal(path)
+    lines = _journal(path)
     complete = 0
-    for generation in range(len(found.documents) + 1):
+    for generation in range(len(lines.documents) + 1):
         following = complete + sizes[min(generation, len(sizes) - 1)]
-        if following > len(found.documents):
+        if following > len(lines.documents):
             break
         complete = following
-    records = _records(path, found.documents[:complete])
-    if found.torn or complete < len(found.documents):
-        kept = found.ends[complete - 1] if complete else 0
+    records = _records(path, lines.documents[:complete])
+    if lines.torn or complete < len(lines.documents):
+        kept = lines.ends[complete - 1] if complete else 0
         log(
             f"{path}: {path.stat().st_size - kept} bytes of an unfinished generation are cut off; "
-            "it is made again"
+            "it is trained again"
         )
         journal.cut(path, kept)
     return records
 
 
 def read(path: Path, *, older: bool = False) -> list[Record]:
-    """The records in whole lines, of a search that may be under way; nothing is changed.
+    """Returns the records of all complete lines, without changing the file.
+
+    The search may be running.
 
     Args:
-      path: of `archive.jsonl`; a missing file is an empty archive.
-      older: whether records may be without seals, see `journal.read`.
+      path: Path of `archive.jsonl`; a missing file is an empty archive.
+      older: Whether records may lack seals, see `journal.read`.
 
     Raises:
-      ArchiveError: if it cannot be read, or such a line is not a record.
+      ArchiveError: if it cannot be read, or a complete line is not a record.
     """
     return _records(path, _journal(path, older=older).documents)
 
 
 def load_all(path: Path) -> list[Record]:
-    """Reads the archive of a finished search.
+    """Returns the records of a finished search.
 
     Raises:
       ArchiveError: if it cannot be read, or any line is not a record.
     """
-    found = _journal(path)
-    if found.torn or not found.documents:
+    lines = _journal(path)
+    if lines.torn or not lines.documents:
         raise ArchiveError(
             f"{path} must be the archive of a finished search, got an unfinished one"
         )
-    return _records(path, found.documents)
+    return _records(path, lines.documents)
 
 
 def _journal(path: Path, *, older: bool = False) -> Journal:
@@ -246,7 +248,7 @@ def _journal(path: Path, *, older: bool = False) -> Journal:
 
 
 def _records(path: Path, documents: list[dict[str, Any]]) -> list[Record]:
-    """The records of an archive, each of which descends from one that stands before it."""
+    """Returns the records of an archive, each of which descends from an earlier one."""
     records: list[Record] = []
     known: dict[str, Record] = {}
     for number, document in enumerate(documents, start=1):

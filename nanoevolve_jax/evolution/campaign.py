@@ -1,4 +1,4 @@
-"""A whole search: generations proposed, trained, scored and kept."""
+"""A search: asks for the candidates of a generation, trains them, scores them and archives them."""
 
 import contextlib
 import math
@@ -33,73 +33,69 @@ from nanoevolve_jax.policy.slots import is_read
 from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 ARCHIVE = "archive.jsonl"
-SCREENING = "search: screening"  # stage of these runs, beside those of `runs.jsonl`
+SCREENING = "search: screening"  # stage of screening runs, beside the stages in `runs.jsonl`
 
 
 class Campaign(NamedTuple):
-    """What a search is run with."""
+    """A search over one run folder."""
 
     engine: Engine
-    config: ConfigDict  # its recipe is the calibrated one, if there is a calibration
-    folder: Path
-    scale: Scale
+    config: ConfigDict  # full configuration; with a calibration, its recipe is the calibrated one
+    folder: Path  # run folder
+    scale: Scale  # scale of scores
 
     @property
     def seed(self) -> int:
-        """Of every screening run: same initial weights, same batches."""
+        """The seed of all screening runs, which share initial weights and batches."""
         return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
     def load(self, log: Callable[[str], None]) -> list[Record]:
-        """The records of all complete generations; `say` hears of what is cut off.
+        """Returns the records of all complete generations, and cuts off an incomplete one.
+
+        Args:
+          log: Callback that takes one line for the user.
 
         Raises:
-          ArchiveError: if one is not of the generation that its place in the archive stands for.
+          ArchiveError: if a record's generation does not match its place in the archive.
         """
         first, later = generation_sizes(self.config)
         records = archive.load(self.folder / ARCHIVE, [first, later], log)
         for place, record in enumerate(records):
-            due = 0 if place < first else 1 + (place - first) // later
-            if record.generation != due:
+            expected = 0 if place < first else 1 + (place - first) // later
+            if record.generation != expected:
                 raise ArchiveError(
                     f"{self.folder / ARCHIVE} line {place + 1} is damaged: generation of "
-                    f"{record.id!r} must be {due}, got {record.generation}"
+                    f"{record.id!r} must be {expected}, got {record.generation}"
                 )
         return records
 
     def generations(
         self, records: list[Record], on_progress: Callable[[Progress], None]
     ) -> Iterator[tuple[int, list[Record]]]:
-        """Runs what these records lack; yields (generation, all records so far) after each one."""
+        """Runs the search from the first missing generation on: ask, evaluate, tell.
+
+        Args:
+          records: Records of the complete generations.
+          on_progress: Callback that takes the progress of training.
+
+        Yields:
+          Number of the finished generation, and all records up to it.
+
+        Raises:
+          ConfigError: if the baseline fails.
+          ClusterError: if no machine could train the baseline.
+        """
         require_baseline(records)
-        done = records[-1].generation if records else -1
-        for generation in range(done + 1, self.config.search.generations + 1):
-            proposals = self.propose(records, generation)
-            jobs = [self.job(proposal) for proposal in proposals]
-            names = {job.key: p.id for job, p in zip(jobs, proposals, strict=True)}
-            fresh: list[Record] = []
-            with contextlib.closing(self.engine.run(jobs, named(on_progress, names))) as results:
-                for proposal, result in zip(proposals, results, strict=True):
-                    columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
-                    kept = telemetry_columns(columns, result.curve)
-                    save_telemetry(self.folder, proposal.id, kept)
-                    baseline = (records + fresh)[0] if records or fresh else None
-                    losses = result.telemetry[:, TELEMETRY.index("loss")]
-                    shake = instability(losses) if result.failure is None else float("nan")
-                    fresh.append(self.judge(proposal, result, shake, baseline))
-            fresh = tournament.settle(records, fresh, self.config.search.survivors)
-            archive.append(self.folder / ARCHIVE, fresh)
-            records = [*records, *fresh]
+        finished = records[-1].generation if records else -1
+        for generation in range(finished + 1, self.config.search.generations + 1):
+            proposals = self.ask(records, generation)
+            evaluated = self.evaluate(proposals, records, on_progress)
+            records = self.tell(records, evaluated)
             require_baseline(records)
             yield generation, records
 
-    def job(self, proposal: tournament.Proposal) -> Job:
-        """The screening run of a candidate."""
-        recipe = make_recipe(with_recipe(self.config, proposal.recipe or {}))
-        candidate = Candidate(proposal.spec, recipe, code_of(self.folder, proposal.code))
-        return Job(candidate, self.seed, self.config.train.steps, SCREEN_FOLD)
-
-    def propose(self, records: list[Record], generation: int) -> list[tournament.Proposal]:
-        """The candidates of one generation."""
+    def ask(self, records: list[Record], generation: int) -> list[tournament.Proposal]:
+        """Returns the candidates of a generation."""
         if generation == 0:
             return tournament.founders(make_baseline(self.config))
         search = self.config.search
@@ -114,20 +110,57 @@ class Campaign(NamedTuple):
             control_every=search.control_every,
         )
 
+    def evaluate(
+        self,
+        proposals: list[tournament.Proposal],
+        records: list[Record],
+        on_progress: Callable[[Progress], None],
+    ) -> list[Record]:
+        """Trains candidates, saves their telemetry and returns their records without a status.
+
+        Args:
+          proposals: Candidates to train.
+          records: All earlier records; the first one is the baseline.
+          on_progress: Callback that takes the progress of training.
+        """
+        jobs = [self.job(proposal) for proposal in proposals]
+        names = {job.key: p.id for job, p in zip(jobs, proposals, strict=True)}
+        evaluated: list[Record] = []
+        with contextlib.closing(self.engine.run(jobs, named(on_progress, names))) as results:
+            for proposal, result in zip(proposals, results, strict=True):
+                columns = dict(zip(TELEMETRY, result.telemetry.T, strict=True))
+                save_telemetry(self.folder, proposal.id, telemetry_columns(columns, result.curve))
+                rise = math.nan if result.failure else instability(columns["loss"])
+                baseline = next(iter([*records, *evaluated]), None)
+                evaluated.append(self.judge(proposal, result, rise, baseline))
+        return evaluated
+
+    def tell(self, records: list[Record], evaluated: list[Record]) -> list[Record]:
+        """Selects survivors, appends a generation to the archive and returns all records."""
+        settled = tournament.settle(records, evaluated, self.config.search.survivors)
+        archive.append(self.folder / ARCHIVE, settled)
+        return [*records, *settled]
+
+    def job(self, proposal: tournament.Proposal | Record) -> Job:
+        """Returns the screening run of a candidate."""
+        recipe = make_recipe(with_recipe(self.config, proposal.recipe or {}))
+        candidate = Candidate(proposal.spec, recipe, code_of(self.folder, proposal.code))
+        return Job(candidate, self.seed, self.config.train.steps, SCREEN_FOLD)
+
     def judge(
         self,
         proposal: tournament.Proposal,
         result: RunResult | Run,
-        shake: float,
+        rise: float,
         baseline: Record | None,
     ) -> Record:
-        """Turns a training run into a record; the first one judged is the baseline.
+        """Returns the record of a training run, without a status.
 
         Args:
-          proposal: what was trained.
-          result: what that gave.
-          shake: its instability in nats, NaN if it failed.
-          baseline: None: this is it.
+          proposal: Candidate that was trained.
+          result: Result of its run.
+          rise: Instability of the run in nats; NaN if it failed.
+          baseline: Record of the baseline; None if this run is the baseline's.
         """
         failure = result.failure and {"reason": result.failure, "step": result.failed_step}
         code = code_of(self.folder, proposal.code)
@@ -142,7 +175,7 @@ class Campaign(NamedTuple):
             val_bpb=[result.val_bpb],
             train_loss=[result.train_loss],
             steps=[result.steps],
-            instability=[shake],
+            instability=[rise],
             score=score([gain], cost, baseline.cost if baseline else cost, self.scale),
             cost=cost,
             pareto=False,
@@ -150,7 +183,7 @@ class Campaign(NamedTuple):
 
 
 def require_baseline(records: list[Record]) -> None:
-    """Refuses a recipe under which the baseline fails: there is nothing to compare with.
+    """Refuses a recipe under which the baseline fails, because nothing can be compared with it.
 
     Raises:
       ConfigError: if the first record has failed.
@@ -167,14 +200,14 @@ def require_baseline(records: list[Record]) -> None:
 
 
 def telemetry_columns(columns: Mapping[str, np.ndarray], curve: Any) -> dict[str, np.ndarray]:
-    """A candidate's telemetry as it is kept.
+    """Returns the telemetry of a candidate in the form in which it is saved.
 
     Args:
-      columns: [steps] each, named as in `TELEMETRY`.
-      curve: [points, 2]: step, validation bpb.
+      columns: Columns of shape [steps], named as in `TELEMETRY`.
+      curve: Validation curve of shape [points, 2]: step and validation bpb.
 
     Returns:
-      Sensors, gate, actuators, loss and gradient norm by step; and the validation curve.
+      Sensors, gate, actuators, loss and gradient norm by step, and the validation curve.
     """
     points = np.asarray(curve, np.float64).reshape(-1, 2)
     others = {name: column for name, column in columns.items() if name != "log_grad_norm"}
@@ -186,17 +219,17 @@ def telemetry_columns(columns: Mapping[str, np.ndarray], curve: Any) -> dict[str
 
 
 def generation_sizes(config: ConfigDict) -> list[int]:
-    """Candidates in generation 0 and in every later one."""
+    """Returns the number of candidates in generation 0 and in every later one."""
     return [len(tournament.founders(NANOCHAT)), config.search.population]
 
 
 def identity(
     spec: OptimizerSpec, recipe: dict[str, float] | None, code: dict[str, Any] | None
 ) -> tuple[Any, ...]:
-    """What candidates share that would be trained alike.
+    """Returns a key that is equal for candidates that train alike.
 
-    Rewritten functions may read fields of a spec that nothing else reads, so under them equal specs
-    alone count as equal.
+    Rewritten functions may read fields of a spec that the built-in ones ignore. Under rewritten
+    functions, only equal specs are therefore equivalent.
     """
     computation = code["computation"] if code else {}
     used = tuple(sorted((slot, x) for slot, x in computation.items() if is_read(slot, spec)))
@@ -205,21 +238,21 @@ def identity(
 
 
 def planned_calls(config: ConfigDict) -> list[Call]:
-    """What screening asks of the engine: a call a generation."""
+    """Returns the calls of screening to the engine, one per generation."""
     first, later = generation_sizes(config)
     sizes = [first, *[later] * config.search.generations]
     return [call(SCREENING, size, config.train.steps) for size in sizes]
 
 
 def screening_spent(records: list[Record], batch_tokens: float) -> dict[str, int]:
-    """Runs, failed runs and tokens of screening, as `Runs.spent` counts those of other stages."""
+    """Returns runs, failed runs and tokens of screening, counted as by `Runs.spent`."""
     failed = [not math.isfinite(record.val_bpb[0]) for record in records]
     steps = sum(r.steps[0] + bad for r, bad in zip(records, failed, strict=True))
     return {"runs": len(records), "failed": sum(failed), "tokens": int(batch_tokens * steps)}
 
 
 def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
-    """The part of `summary.json` that follows from the archive alone."""
+    """Returns the part of `summary.json` that follows from the archive alone."""
     baseline = records[0]
     best = tournament.survivors(records, 1)[0]
     distinct = {identity(r.spec, r.recipe, r.code) for r in records}
@@ -231,7 +264,7 @@ def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
         "baseline_val_bpb": baseline.merit.val_bpb,
         "best": {
             "id": best.id,
-            "stage": "screen",  # one run on one seed, whatever promotion brought since
+            "stage": "screen",  # one run on one seed, without the runs of promotion
             "val_bpb": best.merit.val_bpb,
             "delta_bpb": best.merit.val_bpb - baseline.merit.val_bpb,
         },

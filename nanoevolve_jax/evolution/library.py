@@ -1,10 +1,11 @@
-"""The store of certified code: one folder a certificate, named by the hash of what is in it.
+"""The store of certified code: one folder per certificate, named by the hash of its contents.
 
   code/<certificate id>/certificate.json  source.py  <shape key>.stablehlo
 
-What is read is checked: the id against the certificate, source and programs against the hashes in
-it. A hash is no signature. Who may write to the folder can put other code under another id; that
-code is still held to a program's allowed operations when it is loaded (`policy.certified`).
+Reading checks the id against the certificate, and the source and the programs against the hashes in
+the certificate. A hash is not a signature: anyone who may write to the folder can store other code
+under another id. When that code is loaded, `policy.certified` still refuses programs with
+operations that are not permitted.
 """
 
 import os
@@ -28,16 +29,16 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Library:
-    """Certified code under a folder; any number of processes may read and write it."""
+    """Certified code in a folder that several processes may read and write at once."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
     def put(self, function: Certified) -> Path:
-        """Stores a function whole or not at all, and gives its folder; again: does nothing.
+        """Stores a function atomically, if it is not stored yet, and returns its folder.
 
         Raises:
-          CertificateError: if it is not what its certificate says.
+          CertificateError: if it does not match its certificate.
         """
         function.require_intact()
         target = self.folder / function.id
@@ -56,10 +57,10 @@ class Library:
         return target
 
     def get(self, id: str) -> Certified:
-        """The function of a certificate.
+        """Returns the function of a certificate.
 
         Raises:
-          CertificateError: if there is none, or anything in its folder is not as it was written.
+          CertificateError: if it is missing, or anything in its folder was changed.
         """
         if not isinstance(id, str) or not _ID.fullmatch(id):
             raise CertificateError(must("certificate", "be 16 hexadecimal digits", str(id)[:40]))
@@ -69,27 +70,27 @@ class Library:
         programs = certificate["programs"]
         wanted = {CERTIFICATE, SOURCE, *(f"{key}{PROGRAM}" for key in programs)}
         for name in sorted(wanted ^ contents.keys()):
-            what = "is missing" if name in wanted else "is no part of a certificate's folder"
+            what = "is missing" if name in wanted else "does not belong to the certificate"
             raise CertificateError(f"{folder / name} {what}")
         try:
             source = contents[SOURCE].decode()
-            found = Certified(
+            function = Certified(
                 source, certificate, {key: contents[f"{key}{PROGRAM}"] for key in programs}
             )
-        except ValueError as error:  # no UTF-8, or a number that JSON has no word for
+        except ValueError as error:  # not UTF-8, or a number that JSON cannot represent
             raise CertificateError(f"{folder} cannot be read: {error}") from None
-        if found.id != id:
+        if function.id != id:
             raise CertificateError(
-                f"{folder / CERTIFICATE} was changed: it is certificate {found.id}, not {id}"
+                f"{folder / CERTIFICATE} was changed: it is certificate {function.id}, not {id}"
             )
-        found.require_intact()
-        return found
+        function.require_intact()
+        return function
 
     def all(self) -> Iterator[Certified]:
-        """All functions, ordered by id.
+        """Yields all functions, ordered by id.
 
         Raises:
-          CertificateError: at the first that is not as it was written.
+          CertificateError: at the first one that was changed.
         """
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
@@ -97,7 +98,10 @@ class Library:
                     yield self.get(path.name)
 
     def code(self, ids: Mapping[str, str] | None) -> Code | None:
-        """The functions of a record, {slot: certificate id}; None where nothing is rewritten.
+        """Returns the functions of a record; None if it has only built-in ones.
+
+        Args:
+          ids: Certificate ids by slot.
 
         Raises:
           CertificateError: if one is missing, damaged, or of another slot.
@@ -117,13 +121,13 @@ class Library:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """The plain files of a folder; links, folders and devices are refused, not followed."""
+    """Returns the contents of a folder's regular files; links, folders and devices are refused."""
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             raise CertificateError(f"{folder} must be a folder of certified code")
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
-        raise CertificateError(f"{folder.parent} holds no certificate {folder.name}") from None
+        raise CertificateError(f"{folder.parent} has no certificate {folder.name}") from None
     return {name: _plain(folder / name) for name in names}
 
 
@@ -141,7 +145,7 @@ class _Program(TypedDict):
 
 
 class Certificate(TypedDict):
-    """The form of a certificate, as far as it is read."""
+    """Fields of a certificate that are read."""
 
     slot: Literal[tuple(SLOTS)]
     source_sha256: str
@@ -152,19 +156,23 @@ class Certificate(TypedDict):
 
 
 def _certificate(folder: Path, contents: Mapping[str, bytes]) -> dict:
-    """The certificate of a folder, of the form that everything else relies on."""
+    """Returns the certificate of a folder, with the types of its fields checked."""
     try:
         return typed(decode(contents.get(CERTIFICATE, b"")), Certificate)
     except ValueError as error:
         raise CertificateError(
-            f"{folder / CERTIFICATE} is missing or no certificate: {error}"
+            f"{folder / CERTIFICATE} is missing or not a certificate: {error}"
         ) from None
 
 
 def code_of(folder: Path, document: Mapping[str, Any] | None) -> Code | None:
-    """The code that a record of a run folder names; None where nothing is rewritten.
+    """Returns the code of a record in a run folder; None if it has only built-in functions.
+
+    Args:
+      folder: Run folder.
+      document: Field `code` of the record.
 
     Raises:
-      CertificateError: if it is missing, damaged or exchanged.
+      CertificateError: if it is missing, damaged or replaced.
     """
     return Library(folder / FOLDER).code(document and document["certificates"])

@@ -1,4 +1,4 @@
-"""Promotion inside a search: the best candidates on fresh seeds, one of which goes on."""
+"""Promotion: the best candidates of a search run on fresh seeds, and one of them is picked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,16 +30,19 @@ STAGE = "promote"
 
 
 def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
-    """The one ledger of the evaluation, wherever its calibrations lie."""
+    """Returns the ledger of an evaluation, which all its calibrations share."""
     path = ledger_path(Path(config.data.cache_dir), calibration.fingerprint)
     return open_ledger(path, calibration.fingerprint, config.data.folds)
 
 
 def campaign_id(folder: Path) -> str:
-    """What the ledger calls the search of a run folder.
+    """Returns the id of a run folder's campaign in the ledger.
 
-    Equal settings give equal runs, so they are one campaign in however many folders; how it is
-    confirmed is no part of that, or other rules would buy another confirmation.
+    Equal settings give equal runs, so they are one campaign in any number of folders. The rules of
+    confirmation are not part of the id. Otherwise new rules would allow another confirmation.
+
+    Raises:
+      ArchiveError: if the folder has no fingerprints.
     """
     try:
         return typed(read_description(folder).get("fingerprints"), dict[str, Id])["campaign"]
@@ -48,7 +51,7 @@ def campaign_id(folder: Path) -> str:
 
 
 def register(campaign: Campaign, calibration: Calibration) -> None:
-    """Enters the search into the ledger: how many confirmations count is fixed from here on."""
+    """Registers a search in the ledger, which fixes how many of its confirmations count."""
     config = campaign.config
     ledger_of(config, calibration).register_campaign(
         campaign_id(campaign.folder), config.seed, config.confirm.max, campaign.folder.name
@@ -56,14 +59,14 @@ def register(campaign: Campaign, calibration: Calibration) -> None:
 
 
 def rules_of(config: ConfigDict) -> PromotionRules:
-    """The promotion rules of a config."""
+    """Returns the promotion rules of a config."""
     return PromotionRules(**{name: config.promote[name] for name in PromotionRules._fields})
 
 
 def planned_calls(config: ConfigDict) -> list[Call]:
-    """What promotion asks of the engine, if no candidate has failed.
+    """Returns the calls of promotion to the engine, assuming that no candidate fails.
 
-    The baseline and the best control, if there is one, run on every seed; the baseline and the
+    The baseline and the best control, if there is one, run on every seed. The baseline and the
     finalists also run once at twice the learning rate.
     """
     first, later = generation_sizes(config)
@@ -81,18 +84,18 @@ def planned_calls(config: ConfigDict) -> list[Call]:
 
 
 def planned_runs(config: ConfigDict) -> int:
-    """Training runs of the config's search and promotion; a calibration may spend as many."""
+    """Returns the number of runs of search and promotion; a calibration may spend as many."""
     return total_runs(screening.planned_calls(config) + planned_calls(config))
 
 
 def arm_of(record: Record, folder: Path) -> Arm:
-    """A candidate of a run folder as one side of a comparison."""
+    """Returns a candidate of a run folder as one arm of a comparison."""
     code = code_of(folder, record.code)
     return Arm(record.id, record.spec, dict(record.recipe or {}), code=code, cost=record.cost)
 
 
 def with_runs(record: Record, runs: list[Run]) -> Record:
-    """The record with further runs behind those it has."""
+    """Returns the record with further runs appended."""
     failed = next((run for run in runs if run.failure), None)
     failure = failed and {"reason": failed.failure, "step": failed.failed_step}
     return record._replace(
@@ -107,24 +110,25 @@ def with_runs(record: Record, runs: list[Run]) -> Record:
 
 
 def rescored(record: Record, baseline: Record, campaign: Campaign) -> Record:
-    """The record with the score of all its seeds, each against the baseline's run on it."""
+    """Returns the record with the score over all its seeds, relative to the baseline on each."""
     reference = dict(zip(baseline.seeds, baseline.val_bpb, strict=True))
     gains = [reference[s] - x for s, x in zip(record.seeds, record.val_bpb, strict=True)]
     return record._replace(score=score(gains, record.cost, baseline.cost, campaign.scale))
 
 
 def screened(record: Record) -> Record:
-    """The record as screening left it."""
+    """Returns the record as it was after screening."""
     first = {
         name: getattr(record, name)[:1]
         for name in ("seeds", "val_bpb", "train_loss", "steps", "instability")
     }
-    standing = "survivor" if record.status in ("promoted", "retuned_baseline") else record.status
-    return record._replace(**first, stage="screen", status=standing)
+    was_survivor = record.status in ("promoted", "retuned_baseline")
+    status = "survivor" if was_survivor else record.status
+    return record._replace(**first, stage="screen", status=status)
 
 
 def as_screened(records: list[Record], campaign: Campaign) -> list[Record]:
-    """The records with the standing and the scores that screening gave them."""
+    """Returns the records with the status and the scores that they had after screening."""
     first = screened(records[0]) if records else None
     return [rescored(screened(record), first, campaign) for record in records]
 
@@ -132,14 +136,20 @@ def as_screened(records: list[Record], campaign: Campaign) -> list[Record]:
 def promote(
     campaign: Campaign, records: list[Record], runs: Runs, log: Callable[[str], None]
 ) -> tuple[list[Record], dict[str, Any]]:
-    """Runs both rounds and rewrites the archive with what they brought.
+    """Runs both rounds of promotion and rewrites the archive with their results.
 
-    The baseline and the best control run on every seed; whichever of them scores higher is what
-    confirmation compares with. A finalist that fails at twice the learning rate, where the
-    baseline does not, or whose optimizer needs too much memory, is not picked.
+    The baseline and the best control run on every seed. Confirmation compares with the one that
+    scores higher. A finalist is not picked if it fails at twice the learning rate where the
+    baseline trains, or if its optimizer needs too much memory.
+
+    Args:
+      campaign: The search.
+      records: Records of all its candidates.
+      runs: Runs of the same folder.
+      log: Callback that takes one line for the user.
 
     Returns:
-      (records, the document of `promotion.json`).
+      The records, and the contents of `promotion.json`.
     """
     config, rules = campaign.config, rules_of(campaign.config)
     bench = Bench(config, runs)
@@ -158,9 +168,9 @@ def promote(
             for name in names
             for seed in seeds
         ]
-        made = runs.run(jobs, STAGE)
+        results = runs.run(jobs, STAGE)
         for i, name in enumerate(names):
-            known[name] = with_runs(known[name], made[i * count : (i + 1) * count])
+            known[name] = with_runs(known[name], results[i * count : (i + 1) * count])
         for name in names:
             known[name] = rescored(known[name], known[records[0].id], campaign)
 
@@ -176,7 +186,7 @@ def promote(
 
     held = eligibility.measure(bench, arm(records[0].id), [arm(name) for name in finalists], STAGE)
     fit = [name for name in finalists if held.broken(name) is None]
-    # A policy that only retunes the baseline belongs on the other side of the comparison.
+    # A policy that only retunes the baseline is one of the references.
     retuned = [
         name
         for name in fit
@@ -188,7 +198,7 @@ def promote(
         known[name] = known[name]._replace(status="retuned_baseline")
         log(f"promotion: {name} is only a retuned baseline")
     if picked is not None:
-        if known[picked].status != "winner":  # of an earlier confirmation
+        if known[picked].status != "winner":  # set by an earlier confirmation
             known[picked] = known[picked]._replace(status="promoted")
         log(
             f"promotion picks {picked}: {known[picked].score:+.2f} sigma after shrinkage, "

@@ -1,4 +1,4 @@
-"""The run folder: what a search was run with, and where its results lie."""
+"""The run folder of a search: its `config.json`, its lock and its fingerprints."""
 
 import contextlib
 import fcntl
@@ -33,25 +33,25 @@ from nanoevolve_jax.execution.plain_files import (
 )
 from nanoevolve_jax.execution.settings import corpus_here, get_setting, received
 
-# What may change between two runs on one folder without changing any record.
+# Fields that may change between two runs on one folder, because no record depends on them.
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
     *("checkpoint_seconds", "engine", "ray", "threads"),
     *("plan", "step_seconds", "machines", "distributed", "compare", "track", "codegen"),
 )
-# What comes after a search: other rules of confirmation do not make it another campaign.
+# Stages before and after a search, on which the identity of a campaign does not depend.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
-_DECIDING = ("corpus", "tokenizer", "calibration", "config")  # of the fingerprints
-FORMAT = 3  # of a run folder; 1 had no checkpoints and no number, 2 an archive without seals
+_DECIDING = ("corpus", "tokenizer", "calibration", "config")  # fingerprints that must not change
+FORMAT = 3  # format of run folders; 1 had no checkpoints, 2 had no seals in its archive
 FILE = "config.json"
 _LOCK = ".lock"
-_OTHERS = ("wandb",)  # folders of trackers, which keep links of their own in them
+_OTHERS = ("wandb",)  # folders in which trackers create links
 
 
 class Description(TypedDict):
-    """The form of `config.json`."""
+    """Contents of `config.json`."""
 
-    format: NotRequired[Annotated[int, Meta(ge=1)]]  # 1 if it is not there
+    format: NotRequired[Annotated[int, Meta(ge=1)]]  # 1 if missing
     config: dict[str, Any]
     versions: NotRequired[dict[str, str]]
     device: NotRequired[dict[str, str | int]]
@@ -62,7 +62,7 @@ def read_description(folder: Path) -> Description:
     """Reads the `config.json` of a run folder.
 
     Raises:
-      FileError: if it is not of that form, or of a format that this version does not know.
+      FileError: if its fields are invalid, or this version does not know its format.
       OSError: if it is missing or cannot be read.
     """
     document = read_json(folder / FILE, Description)
@@ -75,7 +75,7 @@ def read_description(folder: Path) -> Description:
 
 
 def is_older(description: Description) -> bool:
-    """Whether a run folder is of a format whose archive and runs were not sealed in a chain."""
+    """Returns whether a run folder has a format without seals in its archive and runs."""
     return description.get("format", 1) < FORMAT
 
 
@@ -95,10 +95,15 @@ def _digest(document: Any) -> str:
 
 
 def describe_run(config: ConfigDict, facts: Facts, calibration: str) -> dict[str, Any]:
-    """The contents of `config.json`: config, versions, device and the fingerprints.
+    """Returns the contents of `config.json`: config, versions, device and fingerprints.
 
-    Lanes, device count, visible cores and versions round differently, so they are part of the
-    config's fingerprint; the text is in the corpus's.
+    Results are rounded differently with other lanes, device counts, visible cores and versions, so
+    the fingerprint of the config contains them. That of the corpus contains the text.
+
+    Args:
+      config: Full configuration.
+      facts: Facts on which the bits of a run depend.
+      calibration: Seal of the calibration, or `UNCALIBRATED`.
     """
     resolved = config.to_dict()
     texts = [facts.corpus, facts.tokenizer, calibration]
@@ -118,20 +123,20 @@ def describe_run(config: ConfigDict, facts: Facts, calibration: str) -> dict[str
 
 
 def require_own(folder: Path) -> None:
-    """Refuses a run folder from which something leads out of it, before anything is written.
+    """Refuses a run folder with links out of it, before anything is written.
 
     Raises:
-      FileError: if it holds a link, or something else that is not a file or folder of its own.
+      FileError: if it contains a link, or anything else that is not a regular file or a folder.
     """
     require_own_files(folder, _OTHERS)
 
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Keeps the folder to this process; the system lets go of it when the process ends.
+    """Locks the folder for this process; the system releases it when the process ends.
 
     Raises:
-      ArchiveError: if another process has it, or it cannot be written.
+      ArchiveError: if another process has locked it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,13 +165,13 @@ def _lock(file: BinaryIO, kind: int, folder: Path) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuses a folder that cannot be used, before anything else is prepared for it.
+    """Refuses a folder that cannot be used, before anything else is prepared.
 
     Raises:
-      ArchiveError: if another process has it.
-      FileError: if it holds a link, or something else that is not a file of its own.
+      ArchiveError: if another process has locked it.
+      FileError: if it contains a link, or anything else that is not a regular file or a folder.
     """
-    # Whatever else is wrong with the folder, `holding` says.
+    # `holding` reports every other problem of the folder.
     with contextlib.suppress(OSError):
         require_own(folder)
         with os.fdopen(open_plain(folder / _LOCK, os.O_RDONLY), "rb") as file:
@@ -177,11 +182,11 @@ def require_space(folder: Path, needed: int) -> None:
     """Refuses a disk that is too full before anything is trained.
 
     Args:
-      folder: where it will be written.
-      needed: bytes.
+      folder: Run folder.
+      needed: Required free space in bytes.
 
     Raises:
-      ArchiveError: if there is less.
+      ArchiveError: if there is less free space.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -213,24 +218,24 @@ def config_of(document: Any, folder: Path, here: ConfigDict) -> ConfigDict:
 
 
 def keep_calibration(folder: Path, calibration: Path) -> None:
-    """Copies the calibration of a run into its folder, so that the folder can be read alone."""
+    """Copies the calibration of a run into its folder, so that the folder is self-contained."""
     kept, content = folder / CALIBRATION, read_plain(calibration)
     if not kept.exists() or read_plain(kept) != content:
         write_whole(kept, content)
 
 
 def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False) -> None:
-    """Makes the folder a run of this description, or checks that it is one already.
+    """Writes the description of a new run, or checks that an existing run has the same one.
 
     Args:
-      folder: The run folder.
-      description: See `describe_run`.
-      keep: Whether a `config.json` that is there stays as it is: what it says of places and devices
-        is how the run was begun.
+      folder: Run folder.
+      description: Contents of `config.json`, see `describe_run`.
+      keep: Whether an existing `config.json` is kept, so that it shows the places and devices with
+        which the run was started.
 
     Raises:
-      ArchiveError: if the folder holds a run with other fingerprints, naming what differs, or
-        its `config.json` is damaged.
+      ArchiveError: if the folder has a run with other fingerprints, or its `config.json` is
+        damaged.
     """
     path = folder / FILE
     if os.path.lexists(path):
@@ -281,19 +286,19 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
 
 
 def _bound(document: dict[str, Any]) -> dict[str, Any]:
-    """What may not change between two runs on one folder."""
+    """Returns the fields that must not change between two runs on one folder."""
     return _without(document, _FREE)
 
 
 class Search(NamedTuple):
-    """The config of a search, with the places and devices of this machine."""
+    """Config of a finished search, with the places and devices of this machine."""
 
-    config: ConfigDict  # its texts are named as the search named them
-    here: ConfigDict  # its texts are where they are on this machine
-    calibration: str  # path of the calibration when the search was started, for people
+    config: ConfigDict  # with the corpora as the search named them
+    here: ConfigDict  # with the corpora as they are found on this machine
+    calibration: str  # path of the calibration when the search was started, for display
 
     def named(self, config: ConfigDict) -> ConfigDict:
-        """Returns a config that is to be written: its texts are named as the search named them."""
+        """Returns the config with its corpora named as the search named them."""
         named = config.copy_and_resolve_references()
         named.data.corpus = self.config.data.corpus
         named.attribute.switch_corpus = self.config.attribute.switch_corpus
@@ -301,15 +306,17 @@ class Search(NamedTuple):
 
 
 def read_search(settings: ConfigDict) -> Search:
-    """Reads the config of a run folder. What decides results is from it, the rest from settings.
+    """Reads the config of a finished search.
+
+    Fields that decide results come from the run folder, all others from `settings`.
 
     Args:
       settings: Fields of `configs.base.CONFIRM_SETTINGS`.
 
     Raises:
-      ArchiveError: if the folder holds no run.
-      EvidenceError: if its search had no calibration, or that is not at hand.
-      ConfigError: if its config is invalid, or names a text that is not found on this machine.
+      ArchiveError: if the folder has no run.
+      EvidenceError: if its search had no calibration, or the calibration is missing.
+      ConfigError: if its config is invalid, or a corpus is not found on this machine.
     """
     folder = Path(settings.workdir)
     try:
@@ -336,7 +343,7 @@ def read_search(settings: ConfigDict) -> Search:
         )
     here = config.copy_and_resolve_references()
     texts = {"data.corpus": fingerprint}
-    if settings.until != "confirm":  # only what comes after a win reads the second text
+    if settings.until != "confirm":  # only the stages after a win read the second corpus
         texts["attribute.switch_corpus"] = None
     for field, known in texts.items():
         named, given = get_setting(config, field), get_setting(settings, field)

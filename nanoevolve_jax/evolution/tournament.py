@@ -1,7 +1,10 @@
-"""What to try next: the founding candidates, then mutants of the survivors.
+"""Candidates of a search: founders, children of the survivors, and the control lineage.
 
-Pure functions of the records and a generator seeded from (seed, generation), so a search that
-is stopped and run again draws the same children.
+All functions are pure. Random numbers come from a generator seeded with (seed, generation), so a
+search that is stopped and resumed draws the same children.
+
+The control lineage mutates the recipe alone. It gets the same chances to retune as the policies do,
+so a policy that wins only because its baseline was slightly mistuned does not beat it.
 """
 
 import math
@@ -20,7 +23,7 @@ from nanoevolve_jax.policy.spec import OptimizerSpec, presets_on
 
 
 class Proposal(NamedTuple):
-    """A candidate that has not been trained yet."""
+    """A candidate that is not trained yet."""
 
     id: str
     parent_id: str | None
@@ -28,7 +31,7 @@ class Proposal(NamedTuple):
     operator: str | None
     change: str | None
     spec: OptimizerSpec
-    recipe: dict[str, float] | None = None  # overrides; only the control lineage has any
+    recipe: dict[str, float] | None = None  # overrides of the recipe, in the control lineage alone
     code: dict[str, Any] | None = None  # see `archive.CODE`
 
 
@@ -36,7 +39,7 @@ BASELINE_ID = "nanochat"
 
 
 def founders(baseline: OptimizerSpec) -> list[Proposal]:
-    """Generation 0: the baseline first, then the other presets on top of it."""
+    """Returns generation 0: the baseline, then the other presets based on it."""
     presets = presets_on(baseline)
     return [
         Proposal(
@@ -52,7 +55,7 @@ def founders(baseline: OptimizerSpec) -> list[Proposal]:
 
 
 def best_first(records: Sequence[Record]) -> list[Record]:
-    """The records that did not fail, by score."""
+    """Returns the records that did not fail, best score first."""
     alive = [record for record in records if record.failure is None]
     return sorted(alive, key=_rank)
 
@@ -62,12 +65,12 @@ def _rank(record: Record) -> tuple[float, int, str]:
 
 
 def survivors(records: Sequence[Record], count: int) -> list[Record]:
-    """The best `count` policies so far, best first; neither the dead nor the controls."""
+    """Returns the `count` best policies, best first, without failed ones and controls."""
     return best_first([record for record in records if record.recipe is None])[:count]
 
 
 def running_best(records: Sequence[Record]) -> list[Record | None]:
-    """The best policy up to each record, by score in screening; None while none has trained."""
+    """Returns the best policy up to each record by screening score; None before the first."""
     best, bests = None, []
     for record in records:
         trained = record.recipe is None and math.isfinite(record.merit.val_bpb)
@@ -78,12 +81,12 @@ def running_best(records: Sequence[Record]) -> list[Record | None]:
 
 
 def best_control(records: Sequence[Record]) -> Record | None:
-    """The best of the control lineage, if it has a living member."""
+    """Returns the best record of the control lineage; None if all of them failed."""
     return next(iter(best_first([r for r in records if r.recipe is not None])), None)
 
 
 def draw_parent(pool: Sequence[Record], rng: np.random.Generator, tournament: int) -> Record:
-    """The best of `tournament` draws from a pool that is sorted, best first."""
+    """Returns the best of `tournament` draws from a pool that is sorted best first."""
     return pool[min(rng.integers(len(pool), size=tournament))]
 
 
@@ -98,14 +101,24 @@ def children(
     tournament: int,
     control_every: int,
 ) -> list[Proposal]:
-    """Proposes the next generation.
+    """Returns the candidates of a generation after the first.
 
-    Each child's parent is drawn from the survivors by tournament; no child equals any earlier
-    candidate. Every `control_every`-th child of the campaign (0: none) descends from the best
-    control instead and changes only the recipe.
+    The parent of each child is drawn from the survivors by tournament, and no child equals an
+    earlier candidate. Every `control_every`-th child of the campaign changes only the recipe of the
+    best control.
+
+    Args:
+      records: Records of all earlier candidates, the baseline first.
+      recipe: All fields of the recipe.
+      generation: Number of the generation, from 1.
+      seed: Seed of the campaign.
+      population: Number of children.
+      parents: Number of survivors that may become parents.
+      tournament: Number of survivors that are drawn for each child.
+      control_every: Distance between controls in children; 0 means that there are none.
 
     Raises:
-      ExhaustedError: if no new child can be found.
+      ExhaustedError: if no new child exists.
     """
     rng = np.random.default_rng([seed, generation])
     pool = survivors(records, parents)
@@ -113,13 +126,13 @@ def children(
     baseline = records[0]
     proposals = []
     for number in range(population):
-        slot = (generation - 1) * population + number + 1
+        place = (generation - 1) * population + number + 1  # among all children, from 1
         name = f"g{generation:03d}c{number:02d}"
-        if control_every and slot % control_every == 0:
+        if control_every and place % control_every == 0:
             parent = best_control(records)
-            own = (parent and parent.recipe) or {}
-            changed, change = mutate_recipe(recipe | own, rng)
-            overrides = own | changed
+            inherited = (parent and parent.recipe) or {}
+            changed, change = mutate_recipe(recipe | inherited, rng)
+            overrides = inherited | changed
             spec = _spec_of(baseline.spec, overrides)
             proposals.append(
                 Proposal(
@@ -143,14 +156,20 @@ def children(
 
 
 def settle(earlier: Sequence[Record], fresh: Sequence[Record], parents: int) -> list[Record]:
-    """Gives the records of a finished generation their status and their place on the front."""
-    everyone = [*earlier, *fresh]
-    kept = {record.id for record in survivors(everyone, parents)}
-    if (control_record := best_control(everyone)) is not None:
-        kept.add(control_record.id)
-    front = set(pareto_front({record.id: record.merit for record in everyone}))
+    """Returns the records of a finished generation with their status and Pareto flag.
 
-    def status(record):
+    Args:
+      earlier: Records of the earlier generations.
+      fresh: Records of this generation.
+      parents: Number of survivors.
+    """
+    records = [*earlier, *fresh]
+    kept = {record.id for record in survivors(records, parents)}
+    if (control := best_control(records)) is not None:
+        kept.add(control.id)
+    front = set(pareto_front({record.id: record.merit for record in records}))
+
+    def status(record: Record) -> str:
         if record.failure is not None:
             return "dead"
         if record.id == BASELINE_ID:
@@ -161,7 +180,7 @@ def settle(earlier: Sequence[Record], fresh: Sequence[Record], parents: int) -> 
 
 
 def lineage(records: Sequence[Record], candidate: str) -> list[Record]:
-    """The candidate's ancestors, the founder first, itself last."""
+    """Returns the ancestors of a candidate, founder first, and the candidate itself last."""
     by_id = {record.id: record for record in records}
     chain = [by_id[candidate]]
     while chain[0].parent_id is not None:
@@ -215,11 +234,11 @@ def mutate_recipe(values: Values, rng: np.random.Generator) -> tuple[Values, str
     """Changes one aspect of a recipe.
 
     Args:
-      values: every field of the recipe, named as in `configs.base.SETTINGS`.
-      rng: source of randomness; consumed.
+      values: All fields of the recipe, named as in `configs.base.SETTINGS`.
+      rng: Source of randomness; consumed.
 
     Returns:
-      (the fields that changed, the change in words).
+      The fields that changed, and a description of the change.
     """
     while True:
         operator = _RECIPE_OPERATORS[rng.integers(len(_RECIPE_OPERATORS))]
@@ -230,6 +249,6 @@ def mutate_recipe(values: Values, rng: np.random.Generator) -> tuple[Values, str
 
 
 def _spec_of(baseline: OptimizerSpec, overrides: Values) -> OptimizerSpec:
-    """The baseline's spec under overrides; two of a recipe's fields live in the spec."""
-    own = {name: x for name, x in overrides.items() if name not in Recipe._fields}
-    return baseline._replace(**own)
+    """Returns the baseline's spec under overrides; two fields of a recipe belong to the spec."""
+    fields = {name: x for name, x in overrides.items() if name not in Recipe._fields}
+    return baseline._replace(**fields)

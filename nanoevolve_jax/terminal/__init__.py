@@ -1,1 +1,1 @@
-"""What people see in a terminal: help, mistakes, progress, pages."""
+"""Output on a terminal: help, progress and pages."""

@@ -1,7 +1,7 @@
-"""The picture a terminal shows of a run under way: pure functions of what is known so far.
+"""The live picture of a run, as pure functions of its state.
 
-It fits 24 lines: one of progress, eight of what is being trained, eight of the best candidates,
-five of the stages after screening.
+It fits 24 lines: one for progress, eight for running jobs, eight for the best candidates, and five
+for the stages after screening.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,17 +17,17 @@ from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.terminal.console import plain
 from nanoevolve_jax.terminal.sparkline import Curve
 
-LANES, CANDIDATES, STAGES = 6, 5, 4  # rows of each table at most
+LANES, CANDIDATES, STAGES = 6, 5, 4  # maximum number of rows of each table
 
 
 class Lane(NamedTuple):
-    """A job that is being trained."""
+    """A job in training."""
 
     name: str
     step: int
     steps: int
-    losses: np.ndarray  # float32[steps seen by this process]
-    val_bpb: float  # the latest
+    losses: np.ndarray  # training losses, float32[steps that this process trained]
+    val_bpb: float  # latest validation bpb
 
 
 def picture(
@@ -36,13 +36,13 @@ def picture(
     records: Sequence[Record],
     stages: Mapping[str, Sequence[Run]],
 ) -> Group:
-    """Everything, what matters most first: a terminal that is too low cuts off the rest.
+    """Returns the whole picture, most important part first because a low terminal cuts off the end.
 
     Args:
-      progress: the line of progress.
-      lanes: under way.
-      records: of all candidates so far, the baseline first; none outside a search.
-      stages: finished runs by stage, the stage that began last at the end.
+      progress: Line of progress.
+      lanes: Jobs in training.
+      records: Records of all candidates so far, the baseline first; empty outside a search.
+      stages: Finished runs by stage, the latest stage last.
     """
     parts = [progress]
     if lanes:
@@ -57,7 +57,7 @@ def picture(
 
 
 def lanes_table(lanes: Sequence[Lane]) -> Table:
-    """What is being trained, with the curve of its training loss."""
+    """Returns a table of the jobs in training, with the curves of their training losses."""
     columns = ("training", "step", "loss", "val bpb")
     table = _table(*columns, curve="training loss so far", yielding=["training"])
     for lane in lanes[:LANES]:
@@ -68,7 +68,7 @@ def lanes_table(lanes: Sequence[Lane]) -> Table:
 
 
 def best_line(records: Sequence[Record]) -> Table:
-    """The best validation bpb after each generation, as a curve."""
+    """Returns the curve of the best validation bpb by generation."""
     by_generation = {
         record.generation: best.merit.val_bpb
         for record, best in zip(records, tournament.running_best(records), strict=True)
@@ -84,7 +84,7 @@ def best_line(records: Sequence[Record]) -> Table:
 
 
 def candidates_table(records: Sequence[Record]) -> Table:
-    """The best few candidates, and the baseline under them."""
+    """Returns a table of the best candidates and the baseline."""
     baseline, best = records[0], tournament.survivors(records, CANDIDATES)
     columns = ("best", "val bpb", "change", "status", "stage")
     table = _table(*columns, curve="made by", yielding=["status", "stage"])
@@ -97,7 +97,7 @@ def candidates_table(records: Sequence[Record]) -> Table:
 
 
 def stages_table(stages: Mapping[str, Sequence[Run]]) -> Table:
-    """Finished runs of the latest stages, with the curve of their final bpb."""
+    """Returns a table of the latest stages, with the curves of their final bpb."""
     columns = ("stage", "runs", "failed", "best bpb")
     table = _table(*columns, curve="final bpb, run by run", yielding=["stage"])
     for stage in list(stages)[-STAGES:]:
@@ -110,10 +110,10 @@ def stages_table(stages: Mapping[str, Sequence[Run]]) -> Table:
 
 
 def _table(*columns: str, curve: str, yielding: Collection[str]) -> Table:
-    """A table whose last column has the room that the others leave; nothing in it wraps.
+    """Returns a table in which nothing wraps, and whose last column takes the remaining width.
 
-    Where there is not enough, yielding columns give way before the figures do: rich takes them for
-    such as may wrap, but their cells, `_line`s, do not.
+    On a narrow terminal the yielding columns shrink before the numbers do. Rich shrinks columns
+    that may wrap, but their cells are `_line`s, which do not.
     """
     table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
     for i, name in enumerate(columns):

@@ -1,4 +1,4 @@
-"""The one console of all commands: text from outside is printed as text.
+"""The console of all commands, which prints outside text as text.
 
 Markup, emoji codes and highlighting are off, and control characters are escaped. Styles of our own
 are arguments of `plain` or of a table.
@@ -18,7 +18,7 @@ from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.terminal.streams import SafeStream
 
 NARROWEST, WIDEST = 20, 500  # columns
-READABLE = 80  # columns that a table has at least; a narrower terminal breaks its lines
+READABLE = 80  # minimum width of tables; a narrower terminal breaks their lines
 LOWEST, HIGHEST = 10, 1000  # lines
 _SHOWN = Style(conceal=False, blink=False, blink2=False)  # libraries print through a live picture
 
@@ -39,8 +39,8 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any):
         """Takes the options of `rich.console.Console`.
 
-        COLUMNS and LINES are ignored where they are not positive numbers. FORCE_COLOR asks for
-        colours alone: a log cannot take back a line.
+        COLUMNS and LINES are ignored unless they are positive numbers. FORCE_COLOR enables colours
+        but no live picture, because lines of a log cannot be erased.
         """
         environ = options.pop("_environ", os.environ)
         sizes = ("COLUMNS", "LINES")
@@ -97,7 +97,7 @@ class Console(rich.console.Console):
             yield Segment(visible_lines(text), style)
 
     def on_broken_pipe(self) -> None:
-        """Lets the command end as `command.run` says."""
+        """Lets `command.run` end the command."""
         raise
 
 
@@ -115,7 +115,7 @@ class _Styled:
 
 
 class _Wide(NamedTuple):
-    """What is drawn at a width of its own, even if the console is narrower."""
+    """Content with a width of its own, which may exceed the width of the console."""
 
     content: RenderableType
     width: int

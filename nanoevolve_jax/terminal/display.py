@@ -1,4 +1,4 @@
-"""What a run shows: a live picture on a terminal, plain lines elsewhere, a table at the end."""
+"""Output of a run: a live picture on a terminal, plain lines elsewhere, a table at the end."""
 
 import time
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from nanoevolve_jax.reporting.descriptions import lineage_in_one_line
 from nanoevolve_jax.terminal.board import Lane, picture
 from nanoevolve_jax.terminal.console import Console
 
-_LIVE_SECONDS = 0.5  # between two pictures at least
-_PLAIN_SECONDS = 10.0  # between lines of progress where there is no terminal
+_LIVE_SECONDS = 0.5  # minimum time between two pictures
+_PLAIN_SECONDS = 10.0  # minimum time between lines of progress without a terminal
 _ONE_LINE = Column(no_wrap=True, overflow="ellipsis")
 
 
@@ -34,27 +34,27 @@ class Display:
     """Progress of training runs; a context manager."""
 
     def __init__(self, console: Console, *, total_steps: int, batch_tokens: float, task: str):
-        """Shows nothing yet.
+        """Starts with nothing shown.
 
         Args:
-          console: where.
-          total_steps: candidate-steps that are expected, those already done included.
-          batch_tokens: tokens a step.
-          task: what is being done, in a word.
+          console: Console to print on.
+          total_steps: Expected number of candidate-steps, including those already done.
+          batch_tokens: Tokens per step.
+          task: What the command does, in one word.
         """
         self._console = console
         self._total = total_steps
         self._batch_tokens = batch_tokens
-        self._done = 0  # candidate-steps, of finished batches and before a resume
-        self._under_way: dict[int, list[Lane]] = {}  # by batch
-        self._lanes: list[Lane] = []  # under way at the latest report
+        self._done = 0  # candidate-steps of finished batches and of earlier processes
+        self._running: dict[int, list[Lane]] = {}  # running jobs by batch
+        self._lanes: list[Lane] = []  # running jobs at the latest report
         self._records: Sequence[Record] = ()
         self._stages: dict[str, list[Run]] = {}
         self._reported: list[tuple[float, int]] = []  # (time, candidate-steps)
         self._printed = time.monotonic()
-        self._drawn = 0.0  # when
+        self._drawn = 0.0  # time of the latest picture
         self._note = ""
-        # A dumb terminal cannot take back a line, so it gets plain ones too.
+        # A dumb terminal cannot erase a line, so it gets plain lines too.
         self._is_live = console.is_interactive
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -65,7 +65,7 @@ class Display:
             expand=True,
         )
         self._task = self._bar.add_task(task, total=self._total, status="compiling")
-        # Drawn by this thread alone, when there is something new.
+        # Drawn by this thread alone, after each change.
         self._live = Live(self._bar, console=console, auto_refresh=False, vertical_overflow="crop")
 
     def __enter__(self) -> "Display":
@@ -79,45 +79,45 @@ class Display:
             self._live.stop()
 
     def log(self, line: str) -> None:
-        """One line that stays."""
+        """Prints one line."""
         self._console.print_line(line)
 
-    def standing(self, records: Sequence[Record]) -> None:
-        """Takes all candidates so far; the best one stands beside the rate from now on."""
+    def show_records(self, records: Sequence[Record]) -> None:
+        """Shows all candidates so far, and the best one beside the rate."""
         for best in tournament.survivors(records, 1):
             self._note = f"best {best.id} {best.merit.val_bpb:.4f} | "
         self._records = records
         self._draw()
 
     def note(self, line: str) -> None:
-        """Takes what stands beside the rate from now on."""
+        """Shows a note beside the rate."""
         self._note = f"{line} | "
         self._bar.update(self._task, status=self._status() if self._reported else line)
         self._draw()
 
     def on_run(self, run: Run) -> None:
-        """Takes a finished run of a stage other than screening."""
+        """Shows a finished run of a stage other than screening."""
         self._stages.setdefault(run.stage, []).append(run)
 
     def already_done(self, steps: int) -> None:
-        """Candidate-steps that an earlier process trained."""
+        """Adds the candidate-steps that earlier processes trained."""
         self._done += steps
 
     def expect(self, total_steps: int) -> None:
-        """Corrects how many candidate-steps there will be."""
+        """Sets the expected number of candidate-steps."""
         self._total = total_steps
         self._bar.update(self._task, total=total_steps)
 
     def expect_more(self, steps: int) -> None:
-        """Adds to the candidate-steps that are expected."""
+        """Adds to the expected number of candidate-steps."""
         self.expect(self._total + steps)
 
     def on_progress(self, progress: engine.Progress) -> None:
-        """Takes an engine's progress."""
-        before = self._under_way.get(progress.batch, [])
-        self._under_way[progress.batch] = further(before, progress)
+        """Shows the progress of an engine."""
+        before = self._running.get(progress.batch, [])
+        self._running[progress.batch] = advanced(before, progress)
         now = time.monotonic()
-        self._lanes = [lane for lanes in self._under_way.values() for lane in lanes]
+        self._lanes = [lane for lanes in self._running.values() for lane in lanes]
         done = self._done + sum(lane.step for lane in self._lanes)
         self._reported = [*self._reported[-20:], (now, done)]
         status = self._status()
@@ -126,7 +126,7 @@ class Display:
             self._draw()
         if progress.step < progress.steps:
             return
-        self._done += sum(lane.step for lane in self._under_way.pop(progress.batch))
+        self._done += sum(lane.step for lane in self._running.pop(progress.batch))
         if not self._is_live and now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
             losses = ", ".join(f"{x:.4f}" for x in progress.val_bpb)
@@ -147,8 +147,8 @@ class Display:
         return f"{self._note}{rate * self._batch_tokens:,.0f} tokens/s | {left:.0f} s left"
 
 
-def further(lanes: Sequence[Lane], progress: engine.Progress) -> list[Lane]:
-    """The lanes of a batch, a report later; another batch in its place begins afresh."""
+def advanced(lanes: Sequence[Lane], progress: engine.Progress) -> list[Lane]:
+    """Returns the lanes of a batch after a report; a new batch in its place starts again."""
     known = {lane.name: lane.losses for lane in lanes if lane.step < progress.step}
     none = np.zeros(0, np.float32)
     return [
@@ -187,7 +187,13 @@ class DataDisplay:
         self._live.stop()
 
     def on_progress(self, what: str, done: int, total: int) -> None:
-        """Takes what is being done, how much is done, and of how much (0: not known)."""
+        """Shows the progress of a task.
+
+        Args:
+          what: Name of the task.
+          done: Finished part.
+          total: Size of the task in the same unit; 0 if it is not known.
+        """
         if what not in self._tasks:
             self._tasks[what] = self._live.add_task(what, total=total or None)
             if not self._console.is_interactive:
@@ -196,7 +202,7 @@ class DataDisplay:
 
 
 def generation_line(generation: int, records: Sequence[Record], against: str) -> str:
-    """What a finished generation brought."""
+    """Returns one line about a finished generation."""
     baseline, best = records[0], tournament.survivors(records, 1)[0]
     dead = sum(r.failure is not None for r in records if r.generation == generation)
     return (
@@ -207,7 +213,7 @@ def generation_line(generation: int, records: Sequence[Record], against: str) ->
 
 
 def results_table(records: Sequence[Record], count: int, against: str) -> Table:
-    """The best candidates and the baseline."""
+    """Returns a table of the best candidates and the baseline."""
     baseline = records[0]
     table = Table(title=f"Best candidates, screening run, against {against}")
     for column in ("id", "val bpb", "change", "cost", "score"):
@@ -228,11 +234,11 @@ def results_table(records: Sequence[Record], count: int, against: str) -> Table:
 
 
 def where_things_lie(folder: Path) -> list[str]:
-    """One line for each thing a search leaves behind."""
+    """Returns one line for each file that a search writes."""
     report = folder / "report.html"
     return [
-        *([f"{report}: all of it to look at, in a browser"] if report.exists() else []),
-        f"{folder / 'summary.json'}: the numbers of this search",
+        *([f"{report}: report for a browser"] if report.exists() else []),
+        f"{folder / 'summary.json'}: summary of this search",
         f"{folder / 'archive.jsonl'}: every candidate with its spec and lineage",
         f"{folder / 'telemetry'}: sensors, gate, actuators and loss of every step",
         f"{folder / 'config.json'}: configuration, versions, device and fingerprints",
@@ -240,7 +246,7 @@ def where_things_lie(folder: Path) -> list[str]:
 
 
 def baseline_curve(folder: Path) -> str:
-    """The baseline's validation curve in one line."""
+    """Returns the validation curve of the baseline in one line."""
     data = read_telemetry(folder, tournament.BASELINE_ID, SCREENED)
     points = zip(data["validation_step"], data["validation_bpb"], strict=True)
     return ", ".join(f"{bpb:.3f} at step {step}" for step, bpb in points)

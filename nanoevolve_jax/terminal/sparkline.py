@@ -1,4 +1,4 @@
-"""Curves of a line's height, out of Unicode blocks."""
+"""Curves drawn in one line with Unicode blocks."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,21 @@ from rich.measure import Measurement
 from nanoevolve_jax.terminal.console import Console, plain
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-ASCII = "_.-~=+*#"  # where the encoding of the terminal lacks blocks
-GAP = " "  # where no value is finite
-_LEVEL = 3  # of a curve that does not move
+ASCII = "_.-~=+*#"  # for terminals whose encoding lacks blocks
+GAP = " "  # for values that are not finite
+_LEVEL = 3  # level of a constant curve
 
 
 def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
     """Returns the values as blocks, the lowest as ▁ and the highest as █.
 
     Args:
-      values: evenly spaced; what is not finite leaves a gap.
-      width: characters at most; more values than that are averaged in as many equal parts.
+      values: Evenly spaced values; those that are not finite leave a gap.
+      width: Maximum number of characters. More values are averaged in that many equal parts.
       blocks: Characters from the lowest level to the highest.
 
     Returns:
-      A character a value, or `width` of them.
+      One character per value, and at most `width`.
     """
     heights = np.asarray(values, np.float64)
     finite = np.isfinite(heights)
@@ -46,10 +46,10 @@ def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:
 
 
 class Curve:
-    """A sparkline as wide as there is room for."""
+    """A sparkline that takes the available width."""
 
     def __init__(self, values: Sequence[float], most: int = 60):
-        """Keeps the values; `most` is the widest it gets, in characters."""
+        """Stores the values; `most` is the maximum width in characters."""
         self._values, self._most = values, most
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -1,1 +1,1 @@
-"""Who else hears of a run while it is under way: TensorBoard, Weights & Biases, MLflow."""
+"""Trackers of a run in progress: TensorBoard, Weights & Biases and MLflow."""

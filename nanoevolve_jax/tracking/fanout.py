@@ -1,4 +1,4 @@
-"""Several trackers as one; one that fails is switched off, for a curve is not worth a search."""
+"""Several trackers as one. A tracker that fails is switched off, and the search continues."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from nanoevolve_jax.tracking.tracker import Point, Tracker
 
 
 class Trackers:
-    """A `Tracker` that passes everything on to those that work."""
+    """A `Tracker` that passes points to several trackers."""
 
     def __init__(
         self, makers: Mapping[str, Callable[[], Tracker]], log: Callable[[str], None]
@@ -15,7 +15,7 @@ class Trackers:
         """Makes the trackers.
 
         Args:
-          makers: of trackers, by what to call them.
+          makers: Functions that make a tracker, by its name.
           log: Callback that takes one line for the user.
         """
         self._log = log
@@ -46,9 +46,9 @@ class Trackers:
     def _guarded(self, name: str) -> Iterator[None]:
         try:
             yield
-        # Networks, disks, accounts: whatever it is, the search does not depend on it.
+        # The search must not depend on networks, disks or accounts.
         except Exception as error:
             self._working.pop(name, None)
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-            self._log(f"{name} is switched off, the run goes on without it ({reason[:200]})")
+            self._log(f"{name} is switched off, and the run continues without it ({reason[:200]})")

@@ -1,4 +1,4 @@
-"""Runs of MLflow: one for the search, one for every candidate whose curves are told."""
+"""Runs of MLflow: one for the search, and one for each tracked candidate."""
 
 import logging
 import os
@@ -11,31 +11,31 @@ from nanoevolve_jax.tracking.tracker import Point
 
 _BATCH = 1000  # metrics that a store takes at once
 _TAG = "nanoevolve.run"
-# MLflow itself tries a server that is gone for four minutes, and a search would wait for it.
+# By default MLflow retries an unreachable server for four minutes, which would delay a search.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class MLflow:
-    """A `Tracker`; where runs are stored, MLFLOW_TRACKING_URI and MLflow's own default say.
+    """A `Tracker` that stores runs where MLFLOW_TRACKING_URI or MLflow's default points.
 
-    A process that goes on with a search goes on with its runs, and adds what the store lacks.
+    A process that resumes a search resumes its runs, and adds the points that the store lacks.
     """
 
     def __init__(self, folder: Path, project: str, origin: Any, config: dict[str, Any]):
-        """Finds or makes the experiment.
+        """Finds or creates the experiment.
 
         Args:
-          folder: of the search.
-          project: experiment, unless MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME says.
-          origin: what decides the search, of any kind.
-          config: parameters of each run, by dotted path.
+          folder: Run folder of the search.
+          project: Experiment, unless MLFLOW_EXPERIMENT_ID or MLFLOW_EXPERIMENT_NAME is set.
+          origin: Value that identifies the search.
+          config: Parameters of each run by dotted path.
         """
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # or it tells of its own tables
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # skips its start-up notes
         self._client, self._metric = MlflowClient(), Metric
         self._params = [Param(name, str(value)) for name, value in config.items()]
         self._folder, self._origin = folder, origin
@@ -70,24 +70,24 @@ class MLflow:
         if number := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return number
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", project)
-        found = self._client.get_experiment_by_name(name)
-        return found.experiment_id if found else self._client.create_experiment(name)
+        known = self._client.get_experiment_by_name(name)
+        return known.experiment_id if known else self._client.create_experiment(name)
 
     def _begin(self, run: str) -> str:
-        """The id of the run that an earlier process began, or of a new one."""
-        own = f"{self._origin}/{self._folder.name}/{run}"
-        found = self._client.search_runs([self._experiment], f"tags.`{_TAG}` = '{own}'")
-        if not found:
-            tags = {_TAG: own, "search": self._folder.name}
-            made = self._client.create_run(self._experiment, run_name=run, tags=tags)
-            self._client.log_batch(made.info.run_id, params=self._params)
+        """Returns the id of the run that an earlier process started, or of a new one."""
+        identity = f"{self._origin}/{self._folder.name}/{run}"
+        known = self._client.search_runs([self._experiment], f"tags.`{_TAG}` = '{identity}'")
+        if not known:
+            tags = {_TAG: identity, "search": self._folder.name}
+            run_info = self._client.create_run(self._experiment, run_name=run, tags=tags)
+            self._client.log_batch(run_info.info.run_id, params=self._params)
             self._known[run] = set()
-            return made.info.run_id
-        number = found[0].info.run_id
+            return run_info.info.run_id
+        number = known[0].info.run_id
         self._client.update_run(number, status="RUNNING")
         self._known[run] = {
             (name, metric.step)
-            for name in found[0].data.metrics
+            for name in known[0].data.metrics
             for metric in self._client.get_metric_history(number, name)
         }
         return number

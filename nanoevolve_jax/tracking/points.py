@@ -1,4 +1,4 @@
-"""What is told of a search, as points: pure functions of its records, telemetry and runs."""
+"""Points for trackers, as pure functions of records, telemetry and runs."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.policy.spec import Actuators, Sensors
 from nanoevolve_jax.tracking.tracker import Point
 
-MOST_STEPS = 1000  # of a run's telemetry that are told; TensorBoard shows no more
+MOST_STEPS = 1000  # steps of a run that are reported; TensorBoard shows no more
 _GROUPS = {
     **{name: f"sensor/{name}" for name in Sensors._fields},
     **{name: f"actuator/{name}" for name in Actuators._fields},
@@ -21,13 +21,13 @@ _GROUPS = {
 
 
 def search_points(records: Sequence[Record], batch_tokens: float) -> list[Point]:
-    """A point a candidate: its own figures, and the search's up to it.
+    """Returns one point per candidate: its own numbers and those of the search up to it.
 
-    Steps count candidates from 1. A figure that a dead candidate lacks is left out.
+    Steps count candidates from 1. Numbers that a failed candidate lacks are left out.
 
     Args:
-      records: as screening left them, the baseline first.
-      batch_tokens: tokens a training step.
+      records: Records as they were after screening, the baseline first.
+      batch_tokens: Tokens per training step.
     """
     bests = tournament.running_best(records)
     dead = itertools.accumulate(not math.isfinite(r.merit.val_bpb) for r in records)
@@ -57,7 +57,7 @@ def search_points(records: Sequence[Record], batch_tokens: float) -> list[Point]
 
 
 def leaders(records: Sequence[Record]) -> list[str]:
-    """The baseline, and whoever was the best when a generation ended: whose telemetry is told."""
+    """Returns the ids of the baseline and of the best candidate at the end of each generation."""
     best_at_the_end = {
         record.generation: best.id
         for record, best in zip(records, tournament.running_best(records), strict=True)
@@ -68,10 +68,10 @@ def leaders(records: Sequence[Record]) -> list[str]:
 
 
 def telemetry_points(columns: Mapping[str, np.ndarray]) -> list[Point]:
-    """Telemetry by training step; of a long run every so many steps, and the last.
+    """Returns telemetry by training step; long runs are thinned out, but keep their last step.
 
     Args:
-      columns: of `telemetry/<id>.npz`.
+      columns: Columns of `telemetry/<id>.npz`.
     """
     steps = len(columns["loss"])
     stride = max(1, math.ceil(steps / MOST_STEPS))
@@ -86,13 +86,13 @@ def telemetry_points(columns: Mapping[str, np.ndarray]) -> list[Point]:
 
 
 def run_point(run: Run, number: int) -> Point:
-    """A finished run of a stage; its step is its number in that stage, from 1."""
+    """Returns the point of a finished run, whose step is its number in its stage, from 1."""
     figures = {"val_bpb": run.val_bpb, "train_loss": run.train_loss}
     return _point(number, {f"run/{k}": v for k, v in figures.items()} | {"run/tokens": run.tokens})
 
 
 def stage_name(stage: str) -> str:
-    """What the curves of a stage are called: 'confirm: test' is confirm/test."""
+    """Returns the name of a stage's curves, such as confirm/test for `confirm: test`."""
     return stage.replace(": ", "/").replace(" ", "_")
 
 

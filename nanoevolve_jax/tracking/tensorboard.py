@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, in folders of their own inside the run folder."""
+"""Event files for TensorBoard, one folder per run inside the run folder."""
 
 import time
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """A `Tracker` that writes `tensorboard/<run>/` afresh, whatever an earlier process left there.
+    """A `Tracker` that replaces the files in `tensorboard/<run>/`.
 
-    Files are written in this thread: the library's own background writer would go on silently, and
-    at last wait forever, when a disk is full.
+    Files are written in this thread. On a full disk, the library's background writer would continue
+    silently and finally wait forever.
     """
 
     def __init__(self, folder: Path):
-        """Writes nothing yet.
+        """Imports the library, and writes nothing yet.
 
         Args:
-          folder: of the search.
+          folder: Run folder of the search.
         """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
@@ -31,7 +31,7 @@ class TensorBoard:
         self._open: dict[str, EventsWriter] = {}
 
     def scalars(self, run: str, points: Sequence[Point]) -> None:
-        """See `Tracker`; when it returns, the points are on the disk."""
+        """Writes points to the disk before it returns; see `Tracker`."""
         if run not in self._open:
             self._open[run] = self._begin(self._folder / run)
         for step, values in points:
@@ -51,7 +51,7 @@ class TensorBoard:
             self.end(run)
 
     def _begin(self, folder: Path):
-        for left in folder.glob("events.out.tfevents.*"):
-            left.unlink()
+        for path in folder.glob("events.out.tfevents.*"):
+            path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         return self._writer(str(folder / "events"))

@@ -1,31 +1,31 @@
-"""What a tracker is: something that keeps curves of numbers, a run at a time."""
+"""The protocol of trackers, which store curves of numbers by run."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
 class Point(NamedTuple):
-    """Some numbers at one step of a run."""
+    """Numbers at one step of a run."""
 
     step: int
-    values: dict[str, float]  # finite ones, by name
+    values: dict[str, float]  # finite numbers by name
 
 
 class Tracker(Protocol):
-    """Keeps the points that it is told, each of them once.
+    """Stores points, each of them once.
 
-    A process tells everything from the beginning of the search on, whatever an earlier process on
-    the same folder has told before it was stopped or killed.
+    A process passes all points from the beginning of the search on, even if an earlier process on
+    the same folder has passed some of them before it was stopped or killed.
     """
 
     def scalars(self, run: str, points: Sequence[Point]) -> None:
-        """Further points of a run, in the order of their steps."""
+        """Stores further points of a run, in the order of their steps."""
         ...
 
     def end(self, run: str) -> None:
-        """Nothing more will be told of this run."""
+        """Ends a run, which gets no further points."""
         ...
 
     def close(self) -> None:
-        """Nothing more will be told at all."""
+        """Ends all runs."""
         ...

@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases: one for the search, one for every candidate whose curves are told."""
+"""Runs of Weights & Biases: one for the search, and one for each tracked candidate."""
 
 import hashlib
 import os
@@ -10,24 +10,25 @@ from nanoevolve_jax.tracking.tracker import Point
 
 
 class WeightsAndBiases:
-    """A `Tracker`; its runs are a group, named by their search's folder.
+    """A `Tracker` whose runs form a group named after the folder of their search.
 
-    A run is known by what decides the search, so a process that goes on with a search goes on with
-    its runs, and W&B itself drops steps that it has. Its own environment variables go first.
+    The id of a run is a hash of what decides the search, so a process that resumes a search resumes
+    its runs. W&B drops steps that it already has. Its environment variables take precedence.
     """
 
     def __init__(self, folder: Path, project: str, origin: Any, config: dict[str, Any]):
-        """Logs in, if anything is to be sent.
+        """Logs in unless W&B is offline.
 
         Args:
-          folder: of the search.
-          project: where runs go, unless WANDB_PROJECT says.
-          origin: what decides the search, of any kind.
-          config: what W&B shows as the config of each run.
+          folder: Run folder of the search.
+          project: Project, unless WANDB_PROJECT is set.
+          origin: Value that identifies the search.
+          config: Config that W&B shows for each run.
         """
         import wandb
 
-        self._wandb, self._runs = wandb, {}
+        self._wandb = wandb
+        self._runs: dict[str, Any] = {}
         self._folder, self._origin, self._config = folder, origin, config
         self._project = os.environ.get("WANDB_PROJECT", project)
         if wandb.setup().settings.mode in ("online", "shared"):
