@@ -166,7 +166,7 @@ DAMAGES = {
         lambda folder, other: (folder / "certificate.json").write_text(
             (other / "certificate.json").read_text().replace('"format": 1', '"format": NaN')
         ),
-        "no certificate: numbers must be finite, got NaN",
+        "not a certificate: numbers must be finite, got NaN",
     ),
     "a source that is no text": (_write("source.py", b"\xff\xfe"), "cannot be read"),
     "a linked source": (_link_out("source.py"), "must be a regular file, got a link"),
