@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from absl import app, flags, logging
-from nanoevolve_jax.model import gpt, loss, nanochat, optimizer_parity
-from nanoevolve_jax.model.checks import Check, within, worst
-from nanoevolve_jax.model.reference import BadReference, Reference
+from nanoevolve_jax.model import gpt, loss, nanochat, parity_optimizer
+from nanoevolve_jax.model.reference import BadReference, Check, Reference, within, worst
 from rich.table import Table
 
 from nanoevolve_jax.terminal.console import Console, plain
@@ -101,13 +100,13 @@ MODEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = (
     check_losses,
     check_bits_per_byte,
     check_gradients,
-    optimizer_parity.check_optimizer_groups,
-    optimizer_parity.check_optimizer_steps,
+    parity_optimizer.check_optimizer_groups,
+    parity_optimizer.check_optimizer_steps,
 )
 KERNEL_CHECKS: tuple[Callable[[Reference], list[Check]], ...] = (
-    optimizer_parity.check_schedules,
-    optimizer_parity.check_muon_kernels,
-    optimizer_parity.check_adamw_kernel,
+    parity_optimizer.check_schedules,
+    parity_optimizer.check_muon_kernels,
+    parity_optimizer.check_adamw_kernel,
 )
 
 

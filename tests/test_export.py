@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from nanoevolve_jax.model.optimizer_parity import FLIPS, STEP_GATE
+from nanoevolve_jax.model.parity_optimizer import FLIPS, STEP_GATE
 from nanoevolve_jax.model.reference import Reference
 from records import make_record
 from specs import EVERYTHING, wandered_spec

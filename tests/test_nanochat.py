@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nanoevolve_jax.model import nanochat, optimizer_parity, parity
+from nanoevolve_jax.model import nanochat, parity, parity_optimizer
 from nanoevolve_jax.model.gpt import GPTConfig, init_params
 from nanoevolve_jax.model.reference import BadReference, Reference, drawn_params, write_cut
 
@@ -99,7 +99,7 @@ def test_model_and_candidate_optimizer_compute_what_pytorch_nanochat_computed(na
 def test_a_mistake_in_the_optimizer_fails_the_kernel_checks(change, broken):
     reference = Reference(SHIPPED / "muon.npz")
     spec = NANOCHAT._replace(**change)
-    checks = optimizer_parity.check_muon_kernel(reference, "64x64", spec, key="ns5")
+    checks = parity_optimizer.check_muon_kernel(reference, "64x64", spec, key="ns5")
     assert broken in [check.name for check in checks if not check.passed]
 
 

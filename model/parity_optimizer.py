@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from nanoevolve_jax.model import gpt, nanochat
-from nanoevolve_jax.model.checks import Check, within, worst
 from nanoevolve_jax.model.loss import mean_loss
-from nanoevolve_jax.model.reference import BadReference, Reference
+from nanoevolve_jax.model.reference import BadReference, Check, Reference, within, worst
 
 from nanoevolve_jax.execution.schedules import (
     Recipe,
