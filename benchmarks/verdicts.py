@@ -65,7 +65,7 @@ from nanoevolve_jax.execution.job import LABEL_NOISE, Disturbance, Job
 from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.machine import gather_facts, visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
-from nanoevolve_jax.policy.spec import NANOCHAT, Actuators, OptimizerSpec, Sensors
+from nanoevolve_jax.policy.spec import ACTUATORS, NANOCHAT, Actuators, OptimizerSpec, Sensors
 from nanoevolve_jax.prepare import load_rows
 from nanoevolve_jax.terminal.console import Console
 
@@ -88,7 +88,7 @@ SETTINGS = {
 FOLD = 2  # validation fold of the confirmation
 SEARCH = {"search.generations": 5, "search.control_every": 0, "calibrate.tuning_runs": 16}
 
-STILL = Actuators(1.0, 0.0, 1.0, 0.9, 1.0)  # actuators of the baseline
+STILL = Actuators(*(row.default for row in ACTUATORS))  # actuators of the baseline
 
 
 def baseline_spec(config: ConfigDict) -> OptimizerSpec:

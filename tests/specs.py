@@ -10,7 +10,6 @@ from nanoevolve_jax.policy.spec import (
     NANOCHAT,
     POST,
     PRESETS,
-    Actuators,
     Sensors,
     build_spec,
     get_field,
@@ -22,9 +21,15 @@ EVERYTHING = NANOCHAT._replace(
     clip=CLIP_GLOBAL_NORM,
     control=NANOCHAT.control._replace(
         enabled=1,
-        coefficients=Sensors(1.0, 0.5, -0.5, 0.3, 0.2, 1.0),
-        aggressive=Actuators(1.2, 0.0, 2.0, 0.9, 1.0),
-        conservative=Actuators(0.8, 1.0, 0.5, 0.95, 0.4),
+        coefficients=Sensors(*[0.1] * len(Sensors._fields))._replace(
+            loss_ema=1.0,
+            loss_improvement_ema=0.5,
+            grad_norm_ema=-0.5,
+            update_ratio_ema=0.3,
+            grad_alignment_ema=0.2,
+            step_fraction=1.0,
+        ),
+        conservative=NANOCHAT.control.conservative._replace(orthogonal_mix=0.4),
     ),
 )
 """A gate that reads every sensor and moves every actuator."""
@@ -65,7 +70,9 @@ def wandered_spec(seed, changes=40):
     for name in ("nesterov", "second_moment", "orthogonalize"):
         spec = spec._replace(**{name: int(rng.random() < 0.8)})
     if seed % 2:
-        weights = Sensors(*(float(f"{w:.4g}") for w in np.clip(rng.normal(0, 0.7, 6), -2, 2)))
+        weights = Sensors(
+            *(float(f"{w:.4g}") for w in np.clip(rng.normal(0, 0.7, len(Sensors._fields)), -2, 2))
+        )
         spec = spec._replace(control=spec.control._replace(enabled=1, coefficients=weights))
     return spec
 

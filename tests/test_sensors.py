@@ -13,7 +13,7 @@ from nanoevolve_jax.policy.transform import evolved_muon
 def run_averages(signals, total_steps, ema_beta=0.98):
     """Feeds a list of signals; yields the averages after each."""
     averages = sensing.init_averages()
-    everything = sensing.Signals(*[True] * 5)
+    everything = sensing.Signals(*[True] * len(sensing.Signals._fields))
     for signal in signals:
         averages = sensing.update_averages(averages, signal, everything, ema_beta, total_steps)
         yield averages
@@ -87,8 +87,8 @@ def test_a_nan_is_not_hidden():
 
 def test_the_gate_is_the_documented_formula():
     rng = np.random.default_rng(1)
-    values = Sensors(*rng.normal(size=6))
-    control = ANNEALING.control._replace(coefficients=Sensors(*rng.normal(size=6)), bias=0.3)
+    values, weights = (Sensors(*rng.normal(size=len(Sensors._fields))) for _ in range(2))
+    control = ANNEALING.control._replace(coefficients=weights, bias=0.3)
     drive = 0.3 + np.dot(control.coefficients, values)
     expected = 1 / (1 + np.exp(-control.sharpness * drive))
     assert sensing.gate_value(control, values) == pytest.approx(expected, rel=1e-5)

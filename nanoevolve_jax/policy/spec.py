@@ -264,22 +264,22 @@ FIELDS: dict[str, Field] = {
         "on",
         OFF_ON,
         "look ahead along the momentum",
-        ("takes the momentum as it is", "looks ahead along the momentum"),
+        ("uses plain momentum", "uses Nesterov momentum"),
     ),
     "momentum_placement": _switch(
         "pre",
         PLACEMENTS,
         "momentum before or after the direction",
         (
-            "averages gradients before it computes a direction",
-            "averages directions, one computed from each gradient",
+            "applies momentum to gradients, before the update direction is computed",
+            "applies momentum to update directions, after each gradient is transformed",
         ),
     ),
     "orthogonalize": _switch(
         "on",
         OFF_ON,
         "Polar Express, or the normalised momentum alone",
-        ("takes the normalised momentum", "takes the momentum's orthogonal factor"),
+        ("uses the normalised momentum", "uses the orthogonalised momentum"),
     ),
     "ns_steps": Field(
         *(5, 1, 5, "Polar Express iterations"),
@@ -290,7 +290,7 @@ FIELDS: dict[str, Field] = {
         "on",
         OFF_ON,
         "factored second moment (NorMuon)",
-        ("has no second moment", "divides by a factored second moment"),
+        ("uses no second moment", "divides by a factored second moment"),
     ),
     "second_moment_beta": Field(
         0.9, 0.5, 0.999, "decay of the second moment", phrase="the second-moment decay"
@@ -307,9 +307,9 @@ FIELDS: dict[str, Field] = {
         DECAYS,
         "weight decay; cautious only where the update agrees",
         (
-            "decays no weights",
-            "decays weights everywhere",
-            "decays weights only where update and weight agree",
+            "applies no weight decay",
+            "applies weight decay to every weight",
+            "applies weight decay only where update and weight have the same sign",
         ),
     ),
     "update_multiplier": Field(

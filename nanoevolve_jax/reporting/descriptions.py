@@ -11,13 +11,8 @@ from nanoevolve_jax.policy.spec import (
     CLIP_GLOBAL_NORM,
     CLIP_NONE,
     CLIP_UPDATE_RMS,
-    DECAY_CAUTIOUS,
-    DECAY_DECOUPLED,
-    DECAY_NONE,
     FIELDS,
     NANOCHAT,
-    POST,
-    PRE,
     OptimizerSpec,
     get_field,
 )
@@ -28,27 +23,6 @@ _CONTROL_NAMES = {
     "control.bias": "gate bias",
     "control.sharpness": "gate sharpness",
     "control.ema_beta": "sensor ema_beta",
-}
-# What each value of a switch does, as the rest of a sentence that begins with "It".
-_SWITCHES = {
-    "nesterov": ("uses plain momentum", "uses Nesterov momentum"),
-    "momentum_placement": {
-        PRE: "applies momentum to gradients, before the update direction is computed",
-        POST: "applies momentum to update directions, after each gradient is transformed",
-    },
-    "orthogonalize": ("uses the normalised momentum", "uses the orthogonalised momentum"),
-    "second_moment": ("uses no second moment", "divides by a factored second moment"),
-    "decay": {
-        DECAY_NONE: "applies no weight decay",
-        DECAY_DECOUPLED: "applies weight decay to every weight",
-        DECAY_CAUTIOUS: "applies weight decay only where update and weight have the same sign",
-    },
-}
-_NUMBERS = {
-    "momentum": "the momentum",
-    "ns_steps": "the number of Polar Express iterations",
-    "second_moment_beta": "the second-moment decay",
-    "update_multiplier": "the update multiplier",
 }
 # Fields that are only inputs of a rewritten `direction` function, in the order they are listed.
 _DIRECTION_INPUTS = (
@@ -156,11 +130,11 @@ def constant_differences(
     scaled = {row.field for row in ACTUATORS if row.scales_field}
     rewritten = _DIRECTION_INPUTS if "direction" in code else ()
     sentences = _direction_inputs(form, baseline) if rewritten else []
-    for path, phrases in _SWITCHES.items():
+    for path, row in FIELDS.items():
         now, before = get_field(form, path), get_field(baseline, path)
-        if path not in rewritten and now != before:
-            sentences.append(f"It {phrases[now]}; the baseline {phrases[before]}.")
-    for path, name in _NUMBERS.items():
+        if row.effects and path not in rewritten and now != before:
+            sentences.append(f"It {row.effects[now]}; the baseline {row.effects[before]}.")
+    for path, name in [(path, row.phrase) for path, row in FIELDS.items() if row.phrase]:
         if path in rewritten or (form.control.enabled and path in scaled):
             continue  # the sentences about actuators include it
         now, before = get_field(form, path), get_field(baseline, path)
