@@ -1,4 +1,4 @@
-"""The hash of a computation: what it must not see, and what it must."""
+"""The hash of a computation depends on what is computed, not on how it is written."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def _orders(draw, program):
 
 
 @given(PROGRAMS, st.data())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_way_a_computation_is_written_leaves_no_trace(operations, data):
     program = linked(operations)
     order = data.draw(_orders(program))
@@ -80,7 +80,7 @@ def test_the_way_a_computation_is_written_leaves_no_trace(operations, data):
 
 
 @given(PROGRAMS, PROGRAMS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_equal_hashes_mean_equal_results(first, second):
     rng = np.random.default_rng(0)
     arrays = rng.normal(size=(2, 3, 3)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_equal_hashes_mean_equal_results(first, second):
 
 
 @given(PROGRAMS, st.floats(0.5, 2.0, width=32), st.floats(0.5, 2.0, width=32))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_a_constant_counts_by_its_value(operations, first, second):
     program = linked(operations)
     same = hashed(run(program, constant=first)) == hashed(run(program, constant=second))
