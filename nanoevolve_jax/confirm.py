@@ -7,6 +7,7 @@ was stopped.
 """
 
 import functools
+from typing import cast
 
 from ml_collections import ConfigDict
 
@@ -44,7 +45,7 @@ def export_check(candidate: Arm, isolation: str, log: trial.Log) -> ExportCheck:
     check = plugins.export_check(candidate.code, isolation)
 
     def result(arm: Arm) -> ExportResult:
-        return export_result(arm.id, arm.spec, arm.code, check, log)
+        return cast(ExportResult, export_result(arm.id, arm.spec, arm.code, check, log))
 
     return result
 
@@ -57,6 +58,7 @@ def confirm(settings: ConfigDict) -> None:
         search.here, console, "confirm", steps=longest, most=1, as_written=search.named
     ) as run:
         config, calibration, folder, log = run.config, run.calibration, run.folder, run.display.log
+        assert calibration is not None  # or `read_search` would have refused the folder
         config.train.evaluations = config.confirm.evaluations
         selection = select(folder, settings.candidate)
         isolation = config.codegen.isolation

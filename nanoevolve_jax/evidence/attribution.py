@@ -5,7 +5,8 @@ program: the gate held at constants, its mean trajectory replayed open loop, the
 another seed. The perturbation panel then tries events that no schedule can anticipate.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,22 +145,20 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
         mean = trajectories.mean(0, dtype=np.float64).astype(np.float32)
         held_at["its time mean"] = float(mean.mean())
 
-    def held(arm: Arm, gate_of: Callable[[int], np.ndarray | None]) -> list[Job]:
-        return [bench.job(arm, seed, fold, gate=gate_of(i)) for i, seed in enumerate(seeds)]
+    def held(arm: Arm, gates: Sequence[np.ndarray | None]) -> list[Job]:
+        pairs = zip(seeds, itertools.cycle(gates), strict=False)
+        return [bench.job(arm, seed, fold, gate=gate) for seed, gate in pairs]
 
     off = winner._replace(
         spec=winner.spec._replace(control=winner.spec.control._replace(enabled=0))
     )
-    arms = {
-        name: held(winner, lambda i, x=value: np.full(steps, x, np.float32))
-        for name, value in held_at.items()
-    }
-    arms["gate off"] = held(off, lambda i: None)
+    arms = {name: held(winner, [np.full(steps, x, np.float32)]) for name, x in held_at.items()}
+    arms["gate off"] = held(off, [None])
     if winner.code is not None:
-        arms["built-in functions"] = held(winner._replace(code=None), lambda i: None)
+        arms["built-in functions"] = held(winner._replace(code=None), [None])
     if count:
-        arms["schedule"] = held(winner, lambda i: mean)
-        arms["yoked"] = held(winner, lambda i: trajectories[i % count])
+        arms["schedule"] = held(winner, [mean])
+        arms["yoked"] = held(winner, [*trajectories])
     everything = [job for jobs in arms.values() for job in jobs]
     values = bpb(bench.runs.run(everything, _PLACEBOS)).reshape(len(arms), -1)
     results = dict(zip(arms, values, strict=True))

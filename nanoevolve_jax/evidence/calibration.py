@@ -150,7 +150,9 @@ def tune_recipe(
         batch=runs.engine().width,
         seed=config.seed,
     )
-    tuning, kept, widenings = search(dimensions=ranges, runs=budget), {}, []
+    tuning = search(dimensions=ranges, runs=budget)
+    kept: dict[str, Point] = {}
+    widenings: list[list[str]] = []
     while True:
         listed = shortlist(tuning, default, config.seed) | kept
         log(f"tuning: {len(tuning.points)} runs, best single run {np.nanmin(tuning.bpb):.4f} bpb")
@@ -163,8 +165,8 @@ def tune_recipe(
         kept, widenings = {"before": listed[chosen]}, [*widenings, edges]
         more = max(1, budget // 4)
         expect_more((more + _SHORTLIST * config.calibrate.seeds) * steps)
-        ranges = widened(tuning.dimensions, listed[chosen])
-        tuning = search(dimensions=ranges, runs=more, earlier=tuning)
+        wider = widened(tuning.dimensions, listed[chosen])
+        tuning = search(dimensions=wider, runs=more, earlier=tuning)
     if edges:
         log(f"tuning: '{chosen}' still lies at an edge of {', '.join(edges)}")
     return TuningResult(
@@ -291,11 +293,11 @@ def measure(
         )
     sigma, paired = noise["screen"]["sigma"], noise["screen"]["paired_sigma"]
     names = (*good, *bad)
-    values = train(
+    ranking = train(
         {(name, steps): jobs(name, steps, few) for steps in horizons.panel for name in names},
         _PANEL,
     )
-    ranked = {steps: {name: values[name, steps] for name in names} for steps in horizons.panel}
+    ranked = {steps: {name: ranking[name, steps] for name in names} for steps in horizons.panel}
     panels = judge_panel(ranked, set(good))
     log(f"panel: AUC {panels[screen].auc:.3f} of one run at {screen} steps")
     return Measurements(

@@ -108,7 +108,7 @@ def read_card(path: Path) -> Card:
     """
     card = read_sealed(path, KIND, Card)
     require_consistent(card, path)
-    return card
+    return cast(Card, card)
 
 
 def is_win(card: Mapping[str, Any]) -> bool:

@@ -32,7 +32,7 @@ from nanoevolve_jax.evidence.documents import (
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import Confirmation
 from nanoevolve_jax.evidence.runs import Run, bpb
-from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+from nanoevolve_jax.evidence.statistics import Floats, PairedTest, paired_test
 from nanoevolve_jax.execution.job import candidate_to_json
 from nanoevolve_jax.execution.json_files import finite_or_null
 
@@ -98,9 +98,7 @@ def decision_rank(decision: Decision) -> tuple[int, float]:
     return (NULL, CONTINUE, WIN).index(decision.outcome), decision.test.mean
 
 
-def decide(
-    baseline: Sequence[float], candidate: Sequence[float], sigma: float, rules: ConfirmationRules
-) -> Decision:
+def decide(baseline: Floats, candidate: Floats, sigma: float, rules: ConfirmationRules) -> Decision:
     """Decides on the runs so far; there are two looks, after `first_seeds` and `seeds` pairs.
 
     Args:
@@ -305,7 +303,8 @@ def confirm(study: Study, candidate: Arm, references: Sequence[Arm]) -> Confirme
                 "calibration whose baseline trains"
             )
         comparisons.append(_Comparison(arm, rates, [], untested))
-    count, runs = 0, []
+    count = 0
+    runs: list[Run] = []
     for count in (rules.first_seeds, rules.seeds) if candidate_rates["chosen"] is not None else ():
         comparisons, runs = _look(study, candidate, comparisons, count, rules)
         if _hardest(comparisons).decision.outcome != CONTINUE:

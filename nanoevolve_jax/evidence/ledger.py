@@ -327,7 +327,7 @@ def _load(path: Path, fingerprint: str) -> list[Event]:
         except ValueError as error:
             raise EvidenceError(f"{path} line {number} is damaged: {error}") from None
         events.append(event)
-    head = {"count": 0, "last": ""}
+    head: dict[str, Any] = {"count": 0, "last": ""}
     if _head_path(path).exists():
         head = read_sealed(_head_path(path), _HEAD_KIND, _Head)
     missed = len(events) - head["count"]

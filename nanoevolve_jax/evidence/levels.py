@@ -9,7 +9,7 @@ from scipy import stats
 
 from nanoevolve_jax.errors import apart
 from nanoevolve_jax.evidence.confirmation import WIN
-from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
+from nanoevolve_jax.evidence.statistics import Floats, PairedTest, paired_test
 
 AUC = 0.9
 GATE_SHIFT = 0.1  # gate in the first third of training minus the last, mean over seeds
@@ -76,14 +76,14 @@ def _moves_with_phase(ladder: Ladder) -> str | None:
     }
     if not spread:
         return "its gate moves no actuator"
-    name = max(spread, key=spread.get)
+    name = max(spread, key=lambda name: spread[name])
     if spread[name] < ACTUATOR_SHIFT:
         moved, least = apart(100.0 * spread[name], 100.0 * ACTUATOR_SHIFT, 1, "f")
         return f"no actuator moves by {least} %; {name} moves by {moved} %"
     return None
 
 
-def lower_bound(gains: Sequence[float]) -> float:
+def lower_bound(gains: Floats) -> float:
     """Returns the one-sided 95 % lower bound of a mean gain; -inf if a run failed."""
     test = paired_test(gains)
     if test.n < 2 or not math.isfinite(test.mean):

@@ -9,6 +9,8 @@ from scipy import stats
 
 from nanoevolve_jax.evidence.errors import EvidenceError
 
+Floats = Sequence[float] | np.ndarray
+
 
 class PairedTest(NamedTuple):
     """One-sided paired t-test of a mean gain above 0."""
@@ -29,21 +31,21 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_interval(values: Floats) -> Interval:
     """Returns the mean of values and its interval, which is the mean if they have no variance.
 
     Args:
       values: Independent values, float[n], finite.
     """
-    values = np.asarray(values, np.float64)
-    mean = float(values.mean())
-    if len(values) < 2 or np.ptp(values) == 0:
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2 or np.ptp(array) == 0:
         return Interval(mean, mean, mean)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=stats.sem(values))
+    low, high = stats.t.interval(0.95, len(array) - 1, loc=mean, scale=stats.sem(array))
     return Interval(mean, float(low), float(high))
 
 
-def paired_test(gains: Sequence[float]) -> PairedTest:
+def paired_test(gains: Floats) -> PairedTest:
     """Tests whether gains on shared seeds are above 0.
 
     p is 1 if the gains have no variance, because then nothing is known about how runs scatter. It
@@ -52,15 +54,15 @@ def paired_test(gains: Sequence[float]) -> PairedTest:
     Args:
       gains: Baseline bpb minus candidate bpb on each seed, float[n].
     """
-    gains = np.asarray(gains, np.float64)
-    n = len(gains)
-    if not n or not np.all(np.isfinite(gains)):
+    array = np.asarray(gains, np.float64)
+    n = len(array)
+    if not n or not np.all(np.isfinite(array)):
         return PairedTest(-math.inf, math.nan, n, 1.0, -math.inf, math.inf)
-    mean, low, high = mean_interval(gains)
-    if n < 2 or np.ptp(gains) == 0:
+    mean, low, high = mean_interval(array)
+    if n < 2 or np.ptp(array) == 0:
         return PairedTest(mean, 0.0, n, 1.0, low, high)
-    result = stats.ttest_1samp(gains, 0.0, alternative="greater")
-    return PairedTest(mean, float(gains.std(ddof=1)), n, float(result.pvalue), low, high)
+    result = stats.ttest_1samp(array, 0.0, alternative="greater")
+    return PairedTest(mean, float(array.std(ddof=1)), n, float(result.pvalue), low, high)
 
 
 class SeedNoise(NamedTuple):
@@ -73,7 +75,7 @@ class SeedNoise(NamedTuple):
     paired_sigma: float  # standard deviation of their difference, bpb
 
 
-def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
+def seed_noise(baseline: Floats, other: Floats) -> SeedNoise:
     """Returns the noise of the baseline, and of its difference from a close variant.
 
     Args:
@@ -101,12 +103,12 @@ def seed_noise(baseline: Sequence[float], other: Sequence[float]) -> SeedNoise:
     )
 
 
-def _worst_if_failed(bpb: Sequence[float]) -> np.ndarray:
-    bpb = np.asarray(bpb, np.float64)
-    return np.where(np.isfinite(bpb), bpb, np.inf)
+def _worst_if_failed(bpb: Floats) -> np.ndarray:
+    array = np.asarray(bpb, np.float64)
+    return np.where(np.isfinite(array), array, np.inf)
 
 
-def auc(good: Sequence[float], bad: Sequence[float]) -> float:
+def auc(good: Floats, bad: Floats) -> float:
     """Returns the probability that a good spec has the lower bpb.
 
     Ties count half, and failed runs are worse than all others.
@@ -117,7 +119,7 @@ def auc(good: Sequence[float], bad: Sequence[float]) -> float:
     return float(1.0 - losses / (len(first) * len(second)))
 
 
-def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall_tau(a: Floats, b: Floats) -> float:
     """Returns Kendall's tau-b between two rankings; failures are worst, and tied."""
     ranks = [stats.rankdata(_worst_if_failed(x)) for x in (a, b)]
     return float(stats.kendalltau(*ranks).statistic)
@@ -133,7 +135,7 @@ class LrFit(NamedTuple):
     edge: str | None  # 'low' or 'high' if the best factor may lie beyond that end of the range
 
 
-def fit_lr(factors: Sequence[float], losses: np.ndarray) -> LrFit | None:
+def fit_lr(factors: Floats, losses: np.ndarray) -> LrFit | None:
     """Fits a parabola to the mean loss over log2(factor), through the five points about the best.
 
     The best learning rate is at an edge if the parabola has its minimum there or beyond, or if the

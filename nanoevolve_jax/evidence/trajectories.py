@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -40,7 +41,7 @@ def save_telemetry(folder: Path, name: str, columns: Mapping[str, np.ndarray]) -
     path = _path(folder, name)
     subfolder(folder, FOLDER)
     with replacing(path) as file:
-        np.savez_compressed(file, **columns)
+        np.savez_compressed(file, **dict[str, Any](columns))
 
 
 def read_telemetry(

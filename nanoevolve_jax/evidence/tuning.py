@@ -18,6 +18,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from nanoevolve_jax.evidence.errors import EvidenceError
+from nanoevolve_jax.evidence.statistics import Floats
 
 Point = dict[str, float]
 _EDGE = 0.05  # share of a range at either end that counts as its edge
@@ -78,7 +79,7 @@ class Tuning(NamedTuple):
 
 
 def tune(
-    evaluate: Callable[[list[Point]], Sequence[float]],
+    evaluate: Callable[[list[Point]], Floats],
     dimensions: Sequence[Dimension],
     default: Point,
     *,
@@ -128,8 +129,8 @@ def tune(
         tuning = Tuning(tuning.dimensions, tuning.points + points, tuning.bpb + values)
         reviewed = any(before < review <= len(tuning.points) for review in reviews)
         if reviewed and any(map(math.isfinite, tuning.bpb)):
-            ranges = widened(tuning.dimensions, ranked(tuning)[0])
-            tuning = tuning._replace(dimensions=ranges)
+            best = ranked(tuning)[0]
+            tuning = tuning._replace(dimensions=widened(tuning.dimensions, best))
     return tuning
 
 

@@ -71,7 +71,7 @@ def select(folder: Path, candidate: str) -> Selection:
     if picked["comparator"] not in by_id:
         raise EvidenceError(
             f"{folder / promotion.FILE}: comparator must be an id of {folder / ARCHIVE}, got "
-            f"{promotion['comparator']!r}"
+            f"{picked['comparator']!r}"
         )
     arms = (
         promotion.arm_of(by_id[name], folder)

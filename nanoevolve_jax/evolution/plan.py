@@ -64,9 +64,10 @@ class Row(NamedTuple):
 
 def total(stage: str, rows: Iterable[Row]) -> Row:
     """Returns the sum of rows that run one after the other."""
-    columns = list(zip(*rows, strict=True))
-    hours = tuple(map(sum, zip(*columns[-1], strict=True)))
-    return Row(stage, *map(sum, columns[1:-1]), hours)
+    parts = list(rows)
+    hours = tuple(map(sum, zip(*(row.hours for row in parts), strict=True)))
+    runs = sum(row.runs for row in parts)
+    return Row(stage, runs, sum(r.tokens for r in parts), sum(r.flops for r in parts), hours)
 
 
 def machine_counts(most: int) -> list[int]:
