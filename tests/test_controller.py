@@ -211,6 +211,13 @@ def test_the_order_of_answers_changes_nothing(whole, tmp_path, seed):
     assert world.lines() == whole.lines()
 
 
+def test_a_campaign_in_two_parts_is_the_same(whole, tmp_path):
+    for count in (PROPOSALS // 2, PROPOSALS):
+        world = World(tmp_path, codegen__proposals=count)
+        world.run()
+    assert world.lines() == whole.lines()
+
+
 def test_of_two_equal_proposals_the_first_is_trained_in_any_order_of_answers(tmp_path, monkeypatch):
     usual, lines = text_of, []
     monkeypatch.setitem(globals(), "text_of", lambda n, *more: usual(2 if n == 1 else n, *more))
