@@ -85,7 +85,8 @@ def recorded(history: History, record: Record) -> tuple[str, list[Columns]]:
     if card is not None:
         runs = [run for run in history.tested_runs(card, "winner") if run.failure is None]
         telemetry = [history.telemetry(run.key) for run in runs]
-        if columns := [x for x in telemetry if x is not None]:
+        columns: list[Columns] = [x for x in telemetry if x is not None]
+        if columns:
             return _source(columns, "its confirmation"), columns
     runs = [run for run in history.runs_of(record) if run.failure is None]
     screening = None if np.isnan(record.val_bpb[0]) else history.telemetry(record.id)
@@ -202,7 +203,7 @@ def actuator_courses(columns: Sequence[Columns], names: Sequence[str]) -> list[s
     """Describes the mean courses of actuators over runs, in at most one sentence."""
     phrases = []
     for name in names:
-        trajectory = np.mean([run[name] for run in columns], axis=0, dtype=np.float64)
+        trajectory = np.asarray(np.mean([run[name] for run in columns], axis=0, dtype=np.float64))
         smallest = max(_ACTUATOR_RANGE * abs(float(trajectory.mean())), 1e-9)
         form = ".3f" if name.endswith("beta") else ".2f"
         phrases.append(f"{_phrase(name)} {course(trajectory, smallest, form)}")

@@ -23,7 +23,12 @@ from nanoevolve_jax.evolution import archive, promotion, proposals, tournament
 from nanoevolve_jax.evolution.archive import ArchiveError, Record
 from nanoevolve_jax.evolution.campaign import ARCHIVE
 from nanoevolve_jax.evolution.proposals import Entry
-from nanoevolve_jax.evolution.run_folder import config_of, is_older, read_description
+from nanoevolve_jax.evolution.run_folder import (
+    Description,
+    config_of,
+    is_older,
+    read_description,
+)
 from nanoevolve_jax.execution.job import job_to_json
 from nanoevolve_jax.execution.json_files import Count, read_json
 
@@ -85,7 +90,8 @@ class History(NamedTuple):
 
     def runs_of(self, record: Record) -> list[Run]:
         """Returns the promotion runs of a candidate with the recipe it was screened with."""
-        bench, steps = Bench(self.config, None), self.config.train.steps
+        steps = self.config.train.steps
+        bench = Bench(self.config, None)  # type: ignore[arg-type]  # it trains nothing here
         arm = promotion.arm_of(record, self.folder)
         own = job_to_json(bench.job(arm, 0, 0, steps))["candidate"]
         return [
@@ -124,8 +130,9 @@ def read_history(folder: Path, field: str = "workdir") -> History:
       ArchiveError: if the folder has no search, or no finished generation.
       EvidenceError: if a sealed file was changed.
     """
-    description = _description(folder, field)
-    older = is_older(description)
+    described = _description(folder, field)
+    older = is_older(described)
+    description = dict(described)
     config = config_of(description.pop("config"), folder, get_config())
     # Read before the archive: a running campaign writes each candidate to the archive first.
     journal = folder / proposals.FILE
@@ -173,9 +180,9 @@ def _require_known_candidates(history: History) -> None:
                 raise ArchiveError(must(str(history.folder / file), rule, name))
 
 
-def _description(folder: Path, field: str) -> dict[str, Any]:
+def _description(folder: Path, field: str) -> Description:
     try:
-        return dict(read_description(folder))
+        return read_description(folder)
     except (OSError, ValueError) as error:
         text = must(field, "be the run folder of a search", str(folder))
         raise ArchiveError(f"{text} ({error})") from None
@@ -215,7 +222,7 @@ class _Summary(TypedDict):
 
 def _summary(path: Path) -> dict[str, Any] | None:
     try:
-        return read_json(path, _Summary)
+        return dict(read_json(path, _Summary))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

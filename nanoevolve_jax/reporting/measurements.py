@@ -139,7 +139,7 @@ class Gain(NamedTuple):
 def stage_gains(history: History, record: Record) -> list[Gain]:
     """Returns the gains at the stages that a policy has reached, in their order."""
     noise = history.calibration and history.calibration["noise"]
-    screen = noise and noise["screen"]["sigma"]
+    screen = noise["screen"]["sigma"] if noise else None
     promotion, steps = history.promotion, history.config.train.steps
     reference = history.record(promotion["comparator"]) if promotion else history.baseline
     first = history.baseline.merit.val_bpb - record.merit.val_bpb

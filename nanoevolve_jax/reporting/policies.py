@@ -79,7 +79,7 @@ def difference(before: Arm, after: Arm) -> dict[str, Any]:
     # Rewritten code may read any field.
     has_code = bool(before.code or after.code)
     unread = set() if has_code else unread_fields(before.spec) & unread_fields(after.spec)
-    changed = [
+    changed: list[dict[str, Any]] = [
         {
             "field": path,
             "before": field_to_json(path, get_field(before.spec, path)),

@@ -113,14 +113,14 @@ def source_differences(before: Code | None, after: Code | None) -> list[dict[str
         old, new = (code.of(slot) if code else None for code in (before, after))
         if old == new:
             continue
-        texts = [(f.source if f else built_in_source(slot)).splitlines() for f in (old, new)]
+        a, b = ((f.source if f else built_in_source(slot)).splitlines() for f in (old, new))
         differences.append(
             {
                 "slot": slot,
                 "before": old and old.id,
                 "after": new and new.id,
                 "same_computation": bool(old and new and old.computation == new.computation),
-                "diff": "\n".join(difflib.unified_diff(*texts, "before", "after", lineterm="")),
+                "diff": "\n".join(difflib.unified_diff(a, b, "before", "after", lineterm="")),
             }
         )
     return differences

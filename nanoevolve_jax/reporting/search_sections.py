@@ -135,7 +135,7 @@ def _front_traces(
 
 def operators_section(history: History) -> Section:
     """Returns the results of each mutation operator."""
-    entrants = history.promotion and history.promotion["first_round"]
+    entrants = history.promotion["first_round"] if history.promotion else None
     rows, title = operators(history.records, entrants), "Operators"
     if not rows:
         return Section("operators", title, ["No operator has been tried yet."])
