@@ -15,7 +15,6 @@ from certified_code import BLEND, certify, write_campaign
 from mutations_of_json import REMOVED, TEXTS, VALUES, is_plain, mutated, paths, to_text
 from nanoevolve_jax.configs.confirm import get_config
 
-from nanoevolve_jax import confirm
 from nanoevolve_jax.codegen import ensemble
 from nanoevolve_jax.codegen.mutators import providers
 from nanoevolve_jax.codegen.mutators.calls import ANSWER, Answer
@@ -25,6 +24,7 @@ from nanoevolve_jax.evidence.ledger import open_ledger
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evidence.trajectories import read_telemetry
 from nanoevolve_jax.evolution import archive, proposals
+from nanoevolve_jax.evolution.confirming import select
 from nanoevolve_jax.evolution.run_folder import FORMAT, open_folder, read_search
 from nanoevolve_jax.execution import journal
 from nanoevolve_jax.execution.json_files import write_json
@@ -99,7 +99,7 @@ def resume(folder):
     read_search(settings)
     open_folder(folder, json.loads((folder / BEGUN).read_text()))
     archive.load(folder / "archive.jsonl", [2, 5])
-    confirm.read_records(folder, "promoted")
+    select(folder, "promoted")
 
 
 def read_campaign(folder):
