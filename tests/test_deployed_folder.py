@@ -242,7 +242,7 @@ def test_exchanged_code_is_refused_even_if_all_hashes_are_computed_anew(config, 
     program.write_bytes(certified_gate("x * x").programs["scalar"])
     document = json.loads((place / JOB).read_text())
     document["files"] = {name: digest((place / name).read_bytes()) for name in document["files"]}
-    with pytest.raises(FolderError, match=r"scalar.*is not the one it names"):
+    with pytest.raises(FolderError, match=r"scalar.*has another hash"):
         read_folder(place, rewritten(place, document))
 
 

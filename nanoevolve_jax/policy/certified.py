@@ -1,8 +1,8 @@
-"""Rewritten functions as the rest of the package meets them: StableHLO with a certificate.
+"""Rewritten functions as StableHLO programs with a certificate.
 
-Source is never run here. What was compiled elsewhere comes as one exported program a matrix
-shape, all of whose arguments and results have a leading symbolic axis `lanes`; stacks of matrices
-and lanes of candidates are folded into it.
+Sources are never executed here. A function consists of one exported program per matrix shape. All
+arguments and results of a program have a leading symbolic axis `lanes`, into which stacks of
+matrices and lanes of candidates are folded.
 """
 
 import functools
@@ -18,32 +18,32 @@ import jax.numpy as jnp
 from jax import export
 from jax.custom_batching import custom_vmap
 
-from nanoevolve_jax.errors import UserError
+from nanoevolve_jax.errors import UserError, must
 from nanoevolve_jax.policy.slots import SCALAR, SLOTS, Shape, Slots, shape_key, shapes_of
 from nanoevolve_jax.policy.stablehlo import require_plain
 
 FORMAT = 1
 DTYPES = ("float32", "bfloat16")
-"""Of the matrix iteration."""
+"""Dtypes of the matrix iteration."""
 
 
 class CertificateError(UserError):
-    """Code that must not be called: damaged, exchanged, or not what its certificate says."""
+    """Code that must not be called, because it is damaged or differs from its certificate."""
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 of bytes, in hexadecimal."""
+    """Returns the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Certified:
-    """One slot's function after validation; equal and hashed by its certificate.
+    """The validated function of one slot; compared and hashed by its certificate.
 
-    The certificate is JSON: `slot`, `dtype` (of the iteration), `source_sha256`, `computation` (a
-    hash that sources share which compute the same), `programs` (by `shape_key`: `sha256`, `flops`,
-    `bytes`, `memory`, and the `baseline_flops` of the built-in function), `checks`, `versions`,
-    `isolation`.
+    The certificate is JSON with `slot`, `dtype` (of the iteration), `source_sha256`, `computation`
+    (a hash, equal for sources with the same computation), `programs` (by `shape_key`: `sha256`,
+    `flops`, `bytes`, `memory`, and `baseline_flops` of the built-in function), `checks`,
+    `versions` and `isolation`.
     """
 
     source: str = field(compare=False, repr=False)
@@ -57,56 +57,53 @@ class Certified:
 
     @property
     def slot(self) -> str:
-        """The name of its slot."""
+        """Name of the slot."""
         return self.certificate["slot"]
 
     @property
     def computation(self) -> str:
-        """A hash that all sources share which compute the same."""
+        """Hash that is equal for all sources with the same computation."""
         return self.certificate["computation"]
 
     def require_intact(self) -> None:
         """Checks source and programs against the certificate.
 
         Raises:
-          CertificateError: naming what differs.
+          CertificateError: If one differs; the message names it.
         """
         slot = self.certificate.get("slot")
         if self.certificate.get("format") != FORMAT or slot not in SLOTS:
-            raise CertificateError(
-                f"certificate {self.id} is of slot {slot!r}, format "
-                f"{self.certificate.get('format')!r}; allowed: {', '.join(SLOTS)}, format {FORMAT}"
-            )
+            rule = f"have format {FORMAT} and a slot among {', '.join(SLOTS)}"
+            given = self.certificate.get("format"), slot
+            raise CertificateError(must(f"certificate {self.id}", rule, given))
         if self.certificate.get("dtype") not in DTYPES:  # it is written into exported files
-            raise CertificateError(
-                f"certificate {self.id} is of dtype {self.certificate.get('dtype')!r}; allowed: "
-                f"{', '.join(DTYPES)}"
-            )
+            rule, given = f"have dtype {' or '.join(DTYPES)}", self.certificate.get("dtype")
+            raise CertificateError(must(f"certificate {self.id}", rule, given))
         if digest(self.source.encode()) != self.certificate["source_sha256"]:
-            raise CertificateError(f"the source of certificate {self.id} is not the one it names")
+            raise CertificateError(f"the source of certificate {self.id} has another hash")
         for key, facts in self.certificate["programs"].items():
             if digest(self.programs.get(key, b"")) != facts["sha256"]:
                 raise CertificateError(
-                    f"the program for {key} of certificate {self.id} is not the one it names"
+                    f"the program for {key} of certificate {self.id} has another hash"
                 )
 
     def load(self, shape: Shape) -> export.Exported:
-        """The program for a matrix shape, checked again: hash, operations, arguments, results.
+        """Returns the program for a matrix shape after checking its hash, operations and types.
 
         Raises:
-          CertificateError: if there is none, or it is not what the certificate says.
+          CertificateError: If there is none, or it differs from the certificate.
         """
         key = shape_key(shape)
         if key not in self.certificate["programs"]:
             raise CertificateError(
-                f"certificate {self.id} has programs for {', '.join(self.programs)} and none for "
-                f"{key}; allowed: code validated for this model's matrices"
+                f"certificate {self.id} must have a program for {key}, got programs for "
+                f"{', '.join(self.programs)}; validate the code for this model's matrices"
             )
         self.require_intact()
         return _loaded(self.programs[key], self.slot, shape)
 
     def call(self, shape: Shape, *arguments: Any) -> tuple[jax.Array, ...]:
-        """Calls the function on flat arguments with one leading axis; under any `vmap`."""
+        """Calls the function on flat arguments with one leading axis. It works under any `vmap`."""
         return _mapped(self.load(shape), arguments)
 
 
@@ -116,7 +113,7 @@ def _loaded(program: bytes, slot: str, shape: Shape) -> export.Exported:
         return _checked(program, slot, shape)
     except CertificateError:
         raise
-    except Exception as error:  # of readers of what anybody may have written
+    except Exception as error:  # readers raise anything on a damaged program
         raise CertificateError(f"a program of slot {slot} cannot be read: {error!r}") from None
 
 
@@ -124,15 +121,15 @@ def _checked(program: bytes, slot: str, shape: Shape) -> export.Exported:
     exported = export.deserialize(bytearray(program))
     contract = SLOTS[slot]
     wanted = jax.tree.leaves(contract.arguments(shape)), contract.results(shape)
-    found = exported.in_avals, exported.out_avals
-    for side, those, these in zip(("argument", "result"), wanted, found, strict=True):
-        if [_described(x, 0) for x in those] != [_described(x, 1) for x in these]:
+    actual = exported.in_avals, exported.out_avals
+    for side, expected, given in zip(("argument", "result"), wanted, actual, strict=True):
+        if [_described(x, 0) for x in expected] != [_described(x, 1) for x in given]:
             raise CertificateError(
-                f"a program of slot {slot} has {side}s {[str(x) for x in these]}; "
-                f"allowed: those of its contract, {[_described(x, 0) for x in those]}"
+                f"the {side}s of a program of slot {slot} must be "
+                f"{[_described(x, 0) for x in expected]}, got {[str(x) for x in given]}"
             )
     if exported.nr_devices != 1 or exported.ordered_effects or exported.unordered_effects:
-        raise CertificateError(f"a program of slot {slot} has effects; allowed: none")
+        raise CertificateError(f"a program of slot {slot} must not have effects")
     require_plain(exported.mlir_module(), CertificateError)
     return exported
 
@@ -142,7 +139,7 @@ def _described(array: Any, mapped_axes: int) -> tuple[Any, ...]:
 
 
 def _mapped(exported: export.Exported, arguments: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-    """Calls a program; a `vmap` around the call is folded into the axis that it has already."""
+    """Calls a program and folds every `vmap` around the call into its leading axis."""
 
     @custom_vmap
     def call(*flat):
@@ -164,34 +161,37 @@ def _mapped(exported: export.Exported, arguments: tuple[Any, ...]) -> tuple[jax.
 
 @dataclass(frozen=True)
 class Code:
-    """The rewritten functions of one policy, one a slot at most; ordered by slot."""
+    """The rewritten functions of one policy, at most one per slot, ordered by slot."""
 
     functions: tuple[Certified, ...]
 
     @property
     def id(self) -> str:
-        """Sixteen hexadecimal digits that name the combination."""
+        """Id of the combination, sixteen hexadecimal digits."""
         return digest(" ".join(f.id for f in self.functions).encode())[:16]
 
     @property
     def computation(self) -> tuple[tuple[str, str], ...]:
-        """What it computes, by slot."""
+        """Pairs of slot and computation."""
         return tuple((f.slot, f.computation) for f in self.functions)
 
     def of(self, slot: str) -> Certified | None:
-        """The function in a slot, if it is rewritten."""
+        """Returns the function of a slot, or None if it is not rewritten."""
         return next((f for f in self.functions if f.slot == slot), None)
 
     def replaced(self, function: Certified) -> "Code":
-        """The code with one slot rewritten."""
+        """Returns the code with one more slot rewritten."""
         others = {f.slot: f for f in self.functions} | {function.slot: function}
         return Code(tuple(others[name] for name in sorted(others)))
 
     def require(self, matrices: Iterable[tuple[int, int]]) -> None:
-        """Checks that there is a program for every matrix of a model, (inputs, outputs) each.
+        """Checks that every matrix of a model has a program.
+
+        Args:
+          matrices: (inputs, outputs) of every matrix.
 
         Raises:
-          CertificateError: naming the first one without, or the first damaged program.
+          CertificateError: If a program is missing or damaged; the message names the first.
         """
         matrices = list(matrices)
         for function in self.functions:
@@ -204,27 +204,27 @@ class Code:
 
 
 def code_to_json(code: Code) -> dict[str, str]:
-    """Certificates' ids by slot."""
+    """Returns the ids of the certificates by slot."""
     return {f.slot: f.id for f in code.functions}
 
 
 def code_from_json(
     document: Mapping[str, str] | None, find: Callable[[str], Certified] | None
 ) -> Code | None:
-    """The code of certificates' ids by slot; None for none.
+    """Returns the code of a JSON document, or None if the document is empty.
 
     Args:
-      document: see `code_to_json`.
-      find: certified code by its id.
+      document: Ids of certificates by slot, see `code_to_json`.
+      find: Function from an id to certified code.
 
     Raises:
-      CertificateError: if there is nowhere to find it, or a slot has another slot's code.
+      CertificateError: If `find` is missing, or a slot has the code of another slot.
     """
     if not document:
         return None
     if find is None:
         raise CertificateError(
-            f"code {sorted(document.values())} is not at hand; allowed: a run folder that has it"
+            f"code {sorted(document.values())} is missing; name a run folder that has it"
         )
     code = Code(tuple(find(document[slot]) for slot in sorted(document)))
     if code_to_json(code) != dict(document):
@@ -233,7 +233,7 @@ def code_from_json(
 
 
 def _flat(slot: str, shape: Shape, arguments: tuple[Any, ...]) -> list[jax.Array]:
-    """Flat arguments of the contract's dtypes."""
+    """Returns the arguments flat, in the dtypes of the contract."""
     wanted = SLOTS[slot].arguments(shape)
     return [
         jnp.asarray(x).astype(like.dtype)
@@ -266,11 +266,14 @@ def _caller(function: Certified) -> Callable[..., Any]:
 
 
 def code_flops(code: Code, matrices: Sequence[tuple[int, int]]) -> float:
-    """FLOPs a step that code costs more than the built-in functions; negative: it costs less.
+    """Returns the FLOPs per step that code costs more than the built-in functions.
 
     Args:
-      code: what is rewritten.
+      code: Rewritten functions.
       matrices: (inputs, outputs) of every matrix of the model.
+
+    Returns:
+      Difference in FLOPs, negative if the code costs less.
     """
     total = 0.0
     for function in code.functions:

@@ -1,4 +1,4 @@
-"""A policy as one call, for the parameters of any JAX library.
+"""`optimizer`, one call that creates a policy for the parameters of any JAX library.
 
 tx = ne.optimizer("winner.json", total_steps=1000, learning_rate=0.02)
 state = tx.init(params)
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nanoevolve_jax.errors import must
 from nanoevolve_jax.policy.labels import default_labels
 from nanoevolve_jax.policy.routing import summary_of, warn_of_doubts
 from nanoevolve_jax.policy.spec import PRESETS, OptimizerSpec
@@ -24,35 +25,35 @@ OTHERS = AdamWGroup(learning_rate=3e-4, b1=0.9, b2=0.95, weight_decay=0.0)
 
 
 def resolve_spec(policy: OptimizerSpec | str | Path) -> OptimizerSpec:
-    """The spec of a preset's name, of a JSON file with a spec or a record, or a spec itself.
+    """Returns a spec from a spec, the name of a preset, or a JSON file.
+
+    Args:
+      policy: Spec, name of a preset, or path of a JSON file with a spec, a record or an export.
 
     Raises:
-      SpecError: if there is no such preset or file, or the file holds no valid spec.
+      SpecError: If there is no such preset or file, or the file contains no valid spec.
     """
     if isinstance(policy, OptimizerSpec):
         return policy
     if not isinstance(policy, str | Path):
-        raise SpecError(f"policy is {policy!r}; allowed: a spec, a preset's name or a path")
+        raise SpecError(must("policy", "be a spec, the name of a preset or a path", policy))
     if policy in PRESETS:
         return PRESETS[policy]
     if not Path(policy).exists():
         folder, _, candidate = str(policy).rpartition(":")
         if folder and Path(folder).is_dir():
-            raise SpecError(
-                f"policy is {str(policy)!r}, a candidate of a run folder, whose code may be of the "
-                "matrices of its search alone; allowed: what `nanoevolve export "
-                f"{candidate} --to optax --workdir={folder}` writes, or --to json"
-            )
-        raise SpecError(
-            f"policy is {str(policy)!r}; allowed: a JSON file, or one of {', '.join(PRESETS)}"
-        )
+            rule = "be an exported file, because rewritten functions fit one model only"
+            command = f"nanoevolve export {candidate} --to optax --workdir={folder}"
+            raise SpecError(f"{must('policy', rule, str(policy))}; run `{command}`, or --to json")
+        rule = f"be a JSON file or one of {', '.join(PRESETS)}"
+        raise SpecError(must("policy", rule, str(policy)))
     return load_spec(policy)
 
 
 def transposed(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Runs a transform for `[..., inputs, outputs]` on matrices `[..., outputs, inputs]`.
 
-    What it keeps for each matrix has the layout of the matrix, so that it shards and maps alike.
+    State of a matrix has the layout of the matrix, so both can be sharded and mapped alike.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -72,7 +73,7 @@ def transposed(inner: optax.GradientTransformation) -> optax.GradientTransformat
             lambda x: turn(x) if is_like_params(x) else x, state, is_leaf=is_like_params
         )
 
-    # In a list of its own, for the structure of a single array is that of every scalar.
+    # Trees are put into a list, because a single array has the structure of every scalar.
     def init_fn(params):
         params = [turn(params)]
         return turn_state(inner.init(params), jax.tree.structure(params))
@@ -104,17 +105,18 @@ def optimizer(
     dtype: Any = None,
     report: Callable[[str], None] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The policy on the matrices of a model, and AdamW on everything else.
+    """Creates the policy for the matrices of a model, with AdamW for all other parameters.
 
     It accepts the parameters of Flax (NNX and Linen), Haiku, Equinox or any other tree of arrays.
-    None stands for no parameter, as everywhere in optax. It can be wrapped like `optax.adamw`:
+    None means that there is no parameter, as in all of optax. It can be wrapped like `optax.adamw`:
     `optax.inject_hyperparams(ne.optimizer)` needs `static_args` only for arguments that are
     functions, such as `labels`.
 
     Args:
-      policy: Spec, name of a preset, or JSON file with a spec, a record or an export. A policy
-        with rewritten functions is used through its file for optax.
-      total_steps: Horizon in steps, which the sensors' windows and `step_fraction` refer to.
+      policy: Spec, name of a preset, or JSON file with a spec, a record or an export. To use a
+        policy with rewritten functions, export it for optax and call that file.
+      total_steps: Number of steps of the run, at least 1. The windows of the sensors and
+        `step_fraction` are relative to it.
       learning_rate: Learning rate of the matrices; a number or a schedule from the step count.
         There is no default: the best one depends on the model, the batch and the horizon.
       weight_decay: Weight decay of the matrices; a number or a schedule, multiplied by the
@@ -131,15 +133,19 @@ def optimizer(
         such as `print`.
 
     Returns:
-      A transform; call `update(grads, state, params, value=loss)`. Without `value` if the policy
-      has no gate.
+      A transform; call `update(grads, state, params, value=loss)`. `value` may be omitted if the
+      policy has no gate.
 
     Raises:
       SpecError: If there is no such policy.
-      ValueError: If the layout is unknown or the horizon is not a whole number of at least 1.
+      ValueError: If the layout is unknown or `total_steps` is not a whole number of at least 1.
+
+    References:
+      Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,
+      https://kellerjordan.github.io/posts/muon/
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}; allowed: {' or '.join(LAYOUTS)}")
+        raise ValueError(must("layout", f"be {' or '.join(LAYOUTS)}", layout))
     matrices = evolved_muon(
         resolve_spec(policy),
         learning_rate,

@@ -1,4 +1,4 @@
-"""Specs in and out of JSON, with every mistake named in one line."""
+"""Reads and writes specs as JSON. Every error is one line that names the field."""
 
 import json
 import math
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanoevolve_jax.errors import UserError
+from nanoevolve_jax.errors import UserError, must
 from nanoevolve_jax.policy.spec import FIELDS, Field, OptimizerSpec, build_spec, get_field
 
 
 class SpecError(UserError):
-    """A spec that breaks the table; the message names the field, the value and the range."""
+    """A spec that breaks a rule; the message names the field, the rule and the value."""
 
 
-def allowed(field: Field) -> str:
-    """What a field may hold, in words: 'off or on', 'an integer from 1 to 5'."""
+def range_of(field: Field) -> str:
+    """Returns the range of a field in words: 'off or on', 'an integer from 1 to 5'."""
     if field.choices:
         return " or ".join(field.choices)
     kind = "an integer" if field.integer else "a number"
@@ -25,7 +25,7 @@ def allowed(field: Field) -> str:
 def check_value(path: str, value: Any) -> float | int:
     """Returns the stored number for a JSON value, or raises `SpecError`."""
     field = FIELDS[path]
-    problem = SpecError(f"spec.{path} is {value!r}; allowed: {allowed(field)}")
+    problem = SpecError(must(f"spec.{path}", f"be {range_of(field)}", value))
     if field.choices:
         if not isinstance(value, str) or value not in field.choices:
             raise problem
@@ -51,25 +51,25 @@ def _flatten(node: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def spec_from_json(document: Any) -> OptimizerSpec:
-    """Builds a spec from a nested JSON object that names every field.
+    """Returns the spec of a nested JSON object that contains every field.
 
     Raises:
-      SpecError: for an unknown, missing, wrongly typed, non-finite or out-of-bounds field.
+      SpecError: If a field is unknown, missing, not finite, out of bounds or of a wrong type.
     """
     if not isinstance(document, Mapping):
-        raise SpecError(f"spec is {document!r}; allowed: a JSON object with the fields of a spec")
+        raise SpecError(must("spec", "be a JSON object with the fields of a spec", document))
     flat = _flatten(document)
     for path in flat:
         if path not in FIELDS:
-            raise SpecError(f"spec.{path} is unknown; allowed: {', '.join(FIELDS)}")
+            raise SpecError(f"spec.{path} is unknown; the fields are {', '.join(FIELDS)}")
     for path, field in FIELDS.items():
         if path not in flat:
-            raise SpecError(f"spec.{path} is missing; allowed: {allowed(field)}")
+            raise SpecError(f"spec.{path} is missing; it must be {range_of(field)}")
     return build_spec({path: check_value(path, flat[path]) for path in FIELDS})
 
 
 def spec_to_json(spec: OptimizerSpec) -> dict[str, Any]:
-    """The nested JSON object of a spec of concrete numbers, switches spelled as words."""
+    """Returns a spec of concrete numbers as a nested JSON object, with switches as words."""
     document: dict[str, Any] = {}
     for path in FIELDS:
         *groups, name = path.split(".")
@@ -81,7 +81,7 @@ def spec_to_json(spec: OptimizerSpec) -> dict[str, Any]:
 
 
 def field_to_json(path: str, value: Any) -> str | int | float:
-    """The JSON form of one leaf."""
+    """Returns the JSON form of one leaf."""
     field = FIELDS[path]
     if field.choices:
         return field.choices[int(value)]
@@ -89,22 +89,27 @@ def field_to_json(path: str, value: Any) -> str | int | float:
 
 
 def load_spec(path: str | Path) -> OptimizerSpec:
-    """Reads a spec from a JSON file; a record of an archive is read by its `spec`.
+    """Reads a spec from a JSON file with a spec, a record of an archive or an export.
+
+    Args:
+      path: Path of the file.
+
+    Returns:
+      The spec, an `OptimizerSpec` of concrete numbers within their bounds.
 
     Raises:
-      SpecError: if the file is missing, is not JSON, holds an invalid spec, or code besides it.
+      SpecError: If the file is missing, is not JSON, or contains an invalid spec or code.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise SpecError(f"spec file is {str(path)!r}; allowed: a JSON file ({reason})") from None
+        raise SpecError(f"{must('spec file', 'be a JSON file', str(path))} ({reason})") from None
     if isinstance(document, Mapping) and isinstance(document.get("spec"), Mapping):
         if document.get("code"):
             raise SpecError(
-                f"spec file is {str(path)!r}, whose functions are rewritten, which its spec alone "
-                f"cannot say; allowed: DIR:ID, or its file of `export {document.get('id')} --to "
-                "optax`"
+                f"{path} has a spec whose functions are rewritten; name it as DIR:ID, or use the "
+                f"file of `export {document.get('id')} --to optax`"
             )
         document = document["spec"]
     try:

@@ -1,9 +1,11 @@
-"""Which operations an exported program may consist of: arithmetic on arrays, and nothing else."""
+"""The operations that an exported program may contain: only arithmetic on arrays."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from jax.interpreters import mlir
+
+from nanoevolve_jax.errors import must
 
 _ELEMENTWISE = (
     *("abs", "add", "and", "atan2", "cbrt", "ceil", "clamp", "compare", "convert", "cosine"),
@@ -30,13 +32,13 @@ _CALLED = ("shape_assertion",)  # what `jax.export` checks a symbolic axis with
 
 
 def operations(module: str) -> set[str]:
-    """Names of a module's operations, such as 'stablehlo.add'; a custom call's with its target."""
+    """Returns the names of a module's operations; those of custom calls include the target."""
     with mlir.make_ir_context():
         return set(_named(mlir.ir.Module.parse(module).operation))
 
 
 def without_lines(module: str) -> str:
-    """Returns MLIR text without the places in a source that its operations come from."""
+    """Returns MLIR text without source locations."""
     with mlir.make_ir_context():
         return mlir.ir.Module.parse(module).operation.get_asm(enable_debug_info=False)
 
@@ -53,13 +55,13 @@ def _named(operation: Any) -> Iterator[str]:
 
 
 def require_plain(module: str, error: type[Exception]) -> None:
-    """Refuses a module with an operation outside the list.
+    """Checks that a module contains only listed operations.
 
     Args:
       module: MLIR text.
-      error: what is raised, naming the operation.
+      error: Type of the exception that is raised otherwise; its message names the operation.
     """
     called = {f"{_CUSTOM_CALL} {name}" for name in _CALLED}
     foreign = operations(module) - ALLOWED - called
     if foreign:
-        raise error(f"a program has the operation {min(foreign)!r}; allowed: arithmetic on arrays")
+        raise error(must("a program", "contain only arithmetic on arrays", min(foreign)))
