@@ -8,7 +8,7 @@ import math
 import msgspec
 
 from nanoevolve_jax.codegen.sandbox import runner
-from nanoevolve_jax.codegen.sandbox.certify import WORKER, Count
+from nanoevolve_jax.codegen.sandbox.certify import WORKER
 from nanoevolve_jax.codegen.sandbox.runner import Isolation, Limits
 from nanoevolve_jax.exports.agreement import Agreement, Check
 from nanoevolve_jax.policy.certified import CertificateError, Code
@@ -16,15 +16,8 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
 _LIMITS = Limits(seconds=3600.0, cpu_seconds=7200)  # matrices of 768 take minutes
-
-
-class _Agreement(msgspec.Struct, forbid_unknown_fields=True):
-    max_relative_l2: float | None
-    memory: float | None
-    flips: Count
-    held: Count
-    entries: Count
-    steps: Count
+_MOST = 1e30  # largest number in a result
+_COUNTS = ("flips", "held", "entries", "steps")
 
 
 def export_check(code: Code, isolation: str) -> Check:
@@ -60,12 +53,15 @@ def check(spec: OptimizerSpec, file: str, code: Code, isolation: Isolation) -> A
     request = {"spec": spec_to_json(spec), "file": file, "functions": functions}
     outcome = runner.run(WORKER, json.dumps(("compare", request)).encode(), _LIMITS, isolation)
     try:
-        result = msgspec.json.decode(outcome.result, type=_Agreement)
-    except (msgspec.MsgspecError, RecursionError, ValueError):
+        result = msgspec.json.decode(outcome.result, type=dict[str, int | float | None])
+        in_range = all(value is None or 0 <= value <= _MOST for value in result.values())
+        if not in_range or not all(type(result[name]) is int for name in _COUNTS):
+            raise ValueError("a number is out of range")
+        numbers = {k: math.inf if v is None else v for k, v in result.items()}
+        return Agreement(**numbers)
+    except (msgspec.MsgspecError, RecursionError, KeyError, TypeError, ValueError):
         last = (outcome.errors.strip().splitlines() or ["no message"])[-1][:200]
         raise CertificateError(
             f"code {code.id} could not be compared with its file in the sandbox "
             f"({outcome.stopped or 'ended'}, code {outcome.code}: {last})"
         ) from None
-    numbers = msgspec.structs.asdict(result)
-    return Agreement(**{k: math.inf if v is None else v for k, v in numbers.items()})
