@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -173,14 +171,3 @@ def test_a_mistake_is_named_before_anything_is_made(workshop, names, error, mess
 def test_a_plan_is_refused(workshop):
     with pytest.raises(ConfigError, match="must be False, because a comparison"):
         act(config_of(workshop, plan=True), "nanochat", "annealing")
-
-
-def test_the_command_ends_mistakes_in_one_line(workshop):
-    document = spec_to_json(NANOCHAT) | {"ns_steps": 9}
-    path = workshop / "bad.json"
-    path.write_text(json.dumps(document))
-    command = [sys.executable, "-m", "nanoevolve_jax.compare", "nanochat", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2
-    assert "bad.json: spec.ns_steps" in result.stderr
-    assert result.stderr.count("\n") == 1

@@ -147,7 +147,7 @@ def simulate(effect, paired_sigma, campaigns, seed):
 
 @pytest.mark.parametrize("effect", [0.0, 0.7, 1.0])
 def test_power_is_what_the_decision_does(effect):
-    simulated = simulate(effect, 1.0, 800, seed=3)
+    simulated = simulate(effect, 1.0, 300, seed=3)
     assert power(effect, 1.0, RULES) == pytest.approx(simulated, abs=0.055)
 
 

@@ -16,7 +16,7 @@ from nanoevolve_jax.configs import confirm as confirm_config
 from nanoevolve_jax.configs import replay as replay_config
 from nanoevolve_jax.configs.base import SETTINGS, get_config
 from test_search import SETTINGS as SEARCH
-from test_search import assert_one_line, make_config, start, write_corpus
+from test_search import make_config, write_corpus
 
 from nanoevolve_jax import calibrate, confirm, replay, search, site
 from nanoevolve_jax.evidence import confirmation, eligibility, trial
@@ -500,16 +500,6 @@ def test_what_cannot_be_confirmed_is_named(workshop, searched):
         run_confirm(workshop, "nowhere")
     with pytest.raises(ConfigError, match=r"must be promoted or one of \[.*'g009c09'"):
         run_confirm(workshop, "run", "g009c09")
-
-
-def test_mistakes_of_the_commands_end_in_one_line(repository, tmp_path):
-    mistakes = {
-        "confirm": (["--config.candidat=x"], ["config.candidat"]),
-        "replay": ([str(tmp_path / "none.json")], ["none.json does not exist"]),
-        "calibrate": (["--config.calibration=x"], ["config.calibration must be none", "'x'"]),
-    }
-    for command, (arguments, parts) in mistakes.items():
-        assert_one_line(start(repository, *arguments, command=command), parts)
 
 
 # After a win -------------------------------------------------------------------------------

@@ -96,16 +96,16 @@ def test_a_static_policy_skips_the_second_rung_and_says_so():
 
 def test_the_lower_bound_lies_below_the_mean_in_95_percent_of_samples():
     rng = np.random.default_rng(0)
-    below = [lower_bound(sample) < 0.3 for sample in rng.normal(0.3, 1, (2000, 8))]
-    assert np.mean(below) == pytest.approx(0.95, abs=0.015)
+    below = [lower_bound(sample) < 0.3 for sample in rng.normal(0.3, 1, (1000, 8))]
+    assert np.mean(below) == pytest.approx(0.95, abs=0.02)
     assert lower_bound([0.1, math.nan]) == -math.inf
 
 
 def test_the_pooled_bound_lies_below_the_mean_in_95_percent_of_samples_though_cells_share_seeds():
     rng = np.random.default_rng(0)
-    shared = rng.normal(0, 1, (2000, 1, 8)) + rng.normal(0, 0.3, (2000, 4, 8))
+    shared = rng.normal(0, 1, (1000, 1, 8)) + rng.normal(0, 0.3, (1000, 4, 8))
     below = [lower_bound(pooled(dict(enumerate(cells)))) < 0 for cells in shared]
-    assert np.mean(below) == pytest.approx(0.95, abs=0.015)
+    assert np.mean(below) == pytest.approx(0.95, abs=0.02)
 
 
 def test_required_seeds_have_the_power_they_promise():
