@@ -27,7 +27,7 @@ from nanoevolve_jax.execution.ray_pool import Pool
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import PRESETS
-from nanoevolve_jax.prepare import make_engine
+from nanoevolve_jax.site import make_engine
 from nanoevolve_jax.terminal.console import Console
 
 ROUNDS = 5

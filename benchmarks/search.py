@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks import options
 from benchmarks.timing import COMPILING, environment, this_device
-from nanoevolve_jax import prepare, search, site
+from nanoevolve_jax import search, site
 from nanoevolve_jax.evolution import campaign
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import LocalEngine
@@ -122,7 +122,7 @@ def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
     parts = Parts()
     parts.seconds[_START] = time.time() - spawned
     jax.monitoring.register_event_duration_secs_listener(parts.on_event)
-    make_programs = prepare.make_programs
+    make_programs = site.make_programs
 
     def timed_programs(*args, **kwargs):
         programs = make_programs(*args, **kwargs)
@@ -130,7 +130,7 @@ def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
         return programs._replace(**timed)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(prepare, "make_programs", timed_programs))
+        stack.enter_context(mock.patch.object(site, "make_programs", timed_programs))
         for part, places in _PARTS.items():
             for owner, name in places:
                 wrapped = parts.wrap(part, getattr(owner, name))

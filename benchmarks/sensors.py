@@ -27,7 +27,7 @@ from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe
 from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
-from nanoevolve_jax.prepare import make_engine
+from nanoevolve_jax.site import make_engine
 from nanoevolve_jax.terminal.console import Console
 
 START = 0.15  # share of the run that is compared separately

@@ -66,7 +66,7 @@ from nanoevolve_jax.execution.json_files import finite_or_null
 from nanoevolve_jax.execution.machine import gather_facts, visible_cores
 from nanoevolve_jax.policy.mutations import Mutation, describe_change
 from nanoevolve_jax.policy.spec import ACTUATORS, NANOCHAT, Actuators, OptimizerSpec, Sensors
-from nanoevolve_jax.prepare import load_rows
+from nanoevolve_jax.site import load_rows
 from nanoevolve_jax.terminal.console import Console
 
 SETTINGS = {

@@ -11,23 +11,40 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from nanoevolve_jax.evidence.calibration_file import UNCALIBRATED, Calibration
+from nanoevolve_jax.evidence.calibration_file import (
+    UNCALIBRATED,
+    Calibration,
+    evaluation_facts,
+    load_calibration,
+)
 from nanoevolve_jax.evidence.runs import Runs
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evidence.work import MAIN
 from nanoevolve_jax.evolution.archive import Record
 from nanoevolve_jax.evolution.campaign import summarise
-from nanoevolve_jax.evolution.run_folder import describe_run, require_free
+from nanoevolve_jax.evolution.run_folder import (
+    describe_run,
+    holding,
+    keep_calibration,
+    open_folder,
+    require_free,
+    require_space,
+)
 from nanoevolve_jax.execution import hosts
 from nanoevolve_jax.execution.checkpoint import Checkpoints
 from nanoevolve_jax.execution.engine import Engine
+from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.json_files import write_json
+from nanoevolve_jax.execution.machine import Facts
 from nanoevolve_jax.execution.measurements import compilations, start_counting
-from nanoevolve_jax.prepare import calibrated, opened, require_room
+from nanoevolve_jax.execution.settings import make_baseline, make_recipe, with_recipe
+from nanoevolve_jax.execution.train import TELEMETRY, Candidate
 from nanoevolve_jax.reporting.page import write_at_end
 from nanoevolve_jax.site import Site, engines, open_site
+from nanoevolve_jax.stopping import graceful_stop
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.display import (
     Display,
@@ -124,7 +141,11 @@ class OpenRun:
         Raises:
           ArchiveError: if there is too little space.
         """
-        require_room(self.folder, engine or self.engine, self.config, runs)
+        candidate = Candidate(make_baseline(self.config), make_recipe(self.config))
+        state = (engine or self.engine).checkpoint_bytes(Job(candidate, 0, self.config.train.steps))
+        telemetry = runs * self.config.train.steps * len(TELEMETRY) * np.float32().nbytes
+        # Two checkpoints are kept while a third is written.
+        require_space(self.folder, 3 * state + telemetry)
 
     def seconds(self) -> float:
         """Returns the wall time since the run was opened."""
@@ -190,12 +211,12 @@ def open_run(
     compiled_before = compilations()
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(open_site(config, console, steps=steps, most=most))
-        config, calibration = calibrated(site.config, site.facts)
+        config, calibration = _calibrated(site.config, site.facts)
         seal = calibration.seal if calibration else UNCALIBRATED
         written = as_written(config) if as_written else config
         description = describe_run(written, site.facts, seal)
         keep = as_written is not None
-        held = opened(config, description, console.print_line, keep=keep)
+        held = _open_folder(config, description, console.print_line, keep=keep)
         checkpoints = stack.enter_context(held)
         tracking = stack.enter_context(
             opened_log(config, description["fingerprints"], console.print_line, enabled=tracked)
@@ -216,6 +237,38 @@ def open_run(
             started,
             compiled_before,
         )
+
+
+@contextlib.contextmanager
+def _open_folder(
+    config: ConfigDict,
+    description: dict[str, Any],
+    log: Callable[[str], None],
+    *,
+    keep: bool,
+) -> Iterator[Checkpoints]:
+    """Locks the run folder and yields its checkpoints; arguments as in `open_folder`."""
+    folder = Path(config.workdir)
+    with holding(folder), graceful_stop(log) as stopping:
+        open_folder(folder, description, keep=keep)
+        if config.calibration != UNCALIBRATED:
+            keep_calibration(folder, Path(config.calibration))
+        checkpoints = Checkpoints(
+            folder, seconds=config.checkpoint_seconds, stopping=stopping, log=log
+        )
+        try:
+            yield checkpoints
+        finally:
+            checkpoints.close()
+
+
+def _calibrated(config: ConfigDict, facts: Facts) -> tuple[ConfigDict, Calibration | None]:
+    """Returns the config with the recipe of its calibration, and the calibration."""
+    if config.calibration == UNCALIBRATED:
+        return config, None
+    evaluation = evaluation_facts(config, facts)
+    calibration = load_calibration(Path(config.calibration), evaluation)
+    return with_recipe(config, calibration.recipe), calibration
 
 
 def show_results(run: OpenRun, records: list[Record], *more: str) -> None:

@@ -26,7 +26,7 @@ from nanoevolve_jax.execution.measurements import Rehearsal
 from nanoevolve_jax.execution.population import make_programs
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate
-from nanoevolve_jax.prepare import use_devices, with_lanes
+from nanoevolve_jax.site import use_devices, with_lanes
 from nanoevolve_jax.terminal.console import Console
 
 _REPEATS = 3  # timed segments and validations, after one of each to warm up

@@ -1,33 +1,200 @@
-"""Where candidates are trained: in this process, or on the workers of a Ray cluster."""
+"""Sites: the places where candidates are trained, this process or the workers of a Ray cluster."""
 
 import contextlib
 import functools
 import io
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
+from nanoevolve_jax.data import files
+from nanoevolve_jax.data.batches import check_horizon
 from nanoevolve_jax.data.files import expanded
-from nanoevolve_jax.data.rows import Rows
+from nanoevolve_jax.data.rows import Rows, build_rows
+from nanoevolve_jax.errors import must
+from nanoevolve_jax.evidence import attribution, transfer
+from nanoevolve_jax.evidence.work import MAIN
+from nanoevolve_jax.execution import hosts
+from nanoevolve_jax.execution.checkpoint import FOLDER as CHECKPOINTS
 from nanoevolve_jax.execution.checkpoint import Checkpoints
-from nanoevolve_jax.execution.engine import Engine
-from nanoevolve_jax.execution.machine import Facts, gather_facts, visible_cores
-from nanoevolve_jax.execution.settings import ConfigError
-from nanoevolve_jax.prepare import (
-    PROGRAMS,
-    load_rows,
-    make_engine,
-    program_task,
-    use_devices,
-    with_lanes,
-    with_own_folder,
+from nanoevolve_jax.execution.compile_check import CompileLimits
+from nanoevolve_jax.execution.engine import Engine, LocalEngine, validation_sets
+from nanoevolve_jax.execution.job import Stream
+from nanoevolve_jax.execution.machine import (
+    Facts,
+    compute_threads,
+    gather_facts,
+    keep_programs,
+    limit_threads,
+    visible_cores,
 )
+from nanoevolve_jax.execution.measurements import measured_lanes
+from nanoevolve_jax.execution.population import make_programs
+from nanoevolve_jax.execution.settings import ConfigError, is_folder, make_task
+from nanoevolve_jax.execution.train import Task
 from nanoevolve_jax.terminal.console import Console
+from nanoevolve_jax.terminal.display import DataDisplay
+from nanoevolve_jax.tracking.log import LOCAL_FOLDERS
 
+PROGRAMS = (MAIN, attribution.SWITCH, attribution.WIDE, transfer.WIDER)
 RAY = "ray"
+
+
+def use_devices(config: ConfigDict) -> int:
+    """Sets threads, devices and the cache of compiled programs before JAX starts its backends.
+
+    Returns:
+      Number of devices.
+
+    Raises:
+      ConfigError: if the config does not fit this machine.
+    """
+    if config.threads:
+        limit_threads(config.threads)
+    keep_programs(logging.warning)
+    distributed = config.distributed == hosts.AUTO
+    if distributed:
+        hosts.join()
+    else:
+        jax.config.update("jax_num_cpu_devices", config.devices or compute_threads())
+    available = len(jax.devices())
+    if distributed and config.devices not in (0, available):
+        rule = f"be 0 or {available}, the devices of all processes (JAX_NUM_CPU_DEVICES on CPUs)"
+        raise ConfigError(must("config.devices", rule, config.devices))
+    if config.devices > available:
+        rule = f"be at most {available}, the number of devices here"
+        raise ConfigError(must("config.devices", rule, config.devices))
+    devices = config.devices or available
+    if devices % config.data_parallel:
+        rule = f"divide the number of devices, {devices}"
+        raise ConfigError(must("config.data_parallel", rule, config.data_parallel))
+    platform = jax.devices()[0].platform
+    if config.model.attention == "cudnn" and platform != "gpu":
+        raise ConfigError(must("config.model.attention", f"be xla on a {platform}", "cudnn"))
+    return devices
+
+
+def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
+    """Returns the config with its number of lanes, which is measured if the config has 0.
+
+    Args:
+      config: Full configuration.
+      devices: Number of devices.
+      most: Largest number of jobs that are ready at the same time.
+    """
+    if config.lanes:
+        return config
+    chosen = config.copy_and_resolve_references()
+    segment_steps = min(config.train.segment_steps, config.train.steps)
+    lanes = 1
+    if hosts.is_first():
+        lanes = measured_lanes(make_task(config), segment_steps, -(-most // devices))
+    chosen.lanes = int(hosts.votes(lanes)[0])
+    return chosen
+
+
+def with_own_folder(config: ConfigDict) -> ConfigDict:
+    """Returns the config with the run folder of this process, if several train together."""
+    owned = config.copy_and_resolve_references()
+    owned.workdir = str(hosts.own_folder(Path(config.workdir), but=(CHECKPOINTS, *LOCAL_FOLDERS)))
+    return owned
+
+
+def program_task(config: ConfigDict, program: str) -> Task:
+    """Returns the task of one of `PROGRAMS`; attribution and transfer need other static shapes."""
+    task = make_task(transfer.wider(config) if program == transfer.WIDER else config)
+    capacity = 2 if program == attribution.WIDE else 1
+    return task._replace(batch_size=capacity * task.batch_size)
+
+
+def make_engine(
+    config: ConfigDict,
+    rows: Rows,
+    devices: int,
+    *,
+    program: str = MAIN,
+    checkpoints: Checkpoints | None = None,
+) -> LocalEngine:
+    """Returns an engine that trains on this process's devices.
+
+    Args:
+      config: Full configuration.
+      rows: Packed rows of the corpus.
+      devices: Number of devices.
+      program: One of `PROGRAMS`.
+      checkpoints: Checkpoints of the run folder; None trains without any.
+    """
+    task = program_task(config, program)
+    other_rows = None
+    if program == attribution.SWITCH:
+        other_rows = build_rows(
+            config.attribute.switch_corpus,
+            vocab_size=config.data.vocab_size,
+            sequence_len=config.model.sequence_len,
+            cache_dir=config.data.cache_dir,
+            tokenizer=rows.tokenizer,
+        ).train
+    return LocalEngine(
+        task=task,
+        programs=make_programs(task, devices=devices, lanes=config.lanes),
+        stream=Stream(rows.train, config.train.batch_size, config.data.vocab_size, other_rows),
+        evaluation=validation_sets(
+            rows.folds,
+            config.data.validation_rows,
+            config.train.batch_size,
+            rows.token_bytes,
+        ),
+        segment_steps=min(config.train.segment_steps, config.train.steps),
+        evaluations=config.train.evaluations,
+        checkpoints=checkpoints,
+        log=checkpoints.log if checkpoints else logging.warning,
+        compile_limits=CompileLimits(seconds=5.0 * config.codegen.jail_seconds),
+    )
+
+
+def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
+    """Returns the packed rows of the config's corpus, from the cache or built now.
+
+    Args:
+      config: Full configuration.
+      console: Console that shows the progress.
+      steps: Longest horizon that the text must suffice for; 0 means `train.steps`.
+
+    Raises:
+      CorpusError: if the text cannot be used or is too short.
+    """
+    data = config.data
+    with hosts.first_goes_first(), DataDisplay(console) as display:
+        rows = build_rows(
+            data.corpus,
+            vocab_size=data.vocab_size,
+            sequence_len=config.model.sequence_len,
+            cache_dir=data.cache_dir,
+            shards=data.shards,
+            max_train_tokens=data.max_train_tokens,
+            folds=data.folds,
+            progress=display.on_progress,
+        )
+    if is_folder(data.corpus):
+        folder = data.corpus.partition(":")[2]
+        files.remember_corpus(data.cache_dir, rows.fingerprints["corpus"], folder)
+    check_horizon(
+        rows.train,
+        steps=steps or config.train.steps,
+        batch_size=config.train.batch_size,
+        max_epochs=data.max_epochs,
+    )
+    sizes = [len(fold) for fold in rows.folds]
+    console.print_line(
+        f"{data.corpus}: {len(rows.train):,} training rows of {rows.sequence_len} tokens; "
+        f"{sum(sizes):,} validation rows in {len(sizes)} folds"
+    )
+    return rows
 
 
 class Site(Protocol):
@@ -46,12 +213,12 @@ class Site(Protocol):
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
     ) -> Engine:
-        """The engine of a config and of one of `prepare.PROGRAMS`."""
+        """Returns the engine of a config for one of `PROGRAMS`."""
         ...
 
 
 class LocalSite(NamedTuple):
-    """This process, its devices and its rows; a `Site`."""
+    """A `Site` with the devices and the rows of this process."""
 
     config: ConfigDict
     facts: Facts
@@ -66,7 +233,7 @@ class LocalSite(NamedTuple):
 
 
 class RaySite(NamedTuple):
-    """The workers of a Ray cluster; a `Site`."""
+    """A `Site` with the workers of a Ray cluster."""
 
     config: ConfigDict
     facts: Facts
@@ -90,19 +257,22 @@ class RaySite(NamedTuple):
 def engines(
     site: Site, config: ConfigDict, checkpoints: Checkpoints | None = None
 ) -> dict[str, Callable[[], Engine]]:
-    """Makers of the engines of all programs."""
+    """Returns functions that make the engines of all programs."""
     make = functools.partial(site.engine, config, checkpoints=checkpoints)
     return {name: functools.partial(make, name) for name in PROGRAMS}
 
 
 def local_site(config: ConfigDict, console: Console, *, steps: int, most: int) -> LocalSite:
-    """Settles devices, rows and lanes in this process.
+    """Prepares devices, rows and lanes in this process.
 
     Args:
-      config: whole.
-      console: for progress of the data.
-      steps: longest horizon that the text must last for.
-      most: jobs that are there to be run at once.
+      config: Full configuration.
+      console: Console that shows the progress of the data.
+      steps: Longest horizon that the text must suffice for.
+      most: Largest number of jobs that are ready at the same time.
+
+    Raises:
+      UserError: if the config does not fit this machine, or the text cannot be used.
     """
     devices = use_devices(config)
     rows = load_rows(config, console, steps)
@@ -115,10 +285,10 @@ def local_site(config: ConfigDict, console: Console, *, steps: int, most: int) -
 def open_site(
     config: ConfigDict, console: Console, *, steps: int, most: int
 ) -> Iterator[LocalSite | RaySite]:
-    """The site that the config asks for; arguments as in `local_site`.
+    """Opens the site that the config selects; arguments as in `local_site`.
 
     Raises:
-      ConfigError: if it asks for Ray, and that is not installed.
+      ConfigError: if it selects Ray, which is not installed.
       ClusterError: if no worker can be used.
     """
     if config.engine != RAY:
@@ -131,7 +301,7 @@ def open_site(
             f"config.engine='ray' needs Ray, which cannot be imported ({error}); run "
             "`pip install 'nanoevolve-jax[ray]'`"
         ) from None
-    jax.config.update("jax_platforms", "cpu")  # accelerators of this machine are its workers'
+    jax.config.update("jax_platforms", "cpu")  # the workers use the accelerators
     with ray_connection.connected(config.ray.address) as resources:
         automatic = config.data_parallel if resources.get("GPU", 0) else 0
         gpus = automatic if config.ray.gpus == ray_pool.AUTOMATIC else config.ray.gpus
@@ -147,7 +317,7 @@ def open_site(
 
 
 def for_every_node(config: ConfigDict, threads: int) -> ConfigDict:
-    """The config with absolute paths and a number of threads: workers start in other folders."""
+    """Returns the config for workers: with absolute paths and a number of threads."""
     shared = config.copy_and_resolve_references()
     shared.threads = threads
     shared.data.cache_dir = str(expanded(config.data.cache_dir).absolute())
@@ -162,6 +332,6 @@ def _absolute(corpus: str) -> str:
 
 
 def worker_site(config: str, *, steps: int, most: int) -> LocalSite:
-    """The site of a worker's process; a config travels as JSON."""
+    """Returns the site of a worker's process for a config in JSON."""
     console = Console(file=io.StringIO())
     return local_site(ConfigDict(json.loads(config)), console, steps=steps, most=most)

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from nanoevolve_jax.configs import screen
 
-from nanoevolve_jax import prepare, site
 from nanoevolve_jax import search as command
+from nanoevolve_jax import site
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.measurements import PROGRAMS
@@ -449,7 +449,7 @@ def test_cudnn_is_refused_where_there_is_no_gpu():
     config = screen.get_config("d4")
     config.devices = 2
     with pytest.raises(ConfigError, match="attention must be xla on a cpu, got 'cudnn'"):
-        prepare.use_devices(config)
+        site.use_devices(config)
 
 
 def test_a_workdir_that_cannot_be_used_is_named_and_kept(repository, settings, finished, tmp_path):

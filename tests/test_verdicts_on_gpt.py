@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import verdicts
 from nanoevolve_jax.evidence.verdict import Unattributed
-from nanoevolve_jax.prepare import load_rows
+from nanoevolve_jax.site import load_rows
 from nanoevolve_jax.terminal.console import Console
 
 pytestmark = pytest.mark.slow
