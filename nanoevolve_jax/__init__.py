@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-# What the library offers, by the module that holds it. A name is imported when it is first asked
-# for: `nanoevolve --help` has no need of JAX.
+# Public names of the library and their modules. A name is imported when it is first used, because
+# `nanoevolve --help` does not need JAX.
 _HOMES = {
     "PRESETS": "policy.spec",
     "AdamWGroup": "policy.transform",

@@ -1,4 +1,4 @@
-"""`python -m nanoevolve_jax search ...` is `nanoevolve search ...`."""
+"""Runs `nanoevolve`, as `python -m nanoevolve_jax`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The one entry to all commands: `nanoevolve search ...` is `python -m nanoevolve_jax.search ...`.
+"""The entry point of all commands: `nanoevolve search ...` runs `nanoevolve_jax.search`.
 
-It imports nothing but Python's own library, so that `nanoevolve --help` answers at once.
+Only the standard library is imported, so that `nanoevolve --help` is fast.
 """
 
 import difflib
@@ -37,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command that the first argument names.
 
     Args:
-      arguments: of the command line, the program's name left out; by default this process's.
+      arguments: Command line without the program's name; by default that of this process.
 
     Returns:
-      The exit code, where the command does not itself end the process.
+      Exit code, unless the command itself exits.
     """
     streams.guard()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def overview() -> str:
-    """What there is to run."""
+    """Returns the list of all commands."""
     width = max(map(len, COMMANDS))
     rows = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
     return "\n".join(
@@ -73,13 +73,13 @@ def overview() -> str:
             "",
             *rows,
             "",
-            f"{PROGRAM} help COMMAND says more; {PROGRAM} --version gives the versions.",
+            f"{PROGRAM} help COMMAND prints its help; {PROGRAM} --version prints the versions.",
         ]
     )
 
 
 def version() -> str:
-    """The versions that a report of a mistake should name, in one line."""
+    """Returns one line with the versions that a bug report should name."""
     return (
         f"{PROGRAM} {_installed('nanoevolve-jax')} "
         f"(jax {_installed('jax')}, Python {platform.python_version()})"

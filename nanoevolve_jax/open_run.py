@@ -196,7 +196,7 @@ def open_run(
       task: What the command does, in one word, for the display.
       steps: Longest horizon that the text must suffice for.
       most: Largest number of jobs that are ready at the same time.
-      tracked: Whether trackers are told about the run.
+      tracked: Whether the run is reported to trackers.
       as_written: Returns the config to record in `config.json`. If given, a `config.json` that
         already exists is kept.
 

@@ -22,9 +22,9 @@ from nanoevolve_jax.execution.plain_files import FileError, read_plain
 from nanoevolve_jax.policy.certified import CertificateError, Certified, Code
 from nanoevolve_jax.policy.slots import SLOTS
 
-FOLDER = "code"  # of a run folder
+FOLDER = "code"  # subfolder of the run folder
 CERTIFICATE, SOURCE, PROGRAM = "certificate.json", "source.py", ".stablehlo"
-MOST_BYTES = 256 << 20  # of one file
+MOST_BYTES = 256 << 20  # maximum size of a file
 _ID = re.compile(r"[0-9a-f]{16}")
 
 

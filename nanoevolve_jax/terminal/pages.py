@@ -22,7 +22,7 @@ from nanoevolve_jax.reporting.summary import overview
 from nanoevolve_jax.terminal.console import Console, joined, plain
 
 WIDTH = 80
-_FRONT_ROWS = 8  # of the overview
+_FRONT_ROWS = 8  # rows of the front in the overview
 _SPECS_PER_TABLE = 7
 Page = list[ConsoleRenderable]
 # What `show` displays: its arguments in words, and how many there may be.
@@ -33,7 +33,12 @@ VIEWS = {
     "": ("DIR, or DIR ID", (1, 2)),
 }
 _BEST = 5  # candidates of the overview
-_STYLES = {"added": "green", "removed": "red", "place": "cyan", "same": ""}  # of a diff
+_STYLES = {
+    "added": "green",
+    "removed": "red",
+    "place": "cyan",
+    "same": "",
+}  # styles of lines of a diff
 
 
 def render(page: Page, console: Console) -> str:
