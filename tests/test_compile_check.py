@@ -32,7 +32,7 @@ GATE = "def gate(sensors, features, control):\n    return 0.5 * control.bias\n"
 def program():
     """A training program of a task, of which only its code matters here."""
     code = code_of(certify(GATE, "gate", (SCALAR,)))
-    return TrainingProgram(training.TASK._replace(code=code), 1, 1, 4)
+    return TrainingProgram(training.TASK, code, 1, 1, 4)
 
 
 @pytest.fixture

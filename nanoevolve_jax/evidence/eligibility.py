@@ -33,7 +33,8 @@ def _num_bytes(tree: Any) -> int:
 def state_ratio(task: Task, candidate: Candidate) -> float:
     """Returns the bytes of the optimizer's state over those of NanoChat's, which has no sensors."""
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
-    state = jax.eval_shape(task.optimizer(candidate, 1000).init, params)
+    optimizer = task.optimizer(candidate._replace(code=None), 1000)
+    state = jax.eval_shape(optimizer.init, params)
     sensing = [
         optax.tree.get(state, name)
         for name in ("previous_sample", "averages", "sensors", "actuators", "gate")

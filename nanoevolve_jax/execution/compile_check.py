@@ -30,6 +30,7 @@ from nanoevolve_jax.execution.population import make_programs, stack_candidates,
 from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.execution.train import Candidate, Segment, Task
+from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 MODULE = "nanoevolve_jax.execution.compile_check"
@@ -53,7 +54,8 @@ class CompileLimits(NamedTuple):
 class TrainingProgram(NamedTuple):
     """The static arguments of one training program."""
 
-    task: Task  # with code
+    task: Task
+    code: Code
     devices: int
     lanes: int
     segment_steps: int
@@ -99,7 +101,7 @@ def _tried(program: TrainingProgram, limits: CompileLimits, stopping) -> str | N
         if not _reads(child, BEGUN, _START_SECONDS, stopping):
             last = _last_line(child, errors)
             raise ConfigError(
-                f"code {program.task.code.id} cannot be compiled in a process of its own: {last}"
+                f"code {program.code.id} cannot be compiled in a process of its own: {last}"
             )
         if _reads(child, DONE, limits.seconds, stopping):
             return None
@@ -209,20 +211,20 @@ def _limit_memory(more: int) -> None:
 
 def lower(program: TrainingProgram) -> Any:
     """Lowers the training program for arguments as an engine passes them."""
-    plain = program.task._replace(code=None)
-    programs = make_programs(plain, devices=program.devices, lanes=program.lanes)
-    width, model = programs.width, plain.model
+    task = program.task
+    programs = make_programs(task, devices=program.devices, lanes=program.lanes)
+    width, model = programs.width, task.model
     recipe = Recipe(*[0.0] * len(Recipe._fields))
     candidates = programs.abstract(stack_candidates([Candidate(NANOCHAT, recipe)] * width))
     seeds = programs.abstract(np.zeros(width, np.uint32))
     steps = np.int32(program.segment_steps)
     state = _result(programs.init_population.lower(candidates, seeds, steps))
-    shape = (width, program.segment_steps, plain.batch_size, model.sequence_len)
+    shape = (width, program.segment_steps, task.batch_size, model.sequence_len)
     tokens = jax.ShapeDtypeStruct(shape, np.int32)
     segment = programs.abstract(
         Segment(tokens, tokens, jax.ShapeDtypeStruct(shape[:2], np.float32))
     )
-    coded = with_code(programs, plain, program.task.code)
+    coded = with_code(programs, task, program.code)
     return coded.train_segment.lower(state, candidates, segment, np.int32(0), steps)
 
 

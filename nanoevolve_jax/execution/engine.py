@@ -284,8 +284,7 @@ class LocalEngine(NamedTuple):
         # A child process has the devices of one host.
         devices = mesh.size if jax.process_count() == 1 else jax.local_device_count()
         lanes = self.programs.width // mesh.shape[POPULATION]
-        task = self.task._replace(code=code)
-        program = TrainingProgram(task, devices, lanes, self.segment_steps)
+        program = TrainingProgram(self.task, code, devices, lanes, self.segment_steps)
         stopping = self.checkpoints.stopping if self.checkpoints else lambda: False
 
         def check() -> tuple[bool, str | None]:

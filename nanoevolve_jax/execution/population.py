@@ -147,7 +147,7 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
         evaluate = partial(train.evaluate, task)
         return over(evaluate, in_axes=(0, None, None))(params, hold_rows(rows), token_bytes)
 
-    train_segment = _training(task, mesh, lanes)
+    train_segment = _training(task, None, mesh, lanes)
     width = devices // data * lanes
     return Programs(init_population, train_segment, evaluate_population, width, mesh)
 
@@ -159,8 +159,8 @@ def _hold(tree: Any, data: int) -> Any:
     return jax.lax.with_sharding_constraint(tree, layout(tree, data))
 
 
-def _training(task: train.Task, mesh: jax.sharding.Mesh, lanes: int) -> Any:
-    """Returns the program `train_segment`."""
+def _training(task: train.Task, code: Code | None, mesh: jax.sharding.Mesh, lanes: int) -> Any:
+    """Returns the program `train_segment` with rewritten functions, if any."""
     hold = partial(_hold, data=task.data_parallel)
 
     @partial(jax.jit, donate_argnums=0)
@@ -174,9 +174,8 @@ def _training(task: train.Task, mesh: jax.sharding.Mesh, lanes: int) -> Any:
     )
     def train_segment(state, candidates, segment, start, total_steps):
         def run(state, candidate, segment, *steps):
-            state, telemetry = train.train_segment(
-                task, hold(state), candidate, hold(segment), *steps
-            )
+            coded = candidate._replace(code=code)
+            state, telemetry = train.train_segment(task, hold(state), coded, hold(segment), *steps)
             return hold(state), telemetry
 
         over = train.over_lanes(run, lanes=lanes, in_axes=(0, 0, 0, None, None))
@@ -187,7 +186,7 @@ def _training(task: train.Task, mesh: jax.sharding.Mesh, lanes: int) -> Any:
 
 @lru_cache(maxsize=_KEPT)
 def _training_of_code(task: train.Task, code: Code, mesh: jax.sharding.Mesh, lanes: int) -> Any:
-    return _training(task._replace(code=code), mesh, lanes)
+    return _training(task, code, mesh, lanes)
 
 
 def with_code(programs: Programs, task: train.Task, code: Code | None) -> Programs:
@@ -197,7 +196,7 @@ def with_code(programs: Programs, task: train.Task, code: Code | None) -> Progra
 
     Args:
       programs: Programs of the task.
-      task: Static description of the training, without code.
+      task: Static description of the training.
       code: Rewritten functions; None returns `programs` themselves.
 
     Raises:

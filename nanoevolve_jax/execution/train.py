@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 
     spec: OptimizerSpec
     recipe: Recipe
-    code: Code | None = None  # None inside programs, which are built for one code
+    code: Code | None = None  # rewritten functions, static in a program
 
 
 class TrainState(NamedTuple):
@@ -66,7 +66,6 @@ class Task(NamedTuple):
     batch_size: int  # rows per step
     dtype: Any = jnp.float32  # dtype of the Polar Express iteration
     data_parallel: int = 1  # devices per candidate
-    code: Code | None = None  # rewritten functions of the optimizer
 
     @property
     def batch_tokens(self) -> float:
@@ -81,7 +80,7 @@ class Task(NamedTuple):
             total_steps=total_steps,
             dtype=self.dtype,
             data_axis=DATA if self.data_parallel > 1 else None,
-            slots=self.code.slots() if self.code else BUILT_IN,
+            slots=candidate.code.slots() if candidate.code else BUILT_IN,
         )
 
 
