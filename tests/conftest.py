@@ -48,7 +48,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def walls() -> runner.Isolation:
-    """All walls of the jail; tests that need them are skipped where there are none."""
+    """Full isolation; tests that need it are skipped on machines without bubblewrap."""
     found = runner.isolation(runner.AVAILABLE)
     if found.missing:
         pytest.skip(f"this machine has no isolation but {found.in_words()}")

@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_compared_has_not_passed_level_5():
     assert heard == ["export: code 7 could not be compared with its file in the sandbox (time)"]
 
 
-def test_the_jail_finds_what_the_same_comparison_finds_outside_of_it(walls):
+def test_a_comparison_in_the_sandbox_gives_the_same_result(walls):
     code = code_of(certify(BLEND, "direction", [(8, 8)]))
     file = source_of(NANOCHAT, "optax", "p0000", code=code)
     found = agreement.check(NANOCHAT, file, code, walls)
@@ -194,7 +194,7 @@ def test_the_jail_finds_what_the_same_comparison_finds_outside_of_it(walls):
     assert wrong != file and not agreement.check(NANOCHAT, wrong, code, walls).passes
 
 
-def test_a_file_is_run_in_the_jail_and_nowhere_else(walls, tmp_path):
+def test_a_file_with_sources_runs_only_in_the_sandbox(walls, tmp_path):
     code = code_of(certify(BLEND, "direction", [(8, 8)]))
     mark = tmp_path / "it ran here"
     file = source_of(NANOCHAT, "optax", "p0000", code=code)
@@ -217,7 +217,7 @@ ANSWER = dict(max_relative_l2=0.0, state=0.0, flips=0, held=0, entries=1, steps=
         json.dumps(ANSWER | {"held": None}).encode(),
     ],
 )
-def test_an_answer_of_the_jail_that_is_none_is_told_as_that(answer, monkeypatch):
+def test_an_invalid_result_of_the_sandbox_is_refused(answer, monkeypatch):
     outcome = runner.Outcome(0, answer, "", "")
     monkeypatch.setattr(runner, "run", lambda *args: outcome)
     with pytest.raises(CertificateError, match="could not be compared"):
@@ -307,7 +307,7 @@ def test_code_that_was_exchanged_is_not_exported(folder, tmp_path):
 
 
 def test_a_forged_certificate_does_not_get_its_source_run():
-    """Hashes that fit are no proof that a jail ever saw the source."""
+    """Matching hashes do not prove that the source was validated."""
     good = certify(BLEND, "direction", [(8, 8)])
     source = good.source + "open('owned', 'w')\n"
     forged = dict(good.certificate) | {"source_sha256": digest(source.encode())}

@@ -1,4 +1,4 @@
-"""Code of a received folder is validated in the jail of this machine before it runs."""
+"""Code of a received folder is validated in the sandbox before it runs."""
 
 import json
 

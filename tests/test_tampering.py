@@ -45,7 +45,7 @@ def test_no_argument_of_a_slot_has_to_do_with_text_loss_or_other_candidates():
         assert all(x.shape in ((), (6, 10), (1, 10)) for x in leaves), "one matrix, and scalars"
 
 
-def test_the_child_of_the_jail_sees_no_text_and_no_run_folder(walls, tmp_path):
+def test_a_child_in_the_sandbox_sees_no_text_and_no_run_folder(walls, tmp_path):
     names = ("validation.npy", "archive.jsonl", "runs.jsonl", "ledger.json")
     for name in names:
         (tmp_path / name).write_text("secret")
