@@ -236,7 +236,7 @@ def drivers_section(history: History) -> Section:
         slots = " and ".join(sorted(code))
         return without_figures(
             f"The {slots} of {record.id} {'is' if len(code) == 1 else 'are'} rewritten, so its "
-            "weights do not tell what drives its gate."
+            "weights do not show what drives its gate."
         )
     _, columns = recorded(history, record)
     if not columns:
