@@ -380,7 +380,7 @@ def test_the_command_writes_to_the_given_path(shell, folder, tmp_path):
         ([], ["--workdir"]),
         (["--workdir=/nowhere"], ["--workdir must be", "'/nowhere'"]),
         (["stray"], ["'stray'", "--workdir or --out"]),
-        (["--wrkdir=x"], ["--wrkdir=x", "--workdir"]),
+        (["--wrkdir=x"], ["wrkdir", "workdir"]),
     ],
 )
 def test_an_error_is_one_line_with_exit_code_2(shell, tmp_path, arguments, parts):

@@ -32,7 +32,7 @@ from nanoevolve_jax.reporting.descriptions import constant_differences, shared_w
 from nanoevolve_jax.reporting.explanation import explain
 from nanoevolve_jax.reporting.history import read_history
 from nanoevolve_jax.reporting.page import report_sections
-from nanoevolve_jax.reporting.policies import difference, same_policy
+from nanoevolve_jax.reporting.policies import difference, distinct_arms, same_policy
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.pages import WIDTH, render, view
 
@@ -241,7 +241,7 @@ def test_the_fence_of_a_source_on_a_card_cannot_be_closed_by_it():
 
 def test_code_for_other_matrices_is_refused_before_data_is_read(folder):
     with pytest.raises(CertificateError, match=r"8x8.*\d+x\d+") as error:
-        compare.distinct(screen.get_config(), ["nanochat", f"{folder}:p0000"])
+        distinct_arms(screen.get_config(), ["nanochat", f"{folder}:p0000"])
     assert "\n" not in str(error.value)
 
 
