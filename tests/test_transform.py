@@ -8,9 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from specs import random_spec, specs
+from specs import random_spec
 
 from nanoevolve_jax.policy.labels import MATRIX, default_labels
 from nanoevolve_jax.policy.muon import prescale
@@ -110,11 +108,11 @@ def test_a_missing_loss_is_a_clear_error_only_where_the_gate_may_be_on():
         return optimizer.update(grads, optimizer.init(params), params, **args)
 
     update(NANOCHAT)  # the gate is known to be off
-    with pytest.raises(ValueError, match="value is None"):
+    with pytest.raises(ValueError, match="value must be the loss"):
         update(ANNEALING)
-    with pytest.raises(ValueError, match="value is None"):
+    with pytest.raises(ValueError, match="value must be the loss"):
         jax.jit(update)(jax.tree.map(jnp.asarray, NANOCHAT))  # the gate is traced
-    with pytest.raises(ValueError, match="params is None"):
+    with pytest.raises(ValueError, match="params must be the param"):
         optimizer = make_optimizer(NANOCHAT)
         optimizer.update(grads, optimizer.init(params), value=1.0)
 
@@ -177,44 +175,32 @@ def as_arrays(spec):
     )
 
 
-def assert_bounded(spec, scales, losses, seed):
-    rng = np.random.default_rng(seed)
-    draw = lambda scale: [np.float32(scale * rng.normal(size=s)) for s in SHAPES]  # noqa: E731
-    params = draw(1.0)
-    grads = [draw(scale) for scale in scales]
-    updates = compiled_steps()(as_arrays(spec), params, grads, np.float32(losses))
-    # A direction has at most the norm of an orthogonal matrix, but for the trust ratio and the
-    # multipliers; decay adds a tenth of the parameter, all times the shape factor.
-    multiplier = spec.update_multiplier
-    if spec.control.enabled:
-        poles = (spec.control.aggressive, spec.control.conservative)
-        multiplier *= max(pole.update_multiplier for pole in poles)
-    trust = max(1.0, spec.trust_ratio_max) if spec.trust_ratio else 1.0
+def test_thousands_of_random_specs_give_finite_bounded_updates_at_any_gradient_scale():
+    rng = np.random.default_rng(8)
+    specs = [random_spec(rng) for _ in range(3000)]
+    scales = rng.choice(SCALES, (2, len(specs)))
+    losses = np.float32(rng.choice([1e-30, 0.5, 7.0, 1e30], (len(specs), 2)))
+
+    def draw(scale):
+        sizes = [(len(specs), *shape) for shape in SHAPES]
+        return [np.float32(scale[:, None, None] * rng.normal(size=size)) for size in sizes]
+
+    params = draw(np.ones(len(specs)))
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *map(as_arrays, specs))
+    updates = jax.vmap(compiled_steps())(stacked, params, [draw(x) for x in scales], losses)
+    # A direction has at most the norm of an orthogonal matrix, except for the trust ratio and the
+    # multipliers. Decay adds a tenth of the parameter, all times the shape factor.
+    control = stacked.control
+    poles = np.maximum(control.aggressive.update_multiplier, control.conservative.update_multiplier)
+    multiplier = stacked.update_multiplier * np.where(control.enabled, poles, 1.0)
+    trust = np.where(stacked.trust_ratio, np.maximum(1.0, stacked.trust_ratio_max), 1.0)
+    norm = lambda x: np.sqrt(np.sum(np.square(x, dtype=np.float64), axis=(1, 2)))  # noqa: E731
     for step in updates:
         for u, p in zip(step, params, strict=True):
-            norm = np.sqrt(np.sum(np.square(u, dtype=np.float64)))
-            factor = max(1.0, u.shape[1] / u.shape[0]) ** 0.5
-            limit = multiplier * trust * min(u.shape) ** 0.5 * 1.01
-            assert np.isfinite(norm)
-            assert norm <= factor * (limit + 0.11 * np.linalg.norm(p))
-
-
-@settings(max_examples=500)
-@given(
-    specs(),
-    st.tuples(st.sampled_from(SCALES), st.sampled_from(SCALES)),
-    st.tuples(st.sampled_from([1e-30, 0.5, 7.0, 1e30]), st.sampled_from([1e-30, 0.5, 7.0, 1e30])),
-    st.integers(0, 2**16),
-)
-def test_any_spec_gives_finite_bounded_updates_at_any_gradient_scale(spec, scales, losses, seed):
-    assert_bounded(spec, scales, losses, seed)
-
-
-def test_thousands_of_random_specs_give_finite_bounded_updates():
-    rng = np.random.default_rng(8)
-    for seed in range(3000):
-        spec = random_spec(rng)
-        assert_bounded(spec, rng.choice(SCALES, 2), rng.choice([0.5, 7.0], 2), seed)
+            factor = max(1.0, u.shape[2] / u.shape[1]) ** 0.5
+            limit = multiplier * trust * min(u.shape[1:]) ** 0.5 * 1.01
+            assert np.all(np.isfinite(norm(u)))
+            assert np.all(norm(u) <= factor * (limit + 0.11 * norm(p)))
 
 
 def test_the_prescale_for_huge_gradients_changes_no_ordinary_update():

@@ -1,7 +1,7 @@
-"""What a training loop may pass to a policy: checks, conversions, and what the policy returns.
+"""Checks and converts the arguments that a training loop passes to a policy.
 
-Everything inside a policy may rely on this: gradients and state have fixed dtypes, the loss is a
-float32 scalar, there is at least one matrix entry, and no mesh axis is of type Explicit.
+The code inside a policy may therefore assume that gradients and state have fixed dtypes, the loss
+is a float32 scalar, there is at least one matrix entry, and no mesh axis is of type Explicit.
 """
 
 import numbers

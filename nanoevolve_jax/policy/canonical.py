@@ -1,6 +1,7 @@
-"""When two specs are the same policy: fields that nothing reads are set to their defaults.
+"""Canonical forms: two specs with the same form are the same policy.
 
-A child that differs only in such a field would spend a training run on its parent's result.
+Fields that have no effect are set to their defaults. A child that differs from its parent only in
+such fields would train to the same result.
 """
 
 from typing import Any
@@ -38,15 +39,15 @@ def _dead_actuators(spec: OptimizerSpec) -> set[str]:
 
 
 def moving_actuators(spec: OptimizerSpec) -> list[str]:
-    """Actuators that a gate in use would move, because something reads them and poles differ."""
+    """Returns the actuators that an enabled gate moves: those in use whose poles differ."""
     dead = _dead_actuators(spec)
     return [name for name in Actuators._fields if name not in dead and _moves(spec, name)]
 
 
 def _clip_never_binds(spec: OptimizerSpec) -> bool:
-    """Whether an RMS limit is provably never reached.
+    """Returns whether an RMS limit is provably never reached.
 
-    Without a trust ratio a direction's RMS is at most that of an orthogonal matrix, times the
+    Without a trust ratio, the RMS of an update is at most that of an orthogonal matrix times the
     multiplier.
     """
     if spec.clip != CLIP_UPDATE_RMS or spec.trust_ratio:
@@ -85,7 +86,7 @@ def with_fixed_actuators(spec: OptimizerSpec, actuators: Actuators) -> Optimizer
 
 
 def unread_fields(spec: OptimizerSpec) -> set[str]:
-    """Paths of the fields that cannot change what the policy does."""
+    """Returns the paths of the fields that have no effect on the policy."""
     unread: set[str] = set()
     dead = _dead_actuators(spec)
     control = spec.control
@@ -131,10 +132,10 @@ def unread_fields(spec: OptimizerSpec) -> set[str]:
 
 
 def canonical(spec: OptimizerSpec) -> OptimizerSpec:
-    """The representative of all specs that do what this one does.
+    """Returns the canonical form of a spec.
 
-    Equal canonical forms mean the same training run; different ones promise nothing more than
-    that no rule here proves them equal.
+    Specs with equal forms give the same training run. Specs with different forms may do so too,
+    where no rule here proves it.
     """
     if _clip_never_binds(spec):
         spec = spec._replace(clip=CLIP_NONE)

@@ -1,4 +1,4 @@
-"""Which parameters a policy updates, decided by their shapes and the words of their paths."""
+"""Labels the parameters that a policy updates, by their shapes and the words of their paths."""
 
 import re
 from collections.abc import Collection, Sequence

@@ -1,12 +1,12 @@
-"""Muon as NanoChat runs it, with the policy's switches as selects between whole results.
+"""Muon as in NanoChat, where the policy's switches select between complete results.
 
 Per matrix: Nesterov momentum; row equilibration (MuonEq, arXiv:2603.28254); Polar Express
 (arXiv:2505.16932) towards the orthogonal factor; renormalisation to the Frobenius norm of a
 semi-orthogonal matrix (Muon+, arXiv:2602.21545); factored second moment (NorMuon,
 arXiv:2510.05491). Decay and learning rate come after, in `transform.py`.
 
-Matrices are Flax kernels, `[..., inputs, outputs]`. NanoChat's rules are stated for PyTorch's
-`(outputs, inputs)`: its rows are our columns, its wide matrices our tall ones.
+Matrices are Flax kernels, `[..., inputs, outputs]`. NanoChat uses PyTorch's `(outputs, inputs)`:
+its rows are columns here, and its wide matrices are tall here.
 """
 
 import functools
@@ -43,12 +43,12 @@ class MuonState(NamedTuple):
 
 
 def frobenius(x: jax.Array) -> jax.Array:
-    """Frobenius norm of each matrix; [..., m, n] -> [..., 1, 1]."""
+    """Returns the Frobenius norm of each matrix; [..., m, n] -> [..., 1, 1]."""
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(INPUTS, OUTPUTS), keepdims=True))
 
 
 def prescale(x: jax.Array) -> jax.Array:
-    """Divides matrices with entries above 1e15 by a power of two; exact, and idle below."""
+    """Divides matrices with entries above 1e15 by a power of two, which is exact."""
     peak = jnp.max(jnp.abs(x), axis=(INPUTS, OUTPUTS), keepdims=True)
     bits = jax.lax.bitcast_convert_type(peak, jnp.int32) & 0x7F800000  # the exponent alone
     power = jax.lax.bitcast_convert_type(bits, jnp.float32)
@@ -56,7 +56,7 @@ def prescale(x: jax.Array) -> jax.Array:
 
 
 def equilibrate(x: jax.Array) -> jax.Array:
-    """Scales every output's weights to the root mean square of their norms."""
+    """Scales the weights of every output to the root mean square of all outputs' norms."""
     target = frobenius(x) / math.sqrt(x.shape[OUTPUTS])
     norms = jnp.sqrt(jnp.sum(jnp.square(x), axis=INPUTS, keepdims=True))
     return x * (target / jnp.maximum(norms, _SMALL_NORM))
@@ -65,8 +65,10 @@ def equilibrate(x: jax.Array) -> jax.Array:
 def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
     """Moves the singular values of `x` (Frobenius norm below 1) towards 1.
 
-    `ns_steps` counts how many of the five iterations apply. The Gram matrix is taken on the
-    shorter side; a square matrix counts as wide in PyTorch's layout.
+    Args:
+      x: Matrices; [..., inputs, outputs]. The Gram matrix is computed on the shorter side, and a
+        square matrix counts as wide in PyTorch's layout.
+      ns_steps: Number of iterations that apply, from 1 to 5.
     """
     tall = x.shape[OUTPUTS] > x.shape[INPUTS]
     for i, (a, b, c) in enumerate(POLAR_EXPRESS):
@@ -78,21 +80,21 @@ def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
 
 
 def renormalise(x: jax.Array) -> jax.Array:
-    """Snaps the Frobenius norm to that of a semi-orthogonal matrix, `sqrt(min(m, n))`."""
+    """Scales a matrix to the Frobenius norm of a semi-orthogonal one, `sqrt(min(m, n))`."""
     target = math.sqrt(min(x.shape[INPUTS], x.shape[OUTPUTS]))
     return x * (target / jnp.maximum(frobenius(x), _SMALL_NORM))
 
 
 def direction(g: jax.Array, knobs: Knobs, dtype: Any) -> jax.Array:
-    """The orthogonal factor of each matrix, its normalised self, or a mix of the two.
+    """Returns the orthogonal factor of each matrix, the normalised matrix, or a mix of both.
 
-    All have the Frobenius norm of a semi-orthogonal matrix, so that a switch changes the shape
-    of an update and not its size.
+    Factor and normalised matrix have the Frobenius norm of a semi-orthogonal matrix, so a switch
+    changes the shape of an update and not its size.
 
     Args:
-      g: float32[..., inputs, outputs].
-      knobs: scalars.
-      dtype: of the iteration; NanoChat uses bfloat16 only where it computes in bfloat16.
+      g: Momentum or gradients; float32[..., inputs, outputs].
+      knobs: Actuators and switches; scalars.
+      dtype: Dtype of the iteration. NanoChat uses bfloat16 only where it computes in bfloat16.
     """
     g = prescale(g)
     x = equilibrate(g.astype(dtype).astype(jnp.float32))
@@ -107,12 +109,12 @@ def direction(g: jax.Array, knobs: Knobs, dtype: Any) -> jax.Array:
 
 
 def reduced_axis(shape: tuple[int, ...]) -> int:
-    """The axis the factored second moment averages over."""
+    """Returns the axis over which the factored second moment averages."""
     return INPUTS if shape[OUTPUTS] >= shape[INPUTS] else OUTPUTS
 
 
 def second_moment_like(x: jax.Array) -> jax.Array:
-    """Zeros of the shape of the factored second moment of a matrix."""
+    """Returns zeros with the shape of a matrix's factored second moment."""
     shape = list(x.shape)
     shape[reduced_axis(x.shape)] = 1
     return jnp.zeros(shape, x.dtype)
@@ -135,7 +137,7 @@ def normalise_variance(
 def momentum_step(
     g: jax.Array, buffer: jax.Array, coefficient: Any, nesterov: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Interpolated momentum without bias correction; returns (direction, new buffer)."""
+    """Returns the momentum direction and the new buffer, without bias correction."""
     buffer = buffer + (1.0 - coefficient) * (g - buffer)
     return select(nesterov, g + coefficient * (buffer - g), buffer), buffer
 
@@ -149,15 +151,15 @@ def muon_step(
     *,
     dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One step for a stack of matrices of one shape: what the slot `direction` is by default.
+    """Computes one step of matrices of one shape; the built-in function of the slot `direction`.
 
     Args:
-      gradient: float32[..., inputs, outputs].
-      momentum: like the gradient.
-      second_moment: see `second_moment_like`.
-      parameter: not read.
-      knobs: scalars.
-      dtype: of the Polar Express iteration.
+      gradient: Gradients; float32[..., inputs, outputs].
+      momentum: Momentum, like the gradients.
+      second_moment: Factored second moment, see `second_moment_like`.
+      parameter: Matrices, which the built-in function ignores.
+      knobs: Actuators and switches; scalars.
+      dtype: Dtype of the Polar Express iteration.
 
     Returns:
       (direction, new momentum, new second moment).
@@ -189,8 +191,8 @@ def scale_by_muon(
     """Turns gradients of matrices into Muon directions of Frobenius norm `sqrt(min(m, n))`.
 
     Args:
-      spec: Policy; numbers or traced scalars.
-      momentum: Coefficient, or a schedule from the step count to it; by default the spec's.
+      spec: Policy of numbers or traced scalars.
+      momentum: Momentum coefficient, a number or a schedule; by default the spec's.
       dtype: Dtype of the Polar Express iteration; float32 by default.
       slots: Functions that replace the built-in ones.
 

@@ -1,4 +1,4 @@
-"""The thirteen mutation operators: each changes exactly one field, always within its bounds."""
+"""Mutation operators, each of which changes exactly one field within its bounds."""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -19,11 +19,11 @@ from nanoevolve_jax.policy.spec_json import field_to_json
 
 Operator = Callable[[OptimizerSpec, np.random.Generator], OptimizerSpec]
 _MAX_DRAWS = 300
-_DIGITS = 4  # significant digits of a mutated number: what a reader can compare
+_DIGITS = 4  # significant digits of a mutated number
 
 
 class Mutation(NamedTuple):
-    """A child with the one thing that changed."""
+    """A child with the one field that changed."""
 
     spec: OptimizerSpec
     operator: str
@@ -31,7 +31,7 @@ class Mutation(NamedTuple):
 
 
 class ExhaustedError(UserError):
-    """No operator found a child that is neither inert nor a duplicate."""
+    """Every drawn child was without effect or a duplicate."""
 
 
 def _other_choice(path: str) -> Operator:
@@ -137,12 +137,12 @@ OPERATORS: dict[str, Operator] = {
 
 
 def changed_fields(parent: OptimizerSpec, child: OptimizerSpec) -> list[str]:
-    """Paths at which two specs differ."""
+    """Returns the paths at which two specs differ."""
     return [path for path in FIELDS if get_field(parent, path) != get_field(child, path)]
 
 
 def describe_change(parent: OptimizerSpec, child: OptimizerSpec) -> str:
-    """The difference in words, fields separated by '; '."""
+    """Returns the changed fields, such as 'decay cautious -> none', separated by '; '."""
     return "; ".join(
         f"{path} {field_to_json(path, get_field(parent, path))} -> "
         f"{field_to_json(path, get_field(child, path))}"
@@ -156,16 +156,16 @@ def mutate(
     seen: Collection[OptimizerSpec],
     operators: dict[str, Operator] | None = None,
 ) -> Mutation:
-    """Draws a child that differs from its parent in one field that matters.
+    """Draws a child that differs from its parent in one field with an effect.
 
     Args:
-      parent: a spec of concrete numbers.
-      rng: source of randomness; consumed.
-      seen: canonical forms of every earlier candidate; their equals are not children.
-      operators: by default all thirteen.
+      parent: Spec of concrete numbers.
+      rng: Source of randomness, which is advanced.
+      seen: Canonical forms of all earlier candidates, which are not drawn again.
+      operators: Operators by name; by default `OPERATORS`.
 
     Raises:
-      ExhaustedError: if 300 draws bring nothing new.
+      ExhaustedError: If 300 draws give no new child.
     """
     operators = OPERATORS if operators is None else operators
     names = list(operators)

@@ -1,4 +1,4 @@
-"""How the parameters of a model are divided, in a line of text, and when to doubt it."""
+"""Summarises in one line which parameters a policy updates, and warns of doubtful cases."""
 
 import warnings
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""One way to branch on a spec's switches, whether they are known or traced."""
+"""Branches on the switches of a spec, whether they are known or traced."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import jax.numpy as jnp
 
 
 def is_known(value: Any) -> bool:
-    """Whether a number is concrete, so that a branch on it can be taken while tracing."""
+    """Returns whether a number is concrete, so that a branch can be taken while tracing."""
     return not isinstance(value, jax.core.Tracer)
 
 
 def select(condition: Any, on_true: Any, on_false: Any) -> Any:
-    """Picks between two whole results (arrays or pytrees of one structure).
+    """Selects one of two complete results, which are arrays or pytrees of one structure.
 
-    A known condition picks outright, and the other branch is dead code: this is what makes a
-    specialised spec cost only what it uses. A traced one becomes `jnp.where`: a select and not
-    a product, so that a non-finite value in the branch not taken stays out of the result.
+    With a known condition, the other branch is dead code, so a specialised spec costs only what it
+    uses. A traced condition becomes `jnp.where`. Unlike a product, it keeps a value that is not
+    finite in the other branch out of the result.
     """
     if is_known(condition):
         return on_true if condition else on_false

@@ -1,11 +1,12 @@
-"""What a policy senses: six scale-free numbers from loss, gradients and updates.
+"""Sensors: scale-free numbers computed from loss, gradients and updates.
 
-A policy found on a small model and a short run should mean the same on a large one. So the
-averages look back over a share of the run and not a number of steps, norms enter as changes of
-their logarithm, progress as a slope in log-log coordinates (a power law `L = c * t**-a` reads
-`a` at every step), and the alignment of gradients is a cosine. The cosine is not corrected for the
-batch size: noise alone would make `c / (1 - c)` grow with it (arXiv:1812.06162), but learning rates
-that grow with the square root of the batch undo that. `python -m benchmarks.sensors` shows it.
+A policy from a small model and a short run should work on a large one. Therefore averages look
+back over a share of the run instead of a number of steps. Norms enter as changes of their
+logarithm. Progress is a slope in log-log coordinates, so a power law `L = c * t**-a` has the value
+`a` at every step. The alignment of gradients is a cosine. It is not corrected for the batch size:
+noise alone would make `c / (1 - c)` grow with the batch (arXiv:1812.06162), but learning rates
+that grow with the square root of the batch compensate for that, as `python -m benchmarks.sensors`
+shows.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ _TINY, _HUGE = 1.2e-38, 3.4e38  # float32's own range: where logarithms saturate
 
 
 class Signals(NamedTuple):
-    """The raw observations of one step, all float32 scalars."""
+    """Raw observations of one step; float32 scalars."""
 
     log_loss: Any
     log_step: Any
@@ -35,23 +36,23 @@ class Signals(NamedTuple):
 class Averages(NamedTuple):
     """Exponential averages of the signals with their own weights.
 
-    Dividing by the weight corrects the bias from the first step on, and an observation that
-    does not exist yet (there is no previous gradient at step 0) simply adds no weight.
+    Dividing by the weight corrects the bias of the first steps. An observation that does not exist
+    yet, such as a previous gradient at step 0, adds no weight.
     """
 
-    total: jax.Array  # shape=(2, 5), dtype=jnp.float32; fast and slow
-    weight: jax.Array  # shape=(2, 5), dtype=jnp.float32
+    total: jax.Array  # shape=(2, signals), dtype=jnp.float32; fast and slow
+    weight: jax.Array  # shape=(2, signals), dtype=jnp.float32
 
     def mean(self, row: int) -> Signals:
         return Signals(*(self.total[row] / jnp.maximum(self.weight[row], _TINY)))
 
     def seen(self, row: int) -> Signals:
-        """Whether each signal was averaged at all; booleans."""
+        """Returns whether each signal has been averaged; booleans."""
         return Signals(*(self.weight[row] > 0))
 
 
 def init_averages() -> Averages:
-    """Averages that have seen nothing."""
+    """Returns averages without any observation."""
     shape = (2, len(Signals._fields))
     return Averages(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
@@ -59,7 +60,7 @@ def init_averages() -> Averages:
 def update_averages(
     averages: Averages, signals: Signals, seen: Signals, ema_beta: Any, total_steps: Any
 ) -> Averages:
-    """Folds one step's signals in; `seen` holds booleans."""
+    """Adds the signals of one step where `seen` is true."""
     fast = jnp.asarray(ema_beta, jnp.float32) ** (REFERENCE_STEPS / total_steps)
     beta = jnp.stack([fast, fast ** (1.0 / SLOW_WINDOW)])[:, None]  # [2, 1]
     values = jnp.stack([jnp.asarray(x, jnp.float32) for x in signals])[None]  # [1, 5]
@@ -71,23 +72,23 @@ def update_averages(
 
 
 def safe_log(x: Any) -> jax.Array:
-    """Natural logarithm that saturates at float32's range; NaN stays NaN."""
+    """Returns the natural logarithm, which saturates at float32's range; NaN stays NaN."""
     return jnp.log(jnp.clip(jnp.asarray(x, jnp.float32), _TINY, _HUGE))
 
 
 def squared_norm(tree: Any) -> jax.Array:
-    """Sum of squares over a tree, in float32; 0 for an empty tree."""
+    """Returns the sum of squares over a tree, in float32; 0 for an empty tree."""
     squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)]
     return sum(squares, jnp.zeros((), jnp.float32))
 
 
 def log_norm(tree: Any) -> jax.Array:
-    """Logarithm of the global norm; saturates instead of overflowing."""
+    """Returns the logarithm of the global norm, which saturates instead of overflowing."""
     return 0.5 * safe_log(squared_norm(tree))
 
 
 def sample_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the sample of a matrix [..., inputs, outputs]."""
+    """Returns the shape of the sample of a matrix [..., inputs, outputs]."""
     *stack, inputs, outputs = shape
     return (*stack, -(-inputs * outputs // SAMPLE_STRIDE))
 
@@ -104,7 +105,10 @@ def sample_entries(tree: Any) -> Any:
 
 
 def cosine(a: Any, b: Any) -> jax.Array:
-    """Cosine between two trees of samples; 0 if either is zero, NaN if either is not finite."""
+    """Returns the cosine of two trees of samples.
+
+    It is 0 if either tree is zero, and NaN if either is not finite.
+    """
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     zero = jnp.zeros((), jnp.float32)
     dot = sum((jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)) for x, y in pairs), zero)
@@ -156,7 +160,7 @@ def observe(
 
 
 def raw_sensors(averages: Averages, first_log_loss: Any, step: Any, total_steps: Any) -> Sensors:
-    """The six sensors before they are squashed, from averages that include this step."""
+    """Returns the sensors before squashing, from averages that include this step."""
     fast, slow = averages.mean(0), averages.mean(1)
     elapsed = fast.log_step - slow.log_step
     slope = (fast.log_loss - slow.log_loss) / jnp.where(elapsed > 0, elapsed, 1.0)
@@ -171,19 +175,22 @@ def raw_sensors(averages: Averages, first_log_loss: Any, step: Any, total_steps:
 
 
 def squash(raw: Sensors, normalisers: Sensors) -> Sensors:
-    """`tanh(raw / normaliser)` for every sensor but the step fraction."""
+    """Returns `tanh(raw / normaliser)` for every sensor except the step fraction."""
     squashed = Sensors(*(jnp.tanh(r / n) for r, n in zip(raw, normalisers, strict=True)))
     rows = SENSORS._asdict().items()
     return squashed._replace(**{x: getattr(raw, x) for x, row in rows if row.normaliser is None})
 
 
 def gate_value(control: StatefulControl, sensors: Sensors, extra: Sequence[Any] = ()) -> jax.Array:
-    """The gate in [0, 1]; shape=(), dtype=float32.
+    """Returns the gate in [0, 1], `sigmoid(sharpness * (bias + sum(coefficients * sensors)))`.
 
     Args:
-      control: the gate's numbers.
-      sensors: squashed.
-      extra: sensors of weight 1.
+      control: Numbers of the gate.
+      sensors: Squashed sensors; float32 scalars.
+      extra: Extra sensors of weight 1; float32 scalars.
+
+    Returns:
+      float32[].
     """
     drive = sum(c * s for c, s in zip(control.coefficients, sensors, strict=True))
     drive = sum(extra, drive)

@@ -1,10 +1,10 @@
 """Runs a transform on stacks of same-shaped matrices, while its state stays parameter-shaped.
 
-Forty matrices of four shapes make four kernels of every operation instead of forty: a fifth of
-the compile time, and full vectors on small models. Outside the update nothing shows: state
-checkpoints, shards and maps like that of any optax transform.
+Forty matrices of four shapes need four kernels per operation instead of forty. That takes a fifth
+of the compile time and fills vectors on small models. The state can be saved, sharded and mapped
+like that of any optax transform.
 
-Stacks are also what several devices can share: each updates some of the matrices, as in NanoChat.
+Several devices can share the stacks: each updates some of the matrices, as in NanoChat.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""The whole candidate optimizer as an optax chain.
+"""The candidate optimizer as an optax chain.
 
-`evolved_muon` is the policy for matrices; `candidate_optimizer` puts it beside AdamW under
-`optax.partition`. The order is NanoChat's: clip, Muon, trust ratio, multiplier, decay,
-learning rate.
+`evolved_muon` is the policy for matrices. `candidate_optimizer` combines it with AdamW by
+`optax.partition`. The order is NanoChat's: clipping, Muon, trust ratio, multiplier, decay, learning
+rate.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,9 +37,20 @@ _TINY = 1.2e-38
 
 
 class AdamWGroup(NamedTuple):
-    """Hyperparameters of one group of parameters that does not evolve."""
+    """AdamW hyperparameters of a group of parameters whose optimizer does not evolve.
 
-    learning_rate: Any  # a number or a schedule from the step count
+    Every field is a number, or a traced scalar. The learning rate may also be a schedule, a
+    function of the step count.
+
+    Args:
+      learning_rate: Learning rate, at least 0.
+      b1: Decay of the first moment, from 0 to below 1.
+      b2: Decay of the second moment, from 0 to below 1.
+      weight_decay: Weight decay, at least 0; it is multiplied by the learning rate.
+      eps: Number above 0 that is added to the root of the second moment.
+    """
+
+    learning_rate: Any
     b1: Any
     b2: Any
     weight_decay: Any
@@ -47,7 +58,7 @@ class AdamWGroup(NamedTuple):
 
 
 class CountState(NamedTuple):
-    """State of a transform with a schedule of its own."""
+    """State of a transform with its own schedule."""
 
     count: jax.Array  # shape=(), dtype=jnp.int32
 
@@ -62,7 +73,7 @@ def _stateless(update: Callable) -> optax.GradientTransformationExtraArgs:
 def clip_by_running_norm(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
     """Limits the global gradient norm to `clip_threshold` running mean norms.
 
-    Relative, because a threshold in absolute norms would not carry over to another model.
+    The limit is relative because an absolute norm would not carry over to another model.
     """
 
     def update(updates, params, *, actuators, log_running_norm, log_grad_norm, **extra_args):
@@ -107,7 +118,7 @@ def scale_by_update_multiplier() -> optax.GradientTransformationExtraArgs:
 def clip_update_rms(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
     """Limits each matrix's RMS to `clip_threshold` times that of a semi-orthogonal matrix.
 
-    Adafactor's update clipping (arXiv:1804.04235) in units that hold at any width.
+    This is Adafactor's update clipping (arXiv:1804.04235) in units that suit any width.
     """
 
     def clip(u, threshold):
@@ -124,7 +135,7 @@ def clip_update_rms(spec: OptimizerSpec) -> optax.GradientTransformationExtraArg
 
 
 def add_decay(spec: OptimizerSpec, weight_decay: Any) -> optax.GradientTransformationExtraArgs:
-    """Adds weight decay: none, everywhere, or where the update agrees with the parameter.
+    """Adds no weight decay, decay everywhere, or decay where update and parameter agree.
 
     The mask of cautious decay is `update * parameter >= 0`, so entries with no gradient still
     decay, as in NanoChat.
@@ -173,17 +184,29 @@ def evolved_muon(
     data_axis: str | None = None,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
-    """The policy for a tree of matrices.
+    """Creates the policy for a tree of matrices.
 
-    Updates have the promoted dtype of gradient and parameter, as those of `optax.adamw` have, and
-    the state keeps its dtypes. A step whose loss or gradient is not finite is not sensed.
+    With a gradient g, momentum m, learning rate lr and actuators a, one step of a matrix W is
+
+        m <- m + (1 - beta) (g - m)
+        u <- a.update_multiplier * direction(g + beta (m - g))
+        W <- W - lr * sqrt(max(1, outputs / inputs)) * (u + weight_decay * W)
+
+    in the baseline, where `direction` is orthogonalisation by Polar Express and normalisation by a
+    factored second moment, and decay applies only where u and W have the same sign. The spec
+    switches these parts, and its gate sets the actuators at every step.
+
+    Updates have the promoted dtype of gradient and parameter, as in `optax.adamw`, and the state
+    keeps its dtypes. A loss or gradient that is not finite does not enter the averages.
 
     Args:
-      spec: Policy; numbers, or traced scalars for a program that runs any spec.
-      learning_rate: Number or schedule from the step count.
-      total_steps: Horizon in steps, which the sensors' windows and `step_fraction` refer to.
-      momentum: Number or schedule; by default `spec.momentum`.
-      weight_decay: Number or schedule, multiplied by the learning rate.
+      spec: Policy of numbers, or of traced scalars for a program that runs any spec.
+      learning_rate: Learning rate, a number or a schedule of the step count.
+      total_steps: Number of steps of the run, at least 1. The windows of the sensors and
+        `step_fraction` are relative to it.
+      momentum: Momentum coefficient from 0 to below 1, a number or a schedule; by default
+        `spec.momentum`.
+      weight_decay: Weight decay, a number or a schedule, multiplied by the learning rate.
       dtype: Dtype of the Polar Express iteration; float32 by default.
       data_axis: Mesh axis whose devices share the matrices, see `over_stacks`.
       slots: Functions that replace the built-in ones.
@@ -194,6 +217,10 @@ def evolved_muon(
 
     Raises:
       ValueError: If `total_steps` is known and is not a whole number of at least 1.
+
+    References:
+      Polar Express (arXiv:2505.16932), NorMuon (arXiv:2510.05491), MuonEq (arXiv:2603.28254),
+      Muon+ (arXiv:2602.21545), LARS (arXiv:1708.03888), Adafactor (arXiv:1804.04235).
     """
 
     def make(spec, learning_rate, total_steps, momentum, weight_decay):
@@ -217,7 +244,7 @@ def evolved_muon(
 
 
 def adamw(group: AdamWGroup) -> optax.GradientTransformation:
-    """AdamW for a group that does not evolve."""
+    """Creates AdamW for a group of parameters whose optimizer does not evolve."""
     return optax.chain(
         optax.scale_by_adam(group.b1, group.b2, group.eps),
         optax.add_decayed_weights(group.weight_decay),
@@ -230,7 +257,10 @@ def beside_adamw(
     others: Mapping[str, AdamWGroup] | AdamWGroup,
     labels: Callable[[Any], Any] | Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform for matrices with AdamW for everything else; see `candidate_optimizer`."""
+    """Combines a transform for matrices with AdamW for all other parameters.
+
+    See `candidate_optimizer` for the arguments.
+    """
     groups = {OTHER: others} if isinstance(others, AdamWGroup) else dict(others)
     transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
     inner = optax.partition(transforms, labels)
@@ -260,19 +290,26 @@ def candidate_optimizer(
     data_axis: str | None = None,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
-    """The policy on matrices and AdamW on everything else.
+    """Creates the policy for matrices, with AdamW for all other parameters.
 
     Args:
-      spec: Policy; numbers or traced scalars.
-      learning_rate: Learning rate of the matrices; a number or a schedule from the step count.
-      total_steps: Horizon in steps.
-      others: AdamW hyperparameters by label; a single group serves the label `other`.
-      labels: Tree of labels, or a function from parameters to one: `matrix` or a key of `others`
-        for every array; by default `default_labels`.
-      momentum: See `evolved_muon`, as for the rest.
+      spec: Policy of numbers or traced scalars.
+      learning_rate: Learning rate of the matrices, a number or a schedule of the step count.
+      total_steps: Number of steps of the run, at least 1.
+      others: AdamW hyperparameters by label, or one group for the label `other`.
+      labels: Tree of labels, or a function from parameters to one. A label is `matrix` or a key
+        of `others`. By default, `default_labels` computes them.
+      momentum: Momentum coefficient of the matrices, a number or a schedule; by default
+        `spec.momentum`.
+      weight_decay: Weight decay of the matrices, a number or a schedule, multiplied by their
+        learning rate.
+      dtype: Dtype of the Polar Express iteration; float32 by default.
+      data_axis: Mesh axis whose devices share the matrices, see `over_stacks`.
+      slots: Functions that replace the built-in ones.
 
     Returns:
-      A transform; call `update(grads, state, params, value=loss)`.
+      A transform; call `update(grads, state, params, value=loss)`. `value` may be omitted if the
+      gate is known to be off.
 
     Raises:
       ValueError: If `total_steps` is known and is not a whole number of at least 1.
