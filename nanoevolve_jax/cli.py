@@ -73,7 +73,7 @@ def overview() -> str:
             "",
             *rows,
             "",
-            f"{PROGRAM} help COMMAND prints its help; {PROGRAM} --version prints the versions.",
+            f"{PROGRAM} help COMMAND prints more; {PROGRAM} --version prints versions.",
         ]
     )
 
