@@ -97,7 +97,7 @@ def docstrings(source: str) -> Iterator[str]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Returns whether text can be encoded; an escape such as \\ud800 cannot."""
+    """Returns whether text can be encoded; a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

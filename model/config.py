@@ -66,10 +66,12 @@ class GPTConfig:
 
     @property
     def padded_vocab_size(self) -> int:
+        """Vocabulary size, rounded up to a multiple of VOCAB_MULTIPLE."""
         return math.ceil(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     @property
     def head_dim(self) -> int:
+        """Width of an attention head."""
         return self.n_embd // self.n_head
 
     @property
@@ -118,6 +120,7 @@ class GPTConfig:
 
     @property
     def num_params(self) -> int:
+        """Number of parameters."""
         return self.param_counts["total"]
 
     @property

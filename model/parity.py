@@ -196,6 +196,7 @@ def _gradients(config, params, idx, targets):
 
 
 def main(argv: Sequence[str]) -> int:
+    """Compares all reference files, prints a table and returns the exit code."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; files go behind --reference")
     logging.set_verbosity(logging.WARNING)  # JAX would report every missing backend.

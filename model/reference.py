@@ -56,10 +56,12 @@ class Reference:
 
     @property
     def has_model(self) -> bool:
+        """Whether the file holds figures of the model."""
         return not self.has_kernels or "config" in self.arrays
 
     @property
     def has_kernels(self) -> bool:
+        """Whether the file holds figures of kernels."""
         return any(key.startswith(KERNELS) for key in self.arrays)
 
     def array(self, key: str, *shape: int) -> np.ndarray:
@@ -74,6 +76,7 @@ class Reference:
         return array
 
     def json(self, key: str):
+        """Returns the value of the JSON text at `key`."""
         try:
             return json.loads(str(self[key]))
         except json.JSONDecodeError:
@@ -81,6 +84,7 @@ class Reference:
 
     @functools.cached_property
     def config(self) -> GPTConfig:
+        """Config of the model."""
         try:
             return GPTConfig(**self.json("config"))
         except (TypeError, ValueError) as error:
@@ -115,6 +119,7 @@ class Reference:
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens of the model."""
         return self.config.vocab_size
 
     def group(self, prefix: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from nanoevolve_jax.cli import COMMANDS
 
 # A module may import modules of its own row and of the rows above it.
 LAYERS = (
-    ("errors", "escaping"),
+    ("errors", "escaping", "stopping"),
     ("model", "data", "configs"),
     ("policy",),
     ("execution",),
@@ -25,14 +25,9 @@ LAYERS = (
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 # Modules inside a package that are commands all the same.
 COMMAND_MODULES = {name for name in COMMANDS if "." in name} | {
+    "codegen.deployment.remote",  # the program of a remote job
     "model.parity",
     "model.parity_optimizer",
-}
-# Pairs of layers that still break the rule. The list may only shrink.
-NOT_YET = {
-    ("commands", "codegen"),
-    ("codegen", "commands"),
-    ("execution", "commands"),
 }
 
 
@@ -64,19 +59,18 @@ def imported(tree: ast.Module) -> Iterator[str]:
                 yield name.removeprefix("nanoevolve_jax.")
 
 
-def broken_rules(repository) -> Iterator[tuple[str, str, tuple[str, str]]]:
-    """Yields (importing module, imported name, pair of layers) of every import that goes up."""
+def broken_rules(repository) -> Iterator[tuple[str, str]]:
+    """Yields (importing module, imported name) of every import that goes up."""
     for module, tree in modules(repository):
         for name in imported(tree):
             below = name if layer(name) == "commands" else name.rpartition(".")[0] or name
-            pair = layer(module), layer(below)
             core_uses_codegen = below.startswith("codegen") and not module.startswith("codegen")
-            if RANKS[pair[1]] > RANKS[pair[0]] or core_uses_codegen:
-                yield module, name, pair
+            if RANKS[layer(below)] > RANKS[layer(module)] or core_uses_codegen:
+                yield module, name
 
 
 def test_no_import_goes_against_the_order_of_the_layers(repository):
-    broken = [f"{m} imports {n}" for m, n, pair in broken_rules(repository) if pair not in NOT_YET]
+    broken = [f"{m} imports {n}" for m, n in broken_rules(repository)]
     assert not broken
 
 

@@ -44,6 +44,7 @@ class Averages(NamedTuple):
     weight: jax.Array  # shape=(2, signals), dtype=jnp.float32
 
     def mean(self, row: int) -> Signals:
+        """Returns the corrected averages of row 0 (fast) or 1 (slow)."""
         return Signals(*(self.total[row] / jnp.maximum(self.weight[row], _TINY)))
 
     def seen(self, row: int) -> Signals:

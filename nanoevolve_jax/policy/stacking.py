@@ -24,10 +24,12 @@ class Stacks:
         self.arrays = tuple(arrays)
 
     def tree_flatten(self):
+        """Returns the arrays as children of the pytree."""
         return self.arrays, None
 
     @classmethod
     def tree_unflatten(cls, aux, arrays):
+        """Returns stacks with other arrays."""
         del aux
         return cls(arrays)
 
