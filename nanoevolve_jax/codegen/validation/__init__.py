@@ -1,1 +1,1 @@
-"""What source must be to become a program; runs in the jail's child process."""
+"""Checks of a source: its text, its computation, and what it does when it runs."""
