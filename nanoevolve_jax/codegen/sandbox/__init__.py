@@ -1,1 +1,1 @@
-"""The walls around validation, and what is believed of what comes out of them."""
+"""The sandbox of the operating system, and certificates of what passed in it."""
