@@ -34,7 +34,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     moves_on = nextitem is None or nextitem.path != item.path
     if moves_on and psutil.Process().memory_info().rss > 2**30:
         for found in gc.get_objects():
-            if isinstance(found, functools._lru_cache_wrapper):
+            if type(found) is functools._lru_cache_wrapper:  # isinstance fails on dead proxies
                 found.cache_clear()
         jax.clear_caches()
         gc.collect()
