@@ -53,11 +53,17 @@ def check_shard(path: Path) -> None:
     if not kinds:
         names = [repr(name) for name, _ in columns[:_MAX_NAMES]]
         names += ["..."] if len(columns) > _MAX_NAMES else []
-        raise CorpusError(f"{path} must have a column '{COLUMN}', got {', '.join(names)}")
+        raise CorpusError(
+            f"config.data.corpus: {path} must have a column '{COLUMN}', got {', '.join(names)}"
+        )
     if len(kinds) > 1:
-        raise CorpusError(f"{path} must have one column '{COLUMN}', got {len(kinds)}")
+        raise CorpusError(
+            f"config.data.corpus: {path} must have one column '{COLUMN}', got {len(kinds)}"
+        )
     if not _is_text(kinds[0]):
-        raise CorpusError(f"column '{COLUMN}' of {path} must be string, got {kinds[0]}")
+        raise CorpusError(
+            f"config.data.corpus: column '{COLUMN}' of {path} must be string, got {kinds[0]}"
+        )
 
 
 def read_documents(paths: Sequence[Path]) -> Iterator[str]:
@@ -79,7 +85,9 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except _READ_ERRORS as error:
-        raise CorpusError(f"{path} cannot be read as parquet ({error})") from error
+        raise CorpusError(
+            f"config.data.corpus: {path} cannot be read as parquet ({error})"
+        ) from error
 
 
 def _columns(path: Path) -> list[tuple[str, pa.DataType]]:
@@ -97,10 +105,10 @@ def _read_group(file: pq.ParquetFile, group: int, path: Path) -> list[str | None
     except _READ_ERRORS as error:
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             raise CorpusError(
-                f"column '{COLUMN}' of {path} must be UTF-8, which row group {group} is not "
-                f"({error})"
+                f"config.data.corpus: column '{COLUMN}' of {path} must be UTF-8, which row group "
+                f"{group} is not ({error})"
             ) from error
-        raise CorpusError(f"{path} is damaged ({error})") from error
+        raise CorpusError(f"config.data.corpus: {path} is damaged ({error})") from error
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -120,7 +120,7 @@ VALIDATE gtae {spec}                        | SLOT | 'gtae' | direction
 VALIDATE gate {empty}/no.py                 | FILE | '{empty}/no.py'
 VALIDATE gate {empty}                       | FILE | '{empty}'
 VALIDATE gate {link}                        | FILE | '{link}' | link
-VALIDATE gate {large}                       | FILE | '{large}' | larger
+VALIDATE gate {large}                       | FILE | '{large}' | 50,000
 VALIDATE gate {binary}                      | FILE | '{binary}' | UTF-8
 VALIDATE gate {spec} --out={file}           | --out | '{file}'
 VALIDATE gate {spec} --isolation=some       | isolation | 'some'

@@ -5,10 +5,9 @@ import json
 import pytest
 from certified_code import checked, code_of, edited
 
-from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.sandbox import recertify, runner
 from nanoevolve_jax.evolution.library import FOLDER, Library
-from nanoevolve_jax.policy.certified import CertificateError, Certified, digest
+from nanoevolve_jax.policy.certified import CertificateError, Certified, Code, digest
 from nanoevolve_jax.policy.slots import built_in_source
 
 
@@ -77,12 +76,18 @@ def test_a_program_for_no_matrix_is_refused(function):
         recertify.validate(other, runner.isolation(runner.AVAILABLE))
 
 
-def test_a_campaign_in_a_received_folder_validates_its_library(function, walls, tmp_path):
+def require_library_validated(library):
+    """Validates a library as a campaign does before it begins."""
+    codes = (Code((function,)) for function in library.all())
+    recertify.require_validated(codes, runner.REQUIRED)
+
+
+def test_the_library_of_a_received_folder_is_validated(function, walls, tmp_path):
     library = Library(tmp_path / FOLDER)
     library.put(function)
-    autonomous.validated_library(tmp_path, runner.REQUIRED)
+    require_library_validated(library)
     assert recertify.is_known(function)
     source = edited("features", ("(0.0, 0.0, 0.0", "(0.5, 0.0, 0.0"))
     library.put(forged(function, source))
     with pytest.raises(CertificateError, match="must be those that its source gives here"):
-        autonomous.validated_library(tmp_path, runner.REQUIRED)
+        require_library_validated(library)
