@@ -1,8 +1,8 @@
-"""A campaign of code of thirty scripted proposals, on real text, as a process of its own.
+"""A code campaign of thirty scripted proposals on real text, run in a separate process.
 
-Two providers share it: a command, and an OpenAI-compatible server of this process. Their
-answers depend on the number of the proposal alone (`scripted_answers`), so the choice of a provider
-changes no source.
+Two providers share the campaign: a command, and an OpenAI-compatible server in the test process.
+Their answers depend only on the number of the proposal (`scripted_answers`), so the choice of a
+provider changes no source.
 """
 
 import json
@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 def table() -> dict[int, list[str | None]]:
-    """Returns the answers of both tries by proposal."""
+    """Returns the answers to both tries of every proposal."""
     answers = {number: [answer(number, 1), answer(number, 2)] for number in range(len(PLAN))}
     for number in KNOWN_GOOD:
         share = {0: "0.5", 7: "0.4"}[number]
@@ -56,7 +56,7 @@ def table() -> dict[int, list[str | None]]:
 
 
 def script(number: int, try_: int, attempt: int) -> Reply:
-    """The replies of the server, with a rate limit now and then, which costs nothing."""
+    """Returns the server's reply; some first attempts meet an unbilled rate limit."""
     text = table()[number][try_ - 1]
     if text is None:
         return Reply("no answer", status=400)
@@ -66,7 +66,7 @@ def script(number: int, try_: int, attempt: int) -> Reply:
 
 
 def providers(folder: Path, url: str) -> Path:
-    """Writes a file with both profiles."""
+    """Writes a file with both provider profiles and returns its path."""
     answers = folder / "answers.json"
     answers.write_text(json.dumps({str(number): texts for number, texts in table().items()}))
     path = folder / "providers.toml"
@@ -79,7 +79,7 @@ def providers(folder: Path, url: str) -> Path:
 
 
 def start(folder: Path, workdir: Path, profiles: Path, **changes) -> subprocess.Popen:
-    """Starts the command."""
+    """Starts the command and returns its process."""
     fields = SETTINGS | {"codegen.providers": profiles, "data.cache_dir": folder / "cache"}
     fields |= {name.replace("__", "."): value for name, value in changes.items()}
     return subprocess.Popen(
@@ -97,7 +97,7 @@ def start(folder: Path, workdir: Path, profiles: Path, **changes) -> subprocess.
 
 
 def run(*arguments, **changes) -> str:
-    """Returns what the command printed; it must succeed."""
+    """Runs the command, requires that it succeeds, and returns its output."""
     process = start(*arguments, **changes)
     out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err + out

@@ -1,4 +1,4 @@
-"""A bench whose runs cost nothing: their loss is a formula of the job."""
+"""A bench whose runs need no training: each loss is a formula of the job."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +24,11 @@ AGREES = {"max_relative_l2": 1e-7, "flips": 0, "held": 0, "passes": True}
 
 
 class FormulaRuns:
-    """In place of `Runs`: every run ends at `bpb_of(job)`, NaN for a failed one."""
+    """Replacement for `Runs` whose runs end at `bpb_of(job)`; NaN stands for a failed run."""
 
     def __init__(self, bpb_of, gate_of=lambda job: np.full(job.steps, 0.5)):
         self.bpb_of, self.gate_of = bpb_of, gate_of
-        self.jobs = []  # (job, stage), in the order they were asked for
+        self.jobs = []  # (job, stage) pairs in the order in which they were requested
         self._made = {}
 
     def run(self, jobs, stage, program="main"):
@@ -67,12 +67,12 @@ class FormulaRuns:
         return {stage: {} for _, stage in self.jobs}
 
     def of(self, stage):
-        """The jobs of one stage."""
+        """Returns the jobs of one stage."""
         return [job for job, asked in self.jobs if asked == stage]
 
 
 def make_bench(bpb_of, *, gate_of=None, **changes):
-    """A bench of the default search, some fields changed, `__` for the dot of a path."""
+    """Returns a bench of the default search with changed fields; `__` stands for a dot."""
     config = screen.get_config()
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     runs = FormulaRuns(bpb_of, gate_of) if gate_of else FormulaRuns(bpb_of)
@@ -84,13 +84,13 @@ def arm(name="candidate", spec=NANOCHAT):
 
 
 def lr_factor(bench, job):
-    """The factor on the calibrated matrix learning rate that a job trains with."""
+    """Returns the factor by which a job scales the calibrated matrix learning rate."""
     usual = bench.candidate(arm(), job.steps).recipe.matrix_lr
     return job.candidate.recipe.matrix_lr / usual
 
 
 def make_calibration(sigma=0.01, **changes):
-    """A calibration with nothing but its noise; paired noise is half of sigma."""
+    """Returns a calibration that holds only its noise; the paired noise is half of sigma."""
     return Calibration(
         path=Path("calibration.json"),
         fingerprint="f00d",
@@ -107,7 +107,7 @@ def make_calibration(sigma=0.01, **changes):
 
 
 def make_slot(candidate="candidate", number=0, campaign=0, **changes):
-    """What the ledger would give to a confirmation."""
+    """Returns the slot that the ledger would assign to a confirmation."""
     seeds = tuple(confirmation_seeds(Stage.CONFIRM, campaign, number))
     first = Confirmation(number, "campaign", candidate, 2 + number, seeds, False, 1, None)
     return first._replace(**changes)
@@ -119,7 +119,7 @@ def make_study(bench, **changes):
 
 
 def make_trial(bench, winner, *references, until="confirm", slot=None, **changes):
-    """Runs a trial; returns it with the outcomes that were entered into the ledger."""
+    """Runs a trial and returns it with the outcomes that were entered into the ledger."""
     outcomes = []
     protocol = trial.Protocol(
         slot=slot or make_slot(winner.id),
@@ -133,7 +133,7 @@ def make_trial(bench, winner, *references, until="confirm", slot=None, **changes
 
 
 def card_of(tried, bench, winner, baseline):
-    """Returns the card of a trial."""
+    """Returns the evidence card of a trial."""
     origin = Origin(
         config=bench.config.to_dict(),
         campaigns=1,

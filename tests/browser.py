@@ -1,4 +1,4 @@
-"""A headless Chromium that tests drive; they are skipped where there is none."""
+"""A headless Chromium for tests, which are skipped where it is missing."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ needs_chromium = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def chromium():
-    """A browser that ends with the block."""
+    """Yields a browser that closes at the end of the block."""
     sync = pytest.importorskip("playwright.sync_api")
     with sync.sync_playwright() as playwright:
-        # A sandbox cannot be made by root, which is who runs in containers.
+        # Chromium's sandbox does not start as root, the usual user in containers.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         try:
@@ -29,7 +29,7 @@ def chromium():
 
 
 def open_report(browser, path, *, width=1280, height=900, dark=False):
-    """(page, what it complained of, what it asked the network for), drawn as far as it is seen."""
+    """Opens a report, waits until it is drawn, and returns (page, console messages, requests)."""
     scheme = "dark" if dark else "light"
     window = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"}
     page = browser.new_page(color_scheme=scheme, **window)

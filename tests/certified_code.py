@@ -1,4 +1,4 @@
-"""Certified code made in this process, of sources that tests wrote and trust."""
+"""Certified code that is made in this process from sources that the tests trust."""
 
 import functools
 
@@ -23,7 +23,7 @@ SMALL = ((8, 8), (8, 12), (12, 8))  # (inputs, outputs)
 
 @functools.cache
 def checked(source, slot, matrices=SMALL, dtype="float32"):
-    """A source that passes every check, with its programs."""
+    """Returns certified code from a source that passes every check."""
     language.check(source, slot)
     found = checks.check(source, slot, list(shapes_of(slot, matrices)), dtype, 4.0)
     facts = {key: program._asdict() for key, program in found.programs.items()}
@@ -36,12 +36,12 @@ def checked(source, slot, matrices=SMALL, dtype="float32"):
 
 
 def code_of_seeds(matrices=SMALL):
-    """All slots filled with the built-in functions."""
+    """Returns code in which every slot holds its built-in function."""
     return code_of(*(checked(built_in_source(slot), slot, matrices) for slot in SLOTS))
 
 
 def certify(source, slot, matrices=SMALL, dtype="float32"):
-    """A source with its programs; nothing is tried and no cost is counted."""
+    """Returns certified code from a source without running it or counting its cost."""
     language.check(source, slot)
     shapes = shapes_of(slot, matrices)
     closed = {shape_key(shape): traced(source, slot, shape, dtype) for shape in shapes}
@@ -54,12 +54,12 @@ def certify(source, slot, matrices=SMALL, dtype="float32"):
 
 
 def code_of(*functions):
-    """The functions as the code of one policy."""
+    """Returns the functions as the code of one policy."""
     return Code(tuple(sorted(functions, key=lambda f: f.slot)))
 
 
 def edited(slot, *changes):
-    """The built-in function's source with (old, new) replaced, each of which it must have once."""
+    """Returns the built-in function's source after replacements; each old text must occur once."""
     source = built_in_source(slot)
     for old, new in changes:
         assert source.count(old) == 1, old
@@ -70,7 +70,8 @@ def edited(slot, *changes):
 BLEND = edited("direction", ("ahead = x + knobs.momentum", "ahead = x + 0.8"))
 """A Nesterov blend of its own."""
 
-# Names of the exported file's own, and of one another; what is told is used in odd ways.
+# These sources define names that the exported file and the other sources define too, and they use
+# their arguments in unusual ways.
 DIRECTION = """
 State = 0.9
 LONG, SHORT = 0.98, 1e-6
@@ -117,11 +118,11 @@ SOURCES = {"direction": DIRECTION, "gate": GATE, "actuate": ACTUATE, "features":
 """One source a slot that is far from the built-in function."""
 
 
-# Run folders of campaigns that never ran ----------------------------------------------------
+# Run folders of simulated campaigns ---------------------------------------------------------
 
 
 def code_record(function, *, diff, proposal, provider="scripted", dollars=0.25):
-    """A record's `code` where one slot was rewritten in it."""
+    """Returns the `code` field of a record in which one slot was rewritten."""
     spent = {"calls": 2, "input_tokens": 1200, "output_tokens": 34, "seconds": 1.0}
     return {
         "certificates": {function.slot: function.id},
@@ -136,7 +137,7 @@ def code_record(function, *, diff, proposal, provider="scripted", dollars=0.25):
 
 
 def entry(number, **fields):
-    """A line of the books: a trained proposal, unless told otherwise."""
+    """Returns a journal entry, by default of a proposal that was trained."""
     values = {"number": number, "island": 0, "slot": "direction", "parent": "nanochat"}
     values |= {"outcome": proposals.CANDIDATE, "candidate": f"p{number:04d}", "gain": 0.0}
     values |= {"provider": "scripted", "reason": None, "message": None, "dollars": 0.25}
@@ -145,7 +146,7 @@ def entry(number, **fields):
 
 
 def write_campaign(folder, function, *, message="line 1: imports are not allowed", **fields):
-    """The baseline, a candidate with this function, its mutant; and a refused proposal."""
+    """Writes a campaign with a baseline, a candidate with this function, a mutant and a refusal."""
     diff = unified_diff(built_in_source(function.slot), function.source)
     code = code_record(function, diff=diff, proposal=0)
     kept = {"certificates": code["certificates"], "computation": code["computation"]}

@@ -1,6 +1,7 @@
-"""The run folder of a calibrated search with a promotion and a confirmed winner, made of formulas.
+"""A simulated run folder of a calibrated search with a promotion and a confirmed winner.
 
-Its documents are written by the code that writes real ones; only the training runs are made up.
+The code that writes real documents also writes these. Only the training runs are simulated, by
+formulas.
 """
 
 import json
@@ -24,12 +25,12 @@ WINNER = "g002c00"
 WEIGHTED = set_field(ANNEALING, "control.coefficients.grad_alignment_ema", 0.7)
 SPEC = set_field(WEIGHTED, "control.coefficients.loss_improvement_ema", -0.4)
 PRESET = {"operator": "preset", "change": "control.enabled off -> on", "status": "survivor"}
-SEEDS = 9  # of promotion
+SEEDS = 9  # number of seeds in promotion
 SIGMA = 0.01  # standard deviation of the noise
 
 
 def bpb_of(job):
-    """What a run ends at: the policy gains 0.04, less what its senses were worth if replayed."""
+    """Returns the final bpb of a run; a policy gains 0.04, and less if its gate is replayed."""
     rng = np.random.default_rng([job.seed, job.candidate.spec.control.enabled, job.fold])
     gain = 0.04 * job.candidate.spec.control.enabled
     if job.gate is not None:
@@ -38,7 +39,7 @@ def bpb_of(job):
 
 
 def columns_of(seed, steps):
-    """Telemetry of a run whose gate rises, at a pace of its own."""
+    """Returns the telemetry of a run whose gate rises at its own pace."""
     rng = np.random.default_rng(seed)
     share = np.arange(steps) / steps
     sensed = {name: np.tanh(rng.normal(0, 0.1, steps).cumsum()) / 2 for name in Sensors._fields}
@@ -50,7 +51,7 @@ def columns_of(seed, steps):
 
 
 def family():
-    """Three generations, one of them with a candidate that failed, and a control."""
+    """Returns three generations that contain a failed candidate and a control."""
     weight = {"operator": "adjust_gate_weight", "change": "control.coefficients... -> ..."}
     survivor = {"status": "survivor", "generation": 1}
     of_gate = {"parent_id": "annealing", "spec": WEIGHTED, "bpb": 2.17, "score": 2.5}
@@ -72,7 +73,7 @@ def family():
 
 
 def write(folder, repository):
-    """Writes the folder; returns it."""
+    """Writes the run folder and returns its path."""
     bench = make_bench(bpb_of)
     bench.config.calibration = str(folder / "calibration.json")
     records = family()

@@ -1,4 +1,4 @@
-"""Two virtual devices for every test, as the default search has on two cores."""
+"""Shared fixtures, and two virtual devices as in a default search on two cores."""
 
 import functools
 import gc
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_num_cpu_devices", 2)
 # Test processes and the commands that they start share compiled programs, also with later runs.
-# Tests that count compilations set a folder of their own.
+# Tests that count compilations use a separate folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "xla")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -30,7 +30,7 @@ settings.load_profile("fast")
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Drops compiled programs between test files once this process holds over a gigabyte."""
+    """Drops compiled programs between test files if this process holds more than a gigabyte."""
     moves_on = nextitem is None or nextitem.path != item.path
     if moves_on and psutil.Process().memory_info().rss > 2**30:
         for found in gc.get_objects():
@@ -42,13 +42,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The root of the checkout."""
+    """Returns the root of the checkout."""
     return REPOSITORY
 
 
 @pytest.fixture(scope="session")
 def walls() -> runner.Isolation:
-    """Full isolation; tests that need it are skipped on machines without bubblewrap."""
+    """Returns full isolation, or skips the test if this machine lacks a part of it."""
     found = runner.isolation(runner.AVAILABLE)
     if found.missing:
         pytest.skip(f"this machine has no isolation but {found.in_words()}")
@@ -57,6 +57,6 @@ def walls() -> runner.Isolation:
 
 @pytest.fixture(scope="session")
 def shell() -> Iterator[Shell]:
-    """Runs `nanoevolve` command lines."""
+    """Yields a runner of `nanoevolve` command lines."""
     with Shell(REPOSITORY) as started:
         yield started

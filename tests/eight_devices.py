@@ -1,9 +1,9 @@
-"""Measures, on eight virtual devices, what `test_devices.py` judges.
+"""Measurements on eight virtual devices, which `test_devices.py` checks.
 
   JAX_NUM_CPU_DEVICES=8 python tests/eight_devices.py FOLDER
 
-A process has its number of virtual devices from its first moment on, and the other tests have two.
-FOLDER takes checkpoints; a JSON object of figures is printed.
+The number of virtual devices is fixed when a process starts, and the other tests use two. FOLDER
+receives the checkpoints. The script prints its figures as a JSON object.
 """
 
 import json
@@ -33,12 +33,12 @@ def programs(devices, data=1):
 
 
 def same(a, b):
-    """Whether two runs gave the same bits."""
+    """Returns whether two runs gave bitwise equal results."""
     return a.val_bpb == b.val_bpb and np.array_equal(a.telemetry, b.telemetry)
 
 
 def random_weights():
-    """Parameters without NanoChat's zeros, which would amplify rounding."""
+    """Returns parameters without NanoChat's zeros, which would amplify rounding errors."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
         lambda: train.init_state(TASK, candidate(), np.uint32(0), np.int32(STEPS)).params
@@ -47,7 +47,7 @@ def random_weights():
 
 
 def losses(local):
-    """The loss curve of every candidate from the same random weights; float32[width, STEPS]."""
+    """Returns each candidate's losses from the same random weights; float32[width, STEPS]."""
     rows = np.concatenate([make_rows(STEPS, seed) for seed in (0, 1)], axis=1)
     first = jax.tree.map(lambda x: np.broadcast_to(x, (local.width, *x.shape)), random_weights())
     _, telemetry = train_population(
@@ -63,13 +63,13 @@ def losses(local):
 
 
 def engine_of(local, checkpoints=None, log=lambda line: None):
-    """An engine whose validation batches, of 4 rows, do not divide by eight devices."""
+    """Returns an engine whose validation batches of 4 rows do not divide by eight devices."""
     engine = make_engine(local, batch_size=TASK.batch_size)
     return engine._replace(task=TASK, checkpoints=checkpoints, log=log)
 
 
 def uneven_population():
-    """Eleven candidates on eight devices, in two orders, and in turn on one device."""
+    """Compares eleven candidates on eight devices, in two orders, with runs on one device."""
     jobs = [Job(candidate(spec), seed, 8) for seed in range(4) for spec in PRESETS.values()][:11]
     whole, crowd = engine_of(programs(1)), engine_of(programs(8))
     results = list(crowd.run(jobs))
@@ -88,7 +88,7 @@ def uneven_population():
 
 
 def begin(local):
-    """A population's initial state, and what else a segment of it takes."""
+    """Returns a population's initial state and the other arguments of a training segment."""
     candidates = local.place(population.stack_candidates([candidate()] * local.width))
     seeds = local.place(np.arange(local.width, dtype=np.uint32))
     state = local.init_population(candidates, seeds, np.int32(STEPS))
@@ -98,7 +98,7 @@ def begin(local):
 
 
 def share(state):
-    """Bytes of Muon's state on the first device over those of one candidate."""
+    """Returns the bytes of Muon's state on the first device relative to one candidate's state."""
     is_muon = lambda x: isinstance(x, MuonState)  # noqa: E731
     (muon,) = filter(is_muon, jax.tree.leaves(state, is_leaf=is_muon))
     leaves = jax.tree.leaves(muon)
@@ -107,7 +107,7 @@ def share(state):
 
 
 def shares(local):
-    """What a device holds of a candidate's Muon state, wherever the state comes from."""
+    """Returns a device's share of Muon's state after initialisation, restoring and training."""
     state, others = begin(local)
     found = {"initial": share(state), "restored": share(local.place(jax.device_get(state)))}
     state, _ = local.train_segment(state, *others)
@@ -115,14 +115,14 @@ def shares(local):
 
 
 def stacked_products(local):
-    """How many products of stacks of 32 x 32 matrices a device computes, by length of the stack."""
+    """Counts a device's products of stacks of 32 x 32 matrices by the length of the stack."""
     state, others = begin(local)
     program = local.train_segment.lower(state, *others).compile().as_text()
     return Counter(re.findall(r"= f32\[(\d+),32,32\]\S* dot\(", program))
 
 
 def resumed(local):
-    """A run that is interrupted time after time, at later and later segments, until it ends."""
+    """Runs jobs that are interrupted at ever later segments until they end."""
     jobs = [Job(candidate(spec), 1, 8) for spec in PRESETS.values()]
     expected = list(engine_of(local).run(jobs))
     before, said, results = measurements.compilations(), [], []

@@ -1,10 +1,10 @@
-"""Event files read back by TensorBoard itself."""
+"""Event files read back with TensorBoard's own reader."""
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 
 def read_events(folder):
-    """{name: [(step, value), ...]} of a run's event files, every point of them."""
+    """Returns {name: [(step, value), ...]} with every point of a run's event files."""
     accumulator = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     accumulator.Reload()
     names = accumulator.Tags()["scalars"]
@@ -12,5 +12,5 @@ def read_events(folder):
 
 
 def runs_of(folder):
-    """The names of the runs under a folder of event files."""
+    """Returns the names of the runs under a folder of event files."""
     return {str(path.parent.relative_to(folder)) for path in folder.rglob("events.out.tfevents.*")}

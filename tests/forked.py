@@ -1,7 +1,7 @@
-"""Command lines of `nanoevolve`, each in a fork of one process that has imported JAX already.
+"""Runs `nanoevolve` command lines, each in a fork of a process that has already imported JAX.
 
-A new process takes seconds to import JAX, a fork of one milliseconds. The first process never uses
-JAX, nor imports a command, so that a fork is as a new process would be.
+Importing JAX in a new process takes seconds, and a fork takes milliseconds. The parent process
+never uses JAX and never imports a command, so each fork starts in the state of a new process.
 """
 
 import json
@@ -20,7 +20,7 @@ _SECONDS = 120
 
 
 class Outcome(NamedTuple):
-    """How a command line ended."""
+    """The exit code and the output of a command line."""
 
     code: int
     output: str
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 class Shell:
-    """Runs command lines; a context manager."""
+    """Context manager that runs command lines."""
 
     def __init__(self, repository: Path):
         self._process = subprocess.Popen(
@@ -55,14 +55,18 @@ class Shell:
         environment: Mapping[str, str] | None = None,
         encoding: str = "utf-8",
     ) -> Outcome:
-        """Runs `nanoevolve ARGUMENTS` in a folder; where the first is -m, that module.
+        """Runs `nanoevolve ARGUMENTS` in a folder, or a module if the first argument is -m.
 
         Args:
           arguments: Words of the command line.
           folder: Working directory.
-          streams: Descriptors 0 to 2 that are "closed", a pipe whose reader is "gone", or "full".
-          environment: Variables that are set besides those of this process.
+          streams: State of descriptors 0 to 2 by number: "closed", "gone" (a pipe without a
+            reader) or "full" (a full device).
+          environment: Environment variables that are added to those of this process.
           encoding: Encoding of the standard streams, as PYTHONIOENCODING sets it.
+
+        Returns:
+          The exit code and the captured output.
         """
         request = {
             "arguments": list(map(str, arguments)),
@@ -124,7 +128,7 @@ def _become(request: dict, output: int, errors: int) -> None:
 
 
 def _spoil(streams: Mapping[str, str], encoding: str) -> None:
-    """Leaves the standard streams as a shell would that closed or redirected them."""
+    """Puts the standard streams into the state that a shell's redirections would leave."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding=encoding)
     for number, state in streams.items():

@@ -1,4 +1,4 @@
-"""Histories of searches that never ran, and run folders that hold them."""
+"""Histories and run folders of searches that were never run."""
 
 import json
 
@@ -14,7 +14,7 @@ CALIBRATION = {"panel": {"auc": 0.95}, "noise": {"repeat_difference": 0.0}}
 
 
 def family():
-    """The baseline, a preset, its child, and a control."""
+    """Returns the baseline, a preset, its child, and a control."""
     preset = {"operator": "preset", "change": "control.enabled off -> on"}
     child = {"operator": "adjust_gate_weight", "parent_id": "annealing", "generation": 1}
     child |= {"change": "control.coefficients.grad_alignment_ema 0.7 -> 1.1"}
@@ -29,7 +29,7 @@ def family():
 
 
 def make_history(folder, records, *, calibrated=False, **fields):
-    """A finished search without a calibration, unless told otherwise."""
+    """Returns the history of a finished search, by default without a calibration."""
     config = screen.get_config()
     config.calibration = "calibration.json" if calibrated else "none"
     values = {
@@ -47,7 +47,7 @@ def make_history(folder, records, *, calibrated=False, **fields):
 
 
 def write_folder(folder, records, telemetry=None):
-    """A run folder of these records that commands can read."""
+    """Writes a run folder of these records that commands can read."""
     description = {"config": screen.get_config().to_dict(), "versions": {}, "device": {}}
     (folder / "telemetry").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(description | {"fingerprints": {}}))
@@ -58,13 +58,13 @@ def write_folder(folder, records, telemetry=None):
 
 
 def save(folder, name, columns):
-    """Telemetry of one run."""
+    """Writes the telemetry of one run."""
     (folder / "telemetry").mkdir(exist_ok=True)
     np.savez(folder / "telemetry" / f"{name}.npz", **columns)
 
 
 def make_columns(gate, **columns):
-    """A run's telemetry: its gate, the annealing preset's actuators under it, silent sensors."""
+    """Returns telemetry with this gate, the annealing preset's actuators, and constant sensors."""
     gate = np.asarray(gate, np.float64)
     control = ANNEALING.control
     poles = zip(Actuators._fields, control.aggressive, control.conservative, strict=True)

@@ -1,7 +1,7 @@
-"""Hostile programs in plain Python for the sandbox alone, without a check of language before them.
+"""Hostile programs in plain Python that test the sandbox without the language checks before it.
 
-Each tries one thing and returns bytes if that works. Constants in capitals stand before them: PORT,
-SOCKET, PID, SECRET, REPOSITORY, PACKAGE, HOME, SCRATCH.
+Each program attempts one escape and returns bytes if it succeeds. Constants in capitals are
+prepended to its source: PORT, SOCKET, PID, SECRET, REPOSITORY, PACKAGE, HOME, SCRATCH.
 """
 
 from pathlib import Path
@@ -165,7 +165,7 @@ if libc.syscall(425, 8, ctypes.create_string_buffer(120)) >= 0:
 """,
 }
 
-# Programs that only bubblewrap contains: limits alone do not hide files.
+# Programs that only bubblewrap contains, because resource limits do not hide files.
 SIGHT = {
     "looks around": """
 seen = set()
@@ -228,7 +228,7 @@ ENVIRONMENT = """
 os.write(RESULT, repr(sorted(os.environ)).encode())
 """
 
-# Programs that do not end by themselves.
+# Programs that never end by themselves.
 ENDLESS = {
     "sleeps": "time.sleep(10 ** 6)",
     "ignores every signal and its parent's death": """
@@ -251,17 +251,17 @@ while True:
 
 
 class Attack(NamedTuple):
-    """A hostile source of `attacks/`."""
+    """A hostile source from `attacks/`."""
 
     name: str
     slot: str
-    reasons: list[str]  # of its refusal; 'none': it is accepted without what it tries
+    reasons: list[str]  # expected reasons; 'none' if accepted without the attack's effect
     purpose: str
     source: str
 
 
 def attacks(kind):
-    """Returns the attacks of a kind, 'text', 'computation' or 'clock'."""
+    """Returns the attacks of a kind: 'text', 'computation' or 'clock'."""
     text = (Path(__file__).parent / "attacks" / f"{kind}.txt").read_bytes().decode()
     return [
         Attack(name, slot, reasons.split(), purpose, source)

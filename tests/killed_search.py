@@ -2,8 +2,8 @@
 
   python tests/killed_search.py MOMENT COUNT --config=... [flags of the search]
 
-MOMENT is one of `MOMENTS` and COUNT says which of them in this process; `never` and 0 run it
-through.
+MOMENT is one of `MOMENTS`, and COUNT is the number of its occurrence in this process. With `never`
+and 0 the search runs to its end.
 """
 
 import os
@@ -19,12 +19,12 @@ MOMENTS = ("seconds", "append", "checkpoint", "telemetry", "segment")
 
 
 def die() -> None:
-    """As `kill -9`: nothing is flushed, closed or said."""
+    """Kills this process with SIGKILL, so nothing is flushed or closed."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def dies_at(count: int, function, *, before=lambda *args: None):
-    """The function, dying inside its call number `count`, after `before` was called with it."""
+    """Returns the function wrapped to call `before` and kill the process at call number `count`."""
     calls = 0
 
     def wrapped(*args, **kwargs):
@@ -39,7 +39,7 @@ def dies_at(count: int, function, *, before=lambda *args: None):
 
 
 def half_a_generation(path, records):
-    """The first half of what an append would have written, in the middle of a line."""
+    """Appends the first half of the bytes of the records, which ends within a line."""
     from nanoevolve_jax.evolution import archive
 
     before = path.read_bytes() if path.exists() else b""
@@ -49,7 +49,7 @@ def half_a_generation(path, records):
 
 
 def arm(moment: str, count: int) -> None:
-    """Prepares the death of this process."""
+    """Prepares the kill of this process at the given moment."""
     import numpy as np
 
     from nanoevolve_jax.evolution import archive
@@ -72,11 +72,11 @@ def arm(moment: str, count: int) -> None:
             nonlocal calls
             save(self, checkpoint)
             calls += 1
-            if calls == count:  # Orbax is writing in the background by now
+            if calls == count:  # Orbax is now writing in the background
                 threading.Timer(0.01, die).start()
 
         Checkpoints._save = saved
-    elif moment == "settled":  # every checkpoint is complete when this one dies
+    elif moment == "settled":  # every checkpoint is complete at this kill
         plain_boundary = Checkpoints.boundary
 
         def boundary(self, make):

@@ -1,4 +1,4 @@
-"""A command that lets other libraries print outside text, and ends in an unforeseen error."""
+"""A command whose libraries print text from outside and which ends in an unforeseen error."""
 
 import logging as python_logging
 import warnings
@@ -11,7 +11,7 @@ EVIL = "\x1b[2J\x9b\u202e\r"
 
 
 def main(arguments: list[str]) -> None:
-    """Prints the text in every way that libraries have."""
+    """Prints the text in every way that libraries use."""
     print(f"1 {EVIL}\x1b[31mred\x1b[0m")
     logging.error("2 %s", EVIL)
     python_logging.getLogger("other").error("3 %s", EVIL)

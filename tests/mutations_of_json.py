@@ -1,9 +1,9 @@
-"""Mutations of JSON documents: every node removed, or replaced by something it is not."""
+"""Mutations of JSON documents that remove or replace every node."""
 
 import copy
 import json
 
-DEEP = "\0deep\0"  # stands for lists within lists, which no encoder would write
+DEEP = "\0deep\0"  # stands for nested lists that are too deep for an encoder to write
 _RAW = {
     '"\\u0000deep\\u0000"': "[" * 100_000 + "]" * 100_000,
     '"\\u0000nan\\u0000"': "NaN",
@@ -25,7 +25,7 @@ REMOVED = object()
 
 
 def paths(document, prefix=()):
-    """Paths of all nodes below the root; of a long list the first and the last alone."""
+    """Yields the paths of all nodes below the root, but only the first and last of each list."""
     if isinstance(document, dict):
         items = list(document.items())
     elif isinstance(document, list):
@@ -38,7 +38,7 @@ def paths(document, prefix=()):
 
 
 def mutated(document, path, value):
-    """A copy with the node at a path replaced, or removed."""
+    """Returns a copy in which the node at a path is replaced or removed."""
     document = copy.deepcopy(document)
     *above, last = path
     node = document
@@ -52,7 +52,7 @@ def mutated(document, path, value):
 
 
 def to_text(document):
-    """The JSON text of a document with the values that JSON has no word for."""
+    """Returns the JSON text of a document, including values that JSON cannot represent."""
     text = json.dumps(document)
     for name, raw in _RAW.items():
         text = text.replace(name, raw)
@@ -60,5 +60,5 @@ def to_text(document):
 
 
 def is_plain(value):
-    """Whether JSON has a word for a value."""
+    """Returns whether JSON can represent a value."""
     return not (isinstance(value, str) and value.startswith("\0"))

@@ -1,8 +1,9 @@
-"""An OpenAI-compatible endpoint on this machine, with scripted answers and faults.
+"""An OpenAI-compatible server on this machine with scripted answers and faults.
 
-`script(proposal, number, attempt)` returns the `Reply` to an attempt, counted from 1, at try
-`number` of a proposal. Both numbers are read from the first line of the prompt, `Proposal 7, try 1:
-...`; 0 and 0 without one. So the answer to a proposal does not depend on when it is asked.
+`script(proposal, number, attempt)` returns the `Reply` to one request. `number` is the try of the
+proposal, and `attempt` counts its requests from 1. Proposal and try are read from the first line of
+the prompt, `Proposal 7, try 1: ...`; both are 0 if that line is missing. The answer to a proposal
+therefore does not depend on the time of the request.
 """
 
 import contextlib
@@ -23,14 +24,14 @@ class Reply(NamedTuple):
 
     text: str = ""
     status: int = 200
-    retry_after: str | None = None  # a header
-    headers: Mapping[str, str] = {}  # more of them
-    seconds: float = 0.0  # of waiting before it replies
-    body: bytes | None = None  # instead of a completion
+    retry_after: str | None = None  # value of the Retry-After header
+    headers: Mapping[str, str] = {}  # additional headers
+    seconds: float = 0.0  # delay before the reply
+    body: bytes | None = None  # raw body that replaces the completion
     cut: bool = False  # closes the connection without a reply
-    trickle: bool = False  # a byte of it every now and then, without end
-    usage: Any = True  # tokens it reports; True: as many as there were; False: none
-    message: Mapping[str, Any] | None = None  # instead of one with the text
+    trickle: bool = False  # sends one byte at a time without end
+    usage: Any = True  # reported usage; True for the counted tokens, False to omit it
+    message: Mapping[str, Any] | None = None  # message that replaces the default one
     finish_reason: str = "stop"
 
 
@@ -43,12 +44,12 @@ def tokens(text: str) -> int:
 
 
 class Server:
-    """The endpoint; a context manager.
+    """Context manager that runs the server.
 
     Attributes:
       paid: Number of billed requests by (proposal, try).
       requests: Number of requests by (proposal, try).
-      usage: Tokens of prompts and completions that it has reported.
+      usage: Reported number of tokens by name, such as `prompt_tokens`.
       headers: Headers of the requests.
       bodies: Bodies of the requests.
     """
@@ -67,7 +68,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The `base_url` of a profile."""
+        """Returns the `base_url` for a profile."""
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
     def __enter__(self):
@@ -80,7 +81,7 @@ class Server:
         self._http.server_close()
 
     def receive(self, body: dict, headers: dict[str, str]) -> tuple[str, Reply]:
-        """Counts a request; returns its prompt and the reply to it."""
+        """Counts a request and returns its prompt and the reply to it."""
         prompt = body["messages"][-1]["content"]
         match = _FIRST_LINE.match(prompt)
         at = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -89,7 +90,7 @@ class Server:
             self.headers.append(headers)
             self.bodies.append(body)
             reply = self.script(*at, self.requests[at])
-            if reply.status == 200:  # work is paid for, even if the client gave up
+            if reply.status == 200:  # a completion is billed even if the client has disconnected
                 self.paid[at] += 1
                 self.usage["prompt_tokens"] += tokens(prompt)
                 self.usage["completion_tokens"] += tokens(reply.text)
@@ -127,7 +128,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def handle(self):
-            with contextlib.suppress(OSError):  # the client was killed, or has given up
+            with contextlib.suppress(OSError):  # the client was killed or has disconnected
                 super().handle()
 
         def finish(self):

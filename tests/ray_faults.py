@@ -1,7 +1,7 @@
-"""A search on nodes of which some claim another version of JAX; `test_ray.py` runs it.
+"""A search in which some Ray nodes report another version of JAX; `test_ray.py` runs it.
 
-A node claims it where the environment variable `CLAIMS_JAX` is set; it starts after `STARTS_AFTER`
-seconds.
+A node reports the version in the environment variable `CLAIMS_JAX`, if it is set. It starts after a
+delay of `STARTS_AFTER` seconds.
 """
 
 import os
@@ -25,7 +25,7 @@ def worker_site(config, **arguments):
 
 
 def main():
-    import ray_faults  # workers find functions by the name of their module
+    import ray_faults  # workers look functions up by the name of their module
 
     site.worker_site = ray_faults.worker_site
     command.run(search.search)

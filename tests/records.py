@@ -1,4 +1,4 @@
-"""Archive records for tests of evolution: trained or dead, without any training."""
+"""Archive records of trained and failed candidates, made without training."""
 
 import math
 
@@ -7,7 +7,7 @@ from nanoevolve_jax.policy.spec import NANOCHAT
 
 
 def make_record(name="nanochat", *, score=0.0, bpb=2.0, spec=NANOCHAT, generation=0, **fields):
-    """A candidate that trained on one seed."""
+    """Returns the record of a candidate that was trained on one seed."""
     values = {
         "id": name,
         "parent_id": None if name == "nanochat" else "nanochat",
@@ -32,7 +32,7 @@ def make_record(name="nanochat", *, score=0.0, bpb=2.0, spec=NANOCHAT, generatio
 
 
 def make_dead(name, **fields):
-    """A candidate that failed at step 3."""
+    """Returns the record of a candidate that failed at step 3."""
     nothing = {"val_bpb": [math.nan], "train_loss": [math.nan], "instability": [math.nan]}
     failure = {"reason": "non-finite loss", "step": 3}
     return make_record(

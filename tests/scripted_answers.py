@@ -1,10 +1,10 @@
-"""Answers of a scripted provider: a pure function of a proposal's number and its try.
+"""Answers of a scripted provider, computed from a proposal's number and its try.
 
-`PLAN` has a kind for each of 30 proposals, of which every third is broken or hostile. Good answers
-give whole functions, so that they apply to every descendant of the built-in function, whichever
-proposal was adopted before. Each has numbers of its own, so that no two compute the same.
+`PLAN` lists the kinds of 30 proposals. Every third one is broken or hostile. Good answers contain
+complete functions, so they apply to every descendant of the built-in function, no matter which
+proposals were accepted before. Each contains a different number, so no two compute the same result.
 
-`EXPECTED` is the outcome of a kind: 'good', 'second' (only its second try is good), 'dead'
+`EXPECTED` is the outcome of each kind: 'good', 'second' (only the second try is good), 'dead'
 (harmless code that ruins training), 'inert', 'failed' (no answer), 'edit' (no source) or 'refused'.
 """
 
@@ -139,7 +139,7 @@ EXPECTED = (
 
 
 def answer(number: int, try_: int) -> str | None:
-    """The text of an answer for the slot `direction`; None if the provider fails."""
+    """Returns the answer for the slot `direction`, or None if the provider fails."""
     kind = PLAN[number % len(PLAN)]
     if kind == "fails":
         return None

@@ -2,10 +2,10 @@
 
   python tests/scripted_mutator.py PROMPT_FILE ANSWER_FILE [SCRIPT]
 
-The first line of the prompt names proposal and try, as in `Proposal 7, try 1: ...`; the answer is a
-pure function of the two: that of `scripted_answers`, or of SCRIPT, a JSON file with a list of
-answers, one a try, by a proposal's number; null makes the command fail. It prints its usage as
-JSON, the same figures as `openai_server`. `provider` is its profile.
+The first line of the prompt names the proposal and the try, as in `Proposal 7, try 1: ...`. They
+determine the answer, which comes from `scripted_answers` or from SCRIPT. SCRIPT is a JSON file that
+maps a proposal's number to a list with one answer per try; null makes the command fail. The command
+prints its usage as JSON with the same figures as `openai_server`.
 """
 
 import json
@@ -20,12 +20,12 @@ FIRST_LINE = re.compile(r"Proposal (\d+), try (\d+)")
 
 
 def tokens(text: str) -> int:
-    """How many tokens it says it used."""
+    """Returns the number of tokens that the command reports."""
     return 1 + len(text) // 4
 
 
 def profile(table: str = "scripted", script: Path | None = None) -> str:
-    """The profile of this command as TOML."""
+    """Returns the profile of this command as TOML."""
     extra = [] if script is None else [str(script)]
     command = [sys.executable, __file__, "{prompt_file}", "{answer_file}", *extra]
     return (
@@ -36,7 +36,7 @@ def profile(table: str = "scripted", script: Path | None = None) -> str:
 
 
 def provider(**fields):
-    """The same as a `Command`; `fields` are those that differ."""
+    """Returns the profile of this command as a `Command`, with the given fields replaced."""
     import msgspec
 
     from nanoevolve_jax.codegen.mutators.providers import load
@@ -48,7 +48,7 @@ def provider(**fields):
 
 
 def main(prompt_file: str, answer_file: str, script: str | None = None) -> int:
-    """The command."""
+    """Runs the command and returns its exit code."""
     prompt = Path(prompt_file).read_text(encoding="utf-8")
     number, try_ = map(int, FIRST_LINE.match(prompt).groups())
     if script is None:

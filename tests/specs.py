@@ -42,12 +42,12 @@ def field_values(field):
 
 
 def specs():
-    """Any spec within bounds."""
+    """Returns a strategy over all specs within bounds."""
     return st.fixed_dictionaries({p: field_values(f) for p, f in FIELDS.items()}).map(build_spec)
 
 
 def random_spec(rng):
-    """Any spec within bounds, from a NumPy generator; the bounds themselves are likely."""
+    """Draws a spec within bounds from a NumPy generator; values at the bounds are likely."""
 
     def draw(field):
         if field.integer:
@@ -59,9 +59,10 @@ def random_spec(rng):
 
 
 def wandered_spec(seed, changes=40):
-    """A spec many mutations away from a preset.
+    """Returns a spec that is many mutations away from a preset.
 
-    Half of them have a gate that reads every sensor; some turn switches that no operator turns.
+    Half of these specs have a gate that reads every sensor. Some change switches that the mutation
+    operators leave alone.
     """
     rng = np.random.default_rng(seed)
     spec = list(PRESETS.values())[seed % len(PRESETS)]
@@ -78,5 +79,5 @@ def wandered_spec(seed, changes=40):
 
 
 def flat(spec=NANOCHAT):
-    """The spec as a dictionary from path to stored number."""
+    """Returns the spec as a dictionary from path to stored number."""
     return {path: get_field(spec, path) for path in FIELDS}

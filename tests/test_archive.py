@@ -1,4 +1,4 @@
-"""The archive and the run folder: whole or not at all, and never another run's."""
+"""The archive and the run folder: complete writes, and protection from other runs."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ CONTRACT = {
 
 
 def same(a, b):
-    """Equality in which NaN equals NaN."""
+    """Returns whether two values are equal if NaN equals NaN."""
     if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
         return math.isnan(b)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -92,7 +92,7 @@ def generation(number):
 
 @pytest.fixture
 def path(tmp_path):
-    """An archive of three generations: 2, 3 and 3 records."""
+    """Returns an archive of three generations with 2, 3 and 3 records."""
     path = tmp_path / "archive.jsonl"
     for number in range(3):
         archive.append(path, generation(number))
@@ -113,7 +113,7 @@ def test_no_file_is_an_empty_archive(tmp_path):
 def test_wherever_a_write_is_cut_whole_generations_remain(path):
     content = path.read_bytes()
     ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
-    whole = [ends[1], ends[4], ends[7]]  # where generations 0, 1 and 2 end
+    whole = [ends[1], ends[4], ends[7]]  # end positions of generations 0, 1 and 2
     lengths = [e + d for e in [0, *ends] for d in (-1, 0, 1, 40) if 0 <= e + d <= len(content)]
     for length in lengths:
         path.write_bytes(content[:length])
@@ -270,7 +270,7 @@ def test_a_folder_opens_again_with_the_same_run(tmp_path):
 FREE = {
     "workdir": "elsewhere",
     "data__cache_dir": "elsewhere",
-    "data__corpus": "parquet:elsewhere",  # the text itself is in the fingerprint of the corpus
+    "data__corpus": "parquet:elsewhere",  # the fingerprint of the corpus covers the text itself
     "search__generations": 9,
 }
 
@@ -347,7 +347,7 @@ def test_a_damaged_config_is_refused_and_kept(tmp_path, text):
 
 def test_a_folder_of_an_older_format_is_refused_by_name_and_kept(tmp_path):
     old = describe()
-    del old["format"]  # as before folders were numbered
+    del old["format"]  # the first format had no number
     path = tmp_path / "config.json"
     path.write_text(json.dumps(old))
     with pytest.raises(ArchiveError, match=r"run folder of format 3, got .* of format 1"):

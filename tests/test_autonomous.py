@@ -1,4 +1,4 @@
-"""Campaigns of code from end to end: thirty proposals, and one that is killed ten times."""
+"""Code campaigns from end to end: thirty proposals, and a campaign that is killed ten times."""
 
 import json
 import random
@@ -19,13 +19,13 @@ from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.library import Library
 
 pytestmark = pytest.mark.slow
-KILLED_AFTER = 12  # proposals of the campaign that is killed
+KILLED_AFTER = 12  # number of proposals in the campaign that is killed
 KILLS = 10
 WINDOW = SETTINGS["codegen.window"]
 
 
 class Campaign:
-    """A finished campaign and the server that half of it asked."""
+    """A finished campaign and the server that answered half of its calls."""
 
     def __init__(self, folder, server, output):
         self.folder, self.server, self.output = folder, server, output
@@ -40,7 +40,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """Thirty proposals that nothing interrupts."""
+    """Yields an uninterrupted campaign of thirty proposals."""
     with Server(script) as server:
         profiles = providers(place, server.url)
         output = run(place, place / "whole", profiles)
@@ -66,7 +66,7 @@ def test_every_proposal_is_accounted_for(whole):
             assert entry.outcome == proposals.CANDIDATE
             assert record.status == "dead"
             assert record.failure["reason"].startswith("non-finite")
-        elif entry.outcome == proposals.REFUSED:  # what it quotes was rewritten in its parent
+        elif entry.outcome == proposals.REFUSED:  # its quoted text was rewritten
             assert (kind, entry.reason) == ("searched", "no_edit")
         else:
             assert entry.outcome == proposals.CANDIDATE
@@ -102,7 +102,7 @@ def test_costs_are_exact(whole):
 
 
 def _failed(entries):
-    """Calls of these that the server has refused, which it does not count as paid."""
+    """Returns the number of calls that failed, which the server does not count as paid."""
     return sum(entry.calls for entry in entries if entry.outcome == proposals.FAILED)
 
 
@@ -172,7 +172,7 @@ def test_a_finished_campaign_makes_no_further_call(whole, place):
 
 
 def test_a_campaign_killed_at_ten_random_moments_has_the_same_journal(whole, place):
-    """Spread over its first half by what is settled, so that no machine is too slow or too fast."""
+    """Progress determines the moments of the kills, so the machine's speed does not matter."""
     rng = random.Random(0)
     folder = place / "killed"
     moments = sorted(rng.randrange(KILLED_AFTER // 2 + 1) for _ in range(KILLS))
@@ -188,7 +188,7 @@ def test_a_campaign_killed_at_ten_random_moments_has_the_same_journal(whole, pla
             process.communicate()
         out = run(place, folder, profiles, codegen__proposals=KILLED_AFTER)
         paid = dict(server.paid)
-    # A kill loses the calls under way, which are made again.
+    # A kill loses the calls in progress, which are then repeated.
     lost = sum(paid.values()) - len(paid)
     assert lost <= KILLS * WINDOW, "a call whose answer was stored was paid for again"
     killed = Campaign(folder, None, out)
@@ -199,18 +199,18 @@ def test_a_campaign_killed_at_ten_random_moments_has_the_same_journal(whole, pla
 
 
 def runs_for(process, seconds):
-    """Waits, and fails if the process ends meanwhile."""
+    """Waits for some seconds and fails if the process ends meanwhile."""
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=seconds)
 
 
 def timeless(entries):
-    """The entries without the time that providers took."""
+    """Returns the entries without the response times of the providers."""
     return [entry._replace(seconds=0.0) for entry in entries]
 
 
 def known(record):
-    """What a record says that does not depend on time or on who came after it."""
+    """Returns a record without the fields that depend on time or on later candidates."""
     code = record.code and {name: x for name, x in record.code.items() if name != "cost"}
     return record._replace(code=code, status="", pareto=False)
 

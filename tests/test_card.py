@@ -1,4 +1,4 @@
-"""The evidence card: its page, its level, and what a replay does to that."""
+"""The evidence card: its page, its level, and the effect of a replay on the level."""
 
 import json
 import math
@@ -44,7 +44,7 @@ def committed(repository, name):
 
 
 def gains_05(job):
-    """The policy gains 0.05 bpb, and a little noise by seed."""
+    """Returns a loss in which the policy gains 0.05 bpb, with a little noise per seed."""
     enabled = job.candidate.spec.control.enabled
     noise = np.random.default_rng([job.seed, enabled, job.steps]).normal(0, 0.002)
     return 2.0 + noise - 0.05 * enabled
@@ -52,7 +52,7 @@ def gains_05(job):
 
 @pytest.fixture(scope="module")
 def full():
-    """A card with everything on it, and gates that fall over training."""
+    """Returns a complete card and gates that fall over training."""
     bench = make_bench(gains_05, gate_of=lambda job: np.linspace(0.9, 0.1, job.steps))
     tried, _ = make_trial(bench, POLICY, BASELINE, until="transfer")
     return card_of(tried, bench, POLICY, BASELINE), tried.gates
@@ -102,7 +102,7 @@ def test_the_page_says_whether_the_export_does_what_was_trained(full):
 
 
 def test_a_retuned_baseline_keeps_the_rungs_below_a_win():
-    """It has nothing to confirm, but the evaluator separates all the same."""
+    """A retuned baseline cannot be confirmed, but the evaluator still separates it."""
     bench = make_bench(gains_05)
     retuned = arm("retuned", NANOCHAT._replace(update_multiplier=1.3))
     label = judge(Unattributed.RETUNED)
@@ -114,7 +114,7 @@ def test_a_retuned_baseline_keeps_the_rungs_below_a_win():
 
 
 def structure(page):
-    """The types of the parts of a page, without their text."""
+    """Returns the types of the parts of a page without their text."""
     blocks = MarkdownIt("commonmark").enable("table").parse(page)
     return [part.type for block in blocks for part in [block, *(block.children or [])]]
 
@@ -212,9 +212,9 @@ FAILED = np.where([[False, True, False]], math.nan, BEFORE)
         (BEFORE, BEFORE, 0.0, True),
         (BEFORE, BEFORE + 1e-9, 0.0, False),
         (FAILED, FAILED, 0.0, True),
-        (BEFORE, BEFORE + 0.1, 0.001, True),  # another text or device, the same gains
+        (BEFORE, BEFORE + 0.1, 0.001, True),  # on another text or device with the same gains
         (BEFORE, BEFORE + [[0.002], [0.0]], 0.001, False),
-        (FAILED, FAILED + 0.1, 0.001, True),  # both failed both times
+        (FAILED, FAILED + 0.1, 0.001, True),  # both runs failed before and now
         (FAILED, BEFORE, 0.001, False),
         (BEFORE, FAILED, 0.001, False),
     ],
@@ -228,7 +228,7 @@ def test_gains_agree_within_the_limit_if_the_same_runs_failed(before, now, limit
 
 @pytest.fixture(scope="module")
 def searched(repository, tmp_path_factory):
-    """A run folder whose winner has all that level 5 needs, except for a replay."""
+    """Returns a run folder whose winner lacks only a replay for level 5."""
     folder = confirmed.write(tmp_path_factory.mktemp("replayed") / "run", repository)
     path = folder / "evidence" / f"{confirmed.WINNER}.json"
     card = read_sealed(path, KIND) | {"level": {"level": 4, "missing": "x", "static": False}}

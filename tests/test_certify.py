@@ -1,4 +1,4 @@
-"""Verdicts are the same for the same source, and the result of the sandbox is not trusted."""
+"""The same source gets the same verdict, and the sandbox's result is not trusted."""
 
 import base64
 import dataclasses
@@ -30,7 +30,7 @@ TIGHT = LIMITS._replace(memory=512 << 20, output=4 << 20)
 
 @pytest.fixture(scope="module")
 def isolation():
-    """The best isolation of this machine."""
+    """Returns the best isolation that this machine offers."""
     return runner.isolation("available")
 
 
@@ -40,7 +40,7 @@ def validate(source, isolation, slot="gate", limits=LIMITS):
 
 @pytest.fixture(scope="module")
 def seed(isolation):
-    """The verdict on the gate's seed."""
+    """Returns the verdict on the gate's built-in function."""
     return validate(GATE, isolation)
 
 
@@ -135,7 +135,7 @@ ANSWERS = {
 
 
 def answering(monkeypatch, result, code=0):
-    """Replaces the sandbox by one result."""
+    """Replaces the sandbox's result."""
     result = result if isinstance(result, bytes) else result.encode()
     outcome = runner.Outcome(code, result, "", "")
     monkeypatch.setattr(runner, "run", lambda *args: outcome)
@@ -215,7 +215,7 @@ def for_others(program):
 
 
 def other_module(program):
-    """Arguments and results that its module does not have."""
+    """Replaces the module by one with other arguments and results."""
     square = jax.ShapeDtypeStruct((3, 3), jnp.float32)
     other = export.export(jax.jit(lambda x: (x,)), platforms=("cpu", "cuda"))(square)
     return dataclasses.replace(program, mlir_module_serialized=other.mlir_module_serialized)

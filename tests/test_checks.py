@@ -1,4 +1,4 @@
-"""Checks of a source after its text: what passes, and why the rest is refused."""
+"""The checks that follow the text of a source: sources that pass, and reasons for refusal."""
 
 import itertools
 import json
@@ -36,14 +36,14 @@ def judged(source, slot, shapes=None, dtype="float32", max_cost=4.0):
 
 
 def direction(*lines, update="gradient", momentum="momentum", second_moment="second_moment"):
-    """A source for `direction` with these lines before its result."""
+    """Returns a source for `direction` with these lines before its result."""
     body = "".join(f"    {line}\n" for line in lines)
     result = f"    return {update}, {momentum}, {second_moment}\n"
     return f"def direction(gradient, momentum, second_moment, parameter, knobs):\n{body}{result}"
 
 
 def features(first="0.0", *lines):
-    """A source for `features` with these lines before its result."""
+    """Returns a source for `features` with these lines before its result."""
     body = "".join(f"    {line}\n" for line in lines)
     return f"def features(sensors):\n{body}    return ({first}, 0.0, 0.0, 0.0)\n"
 
@@ -80,7 +80,7 @@ def test_what_passes_is_loaded_and_gives_the_built_in_optimizers_numbers():
         "programs": {key: {"sha256": digest(content)} for key, content in programs.items()},
     }
     inputs = inputs_of("direction", SMALL).arguments
-    # A gradient of full rank under every knob: the iteration amplifies rounding of the others.
+    # Only gradients of full rank, because the iteration amplifies the rounding of all others.
     full = [x[np.all(inputs[0] == inputs[0][:1], axis=(1, 2))] for x in inputs]
     assert len(full[0]) > 20
     loaded = Certified(source, certificate, programs).call(SMALL, *map(jnp.asarray, full))
@@ -179,7 +179,7 @@ def test_much_memory_is_refused_where_arithmetic_is_cheap():
 
 
 def test_a_function_that_is_traced_differently_each_time_is_refused():
-    """The language has no way to write one, but the check does not rely on that."""
+    """The language cannot express such a function, but the check does not rely on that."""
     source = "CALLS = [1.0]\ndef grow(calls):\n    calls += [1.0]\n    return len(calls) * 1.0\n"
     source += features("sensors.loss_ema * grow(CALLS)")
     assert reason_of(traced, source, "features", None, "float32") == "nondeterministic"
@@ -204,7 +204,7 @@ def _print(x):
     return x
 
 
-_LATER = jax.extend.core.Primitive("later")  # an operation of a later JAX
+_LATER = jax.extend.core.Primitive("later")  # stands for an operation of a future JAX version
 _LATER.def_abstract_eval(lambda x: x)
 FOREIGN = {
     "debug print": _print,
@@ -253,7 +253,7 @@ def test_a_program_must_be_finite_repeatable_and_blind_to_other_lanes():
     assert reason(lambda x: [x * next(count)]) == "nondeterministic"
     assert reason(lambda x: [x * np.mean(x)]) == "effect"
     assert reason(infinite) == "non_finite"
-    require_sound(infinite, infinite, inputs, ["update"])  # as the built-in function is
+    require_sound(infinite, infinite, inputs, ["update"])  # equals the built-in function
 
 
 @pytest.mark.parametrize("slot", SLOTS)
@@ -305,17 +305,17 @@ def test_every_allowed_function_is_plain_arithmetic_in_every_use(module):
             try:
                 flat = lambda x, f=function, call=call: jax.tree.leaves(call(f, x))  # noqa: E731
                 closed = jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((6, 6), jnp.float32))
-            except Exception:  # another function's arguments
+            except Exception:  # arguments that this function does not take
                 continue
             if any(equation.primitive.name == "svd" for equation, _ in equations(closed)):
-                continue  # a norm of order 2; refused, as is shown above
+                continue  # a norm of order 2, which another test shows to be refused
             require_bounded(closed)
             assert graph(closed) == graph(
                 jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((6, 6), jnp.float32))
             )
             try:
                 exported(closed)
-            except Refused as error:  # such as an index that JAX itself cannot lower
+            except Refused as error:  # for example an index that JAX itself cannot lower
                 assert error.refusal.reason == "trace"
                 continue
             uses += 1
@@ -325,7 +325,7 @@ def test_every_allowed_function_is_plain_arithmetic_in_every_use(module):
 
 
 def test_the_worker_returns_programs_without_any_path_in_another_process():
-    """Another process in another place gives the same bytes."""
+    """Another process in another folder returns the same bytes."""
     request = {"slot": "gate", "source": built_in_source("gate"), "shapes": [None]}
     request |= {"tried": [None], "dtype": "float32", "max_cost": 4.0}
     isolation = runner.isolation(runner.AVAILABLE)

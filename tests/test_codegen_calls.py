@@ -64,7 +64,7 @@ def run_once(provider, environment=None):
 
 
 def ask_server(tmp_path, *replies, **fields):
-    """The answer of an endpoint that gives these replies in turn; its provider and its server."""
+    """Returns an endpoint's answer to these successive replies, its provider and its server."""
     with Server(lambda *at: replies[min(at[2], len(replies)) - 1]) as server:
         provider = api(server.url, **fields)
         return ask(provider, PROMPT, tmp_path / "call"), provider, server
@@ -95,7 +95,7 @@ def test_a_folder_that_someone_else_wrote_does_not_choose_who_is_asked(tmp_path)
     ("replies", "words", "requests", "billed", "estimated"),
     [
         *(((Reply(status=s, retry_after="0.01"), GOOD), None, 2, 1, 0) for s in (429, 500)),
-        # A gateway's timeout: the model may have answered, at a price.
+        # After a gateway's timeout the model may have answered, and the call may be billed.
         ((Reply(status=502, retry_after="0.01"), GOOD), None, 2, 2, 1),
         ((Reply(cut=True), GOOD), None, 2, 2, 1),
         ((Reply(status=429),), "status 429", 3, 0, 0),
@@ -140,7 +140,7 @@ def test_keys_reach_no_file_and_no_other_process(tmp_path):
     for name, code in {"command": leak, "fails": f"{leak}; exit(os.environ['TEST_KEY'])"}.items():
         ask(python(code, key_env="TEST_KEY"), PROMPT, tmp_path / name)
     printed = read_answer(tmp_path / "command").text
-    seen = set(eval(printed.splitlines()[0]))  # printed by this test's own command
+    seen = set(eval(printed.splitlines()[0]))  # this test's own command printed the text
     assert seen - {"LC_CTYPE", "__CF_USER_TEXT_ENCODING"} == {"PATH", "HOME", "TEST_KEY"} & seen
     assert "TEST_KEY" in seen and "[secret]" in printed
     assert "[secret]" in read_answer(tmp_path / "fails").failure
@@ -260,7 +260,7 @@ def test_a_command_that_crashes_leaves_no_core_dump(tmp_path):
     assert f"code {-signal.SIGABRT}" in attempt.failure and mark.read_text() == "(0, 0)"
 
 
-# A command that starts a child, notes both processes, reports few tokens, and hangs.
+# This command starts a child, records both processes, reports few tokens, and hangs.
 HANGS = (
     "import os, subprocess, sys, time, pathlib;"
     "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
@@ -393,7 +393,7 @@ attempts = st.builds(
 
 
 def call_with(attempts, draw=0.0):
-    """The answer to attempts that are given, each of which takes the whole time; and its pauses."""
+    """Returns the answer to these attempts, the pauses between them, and the unused attempts."""
     now, pauses, queue = 0.0, [], iter(attempts)
 
     async def attempt():

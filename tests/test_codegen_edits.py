@@ -109,7 +109,7 @@ def test_whole_functions_replace_and_add_by_name(order, count):
         return
     edited = definitions(apply(answer, SOURCE, "gate"))
     assert edited == before | {name: definitions(code[name])[name] for name in chosen}
-    assert list(edited)[-1] == "gate"  # what is new comes before it is needed
+    assert list(edited)[-1] == "gate"  # new functions come before their first use
 
 
 @pytest.mark.parametrize("slot", ["direction", "gate", "actuate", "features"])
@@ -285,7 +285,7 @@ LENGTHY = (
 
 @pytest.mark.parametrize("piece", LENGTHY)
 def test_the_time_to_read_an_answer_is_linear_in_its_length(piece):
-    """Ten times the length takes ten times the time; a quadratic reader takes a hundred times."""
+    """Ten times the length takes ten times as long; a quadratic parser takes a hundred times."""
     times = []
     for size in (20_000, 200_000):
         answer = piece * (size // len(piece))

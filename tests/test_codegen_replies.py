@@ -1,4 +1,4 @@
-"""Replies of endpoints: their text, their cost, and whether another attempt may help."""
+"""Replies of endpoints: their text, their cost, and the decision to try again."""
 
 import asyncio
 import email.utils
@@ -90,7 +90,7 @@ bad = st.sampled_from([0, -1, None, True, "12", float("nan"), float("inf"), 10**
 
 @st.composite
 def reports(draw):
-    """The tokens of a call, and one of the ways in which an endpoint may report them."""
+    """Draws the tokens of a call and one way in which an endpoint may report them."""
     inputs = draw(st.integers(1, MOST_IN))
     output = draw(st.integers(1, MOST_OUT))
     thought = draw(st.integers(0, output - 1))
@@ -101,7 +101,7 @@ def reports(draw):
     }
     way = draw(st.sampled_from(sorted(ways)))
     report = ways[way]
-    if way == "inside":  # in the others, the fields that are left may hide reasoning
+    if way == "inside":  # in the other forms the remaining fields may hide reasoning
         report |= {name: draw(bad) for name in draw(st.sets(st.sampled_from(sorted(report))))}
     elif draw(st.booleans()):
         report = dict.fromkeys(report, draw(bad))
@@ -110,7 +110,7 @@ def reports(draw):
 
 @given(st.lists(reports(), max_size=8), st.integers(0, 6000), st.floats(0.0, 0.05))
 def test_hard_limits_hold_whatever_is_reported(reported, most_tokens, most_dollars):
-    """As long as no attempt uses more than the endpoint was allowed."""
+    """This requires that no attempt uses more than the endpoint was allowed."""
     limits = Limits(tokens=most_tokens, dollars=most_dollars)
     answers, used_tokens, used_dollars = [], 0, 0.0
     for inputs, output, report in reported:
@@ -223,7 +223,7 @@ def test_a_text_that_broke_off_is_paid_and_requested_again(reason):
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 RATE = "Rate limit reached. Add a payment method at https://host/account/billing to raise it."
 EXHAUSTED = {"code": 429, "message": QUOTA, "status": "RESOURCE_EXHAUSTED"}
-TRANSIENT = [  # status 200 unless another is given; the reply or its error
+TRANSIENT = [  # status, and the reply or its error
     (200, {"error": {"message": "slow down", "code": 429}}),
     (200, {"error": {"message": "slow down", "code": "429"}}),
     (200, {"error": {"message": RATE, "type": "rate_limit_exceeded"}}),

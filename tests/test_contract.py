@@ -1,6 +1,6 @@
-"""What a training loop written for optax.adamw may do with a policy, and with its exported file.
+"""Policies and exported files keep the contract that a training loop written for AdamW expects.
 
-Every check runs over AdamW as well, which shows that the check itself is right.
+Every check also runs on optax.adamw, which shows that the check itself is correct.
 """
 
 import functools
@@ -32,7 +32,7 @@ def module_of(spec):
 
 
 def exported(spec):
-    """The factory of an exported file, used beside AdamW as the file's docstring says."""
+    """Returns an exported file's factory, combined with AdamW as the file's docstring shows."""
 
     def make(learning_rate=LR, total_steps=STEPS, labels=ne.labels, **args):
         policy = module_of(spec).optimizer(learning_rate, total_steps, **args)
@@ -43,7 +43,7 @@ def exported(spec):
 
 
 def library(spec):
-    """The factory of the library."""
+    """Returns the library's factory for a spec."""
 
     def make(learning_rate=LR, total_steps=STEPS, **args):
         return ne.optimizer(spec, learning_rate=learning_rate, total_steps=total_steps, **args)
@@ -52,12 +52,12 @@ def library(spec):
 
 
 def adamw(learning_rate=LR, total_steps=STEPS):
-    """The reference."""
+    """Returns the reference optimizer."""
     del total_steps
     return optax.with_extra_args_support(optax.adamw(learning_rate))
 
 
-# With one iteration of Polar Express, which is most of what is compiled.
+# One iteration of Polar Express keeps compilation short.
 BASELINE, SENSING = (spec._replace(ns_steps=1) for spec in (NANOCHAT, EVERYTHING))
 FACTORIES = {
     "adamw": adamw,
@@ -71,7 +71,7 @@ FACTORIES = {
 
 
 def over(names, fast=tuple(FACTORIES)):
-    """Parametrises a test over factories; those that are not `fast` run among the slow tests."""
+    """Parametrises a test over factories; those that are not in `fast` are marked as slow."""
     params = [
         pytest.param(FACTORIES[name], id=name, marks=() if name in fast else pytest.mark.slow)
         for name in names
@@ -102,7 +102,7 @@ INJECTABLE = {
 
 
 def tree(seed=0, dtype=jnp.float32):
-    """Two matrices of one shape, one of another, an embedding and a bias."""
+    """Returns two matrices of one shape, one matrix of another, an embedding and a bias."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
     return {
@@ -113,7 +113,7 @@ def tree(seed=0, dtype=jnp.float32):
 
 
 class Loop(NamedTuple):
-    """One compiled step of a factory's optimizer, shared by the checks that need no other."""
+    """One compiled step of a factory's optimizer, shared by the checks that suit it."""
 
     tx: optax.GradientTransformationExtraArgs
     step: object
@@ -298,14 +298,14 @@ def test_a_compiled_step_equals_one_that_is_not_compiled(make):
     tx, step = loop_of(make)
     params = tree()
     state = tx.init(params)
-    with jax.debug_nans(True):  # no operation gives a NaN on the way
+    with jax.debug_nans(True):  # every intermediate operation must be finite
         plain = tx.update(tree(1), state, params, value=2.0)
     assert_unshared((params, plain))
     assert_same(step(tree(1), state, params, 2.0), plain, atol=1e-5)
 
 
 def sharded(make, kind):
-    """Two steps on two devices, every array split along an axis of a mesh of this kind."""
+    """Returns two steps on two devices with every array sharded along an axis of the mesh."""
     mesh = jax.make_mesh((2,), ("x",), axis_types=(kind,))
     axes = {(10, 4): ("x", None), (4, 6): ("x", None), (6, 4): (None, "x"), (6,): ("x",)}
 
@@ -351,7 +351,7 @@ def test_injected_hyperparameters_are_traced_under_an_explicit_mesh(name):
         assert updates["layer"].sharding.spec == PartitionSpec("x", None)
 
 
-# Wrappers of optax.
+# Wrappers from optax.
 
 
 @every_compiled_factory
@@ -472,7 +472,7 @@ def test_a_loss_that_is_not_finite_is_not_sensed(make, losses):
 
 @every_sensing_policy
 def test_a_gradient_that_is_not_finite_leaves_no_trace_in_the_senses(make):
-    """Momentum keeps it, as AdamW's moments do; what is sensed recovers."""
+    """The momentum keeps the bad values, as AdamW's moments do, but the sensors recover."""
     tx, step = loop_of(make)
     state = tx.init(tree())
     bad = jax.tree.map(lambda x: x * jnp.nan, tree())
@@ -496,7 +496,7 @@ def test_the_library_and_its_exported_file_treat_bad_steps_alike():
                 kept = state
             _, state = step(grads, state, tree(), loss)
             gates.append(float(optax.tree.get(state, "gate")))
-            if seed == 3:  # as a loop that skips such updates would keep its momentum
+            if seed == 3:  # a loop that skips such updates would also keep the old momentum
                 matrix = kept.inner_states["matrix"]
                 matrix = optax.tree.set(
                     state.inner_states["matrix"], **{momentum: optax.tree.get(matrix, momentum)}
@@ -573,6 +573,6 @@ def test_an_equinox_model_that_is_not_filtered_is_a_clear_error():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = tx.init(params)
-    jax.eval_shape(lambda: tx.update(params, state, model))  # as with optax.adamw
+    jax.eval_shape(lambda: tx.update(params, state, model))  # optax.adamw allows this too
     with pytest.raises(ValueError, match=r"gradient of params.layers\[0\].weight .* got None"):
         tx.update(eqx.tree_at(lambda m: m.layers[0].weight, params, None), state, params)

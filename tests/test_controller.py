@@ -1,4 +1,4 @@
-"""The loop of a campaign of code, on runs that cost nothing and scripted answers."""
+"""The loop of a code campaign, on simulated runs and scripted answers."""
 
 import asyncio
 import inspect
@@ -37,7 +37,7 @@ from nanoevolve_jax.policy.certified import FORMAT, Certified, digest
 
 PROPOSALS = 9
 FIRST_LINE = re.compile(r"Proposal (\d+), try (\d): (\w+)")
-PRICE = 0.25  # dollars a call
+PRICE = 0.25  # dollars per call
 FUNCTIONS = {
     "gate": "def gate(sensors, features, control):\n    return jax.nn.sigmoid({x} * control.bias)",
     "actuate": "def actuate(gate, poles):\n    return (1.0, gate, 1.0, 0.9, {x})",
@@ -46,7 +46,7 @@ FUNCTIONS = {
 
 
 def text_of(number, slot, try_):
-    """Answers: every fourth is prose at first, every fifth imports, the seventh is the first."""
+    """Returns an answer; some are prose, some import a module, and number 7 repeats number 1."""
     if number % 4 == 3 and try_ == 1:
         return "no code at all"
     x = 0.5 + 0.05 * (1 if number == 7 else number)
@@ -55,7 +55,7 @@ def text_of(number, slot, try_):
 
 
 class World:
-    """Providers and runs of one campaign; counts what is asked and trained."""
+    """Simulated providers and runs of one campaign, which count their calls and trainings."""
 
     def __init__(self, folder, delay=lambda number: 0.0, width=1, **changes):
         self.folder, self.delay, self.width = folder, delay, width
@@ -77,7 +77,7 @@ class World:
         (folder / "telemetry").mkdir(parents=True, exist_ok=True)
 
     async def ask(self, provider, prompt, place):
-        """An answer; one that was given is given again, and not paid again."""
+        """Returns an answer and records the call; a repeated call returns it without payment."""
         number, try_, slot = FIRST_LINE.match(prompt).groups()
         marker = place / "answered"
         if not marker.exists():
@@ -90,13 +90,13 @@ class World:
         return Answer(text, 100, 10, PRICE, 0.0, 1, 0, None, provider, "model")
 
     def question(self, target, known):
-        """A question whose prompt is what `ask` needs to know."""
+        """Returns a question whose prompt contains everything that `ask` needs."""
         source = questions.source_of(self.folder, known.record(target.parent), target.slot)
         prompt = f"Proposal {target.number}, try 1: {target.slot}"
         return Question(target.slot, source, "one", prompt)
 
     def run(self, on_event=lambda *args: None, stopping=lambda: False, limits=None):
-        """Runs the campaign from what is on disk; (state, why it ended)."""
+        """Runs the campaign from the state on disk and returns (state, reason for its end)."""
         engine = SimpleNamespace(task=training.TASK, width=self.width)
         campaign = Campaign(engine, self.config, self.folder, Scale(0.01, 0.0, 0.0))
         plan = Plan(
@@ -118,7 +118,7 @@ class World:
         return controller.run(state)
 
     def lines(self):
-        """Everything that does not depend on time."""
+        """Returns the entries and records without everything that depends on time."""
         records = archive.load_all(self.folder / ARCHIVE)
         entries = proposals.read(self.folder / proposals.FILE)
         return [entry._replace(seconds=0.0) for entry in entries], records
@@ -133,7 +133,7 @@ async def wait_until(condition):
 
 
 def validate(slot, source):
-    """A verdict on the text alone: these programs are never run."""
+    """Validates the text alone, because these programs are never run."""
     try:
         language.check(source, slot)
     except Refused as refused:
@@ -148,7 +148,7 @@ def validate(slot, source):
 
 
 def bpb_of(job):
-    """Later answers are better; code that the spec does not call changes nothing."""
+    """Returns a bpb that is lower for later answers."""
     code = job.candidate.code
     best = 0.0
     for function in code.functions if code else ():
@@ -159,7 +159,7 @@ def bpb_of(job):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A campaign that nothing slows or interrupts."""
+    """Returns a campaign that nothing slows or interrupts."""
     world = World(tmp_path_factory.mktemp("whole"))
     world.state, world.ended = world.run()
     return world
@@ -235,7 +235,7 @@ def test_of_two_equal_proposals_the_first_is_trained_in_any_order_of_answers(tmp
 
 
 def test_fillers_do_not_change_the_journal(whole, tmp_path, monkeypatch):
-    """Although one of them is what a later proposal will give, on the same parent."""
+    """One filler even has the spec and code of a later proposal on the same parent."""
     entries, records = whole.lines()
     later = next(r for r in records if r.generation > 1 and r.code["source"])
     shutil.copytree(whole.folder / "code", tmp_path / "code")
@@ -260,7 +260,7 @@ def test_fillers_do_not_change_the_journal(whole, tmp_path, monkeypatch):
 
 
 class Killed(Exception):
-    """A kill, as far as this process can play one."""
+    """A simulated kill of this process."""
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 7])
@@ -299,13 +299,13 @@ def test_records_of_a_proposal_that_is_not_in_the_journal_are_made_again(whole, 
     path = tmp_path / proposals.FILE
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     lines = (tmp_path / ARCHIVE).read_bytes().splitlines(keepends=True)
-    (tmp_path / ARCHIVE).write_bytes(b"".join(lines[:-1]))  # torn between candidate and mutant
+    (tmp_path / ARCHIVE).write_bytes(b"".join(lines[:-1]))  # cut between candidate and mutant
     world.run()
     assert world.lines() == reference
 
 
 def damaged(whole, folder, harm):
-    """A campaign to be continued by one proposal, after some harm to its folder."""
+    """Returns a campaign with one more proposal, whose folder was damaged."""
     shutil.copytree(whole.folder, folder)
     harm(folder)
     return World(folder, codegen__proposals=PROPOSALS + 1)
@@ -321,7 +321,7 @@ def lose_question(folder):
 
 
 def ask_next(**changes):
-    """Puts a question of another campaign in the place of the next one."""
+    """Returns a function that replaces the next question with one from another campaign."""
 
     def harm(folder):
         last, following = (proposals.folder_of(folder, PROPOSALS - 1 + i) for i in (0, 1))
@@ -387,7 +387,7 @@ def test_an_outage_of_all_providers_ends_a_campaign_that_can_be_resumed(tmp_path
 
 
 async def refusing(provider, prompt, place):
-    """A provider that is out of order."""
+    """Answers every question with a failure."""
     return Answer("", 0, 0, 0.0, 0.0, 1, 0, "out of order", provider, "model")
 
 
@@ -401,7 +401,7 @@ def test_a_campaign_without_progress_ends(tmp_path, monkeypatch):
 
 def test_waiting_is_filled_with_as_many_mutants_as_allowed(tmp_path):
     def slow(number):
-        return wait_until(lambda: len(world.runs.jobs) >= 3 + 3)  # founders, mutants
+        return wait_until(lambda: len(world.runs.jobs) >= 3 + 3)  # founders and mutants
 
     world = World(tmp_path, delay=slow, codegen__proposals=1, codegen__fill=3)
     state, _ = world.run()

@@ -165,7 +165,7 @@ def test_hidden_files_folders_and_dangling_links_are_not_shards(tmp_path):
     corpus = load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path)
     assert corpus.fingerprint == before
     assert (list(corpus.train()), list(corpus.validation())) == (["a"], ["v"])
-    (tmp_path / "shard_2.parquet").symlink_to(tmp_path / "shard_1.parquet")  # is one
+    (tmp_path / "shard_2.parquet").symlink_to(tmp_path / "shard_1.parquet")  # counts as a shard
     assert list(load_corpus(f"parquet:{tmp_path}", cache_dir=tmp_path).validation()) == ["v"]
 
 
@@ -214,7 +214,7 @@ def test_an_unknown_name_or_negative_shards_are_an_error(tmp_path, name):
 
 
 def write_two(folder, documents=("a",), kind=None, column="text", **options):
-    """Writes a shard under test and a good one; returns the path of the first."""
+    """Writes a shard under test and a good shard, and returns the path of the first."""
     write_shard(folder / "shard_1.parquet", ["a"])
     return write_shard(folder / "shard_0.parquet", list(documents), kind, column, **options)
 

@@ -1,4 +1,4 @@
-"""Deployment: commands, and jobs on a cluster of two nodes."""
+"""Deployment commands, and their jobs on a cluster of two nodes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ROOT = Path(folder.__file__).resolve().parents[3]
 
 
 def run(command, *arguments, cwd, **changes):
-    """Starts a command line; returns its process."""
+    """Starts a command line and returns its process."""
     return subprocess.Popen(
         [sys.executable, "-m", f"nanoevolve_jax.{command}", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -52,7 +52,7 @@ def trace(*arguments, **options):
 
 
 def finish(process, code=0):
-    """Waits for a command; returns its output, or its errors for codes of failures."""
+    """Waits for a command and returns its output, or its errors if it must fail."""
     output, errors = process.communicate(timeout=600)
     assert process.returncode == code, (output, errors)
     return errors if code in (2, 130) else output
@@ -111,7 +111,7 @@ def test_without_ray_the_command_that_installs_it_is_named(monkeypatch):
 
 
 class Checkpoints:
-    """Checkpoints of a user who asks to stop as soon as one job was sent."""
+    """Checkpoints of a user who asks to stop after the first job is sent."""
 
     def __init__(self, stopping):
         self.stopping = stopping
@@ -146,7 +146,7 @@ def test_a_local_ray_that_is_interrupted_while_it_starts_leaves_no_process(tmp_p
     while not log.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    time.sleep(2.0)  # some of its processes run by now
+    time.sleep(2.0)  # some of its processes are running by now
     children = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
     assert children
     process.send_signal(signal.SIGTERM)
@@ -187,13 +187,13 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """The address of two nodes of one processor each, on this machine."""
+    """Yields the address of a cluster with two nodes of one processor each on this machine."""
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     from ray.cluster_utils import Cluster
 
     place = tmp_path_factory.mktemp("cluster")
     patch = pytest.MonkeyPatch()
-    # What a job's `python` is, and where it keeps text.
+    # Jobs run this `python` and keep their text in this cache.
     patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     patch.setenv("XDG_CACHE_HOME", str(place))
     port = free_port()
@@ -210,12 +210,12 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Where commands are run: their cache and their run folders."""
+    """Returns the working directory of the commands, which holds their cache and run folders."""
     return tmp_path_factory.mktemp("client")
 
 
 def jobs_of(output):
-    """Job ids by candidate in the output of `deploy`."""
+    """Returns the job ids by candidate from the output of `deploy`."""
     pairs = [line.split(": ") for line in output.splitlines() if ": nano-" in line]
     return {name: rest.split(",")[0] for name, rest in pairs}
 
@@ -237,7 +237,7 @@ def test_deployed_candidates_give_the_bits_of_a_local_run_when_a_client_is_kille
     client.communicate()
     nodes = {info.driver_node_id for info in details(cluster, sent.values())}
     state = finish(trace(job, "--nofollow", cwd=place))
-    assert re.search(r"trust_ratio: (running|succeeded)", state)  # a busy client may come late
+    assert re.search(r"trust_ratio: (running|succeeded)", state)  # a slow client may print late
     for name, one in sent.items():
         output = finish(trace(one, cwd=place))
         assert f"{one}, {name}: succeeded" in output and "better on" in output
@@ -292,7 +292,7 @@ def test_a_tampered_folder_is_refused_on_the_cluster_and_tried_again_when_whole(
     assert "model/gpt.py must be as job" in jobs.log(whole.name, cluster)
     assert jobs.result(whole.name, cluster) is None
     assert "failed" in finish(trace(whole.name, f"--address={cluster}", cwd=place), code=1)
-    # It is listed, although it was not sent from here.
+    # The job is listed although another process submitted it.
     assert whole.name in finish(run("codegen.status", f"--address={cluster}", cwd=place))
 
     assert jobs.submit(whole, cluster) == whole.name
@@ -301,7 +301,7 @@ def test_a_tampered_folder_is_refused_on_the_cluster_and_tried_again_when_whole(
 
 
 def ended(job, cluster):
-    """The state of a job at its end."""
+    """Waits for the end of a job and returns its state."""
     for _ in range(600):
         state = jobs.poll(job, cluster)
         if state.status in jobs.ENDED:

@@ -1,4 +1,4 @@
-"""Deployment: folders of jobs, what is trained from them, and results that come back in a log."""
+"""Deployment folders: their content, the training of a job, and results read from a log."""
 
 import base64
 import contextlib
@@ -49,7 +49,7 @@ SECRET = "sk-not-to-be-seen-anywhere"
 
 
 def certified_gate(expression):
-    """A gate of one expression of the sensor `step_fraction`, with a certificate of trust."""
+    """Returns certified code for a gate that evaluates one expression of `step_fraction`."""
     contract, source = SLOTS["gate"], f"def gate(sensors, features, control):\n    {expression}\n"
     leaves, tree = jax.tree.flatten(contract.arguments(SCALAR))
 
@@ -76,7 +76,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture
 def config(workshop):
-    """A config of the user's own text."""
+    """Returns a config with the user's own text."""
     places = {"data.corpus": f"parquet:{workshop / 'corpus'}"}
     places |= {"data.cache_dir": str(workshop / "cache")}
     return make_config(SETTINGS | places, workshop / "run", compare__seeds=2)
@@ -91,18 +91,18 @@ def submission(config, arm, baseline=None, text=None):
 
 
 def sent(config, arm, place, **options):
-    """The folder of an arm."""
+    """Returns the folder that is sent for an arm."""
     return make_folder(submission(config, arm, **options), place, config.data.corpus)
 
 
 @pytest.fixture
 def trust_ratio(config, tmp_path):
-    """A folder whose text is the user's own."""
+    """Returns a folder whose text is the user's own."""
     return sent(config, Arm("trust_ratio", TRUST_RATIO, {}), tmp_path)
 
 
 def trained(place, monkeypatch):
-    """The result of a folder, trained in this process as on a cluster."""
+    """Returns the result of a folder, trained in this process as on a cluster."""
     received = read_folder(place, place.name)
     monkeypatch.chdir(place)
     monkeypatch.setattr(site, "use_devices", lambda config: config.devices)  # JAX has started
@@ -135,7 +135,7 @@ def test_the_bytes_of_a_folder_depend_on_neither_machine_nor_place(workshop, con
     moved.workdir, moved.track.project, moved.ray.address = "mine", "p", "10.0.0.7:6379"
     first, second = sent(config, arm, tmp_path / "a"), sent(moved, arm, tmp_path / "b")
     assert first.name == second.name
-    assert first == sent(config, arm._replace(id="two"), tmp_path / "a")  # ids are not in it
+    assert first == sent(config, arm._replace(id="two"), tmp_path / "a")  # ids are left out
     moved.train.steps += 1
     assert sent(moved, arm, tmp_path / "b").name != first.name
 
@@ -157,7 +157,7 @@ def test_a_folder_holds_nothing_of_the_environment_and_no_path_of_this_machine(
 
 
 def with_fields(place, fields):
-    """Sets fields of the config of a folder; returns its new id."""
+    """Sets fields of the config of a folder and returns the new id of the job."""
     document = json.loads((place / JOB).read_text())
     changed = ConfigDict(document["config"])
     changed.update_from_flattened_dict(fields)
@@ -252,7 +252,7 @@ def test_text_that_is_too_large_to_travel_is_refused(config, tmp_path, monkeypat
         sent(config, Arm("x", TRUST_RATIO, {}), tmp_path)
 
 
-# What is trained ---------------------------------------------------------------------------
+# Training ---------------------------------------------------------------------------------
 
 
 def test_a_folder_gives_the_bits_of_a_comparison_on_this_machine(
@@ -298,7 +298,7 @@ def test_a_result_comes_back_through_a_log_as_it_was():
     result = registry.from_log(log, "nano-1")
     assert {name: result[name] for name in RESULT} == RESULT
     assert registry.from_log("noise\n", "nano-1") is None
-    assert registry.from_log(registry.to_line(RESULT), "nano-1") is None  # its end is missing
+    assert registry.from_log(registry.to_line(RESULT), "nano-1") is None  # truncated
     with pytest.raises(EvidenceError, match="has the result of job nano-1"):
         registry.from_log(log, "nano-2")
 
@@ -406,7 +406,7 @@ def test_the_environment_of_a_local_ray_has_no_keys():
     assert kept["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
 
 
-# Which candidate is sent -------------------------------------------------------------------
+# Choice of the candidate --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_candidate_of_a_run_folder_is_sent_as_its_search_trained_it(config, tm
     write_folder(tmp_path / "run", family())
     found = deployment(f"{tmp_path / 'run'}:g001c01", config)  # a control
     jobs = found.submission.arms["candidate"]
-    assert {job.steps for job in jobs} == {100}  # not that of `config`
+    assert {job.steps for job in jobs} == {100}  # not the number in `config`
     assert [job.seed for job in jobs] == shared_seeds(config)
     assert found.place == tmp_path / "run"
 

@@ -1,4 +1,4 @@
-"""The library's one call, on the parameters of Flax, Haiku, Equinox and plain trees."""
+"""The library's single call on the parameters of Flax, Haiku, Equinox and plain trees."""
 
 import json
 
@@ -29,7 +29,7 @@ def labels_by_path(params, **args):
 
 
 def assert_it_trains(apply, params, **args):
-    """Sixty steps of regression bring the loss down; every array moves, and None stays None."""
+    """Trains a regression for sixty steps; the loss falls, all arrays change, and None stays."""
     tx = ne.optimizer(ANNEALING, total_steps=60, learning_rate=0.03, **args)
     state = tx.init(params)
 
@@ -101,7 +101,7 @@ def test_an_equinox_module_with_none_where_it_has_no_array():
     assert_it_trains(apply, params, layout="outputs_inputs")
 
 
-# Layout: the mathematics is not symmetric, so a transposed model needs a transposed optimizer.
+# Layout. The mathematics is not symmetric, so a transposed model needs a transposed optimizer.
 
 
 def updates_of(params, grads, steps=3, **args):
@@ -128,7 +128,7 @@ def test_the_other_layout_is_the_same_optimizer_on_transposed_matrices(shapes):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y.T, atol=1e-6), a, b)
     difference = jnp.abs(jax.tree.leaves(plain[0])[0] - jax.tree.leaves(wrong[0])[0].T)
     assert jnp.max(difference) > 1e-3
-    momentum = optax.tree.get(state, "momentum")  # kept in the layout of the parameters
+    momentum = optax.tree.get(state, "momentum")  # stored in the layout of the parameters
     assert [x.shape for x in jax.tree.leaves(momentum)] == [s[::-1] for s in shapes]
 
 
@@ -151,7 +151,7 @@ def test_a_layout_that_is_none_is_a_clear_error():
 
 
 def label_of(name, shape=(4, 6), **args):
-    """The label of an array `w` at a dotted path."""
+    """Returns the label of an array `w` at a dotted path."""
     tree = {"w": jnp.ones(shape)}
     for part in reversed(name.split(".")):
         tree = {part: tree}
@@ -307,7 +307,7 @@ def test_a_stack_is_updated_like_its_matrices():
                                  stacked=["blocks"])  # fmt: skip
         apart, _ = updates_of(list(stack), list(grads), steps=1, layout=layout)
         found = together[0]["blocks"]
-        # The alignment's sample is of other entries, which the first step does not read.
+        # The alignment samples other entries, but the first step does not use the alignment.
         np.testing.assert_allclose(found, jnp.stack(apart[0]), atol=1e-6)
 
 
@@ -329,7 +329,7 @@ def test_labels_and_groups_can_be_chosen():
         assert moved == {"a": True, "b": False, "c": True}
 
 
-# Policies by name, by file, by hand.
+# Policies given by name, by file or as a spec.
 
 
 def test_a_policy_is_a_spec_a_preset_a_record_or_an_export(tmp_path):

@@ -1,4 +1,4 @@
-"""Calibrate, search, promote, confirm and replay, end to end on a tiny model and text."""
+"""Calibration, search, promotion, confirmation and replay from end to end on a tiny model."""
 
 import contextlib
 import io
@@ -65,17 +65,17 @@ def settings(folder, **changes):
 
 
 def act(command, *arguments):
-    """Runs a command in this process; returns its output and what it returned."""
+    """Runs a command in this process and returns its output and its result."""
     patch, output = pytest.MonkeyPatch(), io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
-        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
+        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX is already initialised
         returned = command(*arguments)
     return output.getvalue(), returned
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A folder with a corpus and a finished calibration."""
+    """Returns a folder with a corpus and a finished calibration."""
     folder = tmp_path_factory.mktemp("evidence")
     write_corpus(folder / "corpus")
     act(calibrate.calibrate, make_config(settings(folder), folder / "calibration"))
@@ -88,7 +88,7 @@ def calibrated(folder, name, **changes):
 
 
 def on_this_machine(config, folder, **changes):
-    """The config with the devices and the cache that searches of this module use."""
+    """Returns the config with the devices and the cache that the searches of this module use."""
     config.devices, config.data.cache_dir = TINY["devices"], str(folder / "cache")
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
@@ -101,7 +101,7 @@ def confirm_settings(folder, run, candidate="promoted", **changes):
 
 
 def run_confirm(folder, name, *arguments, **changes):
-    """Confirms a candidate; returns the output."""
+    """Confirms a candidate and returns the output."""
     run = confirm_settings(folder, folder / name, *arguments, **changes)
     return act(confirm.confirm, run)[0]
 
@@ -223,7 +223,7 @@ def test_searching_again_changes_nothing(workshop, searched, confirmed, trains_n
     files = [workshop / "run" / name for name in ("archive.jsonl", "promotion.json")]
     before = [path.read_bytes() for path in files]
     folder = workshop / "run" / "tensorboard" / "search"
-    events = read_events(folder)  # written before promotion changed scores
+    events = read_events(folder)  # written before promotion changed the scores
     act(search.search, calibrated(workshop, "run"))
     assert read_events(folder) == events
     assert [path.read_bytes() for path in files] == before
@@ -239,7 +239,7 @@ def card_of(workshop):
 
 
 def other_candidate(workshop):
-    """A candidate that promotion did not pick."""
+    """Returns a candidate that promotion did not choose."""
     promoted = document(workshop, "run", "promotion.json")
     return next(name for name in promoted["first_round"] if name != promoted["candidate"])
 
@@ -265,7 +265,7 @@ def test_the_commands_on_a_card_lead_from_nothing_to_it(workshop, confirmed):
     for command in (calibrating, searching):
         assert f"--config.data.corpus=parquet:{workshop / 'corpus'}" in command
         assert "--config.train.steps=6" in command
-    # Calibration begins with this recipe; the search uses the one that it ends with.
+    # Calibration starts with this recipe, and the search uses the tuned one.
     assert "--config.recipe.momentum=0.97" in calibrating and "recipe" not in searching
     assert f"--config.workdir={workshop / 'calibration'}" in calibrating
     assert f"--config.calibration={workshop / 'calibration' / 'calibration.json'}" in searching
@@ -344,7 +344,7 @@ def test_a_second_candidate_is_exploratory_and_cannot_win(workshop, confirmed):
     card = document(workshop, "run", "evidence", f"{other}.json")
     assert "exploratory" in output and card["exploratory"] and card["level"]["level"] <= 2
     assert document(workshop, "run", "summary.json")["winners"] == []
-    # Leaves the folder as the other tests know it.
+    # Restore the folder for the other tests.
     for suffix in ("json", "md"):
         (workshop / "run" / "evidence" / f"{other}.{suffix}").unlink()
 
@@ -357,7 +357,7 @@ def replay_settings(workshop):
 
 
 def replayed(workshop, path, pairs=1, settings=None):
-    """Whether a replay agrees, and its output."""
+    """Returns whether a replay agrees, and its output."""
     config = settings or replay_settings(workshop)
     output, agrees = act(lambda: replay.replay(config, path, pairs, Console(width=200)))
     return agrees, output
@@ -430,7 +430,7 @@ PLACES = {
 
 @pytest.fixture
 def canary(tmp_path):
-    """Fields of a config that name a place and a server which must not be touched."""
+    """Yields config fields that name a folder and a server, which must not be touched."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         place = tmp_path / "canary"
@@ -445,14 +445,14 @@ def canary(tmp_path):
 
 
 def with_fields(config, fields):
-    """The config of a document with other fields."""
+    """Returns a document's config with other fields."""
     changed = ConfigDict(config)
     changed.update_from_flattened_dict(fields)
     return changed.to_dict()
 
 
 def test_the_canary_names_every_place_of_the_table(canary):
-    """A new field that names a place of a machine belongs in the attack."""
+    """The attack must cover every new setting that names a place on a machine."""
     places = {path for path, setting in SETTINGS.items() if setting.scope == "machine"}
     numbers = {path for path in places if not isinstance(SETTINGS[path].default, str)}
     assert places - numbers <= {*canary, "codegen.ensemble", "codegen.scope"}
@@ -479,7 +479,7 @@ def test_a_hostile_run_folder_chooses_no_place_no_connection_and_no_device(
     for switch in (canary.pop("attribute.switch_corpus"), "docstrings"):
         changed = with_fields(written["config"], canary | {"attribute.switch_corpus": switch})
         (folder / "config.json").write_text(json.dumps(written | {"config": changed}))
-        if switch != "docstrings":  # a text without a fingerprint has to be named here
+        if switch != "docstrings":  # the user must name a text that has no fingerprint
             with pytest.raises(ConfigError, match=r"attribute\.switch_corpus must be parquet:DIR"):
                 act(confirm.confirm, run)
     assert "paired seeds" in act(confirm.confirm, run)[0]
@@ -507,7 +507,7 @@ def test_what_cannot_be_confirmed_is_named(workshop, searched):
 
 @pytest.fixture(scope="module")
 def won(workshop):
-    """The card of a candidate whose runs are declared a win, so that all that follows is run."""
+    """Returns a candidate, its card and the output; its runs are declared a win."""
     changes = {
         "seed": 7,
         "attribute__donors": 2,
@@ -550,7 +550,7 @@ def test_a_win_is_attributed_tried_elsewhere_and_entered_into_the_archive(worksh
 
 
 def arrays(parts):
-    """Lists of a document as arrays."""
+    """Converts the lists of a document to arrays."""
     if isinstance(parts, dict):
         return {name: arrays(part) for name, part in parts.items()}
     return np.array(parts)
@@ -582,12 +582,12 @@ def test_the_verdict_and_the_level_of_a_win_follow_from_its_card(workshop, won):
 
 
 def spent_in(workshop, name):
-    """Runs by stage, counted in the folder's own files."""
+    """Returns the number of runs per stage, counted from the run folder's files."""
     return Counter(run.stage for run in read_runs(workshop / name))
 
 
 def planned(config, cheaper_pairs=0):
-    """Runs by stage, as planned for two candidates at once."""
+    """Returns the planned number of runs per stage for two candidates at once."""
     calls = [call for phase in phases(config, 2)[:-1] for call in phase.calls]
     calls += trial.dry_run(config, 1, cheaper_pairs).after_win
     total = Counter()
@@ -600,7 +600,7 @@ def test_a_calibration_runs_as_often_as_its_plan_says(workshop):
     config = make_config(settings(workshop), workshop / "calibration")
     spent, expected = spent_in(workshop, "calibration"), planned(config)
     assert len(spent) == 4
-    # A point that is on the shortlist twice is run once.
+    # A point that is on the shortlist twice runs once.
     doubles = expected["calibrate: tune_final"] - spent.pop("calibrate: tune_final")
     assert doubles in range(0, 3 * config.calibrate.seeds, config.calibrate.seeds)
     assert spent == {stage: expected[stage] for stage in spent}
@@ -612,7 +612,7 @@ def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(wor
     spent, expected = spent_in(workshop, "won"), planned(config, cheaper_pairs=3)
     assert len(records_of(workshop, "won")) == expected["search: screening"]
     assert spent["promote"] == expected["promote"]
-    # The plan has one reference, and no range that must be extended to the candidate's.
+    # The plan assumes one reference and learning rates that need no extended range.
     confirmed = card["confirmation"]
     arms = [*confirmed["learning_rates"].values()]
     arms += [other["learning_rates"] for other in confirmed["others"]]
@@ -624,12 +624,12 @@ def test_search_promotion_and_all_that_follows_a_win_run_as_often_as_planned(wor
     moved = ("confirm: test", "attribute: winner", "attribute: baseline")
     more = len(confirmed["others"]) * confirmed["pairs"]
     assert sum(spent[stage] for stage in moved) == expected["confirm: test"] + more
-    # A gate that senses the step alone moves alike on every seed: yoked is the schedule.
+    # A gate that reads only the step is the same on every seed, so yoked equals the schedule.
     bpb = card["attribution"]["bpb"]
     expected["attribute: placebos"] -= config.confirm.seeds * (bpb["yoked"] == bpb["schedule"])
     for stage in expected:
         if stage.startswith(("attribute: ", "transfer: ")):
             assert spent[stage] == expected[stage], stage
-    # A candidate chosen by hand is checked like finalists of promotion.
+    # A candidate that was chosen by hand passes the same checks as finalists of promotion.
     assert spent.pop("confirm: constraints", 1) in (1, 2)
     assert set(spent) - set(moved) <= set(expected)

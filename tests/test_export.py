@@ -1,4 +1,4 @@
-"""The command export, and exported files on a machine without this project."""
+"""The export command, and exported files on a machine without this project."""
 
 import ast
 import importlib.util
@@ -45,7 +45,7 @@ def run(*command):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Every policy as a file of each framework, with a long origin."""
+    """Returns a folder with every policy as a file for each framework, with a long origin."""
     folder = tmp_path_factory.mktemp("exported")
     for framework in FRAMEWORKS:
         (folder / framework).mkdir()
@@ -118,7 +118,7 @@ def test_a_file_contains_only_what_the_policy_uses():
     assert "2.3465413258596377" in nanochat and "2.3465413258596377" not in four
     still = set_field(ANNEALING, "control.conservative.update_multiplier", 1.2)
     still = set_field(still, "control.conservative.second_moment_beta", 0.9)
-    text = source_of(still, "torch", "still")  # its gate moves nothing
+    text = source_of(still, "torch", "still")  # its gate has no effect
     assert "gate" not in text.split('"""')[2] and "UPDATE_MULTIPLIER = 1.2" in text
 
 
@@ -158,7 +158,7 @@ def torch():
 
 
 def torch_model(torch, spec, **changes):
-    """Two matrices of a shape, one of another and a vector, in NanoChat's kinds of groups."""
+    """Returns parameters of three shapes in NanoChat's kinds of groups, and their optimizer."""
     module = load_module(source_of(spec, "torch", "policy"))
     generator = torch.Generator().manual_seed(0)
     shapes = [(4, 6), (4, 6), (6, 4), (5,)]
@@ -213,14 +213,14 @@ def test_the_torch_file_survives_huge_gradients(torch):
 
 @pytest.mark.parametrize("shape", ["64x64", "64x256", "256x64"])
 def test_the_torch_file_of_the_baseline_steps_as_nanochat_does(torch, repository, shape):
-    """Against figures of NanoChat's own MuonAdamW."""
+    """The steps match figures of NanoChat's own MuonAdamW."""
     reference = Reference(repository / "tests/reference/muon.npz")
     hyper = reference.json("muon/hyper")
     spec = NANOCHAT._replace(second_moment_beta=hyper["beta2"])
     module = load_module(source_of(spec, "torch", "nanochat"))
     params = [torch.nn.Parameter(torch.tensor(x)) for x in reference[f"muon/{shape}/params0"]]
     optimizer = module.MuonAdamW([{"kind": "muon", "params": params, "lr": 0.0}])
-    factor = max(1.0, params[0].shape[0] / params[0].shape[1]) ** 0.5  # not in those figures
+    factor = max(1.0, params[0].shape[0] / params[0].shape[1]) ** 0.5  # not in the figures
     steps = []
     for step, grads in enumerate(reference[f"muon/{shape}/grads"]):
         settings = {"momentum": hyper["momentum"][step], "weight_decay": hyper["wd"][step]}
@@ -254,7 +254,7 @@ def test_the_torch_file_has_nanochats_adamw(torch, repository):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run folder of three candidates."""
+    """Returns a run folder of three candidates."""
     folder = tmp_path / "run"
     folder.mkdir()
     records = [

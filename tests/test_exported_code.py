@@ -1,4 +1,4 @@
-"""Files for optax with rewritten functions do what their certified programs do."""
+"""Exported optax files with rewritten functions behave as their certified programs do."""
 
 import ast
 import importlib.util
@@ -27,14 +27,14 @@ from nanoevolve_jax.reporting.policies import find_policy, named_arm
 
 STEPS = 25  # the spike among the gradients comes at step 20
 GATING = ("gate", "actuate", "features")
-# Its gate senses nothing, and its multiplier is none of `actuate`'s.
+# The gate of this spec reads nothing, and its multiplier is outside the range of `actuate`.
 STILL = set_field(ANNEALING, "control.coefficients.step_fraction", 0.0)
 STILL = set_field(STILL, "update_multiplier", 1.3)
 
 
 @pytest.fixture(scope="module")
 def functions():
-    """One function a slot, far from the built-in one; names clash with the file's and others'."""
+    """Returns one function per slot whose names clash with those of the file and of each other."""
     return {slot: certify(source, slot) for slot, source in SOURCES.items()}
 
 
@@ -96,7 +96,7 @@ def test_an_iteration_in_bfloat16_is_that_of_the_certificate():
     ids=["the source", "what it is told", "the gate's bounds", "actuators' bounds", "features'"],
 )
 def test_a_mistake_in_a_file_with_sources_is_caught(functions, slots, mistake):
-    """Bounds are what `certified.py` puts around a function, which the file must do itself."""
+    """The file must apply the same bounds to a function as `certified.py`."""
     code = code_with(functions, slots)
     source = source_of(EVERYTHING, "optax", "policy", code=code)
     assert source.count(mistake[0]) == 1
@@ -109,7 +109,7 @@ def test_the_smallest_matrix_of_each_form_is_compared():
     assert (8, 24) in shapes_for(None) and shapes_for(code_of()) == shapes_for(None)
 
 
-# What stands in the file.
+# Content of the file.
 
 
 def test_a_function_that_nothing_calls_is_not_in_the_file(functions):
@@ -150,7 +150,7 @@ def test_a_file_needs_only_jax_and_optax_and_lints(functions, tmp_path):
             unhidden = source.replace("# ruff: noqa\n", "")
             (tmp_path / f"{name}_{'_'.join(slots)}.py").write_text(unhidden)
     ruff = [sys.executable, "-m", "ruff"]
-    # Style inside the sources is not the file's: names and imports are.
+    # The file guarantees the names, imports and format around the sources, but not their style.
     for rules in (["check", "--select", "F,I"], ["format", "--diff"]):
         done = subprocess.run(
             [*ruff, rules[0], "--isolated", *rules[1:], str(tmp_path)],
@@ -165,7 +165,7 @@ def test_torch_is_refused_in_one_line(functions):
     with pytest.raises(SpecError, match="got 'torch': p7 has direction rewritten") as error:
         source_of(NANOCHAT, "torch", "p7", code=code_with(functions, ("direction",)))
     assert "--to must be optax or json" in str(error.value) and "\n" not in str(error.value)
-    # A gate that is off is no reason.
+    # A rewritten gate is ignored if the gate is off.
     assert source_of(NANOCHAT, "torch", "p7", code=code_with(functions, ("gate",)))
 
 
@@ -229,7 +229,7 @@ def test_an_invalid_result_of_the_sandbox_is_refused(answer, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run folder of a campaign."""
+    """Returns the run folder of a campaign."""
     function = certify(BLEND, "direction", [(8, 8), (8, 12), (12, 8)])
     return write_campaign(tmp_path / "run", function)
 

@@ -1,4 +1,4 @@
-"""The GPT: what its outputs depend on, how it starts, and that the figures would catch mistakes."""
+"""The GPT: its dependencies, its initialisation, and figures that detect mistakes."""
 
 import functools
 import pathlib
@@ -14,7 +14,7 @@ from nanoevolve_jax.model.reference import Reference, drawn_params
 FIGURES = pathlib.Path(__file__).parent / "reference"
 apply = jax.jit(gpt.apply, static_argnums=0)
 init = jax.jit(gpt.init_params, static_argnums=0)
-GATE = 5e-6  # of logits against the reference
+GATE = 5e-6  # largest difference of logits from the reference
 SMALL = GPTConfig(
     sequence_len=16, vocab_size=50, n_layer=2, n_head=4, n_kv_head=2, n_embd=32, window_pattern="L"
 )
@@ -25,7 +25,7 @@ def with_fields(config, **fields):
 
 
 def random_params(config):
-    """No weight at a neutral value, unlike at the start of training."""
+    """Returns parameters without the neutral values that training starts from."""
     return nanochat.from_nanochat(drawn_params(config), config)
 
 
@@ -35,10 +35,10 @@ def tokens(config, batch=2, length=None, seed=0):
 
 
 def seen(config, length, smear=0.5):
-    """seen[t, s]: whether the logits at t depend on the token at s, by gradients."""
+    """Returns bool[T, T]: whether the logits at t depend on the token at s, found by gradients."""
     params = random_params(config)
     table = 0.1 * jax.random.normal(jax.random.key(9), (length, config.n_embd))
-    idx = jnp.arange(length)[None]  # every position reads a row of its own
+    idx = jnp.arange(length)[None]  # every position reads a different row
 
     def logits(table):
         embedded = params | {"wte": {"embedding": table}, "smear_lambda": jnp.full(1, smear)}
@@ -135,7 +135,7 @@ def test_matrices_of_one_shape_start_different():
 
 
 def drop(*path):
-    """A change that sets one parameter to 0."""
+    """Returns a change that sets one parameter to 0."""
 
     def change(params):
         *parents, last = path
@@ -148,7 +148,7 @@ def drop(*path):
 
 
 def interleaved(x):
-    """The wrong rotary: pairs of neighbours instead of split halves."""
+    """Applies an incorrect rotary embedding that pairs neighbours instead of split halves."""
     cos, sin = attention.rotary_tables(x.shape[1], x.shape[-1])
     even, odd = x[..., ::2], x[..., 1::2]
     cos, sin = cos[:, None], sin[:, None]
@@ -205,7 +205,7 @@ def test_a_mistake_moves_the_logits_by_more_than_the_gate(mistake, monkeypatch):
     forward = apply
     if patch:
         monkeypatch.setattr(*patch)
-        forward = gpt.apply  # not the compiled one, which would not see the patch
+        forward = gpt.apply  # the compiled function would not see the patch
     logits = forward(reference.config, params, reference["idx"])
     assert np.abs(logits - reference["logits"]).max() > 5 * GATE
 

@@ -27,7 +27,7 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Files to serve, faults still to come, and requests received."""
+    """A server with files, a queue of faults, and a log of its requests."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -35,7 +35,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.faults = []  # one per request for content
         self.requests = []  # (method, path, Range header)
         self.ranges = True
-        self.announced = {}  # other SHA-256 than the content's
+        self.announced = {}  # announced SHA-256 values that differ from the content's
 
     @property
     def endpoint(self):
@@ -69,7 +69,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "X-Repo-Commit": "c" * 40,
             "X-Linked-Size": str(len(content)),
             "X-Linked-Etag": f'"{digest}"',
-            # On another host, as the hub's own: it follows redirects to itself even for HEAD.
+            # The content is on another host, as on the real hub, whose own redirects are followed
+            # even for HEAD.
             "Location": f"http://localhost:{hub_server.server_port}/cdn{self.path}",
         }
         return self.send(302, headers)
@@ -140,7 +141,7 @@ def test_a_download_is_complete_reported_and_not_repeated(server, tmp_path):
     assert reports[-1][1] == len(CONTENT)
     server.requests.clear()
     assert fetch(server, tmp_path) == path
-    assert not server.requests  # works without a network from now on
+    assert not server.requests  # from now on it works without a network
 
 
 def test_a_cut_connection_is_resumed_where_it_stopped(server, tmp_path):
@@ -192,7 +193,7 @@ def test_corrupted_bytes_are_refused(server, tmp_path):
     message = refused(server, tmp_path, attempts=3)
     assert "SHA-256" in message and hashlib.sha256(CONTENT).hexdigest() in message
     assert len(server.content_requests()) == 3 and not parts(tmp_path)
-    server.faults = ["corrupt"]  # only once: the next attempt starts again
+    server.faults = ["corrupt"]  # only once, so the next attempt starts again
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 

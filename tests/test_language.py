@@ -1,4 +1,4 @@
-"""The language of sources: what is in it, what is refused and why, and what is kept of a text."""
+"""The language of sources: accepted sources, refusals with their reasons, and normalised text."""
 
 import ast
 import sys
@@ -20,7 +20,7 @@ def reason(source, slot="features"):
 
 
 def in_features(*lines):
-    """A source whose function has these lines before its result."""
+    """Returns a source whose function has these lines before its result."""
     body = "".join(f"    {line}\n" for line in lines)
     return f"def features(sensors):\n{body}    return (0.0, 0.0, 0.0, 0.0)\n"
 

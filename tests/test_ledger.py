@@ -1,4 +1,4 @@
-"""The ledger: every fold and seed is used once, for any caller, and no event can be taken back."""
+"""The ledger: each fold and seed is assigned only once, and no event can be undone."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ def begin(folder, folds=8, fingerprint="f00d"):
 
 @pytest.fixture
 def ledger(tmp_path):
-    """A ledger with two campaigns that happen to share `config.seed`."""
+    """Returns a ledger with two campaigns that happen to share `config.seed`."""
     ledger = begin(tmp_path)
     ledger.register_campaign("first", 7, 1, "mine")
     ledger.register_campaign("second", 7, 2, "yours")
@@ -36,13 +36,13 @@ def ledger(tmp_path):
 
 
 def read(ledger):
-    """Bytes of the ledger and of its head, None for a file that is not there."""
+    """Returns the bytes of the ledger and of its head, with None for a missing file."""
     paths = (ledger.path, ledger.path.with_suffix(".head.json"))
     return [path.read_bytes() if path.exists() else None for path in paths]
 
 
 def put(ledger, content, head):
-    """Makes these the bytes of the ledger and of its head."""
+    """Replaces the bytes of the ledger and of its head."""
     for path, data in zip((ledger.path, ledger.path.with_suffix(".head.json")), (content, head),
                           strict=True):  # fmt: skip
         path.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def refused(folder, **changes):
     return message
 
 
-# What is given out
+# Assignments
 
 
 def test_no_two_confirmations_share_a_fold_or_a_seed(ledger):
@@ -114,7 +114,7 @@ def test_folds_run_out_and_nothing_is_consumed_then(tmp_path):
     with pytest.raises(EvidenceError, match=r"data\.folds must be .*got 4"):
         ledger.consume("c", "c")
     assert folds == [2, 3] and read(ledger) == before
-    assert ledger.consume("c", "a").fold == 2  # a known one still goes on
+    assert ledger.consume("c", "a").fold == 2  # a known candidate continues with its fold
 
 
 def test_seeds_run_out_before_they_repeat(tmp_path):
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A ledger, and the bytes of its two files after every event, before the first one too."""
+    """Returns a ledger and the bytes of its two files before and after each event."""
     folder = tmp_path_factory.mktemp("history")
     ledger = begin(folder)
     ledger.path.unlink()
@@ -203,14 +203,14 @@ def test_an_event_is_on_disk_before_the_head_counts_it(ledger, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (happened.append("sync"), real_fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (happened.append("name"), real_replace(a, b)))
     ledger.consume("first", "a")
-    assert happened == ["sync", "sync", "name", "sync"]  # line, head, its name, the folder
+    assert happened == ["sync", "sync", "name", "sync"]  # line, head, new name, folder
 
 
 # Edits
 
 
 def test_a_ledger_and_a_head_of_different_times_are_refused(history):
-    """A ledger that lacks events at its end, and a head that is lost or old."""
+    """Either the ledger lacks its last events, or the head is lost or old."""
     ledger, states = history
     for i, (content, _) in enumerate(states):
         for j, (_, head) in enumerate(states):
@@ -253,13 +253,13 @@ def test_a_ledger_cut_anywhere_is_refused(history, length):
 
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_a_changed_byte_never_gives_a_fold_twice_after_a_kill(history, position, change):
-    """The head does not count the last line yet; every earlier byte is protected all the same."""
+    """The head does not count the last line yet, but every earlier byte is protected."""
     ledger, states = history
     content, head = bytearray(states[-1][0]), states[-2][1]
     position %= len(content)
     content[position] ^= change
     put(ledger, content, head)
-    if position == len(content) - 1:  # no newline: the line was never finished
+    if position == len(content) - 1:  # without a newline the line counts as unfinished
         assert len(begin(ledger.path.parent).confirmations()) == 1
     else:
         refused(ledger.path.parent)

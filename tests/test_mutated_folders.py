@@ -1,4 +1,4 @@
-"""Damaged and forged run folders end in one line, or are read; never in a traceback or a hang."""
+"""Damaged and forged run folders are read or refused in one line, without tracebacks or hangs."""
 
 import contextlib
 import io
@@ -36,8 +36,8 @@ from nanoevolve_jax.reporting.summary import overview
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.pages import candidate_page, overview_page, render
 
-BEGUN = "begun_with.json"  # a copy of config.json, of which there are no mutations
-FAST, SLOW, REPORTED = 20, 500, 50  # mutations of a file: in fast tests, in slow ones, in reports
+BEGUN = "begun_with.json"  # a copy of config.json that is never mutated
+FAST, SLOW, REPORTED = 20, 500, 50  # mutations per file in fast and slow tests, and in reports
 CONFIRMED = (
     *("config.json", "archive.jsonl", "summary.json", "runs.jsonl", "promotion.json"),
     *("calibration.json", f"evidence/{made.WINNER}.json"),
@@ -47,12 +47,12 @@ CAMPAIGN = ("config.json", "archive.jsonl", "proposals.jsonl", "proposals/0000/t
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
-    """The folder of a search with a confirmed winner."""
+    """Returns the run folder of a search with a confirmed winner."""
     return made_search(tmp_path_factory.mktemp("mutated") / "run")
 
 
 def made_search(folder):
-    """Writes the folder, with the first runs alone, so that it is read in little time."""
+    """Writes the run folder with only the first runs, so that reading it is fast."""
     made.write(folder, Path(__file__).parent.parent)
     description = json.loads((folder / "config.json").read_text())
     prints = dict.fromkeys(("corpus", "tokenizer", "calibration", "campaign", "config"), "c0ffee")
@@ -66,7 +66,7 @@ def made_search(folder):
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """The folder of a campaign of code."""
+    """Returns the run folder of a code campaign."""
     function = certify(BLEND, "direction", [(8, 8)])
     folder = write_campaign(tmp_path_factory.mktemp("mutated") / "campaign", function)
     call = folder / "proposals" / "0000" / "try-1"
@@ -77,7 +77,7 @@ def campaign(tmp_path_factory):
 
 
 def show(folder):
-    """Everything that `show` and `export` read and print of a folder."""
+    """Reads and prints everything that `show` and `export` use, and returns the history."""
     history = read_history(folder)
     console = Console(width=80, file=io.StringIO())
     render(overview_page(overview(history, 5)), console)
@@ -88,12 +88,12 @@ def show(folder):
 
 
 def report(folder):
-    """The whole report."""
+    """Returns the complete report of a folder."""
     return page.render(show(folder))
 
 
 def resume(folder):
-    """What a search and a confirmation read of their folder before they go on."""
+    """Reads everything that a search and a confirmation read before they resume."""
     settings = get_config()
     settings.workdir = str(folder)
     read_search(settings)
@@ -103,21 +103,21 @@ def resume(folder):
 
 
 def read_campaign(folder):
-    """What `ensemble` and a resumed campaign of code read."""
+    """Reads everything that `ensemble` and a resumed code campaign read."""
     ensemble.settings_of(folder)
     proposals.read(folder / proposals.FILE)
     ensemble.page_of(providers.load(providers.FILE), folder, None)
 
 
 def mutations(path, count):
-    """Contents of a file with one node changed each, sealed again where that is possible.
+    """Yields mutations of a file that each change one node, with a new seal where possible.
 
     Args:
-      path: of the file.
-      count: Number of mutations, drawn at random, unless the file has fewer.
+      path: Path of the file.
+      count: Largest number of mutations, which are drawn at random.
 
     Yields:
-      (what was done, a function that writes the content).
+      ((path of the node, new value), function that writes the mutated file).
     """
     lines = path.suffix == ".jsonl"
     document = journal.read(path).documents if lines else json.loads(path.read_text())
@@ -130,7 +130,7 @@ def mutations(path, count):
 
 
 def write(path, document, value):
-    """Writes a mutated document; what JSON can hold has seals that fit."""
+    """Writes a mutated document, with valid seals if JSON can represent the value."""
     if not is_plain(value):
         lines = document if path.suffix == ".jsonl" else [document]
         path.write_text("".join(to_text(line) + "\n" for line in lines))
@@ -147,7 +147,7 @@ def write(path, document, value):
 
 
 def require_one_line(use, folder, what):
-    """Uses a folder; whatever is wrong with it must be said in one line."""
+    """Uses a folder, requires that any error has one line, and returns that line."""
     try:
         use(folder)
     except UserError as error:
@@ -160,7 +160,7 @@ def require_one_line(use, folder, what):
 
 
 def try_all(use, folder, name, count):
-    """Uses a folder under mutations of one of its files; the file is put back."""
+    """Uses a folder under each mutation of one of its files, then restores the file."""
     path = folder / name
     before = path.read_bytes()
     try:
@@ -204,7 +204,7 @@ COLUMNS = made.columns_of(0, 20) | {"validation_step": [0, 10], "validation_bpb"
 
 
 def header(shape, descr="<f4"):
-    """The beginning of a column that claims to have a shape."""
+    """Returns the header of a column that claims to have this shape."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         file, {"descr": descr, "fortran_order": False, "shape": shape}
@@ -213,7 +213,7 @@ def header(shape, descr="<f4"):
 
 
 def zipped(**members):
-    """An .npz file of these members beside good columns."""
+    """Returns an .npz file of these members and otherwise valid columns."""
     file = io.BytesIO()
     np.savez_compressed(file, **{n: x for n, x in COLUMNS.items() if f"{n}.npy" not in members})
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archived:

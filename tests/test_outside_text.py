@@ -1,4 +1,4 @@
-"""Text from outside is printed as text, and nothing that a terminal does ends a finished run."""
+"""Text from outside is printed literally, and terminal problems never end a finished run."""
 
 import ast
 import io
@@ -20,7 +20,7 @@ from nanoevolve_jax.terminal.display import DataDisplay, Display
 from nanoevolve_jax.terminal.streams import SafeStream
 
 ROOT = Path(__file__).parent.parent
-# The only modules that may write to a terminal; `remote` runs before its folder is checked, so it
+# Only these modules may write to a terminal. `remote` runs before its folder is checked, so it
 # imports no other module.
 WRITERS = ("terminal/streams.py", "terminal/console.py", "deployment/remote.py")
 SOURCES = [
@@ -32,7 +32,7 @@ SOURCES = [
 
 
 def raw_output(tree):
-    """Every way in which a module could print without the console, as (line, name)."""
+    """Yields (line, name) of everything in a module that could print without the console."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id="print"):
@@ -94,7 +94,7 @@ CONTROLS = set("\x1b\x07\r\x9b\u202e\u200b")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run folder with hostile text in it, in a folder with a hostile name."""
+    """Returns a run folder that contains hostile text and has a hostile name."""
     records = family()
     records[1] = records[1]._replace(change=EVIL, operator=EVIL)
     records[2] = records[2]._replace(change=EVIL, operator=EVIL)
@@ -105,7 +105,7 @@ def folder(tmp_path_factory):
 
 
 def without_space(text):
-    """What is left of a page when its columns are narrower than its words."""
+    """Returns a text without white space, because narrow columns break words."""
     return "".join(text.split())
 
 
@@ -153,7 +153,7 @@ def test_a_page_holds_the_text_whole(shell, folder, tmp_path):
     pages = [shell("show", folder, *more, folder=tmp_path).output for more in ((), ("g001c00",))]
     for page in pages:
         assert without_space(SEEN) in without_space(page)
-    assert str(folder)[-12:-5] in pages[0]  # what Rich would take for a tag and an emoji
+    assert str(folder)[-12:-5] in pages[0]  # Rich would interpret this as a tag and an emoji
 
 
 @pytest.mark.parametrize("columns", ["", "0", "-1", "1", "abc", "\u00b2", "9" * 20, "9" * 5000])

@@ -1,4 +1,4 @@
-"""The Ray engine: workers that die, hang, join late or do not fit; and life without Ray."""
+"""The Ray engine when workers die, hang, join late or do not fit, and without Ray."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ ONE_THREAD = {"devices": 1, "threads": 1, "search.generations": 1, "search.popul
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """Flags of a search in which every worker has one thread and a batch takes seconds."""
+    """Returns flags of a search with one thread per worker whose batches take seconds."""
     folder = tmp_path_factory.mktemp("ray")
     places = {
         "data.corpus": f"parquet:{write_corpus(folder / 'corpus')}",
@@ -46,7 +46,7 @@ def flags(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(repository_root, flags, tmp_path_factory):
-    """The folder of the same search by the local engine."""
+    """Returns the run folder of the same search on the local engine."""
     folder = tmp_path_factory.mktemp("local") / "run"
     finish(start(repository_root, *flags, f"--config.workdir={folder}"))
     return folder
@@ -58,20 +58,20 @@ def repository_root():
 
 
 def finish(process):
-    """What a search printed that ended well."""
+    """Waits for a search, requires that it succeeds, and returns its output."""
     output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return output
 
 
 def on_ray(root, flags, folder, **changes):
-    """A search on a local Ray with one worker a core."""
+    """Starts a search on a local Ray with one worker per core."""
     more = [f"--config.{k.replace('__', '.')}={v}" for k, v in changes.items()]
     return start(root, *flags, "--config.engine=ray", f"--config.workdir={folder}", *more)
 
 
 def busy_workers(process, of=None):
-    """The training workers of a search, at least one; their nodes are processes of `of`, or its."""
+    """Waits for training workers among the children of process `of`, by default the search."""
     for _ in range(2400):
         assert process.poll() is None, process.communicate()
         children = psutil.Process(of or process.pid).children(recursive=True)
@@ -124,7 +124,7 @@ def test_a_batch_lost_too_often_is_dead_with_the_reason_and_the_search_ends(
 ):
     folder = tmp_path / "run"
     process = on_ray(repository_root, flags, folder, ray__attempts=1, ray__workers=1)
-    while not (folder / "archive.jsonl").exists():  # the founders have to live
+    while not (folder / "archive.jsonl").exists():  # the founders must survive
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     busy_workers(process)[0].kill()
@@ -175,9 +175,9 @@ def test_nodes_join_leave_and_are_refused_by_name(repository_root, flags, local,
         while not (folder / "archive.jsonl").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
-        busy_workers(process, of=os.getpid())[0].suspend()  # or it would be done before they come
+        busy_workers(process, of=os.getpid())[0].suspend()  # so that other nodes join
         cluster.add_node(num_cpus=1, env_vars={"CLAIMS_JAX": "0.0.1"})
-        # Long after the other one was refused; a node that is busy takes its time too.
+        # This node starts long after the other one is refused; a busy node also takes time.
         cluster.add_node(num_cpus=1, env_vars={"STARTS_AFTER": "30"})
         cluster.remove_node(first, allow_graceful=False)
         output = finish(process)
@@ -225,7 +225,7 @@ def test_calibration_search_and_confirmation_on_ray_are_those_of_the_local_engin
     common = [f"--config.{name}={value}" for name, value in fields.items()]
     for engine in ("local", "ray"):
         folder = tmp_path / engine
-        # A ledger of its own: the second of two campaigns is given other seeds and another fold.
+        # A separate ledger assigns other seeds and another fold to the second of two campaigns.
         flags = [
             *common,
             f"--config.engine={engine}",
@@ -246,7 +246,7 @@ def test_calibration_search_and_confirmation_on_ray_are_those_of_the_local_engin
 
 
 class RecordedPool:
-    """Stands for workers that always train one more batch; records when it is closed."""
+    """A pool whose workers always have another batch to train; it records when it is closed."""
 
     def __init__(self, events):
         self._events = events
@@ -299,14 +299,14 @@ def test_training_is_closed_before_the_connection_ends(tmp_path, checkpoints, on
     engine = RayEngine(TASK, RecordedPool(events), ("{}", "main"), 1, checkpoints)
     runs = Runs(tmp_path, {"main": lambda: engine}, on_event=[on_run] if on_run else [])
     jobs = [Job(candidate(), seed, 1) for seed in range(3)]
-    # The traceback keeps the frames of all callers, so nothing is closed by being collected.
+    # The traceback keeps all frames alive, so garbage collection cannot close anything.
     with pytest.raises(error) as held, connection():
         runs.run(jobs, "screening")
     assert events == ["training closed", "connection ended"], held
 
 
 def stoppable(root, flags, folder, mark, **changes):
-    """A search on a local Ray in a process group of its own; its processes carry a mark."""
+    """Starts a search on a local Ray in a new process group whose environment has a mark."""
     more = [f"--config.{k.replace('__', '.')}={v}" for k, v in changes.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "nanoevolve_jax.search", *flags, "--config.engine=ray"]
@@ -321,7 +321,7 @@ def stoppable(root, flags, folder, mark, **changes):
 
 
 def read_until(process, text):
-    """Reads the lines of a process up to one with a text."""
+    """Reads the lines of a process up to the first that contains a text."""
     for line in process.stdout:
         if text in line:
             return
@@ -329,7 +329,7 @@ def read_until(process, text):
 
 
 def marked(mark):
-    """The living processes that a command or Ray has started under a mark."""
+    """Returns the running processes whose environment has this mark."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -339,7 +339,7 @@ def marked(mark):
 
 
 def assert_ends(process, mark, words, seconds=30):
-    """The process ends with 130 in so many seconds (a busy machine has one core) and alone."""
+    """Requires that a command ends with code 130 within a time limit and leaves no process."""
     output, _ = process.communicate(timeout=seconds)
     assert process.returncode == 130, output
     assert words in output and "Traceback" not in output and "Started a local Ray" not in output
@@ -351,7 +351,7 @@ def assert_ends(process, mark, words, seconds=30):
 
 
 SAVED, BEGUN = "stopped and saved", "the same command resumes"
-MOMENTS = [  # line to wait for, seconds after it, signal, to the whole group, once more, words
+MOMENTS = [  # line to wait for, delay in seconds, signal, to the group, repeated, expected words
     ("waiting for a worker", 1.0, signal.SIGTERM, False, False, BEGUN),
     ("steps | val bpb", 0.0, signal.SIGTERM, False, False, SAVED),
     ("steps | val bpb", 1.0, signal.SIGINT, True, False, SAVED),  # Ctrl-C in a terminal
@@ -364,7 +364,7 @@ def test_asked_to_stop_at_any_moment_it_ends_within_seconds_with_all_of_ray_and_
     repository_root, flags, tmp_path
 ):
     whole, folder = tmp_path / "local", tmp_path / "run"
-    endless = {"search__generations": 1000}  # No search ends before it is stopped.
+    endless = {"search__generations": 1000}  # no search ends before it is stopped
     for text, seconds, number, to_all, again, words in MOMENTS:
         mark = uuid.uuid4().hex
         process = stoppable(repository_root, flags, folder, mark, **endless)

@@ -1,4 +1,4 @@
-"""The report: what it contains, that outside text is escaped, and that it is reproducible."""
+"""The report: its content, the escaping of outside text, and its reproducibility."""
 
 import base64
 import html
@@ -36,7 +36,7 @@ STEPS = 8
 
 @pytest.fixture(scope="module")
 def confirmed(tmp_path_factory):
-    """The run folder of a search with a promotion and a confirmed winner."""
+    """Returns the run folder of a search with a promotion and a confirmed winner."""
     return write(tmp_path_factory.mktemp("confirmed") / "run", REPOSITORY)
 
 
@@ -51,7 +51,7 @@ def rendered(confirmed):
 
 
 def family():
-    """The baseline, a better policy and a failed one."""
+    """Returns the baseline, a better policy and a failed candidate."""
     return [
         make_record(status="baseline"),
         make_record("annealing", spec=ANNEALING, operator="preset", score=0.1, bpb=1.9),
@@ -67,13 +67,13 @@ def columns():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run folder without a calibration."""
+    """Returns a run folder without a calibration."""
     telemetry = {name: columns() for name in ("nanochat", "annealing")}
     return write_folder(tmp_path / "run", family(), telemetry)
 
 
 def data_of(text):
-    """What the page passes to its script."""
+    """Returns the data that the page passes to its script."""
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     return json.loads(data)
 
@@ -286,7 +286,7 @@ def test_operators_agree_with_a_count_by_hand():
     records.append(make_record("b0", parent_id="a1", bpb=1.8, operator="b", status="promoted"))
     records.append(make_dead("c0", parent_id="p", operator="c", status="dead"))
     rows = candidates.operators(records, ["a1", "b0"])
-    assert rows[0].name == "a"  # the one that was tried most
+    assert rows[0].name == "a"  # the most frequent operator
     by_name = {row.name: row for row in rows}
     assert by_name["a"][1:6] == (4, 1, 1, 1, 3)
     low, high = stats.t.interval(0.95, 2, np.mean(gains), stats.sem(gains))
@@ -299,7 +299,7 @@ def test_operators_agree_with_a_count_by_hand():
 
 
 def unpack(packed):
-    """Telemetry as `report.js` reads it, written again from the docstring of `pack`."""
+    """Unpacks telemetry as `report.js` does, following the docstring of `pack`."""
     raw = base64.b64decode(packed["data"])
     count, points = len(candidates.COLUMNS), packed["points"]
     low, span = np.frombuffer(raw, "<f4", 2 * count).astype(float).reshape(2, count, 1)

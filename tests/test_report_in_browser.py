@@ -28,7 +28,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(finished):  # noqa: F811
-    """The report that the search itself has written."""
+    """Returns the path of the report that the search wrote."""
     return finished[0] / "report.html"
 
 
@@ -39,7 +39,7 @@ def records(finished):  # noqa: F811
 
 @pytest.fixture
 def opened(browser):
-    """Opens reports, and checks at the end that they loaded nothing and logged no error."""
+    """Yields a function that opens reports, which must load and log nothing until the test ends."""
     with contextlib.ExitStack() as stack:
 
         def opened(path, **options):
@@ -60,7 +60,7 @@ def draw_everything(page):
 
 
 def points_of(page):
-    """How many points with numbers each figure shows, by its name."""
+    """Returns the number of finite points in each figure by its name."""
     return page.evaluate(
         """() => Object.fromEntries([...document.querySelectorAll(".chart")].map((plot) => [
              plot.dataset.chart ?? plot.id,
@@ -74,7 +74,7 @@ def selected(page):
 
 
 def shown_changes(page):
-    """The changes from the parent that the page shows, [[path, before, after], ...]."""
+    """Returns the changes from the parent on the page as [[path, before, after], ...]."""
     rows = page.evaluate(
         """() => [...document.querySelectorAll("#details-diff tbody tr")]
              .map((row) => [...row.children].map((cell) => cell.textContent))"""
@@ -83,7 +83,7 @@ def shown_changes(page):
 
 
 def recorded_changes(record):
-    """The same from the archive."""
+    """Returns the same changes from the archive."""
     if record.parent_id is None:
         return []
     parts = (part.split(" ") for part in record.change.split("; "))
@@ -91,7 +91,7 @@ def recorded_changes(record):
 
 
 def spelled(value):
-    """A value with its number, if it is one, in a normal form."""
+    """Returns a value with its number, if it is one, in a normal form."""
     try:
         return f"{float(value):.10g}"
     except ValueError:
@@ -99,7 +99,7 @@ def spelled(value):
 
 
 def position_of(page, name):
-    """Position of a candidate's node in pixels of the window."""
+    """Returns the position of a candidate's node in pixels of the window."""
     page.evaluate("document.getElementById('tree').scrollIntoView({behavior: 'instant'})")
     page.wait_for_selector("#tree-chart[data-drawn]")
     return page.evaluate(
@@ -234,7 +234,7 @@ def test_nothing_overflows_a_narrow_screen(opened, report, width):
 
 
 def luminance(page, script):
-    """Relative luminance of the CSS colour that a script returns."""
+    """Returns the relative luminance of the CSS colour that a script returns."""
     colour = page.evaluate(script)
     rgb = np.array([float(x) for x in colour[colour.index("(") + 1 : -1].split(",")][:3]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -270,7 +270,7 @@ def test_dark_and_light_are_readable_and_change_while_the_page_is_open(opened, r
 
 @pytest.fixture(scope="module")
 def many(finished, records, tmp_path_factory):  # noqa: F811
-    """The report of the tiny search with mutants of its policies, 3,000 candidates in all."""
+    """Returns a report and its 3,000 records, most of which are mutants from a tiny search."""
     folder = tmp_path_factory.mktemp("many") / "run"
     (folder / "telemetry").mkdir(parents=True)
     for name in ("config.json", "summary.json"):
@@ -300,7 +300,7 @@ def many(finished, records, tmp_path_factory):  # noqa: F811
 
 
 def thread_seconds(session):
-    """CPU time of the page's main thread so far."""
+    """Returns the CPU time of the page's main thread so far in seconds."""
     metrics = session.send("Performance.getMetrics")["metrics"]
     return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
 

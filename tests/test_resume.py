@@ -1,4 +1,4 @@
-"""A search that was killed at any moment ends as one that never was."""
+"""A search that is killed at any moment ends as an uninterrupted search does."""
 
 import functools
 import itertools
@@ -31,13 +31,13 @@ from nanoevolve_jax.execution.checkpoint import (
 from nanoevolve_jax.execution.job import Job
 
 SCRIPT = Path(__file__).parent / "killed_search.py"
-OF_THE_PROCESS = ("wall_seconds", "xla_compilations")  # not of the records
+OF_THE_PROCESS = ("wall_seconds", "xla_compilations")  # facts about the process, not the records
 LONGER = {"train.steps": 12, "search.generations": 3, "checkpoint_seconds": 0}
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """(folder, flags) of a tiny search with a checkpoint after every segment."""
+    """Returns (folder, flags) of a tiny search with a checkpoint after every segment."""
     folder = tmp_path_factory.mktemp("killed")
     corpus = write_corpus(folder / "corpus")
     fields = SETTINGS | LONGER
@@ -46,7 +46,7 @@ def places(tmp_path_factory):
 
 
 def start(places, workdir, moment="never", count=0.0, **kwargs):
-    """The search's process."""
+    """Starts the search and returns its process."""
     command = [sys.executable, str(SCRIPT), moment, str(count), "--config=configs/screen.py"]
     return subprocess.Popen(
         [*command, *places[1], f"--config.workdir={workdir}"],
@@ -59,14 +59,14 @@ def start(places, workdir, moment="never", count=0.0, **kwargs):
 
 
 def run(places, workdir, moment="never", count=0.0):
-    """(exit status, stdout, stderr) of a search."""
+    """Runs a search and returns (exit status, stdout, stderr)."""
     process = start(places, workdir, moment, count)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
 def contents(workdir):
-    """Everything that two runs of one search must share, byte for byte."""
+    """Returns everything that two runs of one search must share, byte for byte."""
     summary = json.loads((workdir / "summary.json").read_text())
     for name in OF_THE_PROCESS:
         summary.pop(name)
@@ -76,7 +76,7 @@ def contents(workdir):
 
 @pytest.fixture(scope="module")
 def whole(places):
-    """The folder of a search that nothing interrupted."""
+    """Returns the run folder of an uninterrupted search."""
     workdir = places[0] / "whole"
     status, _, err = run(places, workdir)
     assert status == 0, err
@@ -84,7 +84,7 @@ def whole(places):
 
 
 def survive(places, whole, workdir, kills):
-    """Kills the search at every (moment, count) in turn, lets it end, and compares."""
+    """Kills the search at each (moment, count), lets it finish, and compares the results."""
     killed = 0
     for moment, count in kills:
         status, _, err = run(places, workdir, moment, count)
@@ -149,20 +149,20 @@ def test_after_a_signal_it_finishes_the_segment_saves_and_resumes(places, whole,
 
 @pytest.mark.slow
 def limited(size):
-    """What makes a process fail at files of more than `size` bytes, as on a full disk."""
+    """Returns a function that limits file sizes to `size` bytes, which simulates a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("size", [1_000, 6_000])  # too few for config.json, for a checkpoint
+@pytest.mark.parametrize("size", [1_000, 6_000])  # too small for config.json, for a checkpoint
 def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(places, whole, tmp_path, size):
     workdir = tmp_path / "run"
     process = start(places, workdir, preexec_fn=limited(size))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
-    # The threads of Orbax may be in the middle of a line.
+    # Orbax's threads may be in the middle of a line.
     (line,) = re.findall(r"error: .*", err)
     assert "File too large" in line or "cannot be written" in line
-    if size == 1_000:  # the threads of Orbax have more to say
+    if size == 1_000:  # otherwise Orbax's threads may print more
         assert err == f"{line}\n"
     status, _, err = run(places, workdir)
     assert status == 0, err
@@ -180,7 +180,7 @@ def programs():
 
 
 def train(folder, stop_after=None):
-    """Results of `JOBS`, trained with a checkpoint after every segment; None after a stop."""
+    """Trains `JOBS` with checkpoints after all segments; returns (results or None, log lines)."""
     calls, lines = itertools.count(1), []
     stopping = lambda: stop_after is not None and next(calls) >= stop_after  # noqa: E731
     checkpoints = Checkpoints(folder, seconds=0, stopping=stopping, log=lines.append)

@@ -57,7 +57,7 @@ def folder(tmp_path, blend):
 
 
 def viewed(arguments, kind="", color=None):
-    """The data and the text of a page."""
+    """Returns the data and the text of a page."""
     data, page = view([str(a) for a in arguments], kind)
     console = Console(width=200, color_system=color, force_terminal=bool(color))
     return data, render(page, console)
@@ -184,7 +184,7 @@ def test_policies_with_code_are_equal_only_if_every_field_is(blend, gate):
     def arm(spec=NANOCHAT, *functions):
         return Arm("a", spec, {}, code=code_of(*functions) if functions else None)
 
-    unread = NANOCHAT._replace(clip_threshold=3.0)  # by built-in functions
+    unread = NANOCHAT._replace(clip_threshold=3.0)  # built-in functions do not read it
     assert same_policy(arm(), arm(unread))
     assert not same_policy(arm(), arm(NANOCHAT, blend))
     assert same_policy(arm(NANOCHAT, blend), arm(NANOCHAT, blend))
@@ -249,7 +249,7 @@ def test_code_for_other_matrices_is_refused_before_data_is_read(folder):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, walls):
-    """(run folder of a campaign, config, result of a comparison that used its code, function)."""
+    """Returns (campaign's run folder, config, result of a comparison with its code, function)."""
     place = tmp_path_factory.mktemp("compared")
     write_corpus(place / "corpus")
     places = {"data.corpus": f"parquet:{place / 'corpus'}", "data.cache_dir": str(place / "cache")}
@@ -277,7 +277,7 @@ def test_a_comparison_trains_with_the_code(compared):
 
 @pytest.mark.slow
 def test_a_card_with_code_is_replayed_from_its_run_folder(compared, repository, tmp_path):
-    """The runs of the comparison stand for those of a confirmation."""
+    """The runs of the comparison replace those of a confirmation."""
     folder, config, result, function = compared
     runs = {
         bool(r.job["candidate"].get("code")): r for r in read_runs(Path(config.workdir) / "compare")
@@ -309,6 +309,6 @@ def test_a_card_with_code_is_replayed_from_its_run_folder(compared, repository, 
         settings.devices, settings.data.cache_dir = config.devices, config.data.cache_dir
         assert replay.replay(settings, path, 1, Console(file=output)), output.getvalue()
         assert "agrees exactly" in output.getvalue()
-        shutil.move(path, tmp_path / "p0000.json")  # away from its code
+        shutil.move(path, tmp_path / "p0000.json")  # the code stays behind
         with pytest.raises(CertificateError, match=function.id):
             replay.replay(settings, tmp_path / "p0000.json", 1, Console(file=output))

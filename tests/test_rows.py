@@ -28,7 +28,7 @@ VOCABULARY = 300
 
 
 def naive_pack(documents, row_length, buffer_size):
-    """Best fit straight from NanoChat's rule, with a linear search for every document."""
+    """Applies NanoChat's best-fit rule directly, with a linear search for every document."""
     source, buffer, rows, row = list(documents), [], [], []
     while True:
         while source and len(buffer) < buffer_size:
@@ -93,7 +93,7 @@ def test_a_batch_depends_on_seed_and_step_only():
 
 
 def test_the_order_never_changes():
-    """Resuming on another version or platform is exact only if the order is the same."""
+    """A run resumed on another version or platform is exact only if the order is the same."""
     rows = np.arange(10)[:, None].astype(np.uint16)
     assert batch(rows, 0, 0, 10).ravel().tolist() == GOLDEN[0]
     assert batch(rows, 2**31 - 1, 5, 10).ravel().tolist() == GOLDEN[1]
@@ -134,7 +134,7 @@ def sentences(start, count):
 
 
 def write_shards(folder, *parts):
-    """Writes one shard per part; returns the folder."""
+    """Writes one shard per part and returns the folder."""
     folder.mkdir(exist_ok=True)
     for index, texts in enumerate(parts):
         table = pa.table({"text": pa.array(list(texts), pa.string())})
@@ -144,7 +144,7 @@ def write_shards(folder, *parts):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three small shards; the validation text repeats some training text."""
+    """Returns a folder of three small shards whose validation text repeats some training text."""
     return write_shards(
         tmp_path / "text", sentences(0, 400), sentences(400, 400), sentences(780, 100)
     )
@@ -152,7 +152,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A cache with the rows of `folder` in two folds."""
+    """Returns a cache with the rows of `folder` in two folds."""
     place = tmp_path_factory.mktemp("built")
     parts = sentences(0, 400), sentences(400, 400), sentences(780, 100)
     build(write_shards(place / "text", *parts), place / "cache", folds=2)
@@ -228,7 +228,7 @@ def test_limits_keep_the_first_rows(folder, tmp_path):
 
 
 def test_a_training_row_that_equals_a_validation_row_is_dropped(tmp_path):
-    """Different documents can still give the same row, when they differ where it is cropped."""
+    """Different documents can give the same row if they differ only in the part that is cropped."""
     start = "the same beginning of a long text, " * 8
     parts = []
     for index, ends in enumerate([("one", "two", "three"), ("four", "five")]):
@@ -243,7 +243,7 @@ def test_a_training_row_that_equals_a_validation_row_is_dropped(tmp_path):
 
 
 def documents_in(tokenizer, rows):
-    """The beginnings of the documents that stand whole or cropped in the rows."""
+    """Returns the names of the documents that the rows contain in full or cropped."""
     texts = (tokenizer.decode(row) for row in np.asarray(rows))
     return {part.split(":")[0] for text in texts for part in text.split("<|bos|>") if ":" in part}
 
@@ -270,7 +270,7 @@ def test_copies_of_a_document_are_in_one_fold(tmp_path):
 
 
 def test_a_row_of_an_earlier_fold_is_dropped(tmp_path):
-    """Different documents give the same row when they differ where it is cropped."""
+    """Different documents can give the same row if they differ only in the part that is cropped."""
     alike = ["the same beginning of a long text, " * 8 + str(i) for i in range(40)]
     parts = sentences(0, 300), [*alike, *sentences(500, 200)]
     folder = write_shards(tmp_path / "text", *parts)
@@ -335,7 +335,7 @@ def nest(path):
 
 
 def edited(edit):
-    """Damage that changes a JSON document."""
+    """Returns a function that damages a JSON document by an edit."""
     return lambda path: path.write_text(json.dumps(edit(json.loads(path.read_text()))))
 
 
@@ -458,7 +458,7 @@ def test_a_document_of_a_million_blanks_is_packed(tmp_path, folder):
 
 
 def test_a_wide_vocabulary_needs_32_bits(folder, built, tmp_path):
-    """The tokenizer is padded with tokens that never occur, because training one takes minutes."""
+    """Padding tokens that never occur widen the vocabulary, because training it takes minutes."""
     (path,) = (built / "tokenizers").iterdir()
     small = Tokenizer.load(path)
     extra = tuple(b"\xff" + i.to_bytes(3, "big") for i in range(70_000 - VOCABULARY))
@@ -496,7 +496,7 @@ def test_a_killed_build_leaves_no_rows(folder, tmp_path, repository):
     assert builder.stdout.readline() == "stalled\n"
     at_work = list((cache / "rows").iterdir())
     assert len(at_work) == 1 and (at_work[0] / "train.bin").exists()
-    # While it lives, another build leaves its folder alone.
+    # Another build leaves the folder of a living build alone.
     rows = build(folder, cache, sequence_len=16)
     assert at_work[0].exists()
     os.kill(builder.pid, signal.SIGKILL)

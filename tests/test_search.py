@@ -1,4 +1,4 @@
-"""The command from end to end, on a model and a text so small that a search takes seconds."""
+"""The search command from end to end, on a model and a text so small that it takes seconds."""
 
 import contextlib
 import io
@@ -41,7 +41,7 @@ WORDS = ["the", "a", "gate", "sees", "steps", "of", "loss", "and", "moves", "one
 
 
 def write_corpus(folder):
-    """Two parquet shards of sentences; the second one is for validation."""
+    """Writes two parquet shards of sentences, of which the second is for validation."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for name, count in (("shard_00000", 120), ("shard_00001", 30)):
@@ -78,7 +78,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def settings(corpus):
-    """Fields of the tiny config by path."""
+    """Returns the fields of the tiny config by path."""
     places = {"data.corpus": f"parquet:{corpus}", "data.cache_dir": str(corpus.parent / "cache")}
     return SETTINGS | places
 
@@ -92,24 +92,24 @@ def make_config(settings, folder, **changes):
 
 
 def run(settings, folder, **changes):
-    """Runs a search in this process; returns what it printed."""
+    """Runs a search in this process and returns what it printed."""
     patch = pytest.MonkeyPatch()
     output = io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
-        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
+        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX is already initialised
         command.search(make_config(settings, folder, **changes))
     return output.getvalue()
 
 
 def read(folder):
-    """The archive as plain JSON, and the summary."""
+    """Returns the archive as plain JSON, and the summary."""
     lines = (folder / "archive.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], json.loads((folder / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
-    """(folder, output) of one uninterrupted search of two generations; it compiles afresh."""
+    """Returns (folder, output) of one uninterrupted search of two generations, newly compiled."""
     make_programs.cache_clear()
     folder = tmp_path_factory.mktemp("finished") / "run"
     return folder, run(settings, folder)
@@ -131,7 +131,7 @@ def test_a_finished_search_ends_well_whatever_its_streams_are(
     assert (folder / "report.html").exists()
 
 
-# What a search leaves behind ---------------------------------------------------------------
+# Results of a search ----------------------------------------------------------------------
 
 
 def dominates(a, b):
@@ -146,7 +146,7 @@ def front(records):
 
 
 def assert_summary_follows(records, summary):
-    """Recounts every number of a summary from the archive alone."""
+    """Recomputes every number of a summary from the archive alone."""
     alive = [r for r in records if r["failure"] is None]
     best = max((r for r in alive if r["recipe"] is None), key=lambda r: r["score"])
     baseline = records[0]["val_bpb"][0]
@@ -252,7 +252,7 @@ def test_the_output_names_the_best_candidates_and_where_everything_lies(finished
         assert str(folder / name) in output
 
 
-# The same again ----------------------------------------------------------------------------
+# Repeated and resumed searches -------------------------------------------------------------
 
 
 def archive_bytes(folder):
@@ -338,7 +338,7 @@ def test_an_interrupted_generation_leaves_what_was_complete(
     assert archive_bytes(folder) == archive_bytes(finished[0])
 
 
-# What goes wrong ---------------------------------------------------------------------------
+# Failures ---------------------------------------------------------------------------------
 
 
 def poison(monkeypatch, target):
@@ -369,12 +369,12 @@ def test_a_candidate_that_diverges_is_dead_and_the_search_goes_on(
     dead = records[1]
     assert dead["id"] == "trust_ratio"
     assert dead["status"] == "dead"
-    # The first update is poison, so the first loss that shows it is that of step 1.
+    # The first update diverges, so step 1 is the first whose loss shows it.
     assert dead["failure"] == {"reason": "non-finite loss", "step": 1}
     assert (dead["val_bpb"], dead["train_loss"], dead["score"]) == ([None], [None], None)
     assert dead["steps"] == [1]
     assert not dead["pareto"]
-    # Its neighbours in the same batch and generation do not notice.
+    # Candidates in the same batch and generation are unaffected.
     assert [r["val_bpb"] for r in (records[0], records[2])] == [
         r["val_bpb"] for r in (healthy[0], healthy[2])
     ]
@@ -419,7 +419,7 @@ def flags_of(settings, workdir):
 
 
 def start(repository, *arguments, command="search", **variables):
-    """Starts a command; a variable of the environment that is None is not set."""
+    """Starts a command without the environment variables whose value is None."""
     variables = os.environ | {"PYTHONPATH": str(repository), "COLUMNS": "40"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", f"nanoevolve_jax.{command}", *arguments],

@@ -1,4 +1,4 @@
-"""Configurations are checked field by field, and NanoChat's recipe is scaled by its own rules."""
+"""Configurations are validated field by field, and NanoChat's recipe scales by its own rules."""
 
 import math
 
@@ -17,7 +17,7 @@ from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_rec
 
 
 def config_with(**values):
-    """The default config with fields replaced, whatever their types; `__` stands for a dot."""
+    """Returns the default config with replaced fields of any type; `__` stands for a dot."""
     config = base.get_config()
     for key, value in values.items():
         group, _, name = key.rpartition("__")
@@ -125,8 +125,8 @@ LR_FIELDS = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "smear_
 
 
 def test_nothing_is_scaled_at_the_reference_batch_horizon_and_width():
-    # d12 has 12 layers of 12 * 768^2 matrix parameters and a head of 32768 * 768, and sees 12
-    # tokens for each of them: 2,520 steps of 2^19 tokens.
+    # d12 has 12 layers of 12 * 768^2 matrix parameters and a head of 32768 * 768. It trains on 12
+    # tokens per parameter, which is 2,520 steps of 2^19 tokens.
     parameters = 12 * 12 * 768**2 + 32768 * 768
     assert 12 * parameters == 2520 * 2**19
     scaled = scale_recipe(NANOCHAT_RECIPE, batch_tokens=2**19, total_steps=2520, width=768)
@@ -202,7 +202,7 @@ def traced_schedules(recipe, step, total):
 
 
 def recipe_at(total):
-    """NanoChat's recipe with its warm-ups in steps; float32, as a compiled program gets it."""
+    """Returns NanoChat's recipe in float32, with its warm-ups converted to fractions of steps."""
     recipe = NANOCHAT_RECIPE._replace(
         warmup_fraction=WARMUP / total, momentum_warmup_fraction=MOMENTUM_WARMUP / total
     )
@@ -236,7 +236,7 @@ def test_the_default_recipe_gives_nanochats_steps_at_its_own_horizon():
     for step in range(0, 2520, 7):
         lr, momentum, _ = traced_schedules(recipe, np.int32(step), np.int32(2520))
         assert float(lr) == pytest.approx(reference_lr(step, 2520), rel=2e-5)
-        # 0.16 of 2,520 steps is 403 and not 400.
+        # 0.16 of 2,520 steps rounds to 403 and not to 400.
         assert float(momentum) == pytest.approx(reference_momentum(step, 2520), abs=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Exported torch files keep the contract of torch.optim.AdamW, which is checked beside them."""
+"""Exported PyTorch files keep the contract of torch.optim.AdamW, which runs beside them."""
 
 import contextlib
 import copy
@@ -22,11 +22,11 @@ torch = pytest.importorskip("torch")
 SPECS = {"nanochat": NANOCHAT, "annealing": ANNEALING, "everything": EVERYTHING}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 TOTAL_STEPS = 20
-STATISTICS = ("step", "log_loss", "gate")  # of all matrices together, in `everything`
+STATISTICS = ("step", "log_loss", "gate")  # state of `everything` that all matrices share
 
 
 class Net(torch.nn.Module):
-    """Three matrices of two shapes and three vectors."""
+    """A network of three matrices in two shapes and three vectors."""
 
     def __init__(self, dtype=torch.float32):
         super().__init__()
@@ -43,13 +43,13 @@ class Net(torch.nn.Module):
 
 
 class Subject(NamedTuple):
-    """An optimizer under test: how it is made, and how it takes a step."""
+    """An optimizer under test, given by the functions that create it and take a step."""
 
-    make: Callable[..., Any]  # from groups, each of parameters of one shape
-    step: Callable[[Any, Any], Any]  # of an optimizer and a loss
+    make: Callable[..., Any]  # builds an optimizer from groups of equal shape
+    step: Callable[[Any, Any], Any]  # takes one step of an optimizer with a loss
 
     def of(self, model, **changes):
-        """The optimizer of a model, with one group for each shape."""
+        """Returns an optimizer of a model with one group per shape."""
         shapes = dict.fromkeys(p.shape for p in model.parameters())
         groups = [[p for p in model.parameters() if p.shape == shape] for shape in shapes]
         return self.make(groups, **changes)
@@ -76,7 +76,7 @@ def reference() -> Subject:
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
-    """Exported files as modules that can be imported, so that their optimizers can be pickled."""
+    """Returns exported files as importable modules, so that their optimizers can be pickled."""
     folder = tmp_path_factory.mktemp("files")
     for name, spec in SPECS.items():
         (folder / f"{name}_torch.py").write_text(source_of(spec, "torch", name))
@@ -97,7 +97,7 @@ every_file = pytest.mark.parametrize("name", SPECS)
 
 
 def loss_of(model, step):
-    """Loss of one batch; a model sees the same batch whenever it takes the same step."""
+    """Returns the loss of one batch, which depends only on the step."""
     generator = torch.Generator().manual_seed(100 + step)
     x = torch.randn(5, 6, generator=generator).to(next(model.parameters()).dtype)
     return (model(x) - x[:, :4]).square().mean()
@@ -111,7 +111,7 @@ def backward(model, optimizer, step):
 
 
 def train(subject, model, optimizer, steps, before=lambda model, step: None):
-    """Trains for some steps; `before` may change gradients before a step is taken."""
+    """Trains for some steps; `before` may change the gradients before each one."""
     for step in steps:
         loss = backward(model, optimizer, step)
         before(model, step)
@@ -124,7 +124,7 @@ def weights(model):
 
 
 def tensors(tree):
-    """All tensors of a state, in order."""
+    """Returns all tensors of a state in order."""
     if isinstance(tree, torch.Tensor):
         return [tree]
     if isinstance(tree, dict):
@@ -159,7 +159,7 @@ def default_dtype(dtype):
         torch.set_default_dtype(before)
 
 
-# Surroundings.
+# Default dtypes and autocast.
 
 
 @every
@@ -182,7 +182,7 @@ def test_a_step_does_not_depend_on_the_dtypes_of_its_surroundings(subjects, name
             subject.step(optimizer, loss)
     expected, reference = trained(subject)
     assert same(weights(model), weights(expected))
-    if name != "adamw":  # which counts its steps in float64 where that is the default
+    if name != "adamw":  # AdamW counts its steps in float64 if that is the default
         assert same(flat_state(optimizer), flat_state(reference))
 
 
@@ -232,7 +232,7 @@ def test_a_loaded_state_shares_no_tensor_with_its_source(subjects, name):
 
 @every_file
 def test_no_two_tensors_of_a_state_overlap(subjects, name):
-    """Checkpoints are loaded into the tensors of a state, one after the other."""
+    """Checkpoints are loaded into the tensors of a state one after the other."""
     _, optimizer = trained(subjects[name])
     found = tensors(optimizer.state_dict()["state"])
     for number, x in enumerate(found):
@@ -357,7 +357,7 @@ def whole(model):
 
 
 def train_sharded(subject, dsd):
-    """Trains a sharded model, and one that resumes its distributed state; returns weights."""
+    """Trains a sharded model and another that resumes from its state; returns both weights."""
     from torch.distributed.fsdp import fully_shard
 
     def sharded():
@@ -451,7 +451,7 @@ def test_a_group_may_be_added_after_the_first_step(subjects, name):
     train(subject, model, optimizer, range(2, 4), with_gradient)
     assert all(not torch.equal(a, b) for a, b in zip(start, weights(model), strict=True))
     assert len(optimizer.state) == known + 1
-    if name in ("adamw", "nanochat"):  # which treat every parameter by itself
+    if name in ("adamw", "nanochat"):  # these optimizers treat each parameter separately
         alone = torch.nn.Module()
         alone.register_parameter("added", Net().first.weight)
         separate = subject.make([[alone.added]])
@@ -506,7 +506,7 @@ def test_a_matrix_without_a_gradient_keeps_its_state_and_goes_on_later(subjects,
 
 
 def test_a_matrix_may_be_unfrozen_later(subjects):
-    """It begins with a momentum of its own, and with the statistics of the others."""
+    """The matrix starts a new momentum and shares the statistics of the other matrices."""
     subject = subjects["everything"]
     model = Net()
     model.middle.weight.requires_grad_(False)
@@ -545,7 +545,7 @@ def test_a_step_begins_the_state_of_a_parameter_whose_state_was_read_before(subj
 
 
 def test_alignment_compares_matrices_with_a_gradient_in_both_steps(subjects):
-    """Gradients that stay the same have a cosine of 1, whichever matrices are skipped."""
+    """Constant gradients have a cosine of 1, no matter which matrices are skipped."""
     subject = subjects["everything"]
     model = Net()
     optimizer = subject.of(model)
@@ -679,7 +679,7 @@ def test_another_loss_is_refused_before_anything_moves(subjects, loss, message):
 
 
 def after_a_loss(subject, loss, steps=range(1)):
-    """A model and its optimizer after one step with some loss, and further steps."""
+    """Returns a model and its optimizer after one step with this loss and further steps."""
     model = Net()
     optimizer = subject.of(model)
     backward(model, optimizer, 0)
@@ -694,12 +694,12 @@ def test_a_loss_that_is_not_finite_leaves_no_trace_in_the_averages(subjects, nam
     subject = subjects[name]
     model, optimizer = after_a_loss(subject, loss)
     assert all(x.isfinite().all() for x in weights(model) + flat_state(optimizer))
-    if name != "everything":  # whose gate does not read the loss
+    if name != "everything":  # this policy's gate does not read the loss
         assert same(weights(model), weights(after_a_loss(subject, 1.0)[0]))
         return
     state = optimizer.state[model.middle.weight]
     weight_of = {key: float(state[key][1, 1]) for key in ("log_loss", "log_grad_norm")}
-    assert 0 < weight_of["log_loss"] < weight_of["log_grad_norm"]  # one value and two
+    assert 0 < weight_of["log_loss"] < weight_of["log_grad_norm"]  # one value against two
     torch.testing.assert_close(state["log_loss"][0, 1] / weight_of["log_loss"],
                                state["first_log_loss"])  # fmt: skip
     assert state["step"] == 2
@@ -739,7 +739,7 @@ def test_a_gradient_scaler_skips_steps_that_overflow(subjects, name):
     optimizer = subject.of(model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=1000)
     extra = {} if name == "adamw" else {"loss": 1.0}
-    for step in (0, None, 1, 2):  # None: a step that overflows
+    for step in (0, None, 1, 2):  # None stands for a step that overflows
         before, state = weights(model), flat_state(optimizer)
         optimizer.zero_grad()
         loss = loss_of(model, step or 0)

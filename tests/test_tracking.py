@@ -1,4 +1,4 @@
-"""Trackers: what they are told is what the run folder holds, once, and none can end a search."""
+"""Trackers receive each result of a run folder once, and their failures never end a search."""
 
 import errno
 import itertools
@@ -28,11 +28,11 @@ from nanoevolve_jax.tracking.log import Log, opened_log, require_installed
 from nanoevolve_jax.tracking.tensorboard import TensorBoard
 from nanoevolve_jax.tracking.tracker import Point
 
-# What is told ------------------------------------------------------------------------------
+# Points -----------------------------------------------------------------------------------
 
 
 def make_search():
-    """Baseline, a better policy, a dead one, a control that is better yet, and a worse policy."""
+    """Returns a baseline, a better policy, a failed one, a control, and a worse policy."""
     return [
         make_record(bpb=2.5),
         make_record("g001c00", bpb=2.4, score=0.1, generation=1, cost=2e6),
@@ -64,7 +64,8 @@ def test_of_a_search_without_a_living_baseline_there_is_no_best():
 def test_leaders_are_the_baseline_and_the_best_at_the_end_of_generations():
     assert points.leaders(make_search()) == ["nanochat", "g001c00"]
     assert points.leaders([]) == []
-    # Hundreds of candidates, each the best of its moment: one of each generation is told whole.
+    # Each of these 500 candidates is the best so far, but only the last of each generation gets
+    # full telemetry.
     records = [make_record(f"{i}", score=i, generation=i // 50) for i in range(500)]
     assert points.leaders(records) == ["0"] + [f"{50 * g + 49}" for g in range(10)]
 
@@ -112,7 +113,7 @@ def test_telemetry_of_a_run_that_failed_at_once_is_told_as_far_as_it_goes():
 
 
 class Memory:
-    """A tracker that remembers what it was told."""
+    """A tracker that records every call."""
 
     def __init__(self):
         self.told, self.ended, self.closed = {}, [], False
@@ -173,11 +174,11 @@ def test_points_are_on_the_disk_before_anything_is_closed_and_a_torn_one_is_left
     tracker.scalars("run", [Point(step, {"a": step}) for step in range(5)])
     (path,) = (tmp_path / "tensorboard" / "run").iterdir()
     assert len(read_events(path.parent)["a"]) == 5
-    path.write_bytes(path.read_bytes()[:-7])  # as `kill -9` in the middle of a write leaves it
+    path.write_bytes(path.read_bytes()[:-7])  # as `kill -9` leaves it during a write
     assert len(read_events(path.parent)["a"]) == 4
 
 
-# Several, and failures ---------------------------------------------------------------------
+# Several trackers, and their failures -----------------------------------------------------------
 
 
 class Failing(Memory):
@@ -228,7 +229,7 @@ def test_asking_to_stop_is_not_a_failure():
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_package_is_named_before_anything_begins(name, monkeypatch, tmp_path):
-    (tmp_path / name).mkdir()  # as W&B leaves one where it ran
+    (tmp_path / name).mkdir()  # W&B leaves such a folder in its working directory
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     monkeypatch.delitem(module.importlib.sys.modules, name, raising=False)
     config = make_config(SETTINGS, tmp_path / "run")
@@ -262,14 +263,14 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tracked(settings, tmp_path_factory):
-    """The folder of a tiny search with event files."""
+    """Returns the folder of a tiny search with event files."""
     folder = tmp_path_factory.mktemp("tracked") / "run"
     run(settings, folder)
     return folder
 
 
 def results(folder):
-    """What must not depend on who is told of it, in bytes."""
+    """Returns the bytes of all results that must not depend on the trackers."""
     summary = json.loads((folder / "summary.json").read_text())
     for name in OF_THE_PROCESS:
         del summary[name]
@@ -348,7 +349,7 @@ def test_a_search_is_the_same_without_trackers(settings, tracked, tmp_path):
 
 
 def full_file(path):
-    """A file on a disk that has no room for anything."""
+    """Opens a file on a disk that is full."""
     return open("/dev/full", "wb")
 
 
@@ -371,7 +372,7 @@ def test_a_search_is_the_same_when_its_tracker_fails(
 
 
 def expected_of(folder):
-    """{run: {metric: [(step, value), ...]}} that a tracker should have of a finished search."""
+    """Returns a tracker's expected points as {run: {metric: [(step, value), ...]}}."""
     memory = Memory()
     log = Log(memory, folder, BATCH * LENGTH, print)
     log.records(archive.read(folder / "archive.jsonl"))
@@ -400,7 +401,7 @@ def test_offline_files_of_wandb_hold_the_search_and_a_second_process_repeats_its
     assert {name: told for (name, _), told in found.items()} == expected_of(folder)
     assert homes == {("mine", "run")}
     assert results(folder) == results(tracked)
-    shutil.rmtree(folder / "wandb")  # what a second process sends by itself is the same
+    shutil.rmtree(folder / "wandb")  # a second process sends the same data from the run folder
     monkeypatch.setenv("WANDB_PROJECT", "yours")
     run(settings, folder, track__wandb=True, track__project="mine")
     again, homes = read_runs(folder)

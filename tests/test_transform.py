@@ -1,4 +1,4 @@
-"""The candidate optimizer keeps the contract of an optax transform, whatever the spec."""
+"""The candidate optimizer keeps the contract of an optax transform under every spec."""
 
 import functools
 
@@ -24,7 +24,7 @@ ADAMW = AdamWGroup(learning_rate=0.01, b1=0.9, b2=0.99, weight_decay=0.1)
 
 
 def child_of(operator):
-    """A spec that this operator can make."""
+    """Returns a spec that this operator can produce."""
     rng = np.random.default_rng(0)
     for parent in [*PRESETS.values(), *(random_spec(rng) for _ in range(100))]:
         try:
@@ -111,7 +111,7 @@ def test_a_missing_loss_is_a_clear_error_only_where_the_gate_may_be_on():
     with pytest.raises(ValueError, match="value must be the loss"):
         update(ANNEALING)
     with pytest.raises(ValueError, match="value must be the loss"):
-        jax.jit(update)(jax.tree.map(jnp.asarray, NANOCHAT))  # the gate is traced
+        jax.jit(update)(jax.tree.map(jnp.asarray, NANOCHAT))  # the gate is traced, so it may be on
     with pytest.raises(ValueError, match="params must be the param"):
         optimizer = make_optimizer(NANOCHAT)
         optimizer.update(grads, optimizer.init(params), value=1.0)
@@ -153,7 +153,7 @@ SCALES = [0.0, 1e-30, 1e-6, 1.0, 1e6, 1e30]
 
 @functools.lru_cache
 def compiled_steps():
-    """Two steps of any spec at any gradient scale, as one program."""
+    """Returns a program of two steps that takes any spec and any gradient scale."""
 
     @jax.jit
     def steps(spec, params, grads, losses):
@@ -188,8 +188,8 @@ def test_thousands_of_random_specs_give_finite_bounded_updates_at_any_gradient_s
     params = draw(np.ones(len(specs)))
     stacked = jax.tree.map(lambda *xs: np.stack(xs), *map(as_arrays, specs))
     updates = jax.vmap(compiled_steps())(stacked, params, [draw(x) for x in scales], losses)
-    # A direction has at most the norm of an orthogonal matrix, except for the trust ratio and the
-    # multipliers. Decay adds a tenth of the parameter, all times the shape factor.
+    # A direction has at most the norm of an orthogonal matrix, times the trust ratio and the
+    # multipliers. Decay adds at most a tenth of the parameter. The shape factor scales both.
     control = stacked.control
     poles = np.maximum(control.aggressive.update_multiplier, control.conservative.update_multiplier)
     multiplier = stacked.update_multiplier * np.where(control.enabled, poles, 1.0)
@@ -211,7 +211,7 @@ def test_the_prescale_for_huge_gradients_changes_no_ordinary_update():
     huge = [[g * np.float32(2.0**99) for g in step] for step in grads]
     scaled = compiled_steps()(as_arrays(NANOCHAT), params, huge, np.float32([1, 1]))
     for a, b in zip(jax.tree.leaves(ordinary), jax.tree.leaves(scaled), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)  # 1e-6 is added to the ordinary norm alone
+        np.testing.assert_allclose(a, b, atol=1e-4)  # 1e-6 is added only to the ordinary norm
     grad = grads[0][0]
     np.testing.assert_array_equal(prescale(grad * np.float32(1e14)), grad * np.float32(1e14))
     assert jnp.max(jnp.abs(prescale(grad * np.float32(1e30)))) < 2
@@ -255,4 +255,4 @@ def test_the_alignment_sample_costs_under_five_percent_of_the_momentum():
     size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
     momentum = state.inner_state[1].momentum
     assert size(state.previous_sample) <= 0.05 * size(momentum)
-    assert size(state) <= 1.25 * size(momentum)  # with the factored second moment
+    assert size(state) <= 1.25 * size(momentum)  # including the factored second moment

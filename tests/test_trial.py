@@ -1,4 +1,4 @@
-"""A trial from its power to its verdict, on runs that cost nothing."""
+"""A trial from its power to its verdict, on simulated runs."""
 
 import math
 
@@ -28,20 +28,23 @@ def is_policy(job):
 
 
 def noisy(job, *own):
-    """Noise of a seed, most of which all arms share."""
+    """Returns the noise of a job, most of which all arms share on a seed."""
     shared, mine = (np.random.default_rng([job.seed, *key]) for key in ((), own))
     return shared.normal(0, 0.01) + mine.normal(0, 0.002)
 
 
 def world(gain=0.05, held=0.0, fails=lambda job: False, more=lambda job: 0.0, **changes):
-    """A bench where the policy gains, and with its gate replaced gains something else.
+    """Returns a bench in which the policy gains, with another gain if its gate is replaced.
 
     Args:
-      gain: Gain of the policy, bpb; sigma is 0.01.
-      held: Gain of the policy with another gate.
-      fails: Whether a job fails.
-      more: What a job's loss is higher by.
-      **changes: Fields of the config, or `gate_of`, the policy's own gate in a job.
+      gain: Gain of the policy in bpb; sigma is 0.01.
+      held: Gain of the policy in bpb if its gate is replaced.
+      fails: Function that returns whether a job fails.
+      more: Function that returns an additional loss of a job in bpb.
+      **changes: Fields of the config, or `gate_of`, a function from a job to the policy's gate.
+
+    Returns:
+      The bench.
     """
 
     def bpb_of(job):
@@ -56,7 +59,7 @@ def world(gain=0.05, held=0.0, fails=lambda job: False, more=lambda job: 0.0, **
 
 
 def own_gate(job):
-    """A gate that no other seed has."""
+    """Returns a gate that differs on every seed."""
     return np.random.default_rng(job.seed).random(job.steps)
 
 
@@ -98,7 +101,7 @@ def test_a_candidate_that_fails_on_a_pair_has_failed_and_the_page_says_which():
 
 
 def test_a_failure_after_the_first_look_is_held_against_the_winner():
-    """Only constants, which tie with it, are left to release."""
+    """Only constants, which tie with the winner, remain for attribution."""
     bench = world(
         held=0.05, fails=lambda job: is_policy(job) and job.gate is None and job.seed == SEEDS[11]
     )
@@ -176,17 +179,17 @@ def test_the_second_confirmation_of_a_search_is_exploratory():
     assert no_win(card_of(tried, bench, POLICY, BASELINE)) == "its confirmation was exploratory"
 
 
-# What a candidate has to beat
+# Comparators that a candidate must beat
 
 
 def valley(octaves):
-    """A loss with two valleys, the better one at five times the calibrated step size."""
+    """Returns a loss with two valleys, the better one at five times the calibrated step size."""
     return -0.02 * math.exp(-((octaves + 1.0) ** 2)) - 0.08 * math.exp(-((octaves - 2.3) ** 2))
 
 
 @pytest.mark.parametrize(("gain", "outcome"), [(0.0, "null"), (0.05, "win")])
 def test_a_multiplier_that_reaches_a_better_valley_is_not_a_gain_by_itself(gain, outcome):
-    """The baseline's learning rate is searched as far as the candidate's step sizes reach."""
+    """The baseline's learning rates are searched as far as the candidate's step sizes reach."""
 
     def bpb_of(job):
         size = lr_factor(bench, job) * job.candidate.spec.update_multiplier
@@ -267,9 +270,9 @@ def test_power_is_reported_for_close_pairs_and_for_independent_runs():
 @pytest.mark.parametrize(
     ("changes", "panel"),
     [
-        ({}, True),  # only the step moves its gate, though it beats its placebos
-        ({"gate_of": own_gate}, False),  # it beats its placebos with a gate of its own per seed
-        ({"gate_of": own_gate, "held": 0.05}, True),  # it ties with placebos
+        ({}, True),  # only the step moves its gate, but it beats its placebos
+        ({"gate_of": own_gate}, False),  # it beats its placebos with a different gate on each seed
+        ({"gate_of": own_gate, "held": 0.05}, True),  # it ties with its placebos
     ],
 )
 def test_the_panel_is_run_where_placebos_leave_sensing_open(changes, panel):

@@ -1,4 +1,4 @@
-"""A tiny task for tests of execution: NanoChat's GPT, one layer of 32."""
+"""A tiny training task for tests of execution: NanoChat's GPT with one layer of width 32."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def candidate(spec=NANOCHAT, **recipe):
 
 
 def make_rows(steps, seed=0):
-    """int32[steps, B, T + 1]: noisy counting, so that there is something to learn."""
+    """Returns learnable rows of noisy counting; int32[steps, B, T + 1]."""
     rng = np.random.default_rng(seed)
     start = rng.integers(0, VOCAB, (steps, BATCH, 1))
     rows = start + np.arange(LENGTH + 1) + rng.integers(0, 2, (steps, BATCH, LENGTH + 1))
@@ -31,7 +31,7 @@ def make_rows(steps, seed=0):
 
 
 def train_population(programs, candidates, seeds, rows, *, total, segment, first_params=None):
-    """Trains a padded population; returns (final state, telemetry [width, total, 14])."""
+    """Trains a padded population and returns (final state, telemetry [width, total, 14])."""
     stacked = programs.place(population.stack_candidates(candidates))
     state = programs.init_population(stacked, programs.place(np.uint32(seeds)), np.int32(total))
     if first_params is not None:
@@ -50,12 +50,12 @@ def train_population(programs, candidates, seeds, rows, *, total, segment, first
 
 
 def lane(tree, index):
-    """One candidate's part of a population's tree."""
+    """Returns one candidate's slice of a population's tree."""
     return jax.tree.map(lambda x: np.asarray(x)[index], tree)
 
 
 def make_engine(programs, *, other_rows=None, batch_size=BATCH, evaluations=1):
-    """A local engine over made-up rows, with two validation folds."""
+    """Returns a local engine with generated rows and two validation folds."""
     rng = np.random.default_rng(0)
 
     def rows(count):

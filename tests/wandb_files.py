@@ -1,4 +1,4 @@
-"""Offline files of Weights & Biases read back: its log of records in LevelDB's format."""
+"""A reader of Weights & Biases' offline files, which use LevelDB's log format."""
 
 import json
 import struct
@@ -11,10 +11,10 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def records_of(path):
-    """The protocol buffers of a file, in order."""
-    content, at, parts = path.read_bytes(), 7, b""  # seven bytes say what file this is
+    """Yields the protocol buffers of a file in order."""
+    content, at, parts = path.read_bytes(), 7, b""  # the file header has seven bytes
     while at + _HEADER.size <= len(content):
-        if _BLOCK - at % _BLOCK < _HEADER.size:  # too little for a header is padding
+        if _BLOCK - at % _BLOCK < _HEADER.size:  # padding; too short for a header
             at += _BLOCK - at % _BLOCK
             continue
         _, length, kind = _HEADER.unpack_from(content, at)
@@ -28,8 +28,8 @@ def records_of(path):
 
 
 def read_runs(folder):
-    """{(name, id): {metric: [(step, value), ...]}} and the (project, group)s of all runs."""
-    wandb.teardown()  # as at the end of a process: W&B's own process has then written everything
+    """Returns ({(name, id): {metric: [(step, value), ...]}}, {(project, group), ...})."""
+    wandb.teardown()  # at its end, W&B's own process writes all remaining data
     runs, homes = {}, set()
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         records = list(records_of(path))
