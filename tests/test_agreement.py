@@ -1,4 +1,4 @@
-"""Exported files do what the search trained, and whatever does not is caught."""
+"""Exported files train as the search did, and deviations are detected."""
 
 import functools
 from collections import Counter
@@ -112,7 +112,7 @@ def test_a_mistake_in_the_file_for_optax_is_caught(mistake):
     assert not check_optax(NANOCHAT, source.replace(*mistake)).passes
 
 
-# A cautious step in NumPy, of gradients of which a few entries are within rounding of 0.
+# A cautious step in NumPy. A few entries of its gradients are within rounding error of 0.
 TINY = ((0, 1), (2, 3))
 
 
@@ -162,7 +162,7 @@ def test_a_step_that_is_not_a_number_does_not_pass():
 
 
 def gated_step(step, rounding=0.0, scale=1.0):
-    """A step as long as its gate says; the gate can be held."""
+    """Takes a step whose length is the gate; the gate can be held."""
     sensed = np.float32(0.5) + np.float32(rounding)
     gate = sensed if np.isnan(step.gate) else step.gate
     pairs = zip(step.params, step.grads, strict=True)
@@ -174,9 +174,9 @@ def gated_step(step, rounding=0.0, scale=1.0):
     ("changes", "passes", "held"),
     [
         ({"rounding": 0.0}, True, 0),
-        ({"rounding": 8e-5}, False, 3),  # at every step, so it is no rounding
-        ({"rounding": 3e-4}, False, 0),  # too far to be any
-        ({"scale": 1.0 + 1e-4}, False, 0),  # the gates agree, and what is done with them does not
+        ({"rounding": 8e-5}, False, 3),  # occurs at every step, so it is not rounding
+        ({"rounding": 3e-4}, False, 0),  # too far for rounding
+        ({"scale": 1.0 + 1e-4}, False, 0),  # the gates agree, but their effects do not
     ],
 )
 def test_a_gate_is_held_only_where_the_two_are_within_rounding(changes, passes, held):

@@ -1,4 +1,4 @@
-"""The code that an archive shows is what the library certifies, or it is refused."""
+"""Archived code must match the library's certified code, or it is refused."""
 
 import pytest
 from certified_code import BLEND, SOURCES, certify, write_campaign
@@ -19,7 +19,7 @@ def functions():
 
 @pytest.fixture
 def folder(tmp_path, functions):
-    """A campaign: the baseline, p0000 with the first function, p0000m1 with the same code."""
+    """Returns a campaign in which p0000 and its mutant p0000m1 have the first function."""
     folder = write_campaign(tmp_path / "run", functions[0])
     Library(folder / "code").put(functions[1])
     return folder

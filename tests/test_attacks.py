@@ -1,4 +1,4 @@
-"""Every hostile source is contained: refused for the right reason, in time, with nothing left."""
+"""Every hostile source is refused for the right reason, in time, without leftovers."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from nanoevolve_jax.codegen.validation.refusals import REASONS
 TEXT, COMPUTATION, CLOCK = map(attacks, ("text", "computation", "clock"))
 MATRICES = [(16, 32), (32, 16)]
 LIMITS = Limits(seconds=40.0, cpu_seconds=60, memory=2 << 30)
-# Attacks on the computation that run by default; the others are slow only by their number.
+# These attacks on the computation run by default. The others are slow because they are many.
 FAST = (
     *("never_finite", "wrong_shape", "long_loop", "huge_array", "comment_injection"),
     *("address_in_message", "free_sines"),
@@ -54,14 +54,14 @@ def named(sources):
 
 @pytest.fixture
 def no_sandbox(monkeypatch):
-    """Isolation of a sandbox that must not start."""
+    """Returns the isolation of a sandbox that must not start."""
     monkeypatch.setattr(runner, "run", lambda *args: pytest.fail("a sandbox was started"))
     return runner.isolation(runner.AVAILABLE)
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch, repository):
-    """Fails the test if a file was written where a source might, or if a process is left."""
+    """Fails the test if a file appears in an exposed folder or a sandbox process remains."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def names():
@@ -84,7 +84,7 @@ def watched(tmp_path, monkeypatch, repository):
 
 def require_contained(attack, isolation, repeat=False):
     verdict = validate(attack.slot, attack.source, isolation)
-    if repeat:  # in another process, with another hash seed and other addresses
+    if repeat:  # in another process with another hash seed and other addresses
         assert validate(attack.slot, attack.source, isolation)[:2] == verdict[:2]
     if verdict.refusal is None:
         assert attack.reasons == ["none"]

@@ -1,4 +1,4 @@
-"""Placebos, perturbations, phases, and the conditions in which a win is tried again."""
+"""Placebos, perturbations, phases, and the conditions in which a win is repeated."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat")
 
 
 def own_gate(job):
-    """A trajectory that no other seed has."""
+    """Returns a trajectory that differs on every seed."""
     return np.random.default_rng(job.seed).random(job.steps).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def placebos():
-    """(bench, result, seeds) of placebos on four seeds."""
+    """Returns (bench, result, seeds) of placebos on four seeds."""
     bench = make_bench(lambda job: 2.0, gate_of=own_gate, attribute__donors=3)
     seeds = [stage_seed(Stage.CONFIRM, 0, i) for i in range(4)]
     return bench, run_placebos(bench, POLICY, seeds, fold=2), seeds
@@ -69,7 +69,7 @@ def test_perturbations_lie_where_the_protocol_says_and_follow_from_the_seed():
         assert 200 <= min(starts) < 220 and 680 < max(starts) <= 700
     noise = [events[LABEL_NOISE] for _, events in drawn]
     assert {(event.stop - event.start, event.amount) for event in noise} == {(100, 0.2)}
-    for kind in (CORPUS_SWITCH, BATCH_SIZE):  # to the end of the run
+    for kind in (CORPUS_SWITCH, BATCH_SIZE):  # lasts to the end of the run
         assert {events[kind].stop for _, events in drawn} == {1000}
     assert {events[BATCH_SIZE].amount for _, events in drawn} == {0.5, 2.0}
 
@@ -78,7 +78,7 @@ def test_perturbations_lie_where_the_protocol_says_and_follow_from_the_seed():
 
 
 def phases_of(spec, sensors):
-    """Phases of two runs with these sensor columns."""
+    """Returns the phases of two runs with these sensor columns."""
     bench = make_bench(lambda job: 2.0)
     bench.runs.telemetry = lambda run: columns[run.job["seed"]]
     names = [*spec.control.coefficients._fields, *spec.control.aggressive._fields]
@@ -92,7 +92,7 @@ def phases_of(spec, sensors):
 
 
 def test_thirds_are_means_of_what_acts_over_runs_with_their_interval():
-    """The annealing gate moves trust ratio and clip threshold, and both stages are off."""
+    """The annealing gate also moves trust ratio and clip threshold, but both stages are off."""
     thirds = phases_of(ANNEALING, [{}, {}])["thirds"]
     assert list(thirds) == ["gate", "update_multiplier", "second_moment_beta"]
     first = thirds["gate"][0]
@@ -129,7 +129,7 @@ def study():
 
 
 def split(jobs):
-    """Jobs of the baseline and of the policy."""
+    """Returns the jobs of the baseline and those of the policy."""
     policy = [job for job in jobs if job.candidate.spec.control.enabled]
     return [job for job in jobs if not job.candidate.spec.control.enabled], policy
 
@@ -169,7 +169,7 @@ STAGES = (
 
 
 def test_no_two_confirmations_and_no_two_stages_share_a_seed():
-    """Confirmations of one campaign differ in number only."""
+    """Confirmations of one campaign differ only in their number."""
     seen = []
     for number in (0, 1):
         bench = make_bench(gains_a_tenth)

@@ -1,4 +1,4 @@
-"""The parts of the command `autonomous` around its loop; whole campaigns are slow tests."""
+"""The parts of the command `autonomous` around its loop; slow tests run complete campaigns."""
 
 import io
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def test_progress_is_one_line_that_stays_after_a_proposal_is_reported():
     display = Display(
         Console(file=text, width=200), total_steps=steps, batch_tokens=1.0, task="code"
     )
-    display._printed = float("-inf")  # plain lines come every few seconds
+    display._printed = float("-inf")  # plain lines are at least some seconds apart
     tracking = SimpleNamespace(records=lambda records: None)
     records = (make_record("nanochat", bpb=3.0), make_record("p0000", bpb=2.5, score=0.5))
     known = State((entry(0), entry(1, outcome=proposals.REFUSED, candidate=None)), records)

@@ -1,4 +1,4 @@
-"""Bad input to every command ends in one line that names it, with exit code 2.
+"""Bad input to a command ends in one line that names the input, with exit code 2.
 
 Braces in a row of `CASES` contain keys of `places`.
 """
@@ -26,7 +26,8 @@ TINY = [f"--config.{path}={value}" for path, value in SETTINGS.items()]
 TINY += ["--config.confirm.steps=6", "--config.data.corpus=parquet:{corpus}"]
 TINY += ["--config.data.cache_dir={cache}"]
 
-# Command lines, and after each what its error must contain: the field and the value at least.
+# Each row is a command line, followed by parts that its error must contain. These name at least the
+# field and the value.
 CASES = """
 serch                                       | command must be search | 'serch'
 --nope                                      | command must be search | '--nope'
@@ -128,7 +129,7 @@ VALIDATE gate {spec} --config=nope.py       | --config must be a file | 'nope.py
 VALIDATE gate {spec} --config.model.n_embd=1 | config.model.n_embd must be an integer | got 1
 VALIDATE gate {spec} --uot=x                | Unknown command line flag 'uot' | out
 """
-# Words that stand for several commands, and the arguments that these have besides those of the row.
+# Each name stands for several commands, which have further arguments besides those of the row.
 GROUPS = {
     "CONFIG": {"search": [], "calibrate": [], "confirm": [], "compare": []},
     "TRAIN": {"search": TINY, "calibrate": TINY},
@@ -151,7 +152,7 @@ def cases():
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, repository):
-    """Folders and files that are empty, damaged, or fine and used wrongly."""
+    """Returns paths of empty or damaged folders and files, and of valid ones for incorrect use."""
     root = tmp_path_factory.mktemp("bad")
     folders = ("empty", "half", "headless", "cut", "run", "cache")
     files = ("file", "card", "edited", "spec", "link", "large", "binary")
@@ -186,7 +187,7 @@ def places(tmp_path_factory, repository):
 
 
 def content(places):
-    """What lies in the places, but for the cache and locks, which commands may write to."""
+    """Returns the content of all places except the cache and locks, which commands may write."""
     return {
         path: path.read_bytes()
         for name, place in places.items()
@@ -211,7 +212,7 @@ def test_bad_input_ends_in_one_line_and_loses_nothing(shell, places, arguments, 
 def test_a_place_without_permission_is_named(places, repository, tmp_path, field):
     tmp_path.chmod(0o500)
     command = [sys.executable, "-m", "nanoevolve_jax.search"]
-    if os.geteuid() == 0:  # whom permissions bind only without these powers
+    if os.geteuid() == 0:  # permissions bind root only without these powers
         if shutil.which("setpriv") is None:
             pytest.skip("root may write anywhere, and setpriv is not here to forbid it")
         powers = "-dac_override,-dac_read_search"

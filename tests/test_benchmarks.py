@@ -1,4 +1,4 @@
-"""The benchmarks run end to end on tiny models, and the tables of the docs are what they wrote."""
+"""Benchmarks run end to end on tiny models, and the tables of the docs match their output."""
 
 import json
 import os
@@ -20,7 +20,7 @@ TINY = "model.n_layer=1,model.n_embd=24,model.sequence_len=16,data.vocab_size=30
 
 
 def run(repository, tmp_path, name, *flags):
-    """Runs a benchmark; returns its output and its results."""
+    """Runs a benchmark and returns its output and its results."""
     path = tmp_path / "out" / f"{name}.json"
     process = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", f"--out={path}", "--steps=2", *flags],
@@ -116,7 +116,7 @@ def test_time_inside_a_nested_part_counts_only_for_the_nested_one():
 
 
 def test_an_iteration_counts_three_products_of_every_matrix():
-    """One layer of width w has four square matrices, two of w x 4w, and a gate of 12 x heads."""
+    """A layer of width w has four square matrices, two of w x 4w, and a gate of 12 x heads."""
     config = screen.get_config()
     config.model.n_layer, config.model.n_embd = 1, 64
 

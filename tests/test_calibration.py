@@ -1,4 +1,4 @@
-"""Calibration on runs that cost nothing: what it measures, and how it ends where none trains."""
+"""Calibration on simulated runs: its measurements, and its end if nothing trains."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 
 
 def noisy(job):
-    """A loss that falls with the horizon, by seed and spec."""
+    """Returns a loss that falls with the horizon and depends on seed and spec."""
     rng = np.random.default_rng([job.seed, round(100 * job.candidate.spec.update_multiplier)])
     return 2.0 - 0.1 * math.log(job.steps) + rng.normal(0, 0.01)
 
@@ -62,7 +62,7 @@ def test_slope_and_panel_of_a_loss_that_falls_with_the_logarithm_of_the_horizon(
 
 
 def noisy_at(steps):
-    """The baseline's losses on the first three seeds of the noise."""
+    """Returns the baseline's losses on the first three noise seeds."""
     bench = make_bench(noisy)
     seeds = [stage_seed(Stage.NOISE, 0, i) for i in range(3)]
     return [noisy(bench.job(arm(), seed, 0, steps)) for seed in seeds]
@@ -86,7 +86,7 @@ def test_tuning_where_nothing_trains_ends_in_one_line():
 
 
 def test_tuning_goes_on_where_its_first_runs_fail():
-    """Ranges are reviewed after a quarter of the runs, when nothing has trained yet."""
+    """Ranges are reviewed after a quarter of the runs, when no run has succeeded yet."""
     bench = make_bench(lambda job: math.nan if len(bench.runs.jobs) <= 2 else noisy(job))
     assert tune_recipe(bench.config, bench.runs, 8, silent)["failed"] == 2
 
@@ -98,7 +98,7 @@ def test_a_shortlist_whose_every_point_fails_once_is_refused():
 
 
 def tuned(bpb_of, budget=24, **changes):
-    """What tuning finds; and the candidate-steps it announced on top of its plan."""
+    """Returns the tuning results, the announced extra candidate-steps, and the bench."""
     bench = make_bench(bpb_of, **changes)
     more = []
     results = tune_recipe(bench.config, bench.runs, budget, silent, more.append)
@@ -115,7 +115,7 @@ INNER = {  # a recipe in the middle of every range
 
 
 def bowl(best):
-    """Losses that are lowest at a factor on the matrix learning rate, all else as it was."""
+    """Returns losses with their minimum at a factor on the matrix learning rate."""
     bench = make_bench(noisy, **INNER)
 
     def bpb_of(job):
@@ -144,14 +144,14 @@ def test_tuning_goes_on_beyond_an_edge_at_which_the_best_recipe_lies():
 
 def test_what_still_lies_at_an_edge_after_the_last_round_is_said():
     lines = []
-    bench = make_bench(lambda job: -lr_factor(bench, job), **INNER)  # ever better
+    bench = make_bench(lambda job: -lr_factor(bench, job), **INNER)  # improves without end
     results = tune_recipe(bench.config, bench.runs, 24, lines.append)
     assert len(results["widenings"]) == 2 and results["at_edge"]
     assert lines[-1].startswith(f"tuning: '{results['chosen']}' still lies at an edge of ")
 
 
 def test_tuning_ends_where_the_best_recipe_lies_inside_its_ranges():
-    def bpb_of(job):  # the default is best, by far
+    def bpb_of(job):  # the default is best by far
         return 1.0 if lr_factor(bench, job) == pytest.approx(1.0) else noisy(job)
 
     bench = make_bench(bpb_of, **INNER)

@@ -1,4 +1,4 @@
-"""False and true wins of whole simulated campaigns, through the real decision code."""
+"""False and true wins of simulated campaigns, decided by the real code."""
 
 import pytest
 from scipy import stats
@@ -10,7 +10,7 @@ NULLS = 400
 
 
 def test_campaigns_without_an_effect_seldom_end_in_a_win():
-    """At a true rate of 5 % more than 35 wins in 400 come once in two thousand."""
+    """At a true rate of 5 %, more than 35 wins in 400 have a probability of one in two thousand."""
     limit = stats.binom.isf(0.0005, NULLS, 0.05)
     assert simulate(0.0, 1.4, NULLS, seed=11).wins <= limit
 
@@ -22,7 +22,7 @@ def test_an_effect_of_one_sigma_is_found_and_it_is_what_was_tested():
 
 
 def test_rules_without_a_second_thought_would_be_caught():
-    """The limit above is one that a careless rule breaks."""
+    """Careless rules exceed the limit of the test above."""
     careless = ConfirmationRules(first_p=0.2, p=0.2, min_gain=0.0)
     rates = simulate(0.0, 1.4, NULLS, seed=11, rules=careless)
     assert rates.wins > stats.binom.isf(0.0005, NULLS, 0.05)

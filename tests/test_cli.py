@@ -1,4 +1,4 @@
-"""The entry to all commands, and what they say of themselves."""
+"""The entry point of all commands, and their help."""
 
 import importlib.util
 import json
@@ -88,7 +88,7 @@ def test_the_version_is_one_line_and_that_of_the_project(shell, repository, tmp_
         f"nanoevolve {metadata.version('nanoevolve-jax')} "
         f"(jax {metadata.version('jax')}, Python {sys.version.split()[0]})\n"
     )
-    # The one place that states it.
+    # Only pyproject.toml states the version.
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     assert metadata.version("nanoevolve-jax") == project["version"]
     assert not hasattr(nanoevolve_jax, "__version__")
@@ -131,7 +131,7 @@ def test_python_m_is_the_same_command(repository, tmp_path):
 
 
 def plan(shell, folder, *arguments):
-    """Runs `nanoevolve search` with a wrong field, so that nothing but the config is read."""
+    """Runs `nanoevolve search` with an invalid field, so that only the config is read."""
     return shell("search", *arguments, "--config.search.survivors=1000", folder=folder).errors
 
 

@@ -1,4 +1,4 @@
-"""The bandit prefers the largest gain per cost, forgets, and is deterministic."""
+"""The bandit prefers the largest gain per cost, forgets old outcomes, and is deterministic."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ outcomes = st.builds(
 
 
 def campaign(rounds: int, draw, seed: int = 0) -> list[Outcome]:
-    """A history of chosen providers; `draw(rng, name, round)` is an outcome of one."""
+    """Returns a history of chosen providers; `draw(rng, name, round)` gives one outcome."""
     rng, history = np.random.default_rng(seed), []
     for count in range(rounds):
         name = choose(NAMES, history, [seed, count])

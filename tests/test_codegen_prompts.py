@@ -1,4 +1,4 @@
-"""Prompts: the contract of a slot, and what a campaign's proposals are shown."""
+"""Prompts: the contract of a slot, and the history in a campaign's prompts."""
 
 import ast
 import re
@@ -94,7 +94,7 @@ def test_the_example_in_a_prompt_is_not_an_edit():
         edits.apply(GATE, built_in_source("gate"), "gate")
 
 
-# What a campaign's proposals are shown ------------------------------------------------------
+# History in the prompts of a campaign --------------------------------------------------------
 
 
 def refused(number, **fields):

@@ -1,4 +1,4 @@
-"""One proposal: the command and its two rounds."""
+"""A single proposal: the command and its two rounds."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def number_of(kind: str) -> int:
 
 @pytest.fixture
 def propose(shell, tmp_path):
-    """Runs the command in a folder with the profiles of two scripted providers."""
+    """Returns a function that runs a command in a folder with two scripted providers."""
     profiles = scripted_mutator.profile() + scripted_mutator.profile("other")
     (tmp_path / "mine.toml").write_text(profiles)
 
@@ -109,7 +109,7 @@ def test_the_ensemble_is_a_table_of_what_each_provider_did(propose, tmp_path):
     assert f"Spent: paid requests: 2; tokens: {spent.tokens:,}; dollars: " in result.output
     config = {"codegen": {"providers": "mine.toml", "ensemble": "other"}}
     (folder / "config.json").write_text(json.dumps({"config": config}))
-    result = propose("run", module="ensemble")  # the profiles are those of the campaign
+    result = propose("run", module="ensemble")  # the campaign's own profiles
     rows = {x.split()[0]: x.split() for x in result.output.splitlines() if "ready" in x}
     assert [rows["scripted"][-1], rows["other"][-1]] == ["0%", "100%"], result.errors
     assert rows["scripted"][2:4] == ["2", "1"]

@@ -1,4 +1,4 @@
-"""Profiles: those of the package are complete, and a mistake in one is named in one line."""
+"""Provider profiles: packaged ones are complete, and a mistake is named in one line."""
 
 import pytest
 from hypothesis import given

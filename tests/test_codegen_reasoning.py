@@ -101,7 +101,7 @@ MENTION = "SCALE = 4.0  # not <think>, </think> or [/THINK]"
 @pytest.mark.parametrize("reasoning", ["", f"<think>{DRAFT}</think>\n", f"{DRAFT}</think>\n"])
 @pytest.mark.parametrize("answer", [block("SCALE = 2.0", MENTION), fenced(MENTION), MENTION])
 def test_a_tag_in_code_never_lets_a_draft_through(reasoning, answer):
-    """The tag counts, so the answer is refused or the same as without it."""
+    """The tag counts, so the answer is refused or gives the same edit as without the tag."""
     try:
         edited = apply(f"{reasoning}{answer}", SOURCE, "gate")
     except EditError:

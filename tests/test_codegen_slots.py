@@ -1,4 +1,4 @@
-"""Built-in functions as certified code are the same optimizer, in lanes too; other code is not."""
+"""Built-in functions as certified code equal the optimizer, also in lanes; other code differs."""
 
 import functools
 import pickle
@@ -27,7 +27,7 @@ STEPS = 50
 
 
 def tree(seed, scale=1.0):
-    """Two matrices of a shape and one of two others; float32."""
+    """Returns two matrices of one shape and two of other shapes; float32."""
     shapes = {"a": (8, 8), "b": (8, 8), "c": (8, 16), "d": (16, 8)}
     rng = np.random.default_rng(seed)
     return {
@@ -37,14 +37,14 @@ def tree(seed, scale=1.0):
 
 
 def traced(spec):
-    """The spec as inputs of a program."""
+    """Returns the spec as inputs of a program."""
     candidate = training.candidate(spec)
     return jax.tree.map(lambda x: x[0], population.stack_candidates([candidate]).spec)
 
 
 @functools.cache
 def trained(slots):
-    """A program that trains under any spec with these functions; [STEPS] gradients inside."""
+    """Returns a program that trains any spec with these functions for STEPS steps."""
 
     @jax.jit
     def run(spec, params):
@@ -74,7 +74,7 @@ def test_the_seeds_are_the_built_in_optimizer_over_fifty_steps(spec):
     assert optax.tree.norm(off) <= 1e-6 * optax.tree.norm(change)
     np.testing.assert_allclose(their_gates, gates, rtol=1e-6)
     if spec.control.enabled:
-        assert np.ptp(gates) > 0.1  # the comparison is of gates that move
+        assert np.ptp(gates) > 0.1  # the compared gates move
 
 
 @functools.cache
@@ -136,11 +136,11 @@ def test_maps_over_anything_are_folded_into_the_lanes():
 
 
 def knobs(beta):
-    """Those of the baseline with a second-moment decay of its own."""
+    """Returns the baseline's knobs with another second-moment decay."""
     return knobs_of(NANOCHAT, static_actuators(NANOCHAT)._replace(second_moment_beta=beta), 0.9)
 
 
-# In an engine
+# Training in an engine
 
 
 @pytest.fixture(scope="module")

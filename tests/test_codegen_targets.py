@@ -1,4 +1,4 @@
-"""Targets: islands, migration, and the candidates that a proposal is shown."""
+"""Targets: islands, migration, and the candidates in a proposal's prompt."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ISLANDS, EVERY, KNOWN = 3, 4, 24
 
 
 def rules_with(islands, migrate, parents=3, tournament=2):
-    """A config that rewrites `direction`."""
+    """Returns a config that rewrites `direction`."""
     config = codegen_config.get_config()
     config.seed, config.codegen.scope = 0, "matrix"
     config.codegen.islands, config.codegen.migrate = islands, migrate
@@ -21,7 +21,7 @@ def rules_with(islands, migrate, parents=3, tournament=2):
 
 
 def lines_of_descent():
-    """A campaign whose first island is by far the best."""
+    """Returns a campaign whose first island is by far the best."""
     names = [f"p{number:04d}" for number in range(KNOWN)]
     scores = np.random.default_rng(0).uniform(1.0, 2.0, KNOWN)
     records = [

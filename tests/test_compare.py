@@ -1,4 +1,4 @@
-"""Given specs side by side: pairs, seeds of their own, a folder of their own."""
+"""Comparisons of given specs: pairs, separate seeds, and a separate folder."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from nanoevolve_jax.policy.spec_json import SpecError, spec_to_json
 
 
 def lower_with_trust_ratio(job):
-    """Half a bit better with a trust ratio, give or take; a seed shifts all its runs alike."""
+    """Returns a bpb that trust ratio lowers by about 0.5; a seed shifts all its runs equally."""
     gain = job.candidate.spec.trust_ratio * (0.5 + (job.seed % 2 - 0.5) / 100)
     return 2.0 + (job.seed % 7) / 10 - gain
 
@@ -34,7 +34,7 @@ def test_gains_are_paired_by_seed_and_positive_when_the_other_is_better():
     assert "gain" not in results["specs"][0]
     gain = results["specs"][1]["gain"]
     assert (gain["mean"], gain["n"]) == (pytest.approx(0.5), 4)
-    assert gain["sd"] == pytest.approx(0.01 / 3**0.5)  # what the seeds share cancels
+    assert gain["sd"] == pytest.approx(0.01 / 3**0.5)  # the shared part of the seeds cancels
     assert results["bpb"].shape == (2, 4)
     assert results["specs"][1]["mean_bpb"] == pytest.approx(results["bpb"][1].mean())
 
@@ -73,7 +73,7 @@ def test_more_seeds_begin_with_fewer():
 def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     write_corpus(folder / "corpus")
-    twin = spec_to_json(NANOCHAT._replace(clip_threshold=3.0))  # which nothing reads
+    twin = spec_to_json(NANOCHAT._replace(clip_threshold=3.0))  # nothing reads this field
     (folder / "twin.json").write_text(json.dumps(twin))
     return folder
 
@@ -89,7 +89,7 @@ def config_of(workshop, name="run", **changes):
 def act(config, *names):
     patch, output = pytest.MonkeyPatch(), io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):
-        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX has begun long ago
+        p.setattr(site, "use_devices", lambda config: config.devices)  # JAX is already initialised
         compare.compare(config, [str(name) for name in names])
     return output.getvalue()
 

@@ -1,4 +1,4 @@
-"""Learning rates picked on losses whose optimum is known, and curves whose crossings are."""
+"""Learning rates chosen on losses with a known optimum, and known crossings of curves."""
 
 import math
 
@@ -10,7 +10,7 @@ from nanoevolve_jax.evidence.comparison import LR_FACTORS, steps_to
 
 
 def bowl(best, *, breaks_at=math.inf):
-    """A bench where the loss is a parabola over log2(lr), and fails from a factor on."""
+    """Returns a bench whose loss is a parabola over log2(lr) and fails above a factor."""
 
     def bpb_of(job):
         factor = lr_factor(bench, job)

@@ -1,4 +1,4 @@
-"""A training program of code is compiled in a child first, within limits, and never stops a run."""
+"""Code's training program is first compiled in a limited child process and never ends a run."""
 
 import os
 import time
@@ -30,14 +30,14 @@ GATE = "def gate(sensors, features, control):\n    return 0.5 * control.bias\n"
 
 @pytest.fixture(scope="module")
 def program():
-    """A training program of a task, of which only its code matters here."""
+    """Returns a training program of which only the code matters here."""
     code = code_of(certify(GATE, "gate", (SCALAR,)))
     return TrainingProgram(training.TASK, code, 1, 1, 4)
 
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """Lets a script stand for the compiler; returns a function that takes the script."""
+    """Replaces the compiler by a script; returns a function that takes the script."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(compile_check, "MODULE", "stand_in")
     monkeypatch.setattr(compile_check, "_refusals", {})
@@ -62,7 +62,7 @@ def test_how_a_compilation_ends_decides_whether_the_program_may_be_used(end, com
     found = compile_check.refusal(program, LIMITS)
     assert (found is None) == (words is None)
     assert words is None or (words in found and len(found.splitlines()) == 1)
-    compiler("raise SystemExit")  # which is not asked again
+    compiler("raise SystemExit")  # the first result is kept
     assert compile_check.refusal(program, LIMITS) == found
 
 
@@ -85,19 +85,19 @@ def test_ctrl_c_ends_a_compilation_at_once(compiler, program, tmp_path):
 
 @pytest.fixture(scope="module")
 def shapes():
-    """The matrices of the task."""
+    """Returns the shapes of the task's matrices."""
     return matrix_shapes(training.TASK.model)
 
 
 @pytest.fixture
 def engine(tmp_path, monkeypatch):
-    """An engine that checks compilations, with a persistent cache of its own."""
+    """Yields an engine that checks compilations with a separate persistent cache."""
     monkeypatch.setattr(compile_check, "_refusals", {})
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: jax.config.values[name] for name in names}
     for name, value in zip(names, (str(tmp_path / "xla"), 0.0), strict=True):
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # or JAX would go on with the folder that it has opened
+    compilation_cache.reset_cache()  # otherwise JAX would keep using its open folder
     yield training.make_engine(make_programs(training.TASK, devices=1, lanes=1))._replace(
         compile_limits=CompileLimits(seconds=300.0)
     )

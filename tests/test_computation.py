@@ -1,4 +1,4 @@
-"""The hash of a computation depends on what is computed, not on how it is written."""
+"""The hash of a computation depends on the computation and not on the way it is written."""
 
 import subprocess
 import sys
@@ -32,14 +32,14 @@ def hashed(function, arguments=2):
 
 
 def linked(program):
-    """(operation, left, right) with indices of earlier values; 0 and 1 are the arguments."""
+    """Returns (operation, left, right) triples; 0 and 1 index the arguments."""
     return [
         (name, left % (i + 2), right % (i + 2)) for i, (name, left, right) in enumerate(program)
     ]
 
 
 def run(program, order=None, swapped=(), helpers=False, dead=False, constant=None):
-    """A function that carries a program out, in one of the ways to write it down."""
+    """Returns a function that computes a program in one of several equivalent forms."""
     order = range(len(program)) if order is None else order
 
     def function(x, y):
@@ -59,7 +59,7 @@ def run(program, order=None, swapped=(), helpers=False, dead=False, constant=Non
 
 @st.composite
 def _orders(draw, program):
-    """Another order in which every operation still comes after what it needs."""
+    """Draws another order in which every operation follows the operations that it needs."""
     left, order = set(range(len(program))), []
     while left:
         ready = [i for i in sorted(left) if all(x - 2 not in left for x in program[i][1:])]

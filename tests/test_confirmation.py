@@ -1,4 +1,4 @@
-"""The decision rule at its two looks, and its power against simulation through it."""
+"""The decision rule at its two looks, and its power compared with simulated decisions."""
 
 import math
 
@@ -24,7 +24,7 @@ SIGMA = 0.01
 
 
 def pairs(n, gain, spread=0.005, seed=0):
-    """Baseline and candidate with exactly this mean gain."""
+    """Returns the results of baseline and candidate with exactly this mean gain."""
     rng = np.random.default_rng(seed)
     baseline = 2.0 + rng.normal(0, SIGMA, n)
     noise = rng.normal(0, 1, n)
@@ -87,7 +87,7 @@ def test_identical_arms_never_win():
 
 
 def outcome_at(p, n, confirmations=1):
-    """The outcome of pairs whose test has exactly this p; the gain is one sigma."""
+    """Returns the decision for pairs whose test has exactly this p; the gain is one sigma."""
     spread = SIGMA * math.sqrt(n) / stats.t.isf(p, n - 1)
     rules = RULES._replace(confirmations=confirmations)
     decision = decide(*pairs(n, SIGMA, spread=spread), SIGMA, rules)
@@ -130,7 +130,7 @@ def test_the_decision_does_not_depend_on_the_unit(gain, n, unit):
 
 
 def simulate(effect, paired_sigma, campaigns, seed):
-    """How often the real decision ends in a win; arms with seeds of their own noise."""
+    """Returns the win rate of the real decision on arms with independent noise."""
     rng = np.random.default_rng(seed)
     wins = 0
     for _ in range(campaigns):

@@ -1,4 +1,4 @@
-"""Counted cost: a specialised optimizer costs what its spec uses, and nothing else matters."""
+"""Counted cost: an optimizer costs only what its spec uses, and all other settings are free."""
 
 import functools
 
@@ -25,7 +25,7 @@ from nanoevolve_jax.policy.spec import (
     set_field,
 )
 
-# Wide for its vocabulary, so that AdamW's share is small.
+# The model is wide relative to its vocabulary, so AdamW's share of the cost is small.
 MODEL = GPTConfig(sequence_len=16, vocab_size=265, n_layer=1, n_head=2, n_kv_head=2, n_embd=128)
 TASK = Task(MODEL, batch_size=4)
 
@@ -46,14 +46,14 @@ def compiled(spec):
 
 
 def matrix_shapes():
-    """The shapes of the matrices that Muon trains, from the model's own parameters."""
+    """Returns the shapes of the matrices that Muon trains, from the model's own parameters."""
     params = jax.eval_shape(lambda: init_params(MODEL, jax.random.key(0)))
     leaves = jax.tree_util.tree_leaves_with_path(params["blocks"])
     return [x.shape for path, x in leaves if "value_embed" not in jax.tree_util.keystr(path)]
 
 
 def polar_flops(steps):
-    """Multiply-adds of Polar Express: per step a Gram matrix, its square, and their product."""
+    """Returns the FLOPs of Polar Express: per step a Gram matrix, its square, and their product."""
     total = 0
     for m, n in matrix_shapes():
         short, long = min(m, n), max(m, n)
@@ -63,7 +63,7 @@ def polar_flops(steps):
 
 
 def test_every_matrix_of_the_model_is_known_here():
-    # Four square ones, two of the MLP, and a gate of value embeddings.
+    # Four square matrices, two of the MLP, and the gate of the value embeddings.
     assert len(matrix_shapes()) == 4 + 2 + 1
     assert sum(np.prod(s) for s in matrix_shapes()) == MODEL.param_counts["transformer_matrices"]
 
@@ -92,7 +92,7 @@ def test_two_iterations_cost_two_fifths_of_five(count):
 def test_a_clip_costs_at_least_nothing_and_no_clip_is_the_baseline(count):
     entries = sum(np.prod(s) for s in matrix_shapes())
     assert count(NANOCHAT._replace(clip=CLIP_NONE)) == count(NANOCHAT)
-    # A square, a sum and a division for each entry, give or take what is fused with it.
+    # Each entry costs a square, a sum and a division, apart from operations that are fused.
     assert entries < count(CLIPPED) - count(NANOCHAT) < 12 * entries
 
 
@@ -129,7 +129,7 @@ def test_a_traced_spec_pays_for_every_branch():
         assert everything > lowered(known)
 
 
-# What XLA does not count -------------------------------------------------------------------
+# Operations that XLA does not count --------------------------------------------------------
 
 
 def flops_of(function, size=64):
@@ -143,7 +143,7 @@ def test_a_transcendental_function_costs_more_than_a_multiplication(name):
     three = flops_of(lambda x: function(function(function(x))))
     looped = flops_of(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: function(x), x))
     assert three == 3 * flops_of(function)
-    assert looped == pytest.approx(three, abs=64)  # and the loop's own counter
+    assert looped == pytest.approx(three, abs=64)  # three times the cost and the loop counter
 
 
 def test_a_sort_costs_more_than_its_length():
@@ -172,7 +172,7 @@ def test_what_xla_does_not_count_is_little_of_a_step():
     assert counted < lowered(ANNEALING) < 1.01 * counted
 
 
-# What a step costs -------------------------------------------------------------------------
+# The cost of a step ------------------------------------------------------------------------
 
 
 def test_a_step_costs_the_model_and_the_optimizer():
@@ -188,7 +188,7 @@ def everything_on():
 
 
 def test_no_number_changes_the_operations():
-    # The structure, not a cache, makes the costs equal: so the operations are counted too.
+    # Operations are compared too, because a cache could also make the costs equal.
     spec = everything_on()
     other = spec
     for path in NUMBERS:
@@ -210,15 +210,15 @@ def test_specs_of_one_structure_cost_the_same(monkeypatch):
         for x in (0.3, 0.4, 0.5)
     }
     assert len(costs) == 1
-    assert len(counted) == 1  # nine specs, one lowering
+    assert len(counted) == 1  # nine specs share one lowering
 
 
 def test_the_structure_of_any_spec_costs_what_the_spec_costs():
     rng = np.random.default_rng(1)
     for _ in range(6):
         spec = random_spec(rng)
-        # A factor that happens to be exactly 1 is dropped, and saves a product for each entry;
-        # a few products of scalars come and go as well.
+        # A factor of exactly 1 is dropped, which saves one product per entry. A few products of
+        # scalars also differ.
         saved = lowered(canonical(spec)) - lowered(structure(spec))
         assert -100 <= saved <= sum(np.prod(s) for s in matrix_shapes()) + 100
         assert lowered(canonical(spec)) <= lowered(spec) + 100

@@ -1,6 +1,6 @@
 """Eight virtual devices: an uneven population, and candidates that several devices share.
 
-What is judged here is measured by `eight_devices.py`, in a process of its own.
+A separate process takes the measurements, by `eight_devices.py`.
 """
 
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory):
-    """What the script printed."""
+    """Returns the figures that the script printed."""
     tests = Path(__file__).parent
     programs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs"))}
     done = subprocess.run(
@@ -33,12 +33,12 @@ def test_eleven_candidates_on_eight_devices_are_blind_to_order_and_padding(figur
     uneven = figures["uneven"]
     assert uneven["jobs"] == uneven["distinct"] == 11
     assert uneven["order_changes_nothing"]
-    assert uneven["loss_gap"] < 1e-5  # to one device, candidate after candidate
+    assert uneven["loss_gap"] < 1e-5  # relative to one device that trains one candidate at a time
 
 
 def test_every_mesh_gives_the_loss_curve_of_one_device(figures):
     first, last = figures["first_and_last_loss"]
-    assert last < 0.8 * first  # there is a curve
+    assert last < 0.8 * first  # the model learns
     assert set(figures["curves"]) == {"8x1", "4x2", "2x4", "1x8"}
     for mesh, gap in figures["curves"].items():
         assert gap < 1e-5, mesh
@@ -47,7 +47,7 @@ def test_every_mesh_gives_the_loss_curve_of_one_device(figures):
 def test_the_matrix_optimizers_state_is_divided_among_the_devices(figures):
     for data, shares in figures["shares"].items():
         for moment in ("initial", "restored", "trained"):
-            # The second moments of so small matrices, 3 % of the state, stay whole.
+            # Second moments of such small matrices, 3 % of the state, are not divided.
             assert 1 / int(data) <= shares[moment] < 1 / int(data) + 0.035, (data, moment)
 
 

@@ -1,4 +1,4 @@
-"""What is shown while a run is under way: a picture that fits, plain lines without a terminal."""
+"""The progress display: a picture that fits the terminal, or plain lines without a terminal."""
 
 import io
 import re
@@ -19,7 +19,7 @@ LONG = "control.coefficients.loss_improvement_ema 0.0 -> -1.873 and more of it t
 
 
 def make_records(count=12):
-    """A search of several generations that gets better, with a dead candidate in it."""
+    """Returns an improving search of several generations that ends with a dead candidate."""
     records = [make_record(bpb=2.5)]
     for i in range(1, count):
         fields = {"score": 0.01 * i, "bpb": 2.5 - 0.01 * i, "generation": 1 + i // 4}
@@ -43,7 +43,7 @@ STAGES = {
 
 
 def drawn(width, lanes=2, height=24):
-    """The lines of a whole picture on a terminal of this width."""
+    """Returns the lines of a complete picture on a terminal of this width."""
     console = Console(record=True, force_terminal=True, width=width, height=height)
     with console.capture() as capture:
         console.print(picture("progress", make_lanes(lanes), make_records(), STAGES))
@@ -74,7 +74,7 @@ def test_the_picture_says_who_is_best_what_runs_and_how_losses_fall():
     (running, *_) = [line for line in text.splitlines() if line.startswith("transfer: learning r")]
     curve = "".join(c for c in running if c in BLOCKS)
     assert len(curve) >= 15 and list(curve) == sorted(curve, reverse=True)
-    # Best first, the baseline under them.
+    # The best candidates come first, with the baseline below them.
     ids = [line.split()[0] for line in text.splitlines() if re.match(r"g\d|nanochat", line)]
     assert ids == ["g003c11", "g003c10", "g003c09", "g003c08", "g002c07", "nanochat"]
 
@@ -96,7 +96,7 @@ def test_a_lane_keeps_the_losses_of_all_its_reports_and_no_others():
 
 
 def watch(console, monkeypatch, seconds=100.0):
-    """Two batches of a search on a console, every report `seconds` after the one before."""
+    """Displays two batches of a search, with `seconds` between reports."""
     now = 0.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     with Display(console, total_steps=400, batch_tokens=10.0, task="search") as display:

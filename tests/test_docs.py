@@ -27,7 +27,7 @@ GROUPS = {path.partition(".")[0] for path in SETTINGS if "." in path}
 
 
 def commands() -> Iterator:
-    """Yields every command of the project in a fenced block or between backticks, as words."""
+    """Yields every command in a fenced block or between backticks as a list of words."""
     for page in PAGES:
         text = page.read_text()
         lines = "\n".join(BLOCK.findall(text)).replace("\\\n", " ").splitlines()
@@ -70,7 +70,7 @@ def test_flags_in_the_docs_exist(shell, tmp_path):
 
 
 def kind_and_existence(page: Path, text: str) -> tuple[str, bool] | None:
-    """Whether what backticks enclose exists; None if it names nothing of this project."""
+    """Returns the kind of a quoted name and whether it exists, or None for other text."""
     path = re.match(r"([\w.-]+/[\w./-]*)( |$)", text)
     if path and not WRITTEN.match(path[1]) and path[1] not in ("tokens/s", "gain/$"):
         return "file", any((folder / path[1]).exists() for folder in (ROOT, page.parent))

@@ -29,7 +29,7 @@ def labels_by_path(params, **args):
 
 
 def assert_it_trains(apply, params, **args):
-    """Trains a regression for sixty steps; the loss falls, all arrays change, and None stays."""
+    """Trains for sixty steps and requires that the loss falls, arrays change, and None stays."""
     tx = ne.optimizer(ANNEALING, total_steps=60, learning_rate=0.03, **args)
     state = tx.init(params)
 

@@ -1,4 +1,4 @@
-"""Which candidates can win: constraints, and policies that only retune the baseline."""
+"""Eligibility of candidates: constraints, and policies that only retune the baseline."""
 
 import math
 
@@ -24,7 +24,7 @@ POLICY, BASELINE = arm("candidate", ANNEALING), arm("nanochat", NANOCHAT)
 
 
 def fragile(*fails_twice):
-    """A bench where these arms ('policy', 'baseline') fail at twice the learning rate."""
+    """Returns a bench where these arms ('policy', 'baseline') fail at twice the learning rate."""
 
     def bpb_of(job):
         name = "policy" if job.candidate.spec.control.enabled else "baseline"
@@ -68,7 +68,7 @@ def test_a_state_above_the_limit_is_refused_and_the_gates_own_is_below():
 
 
 def with_poles(spec, poles=("aggressive", "conservative"), **values):
-    """The spec with these actuators at these poles."""
+    """Returns the spec with these actuator values at these poles."""
     for pole in poles:
         for name, value in values.items():
             spec = set_field(spec, f"control.{pole}.{name}", value)
@@ -78,11 +78,11 @@ def with_poles(spec, poles=("aggressive", "conservative"), **values):
 STILL = ANNEALING._replace(
     control=ANNEALING.control._replace(aggressive=ANNEALING.control.conservative)
 )
-# A gate that stays at the baseline's own actuators, except for its multiplier.
+# This gate stays at the baseline's own actuators, except for its multiplier.
 CONSTANT = with_poles(STILL, trust_ratio_mix=0.0, clip_threshold=1.0)
-# A gate whose poles differ only where nothing reads them: no trust ratio, no clipping.
+# The poles of this gate differ only in unused values, because trust ratio and clipping are off.
 DEAD_POLES = with_poles(ANNEALING, update_multiplier=1.1, second_moment_beta=0.9)
-# A gate that senses nothing stays between its poles.
+# A gate that reads no sensor stays between its poles.
 BLIND = set_field(ANNEALING, "control.coefficients.step_fraction", 0.0)
 
 
@@ -92,8 +92,8 @@ BLIND = set_field(ANNEALING, "control.coefficients.step_fraction", 0.0)
         *(NANOCHAT, CONSTANT, DEAD_POLES, BLIND),
         NANOCHAT._replace(update_multiplier=1.3),
         NANOCHAT._replace(momentum=0.9, second_moment_beta=0.95),
-        NANOCHAT._replace(trust_ratio_max=50.0),  # nothing reads it
-        NANOCHAT._replace(decay=DECAY_NONE),  # a recipe's weight_decay of 0
+        NANOCHAT._replace(trust_ratio_max=50.0),  # not read
+        NANOCHAT._replace(decay=DECAY_NONE),  # equals a recipe with weight_decay=0
         NANOCHAT._replace(decay=DECAY_NONE, momentum=0.9),
     ],
 )
@@ -123,7 +123,7 @@ def test_the_baseline_itself_may_be_tuned():
     "mixed",
     [
         with_poles(CONSTANT, orthogonal_mix=0.5),  # the same partial mix at both poles
-        with_poles(BLIND, ("aggressive",), orthogonal_mix=0.0),  # blind, between 0 and 1
+        with_poles(BLIND, ("aggressive",), orthogonal_mix=0.0),  # constant, between 0 and 1
     ],
 )
 def test_a_partial_mix_keeps_its_gate_because_a_recipe_cannot_express_it(mixed):
@@ -138,7 +138,7 @@ def test_a_difference_at_either_pole_is_noticed(pole):
 
 
 def test_a_gate_that_senses_nothing_stays_where_its_bias_puts_it():
-    """sigmoid(4 * -0.5) is 0.119: nearer to the aggressive pole, 1.2, than to 0.8."""
+    """sigmoid(4 * -0.5) is 0.119, so the result is near the aggressive pole, 1.2."""
     fixed = without_still_gate(BLIND)
     assert not fixed.control.enabled
     assert fixed.update_multiplier == pytest.approx(1.2 - 0.4 * 0.1192, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The local engine: placebos through the same program, folds, horizons, repeats."""
+"""The local engine: placebos through the same program, folds, horizons and repeats."""
 
 import functools
 
@@ -54,7 +54,7 @@ def test_results_come_in_order_whatever_the_horizons_and_folds():
     assert [len(r.telemetry) for r in together] == [10, 6, 6, 10, 10]
     assert [r.val_bpb for r in together] == [r.val_bpb for r in alone]
     np.testing.assert_array_equal(together[0].telemetry, together[3].telemetry)
-    assert together[0].val_bpb != together[3].val_bpb  # other validation text
+    assert together[0].val_bpb != together[3].val_bpb  # another validation text
     assert together[0].val_bpb == together[4].val_bpb
 
 

@@ -507,7 +507,7 @@ def test_what_cannot_be_confirmed_is_named(workshop, searched):
 
 @pytest.fixture(scope="module")
 def won(workshop):
-    """Returns a candidate, its card and the output; its runs are declared a win."""
+    """Confirms a candidate that is declared a win; returns its id, its card and the output."""
     changes = {
         "seed": 7,
         "attribute__donors": 2,

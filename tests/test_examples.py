@@ -14,7 +14,7 @@ import nanoevolve_jax as ne
 
 @pytest.fixture
 def example(repository, tmp_path):
-    """Runs an example in an empty folder; returns its output."""
+    """Returns a function that runs an example in an empty folder and returns its output."""
 
     def run(name, *arguments):
         done = subprocess.run(
@@ -45,7 +45,7 @@ def test_a_policy_trains_another_model_in_an_optax_loop(example, tmp_path):
     spec.write_text(json.dumps(ne.spec_to_json(ne.PRESETS["annealing"])))
     output = example("optax_loop.py", f"--spec={spec}", "--steps=100")
     gates = [float(gate) for gate in re.findall(r"gate (\S+)", output)]
-    assert gates == sorted(gates)  # this policy turns conservative as steps pass
+    assert gates == sorted(gates)  # this policy becomes more conservative over time
     assert gates[-1] > gates[0] + 0.5
     (right,) = re.findall(r"(\S+)% of 450 test digits", output)
     assert float(right) > 90
@@ -92,4 +92,4 @@ def test_a_sweep_compares_a_search_for_every_combination(example, tmp_path):
         assert f"{summary['baseline_val_bpb']:.4f}" in row
         assert f"{summary['best']['val_bpb']:.4f}" in row
         results.append((summary["best"]["val_bpb"], table.index(row)))
-    assert sorted(results) == sorted(results, key=lambda pair: pair[1])  # the best first
+    assert sorted(results) == sorted(results, key=lambda pair: pair[1])  # best candidate first

@@ -1,4 +1,4 @@
-"""Explanations of policies: trajectories with a known course, and what must be said of them."""
+"""Explanations of policies, checked on trajectories with a known course."""
 
 import re
 
@@ -33,7 +33,7 @@ NOISE = np.tile([-1.0, 1.0], 15)
 
 
 def explained(folder, spec, gate=None, make=make_record, **fields):
-    """The explanation of a candidate whose screening run had this gate."""
+    """Returns the explanation of a candidate whose screening run had this gate."""
     record = make("g001c00", spec=spec, **fields)
     if gate is not None:
         save(folder, "g001c00", make_columns(gate))
@@ -76,7 +76,7 @@ def test_crossings_are_steps_counted_from_1():
     assert "stays below 0.5" in crossings(gate[:2])
 
 
-# What drives the gate --------------------------------------------------------------------
+# Drivers of the gate ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_equal_courses_over_seeds_are_distinguished_from_different_ones():
     assert seed_spread(np.full((3, 9), 0.4)) == []
 
 
-# Whole explanations ----------------------------------------------------------------------
+# Complete explanations -------------------------------------------------------------------
 
 
 def test_the_annealing_preset_is_explained_by_its_run(tmp_path):

@@ -27,7 +27,7 @@ from nanoevolve_jax.reporting.policies import find_policy, named_arm
 
 STEPS = 25  # the spike among the gradients comes at step 20
 GATING = ("gate", "actuate", "features")
-# The gate of this spec reads nothing, and its multiplier is outside the range of `actuate`.
+# The gate of this spec reads no sensor, and its multiplier differs from those of `actuate`.
 STILL = set_field(ANNEALING, "control.coefficients.step_fraction", 0.0)
 STILL = set_field(STILL, "update_multiplier", 1.3)
 

@@ -1,4 +1,4 @@
-"""Two processes that search as one, on this machine, give what one process gives."""
+"""Two processes that share a search on this machine give the results of one process."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """(folder, flags) of a tiny search on two devices, with a checkpoint after every segment."""
+    """Returns (folder, flags) of a tiny search with a checkpoint after every segment."""
     folder = tmp_path_factory.mktemp("hosts")
     corpus = write_corpus(folder / "corpus")
     fields = SETTINGS | LONGER
@@ -26,14 +26,14 @@ def places(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(places):
-    """The run folder of one process with two devices."""
+    """Returns the run folder of one process with two devices."""
     status, _, err = run(places, places[0] / "alone")
     assert status == 0, err
     return places[0] / "alone"
 
 
 def start_two(places, workdir, moment="never", count=0, flags=()):
-    """Two processes with a device each; (moment, count) says when both kill themselves."""
+    """Starts two processes with one device each, which die at occurrence `count` of a moment."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -64,13 +64,13 @@ def start_two(places, workdir, moment="never", count=0, flags=()):
 
 
 def end(processes):
-    """(exit status, stdout, stderr) of each, when all have ended."""
+    """Waits for all processes and returns (exit status, stdout, stderr) of each."""
     outputs = [process.communicate(timeout=300) for process in processes]
     return [(p.returncode, *output) for p, output in zip(processes, outputs, strict=True)]
 
 
 def said(out):
-    """A process's own lines; CPU collectives add theirs."""
+    """Returns the lines of a process without those of CPU collectives."""
     return [line for line in out.splitlines() if not line.startswith("[Gloo]")]
 
 
@@ -99,7 +99,7 @@ def test_both_killed_and_started_again_they_end_the_same(places, alone, tmp_path
 def test_asking_one_of_them_stops_both_and_both_go_on(places, alone, tmp_path):
     workdir = tmp_path / "run"
     processes = start_two(places, workdir)
-    while not list(workdir.glob("checkpoints/[0-9]*")):  # training has begun
+    while not list(workdir.glob("checkpoints/[0-9]*")):  # training has started
         assert processes[0].poll() is None
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
@@ -118,5 +118,5 @@ def test_a_candidate_that_two_processes_share_is_that_of_two_devices(places, tmp
     assert run(shared, tmp_path / "one")[0] == 0
     (status, _, err), _ = end(start_two(shared, tmp_path / "two"))
     assert status == 0, err
-    # Two summands have one sum, in whatever order collectives add them.
+    # The sum of two summands does not depend on the order of collectives.
     assert contents(tmp_path / "two") == contents(tmp_path / "one")

@@ -69,8 +69,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "X-Repo-Commit": "c" * 40,
             "X-Linked-Size": str(len(content)),
             "X-Linked-Etag": f'"{digest}"',
-            # The content is on another host, as on the real hub, whose own redirects are followed
-            # even for HEAD.
+            # The content is on another host, as for the real hub. The client follows redirects to
+            # the same host even for HEAD.
             "Location": f"http://localhost:{hub_server.server_port}/cdn{self.path}",
         }
         return self.send(302, headers)

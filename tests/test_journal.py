@@ -1,4 +1,4 @@
-"""Journals: what was appended is read, and nothing that was changed passes for it."""
+"""Journals return the appended lines and detect every change."""
 
 import json
 import time
@@ -16,7 +16,7 @@ LINES = [{"a": 1, "b": [1.5, None, "naïve"]}, {"a": 2}, {}, {"a": 2}]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A journal of these lines; tests that change it must put them back."""
+    """Returns a journal of these lines; a test that changes it must restore it."""
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     for line in LINES:
         journal.append(path, [line])

@@ -23,22 +23,22 @@ LAYERS = (
     ("commands",),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-# Modules inside a package that are commands all the same.
+# Modules inside a package that count as commands.
 COMMAND_MODULES = {name for name in COMMANDS if "." in name} | {
-    "codegen.deployment.remote",  # the program of a remote job
+    "codegen.deployment.remote",  # program of a remote job
     "model.parity",
     "model.parity_optimizer",
 }
 
 
 def layer(module: str) -> str:
-    """The layer of a module, such as `policy.spec`."""
+    """Returns the layer of a module such as `policy.spec`."""
     package = module.partition(".")[0]
     return "commands" if module in COMMAND_MODULES or package not in RANKS else package
 
 
 def modules(repository) -> Iterator[tuple[str, ast.Module]]:
-    """Yields every module of the package, without the package's own name, and its syntax tree."""
+    """Yields the name of every module, without the package's own name, and its syntax tree."""
     for root, package in [("nanoevolve_jax", ""), ("model", "model"), ("data", "data")]:
         for path in sorted((repository / root).rglob("*.py")):
             inside = path.relative_to(repository / root).with_suffix("")
@@ -46,7 +46,7 @@ def modules(repository) -> Iterator[tuple[str, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """Yields the modules of this project that a module imports, at its top or in a function."""
+    """Yields the modules of this project that a module imports, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -60,7 +60,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def broken_rules(repository) -> Iterator[tuple[str, str]]:
-    """Yields (importing module, imported name) of every import that goes up."""
+    """Yields (importing module, imported name) of every import that breaks the order."""
     for module, tree in modules(repository):
         for name in imported(tree):
             below = name if layer(name) == "commands" else name.rpartition(".")[0] or name

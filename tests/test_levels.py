@@ -1,4 +1,4 @@
-"""The ladder: each rung with the one thing that keeps a candidate off it."""
+"""The levels of a win: a candidate misses each one if a single requirement fails."""
 
 import math
 
@@ -30,10 +30,10 @@ FULL = Ladder(
     export_passes=True,
     replay_passes=True,
 )
-# Eight seeds that are not enough evidence do not become enough in four cells.
+# Four cells with the same eight seeds provide no more evidence than the seeds themselves.
 ALIKE = 0.004 + 0.01 * stats.norm.ppf((np.arange(8) + 0.5) / 8)
 
-# What is changed on a perfect record, the level that is left, and a word of the reason.
+# Each row is a change to a perfect record, the level that remains, and a part of the reason.
 FALLS = [
     ({"panel_auc": None}, 0, "no calibration"),
     ({"panel_auc": 0.89}, 0, "0.890"),
@@ -71,7 +71,7 @@ def test_each_rung_needs_its_own_evidence_and_all_below(change, level, reason):
 
 @pytest.mark.parametrize(("shift", "level"), [(0.09, 1), (0.11, 5)])
 def test_a_gate_must_move_by_a_tenth(shift, level):
-    """The mean of the first third minus that of the last, over a straight line, is 2/3 of it."""
+    """On a straight line, the first third's mean minus the last third's is 2/3 of the fall."""
     gates = np.tile(np.linspace(0.5, 0.5 - 1.5 * shift, 3001), (8, 1))
     assert level_of(FULL._replace(gates=gates)).level == level
 

@@ -1,4 +1,4 @@
-"""Certified code comes back from its store as it was put there, or not at all."""
+"""Certified code is read from the library as it was stored, or refused."""
 
 import json
 import os
@@ -28,13 +28,13 @@ def certified(scale):
 
 @pytest.fixture(scope="module")
 def functions():
-    """Two functions of one slot."""
+    """Returns two functions of one slot."""
     return certified(0.5), certified(2.0)
 
 
 @pytest.fixture
 def library(tmp_path, functions):
-    """A library with both."""
+    """Returns a library that contains both functions."""
     library = Library(tmp_path / "code")
     for function in functions:
         library.put(function)

@@ -1,4 +1,4 @@
-"""Losses against an independent NumPy log-softmax, and the rules of what counts."""
+"""Losses compared with an independent NumPy log-softmax, and the rules for counted targets."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from nanoevolve_jax.model import loss
 
 
 def numpy_losses(logits, targets):
-    """Log-softmax in float64, written without looking at the code under test."""
+    """Returns losses by a float64 log-softmax that is independent of the code under test."""
     wide = logits.astype(np.float64)
     shifted = wide - wide.max(axis=-1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

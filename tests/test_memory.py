@@ -1,4 +1,4 @@
-"""Lanes from memory, and what happens when they were too many."""
+"""The number of lanes from the memory, and the recovery from too many lanes."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def test_a_device_that_says_what_it_has_gets_what_fits(monkeypatch):
 
 
 def exhausted_beyond(lanes):
-    """An engine of four lanes on a device whose memory holds so many."""
+    """Returns an engine of four lanes on a device with memory for fewer."""
     engine = make_engine(population.make_programs(TASK, devices=1, lanes=4))
 
     def make(task, *, devices, lanes):

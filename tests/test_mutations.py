@@ -1,4 +1,4 @@
-"""The thirteen operators: one aspect each, within bounds, never inert, never a duplicate."""
+"""The thirteen operators change one aspect each, stay within bounds, and repeat no policy."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def test_an_operator_changes_exactly_its_own_aspect_within_bounds(name):
         try:
             child = mutate(parent, rng, set(), {name: OPERATORS[name]})
         except ExhaustedError:
-            continue  # the parent does not read this aspect: any child would be inert
+            continue  # the parent does not read this aspect, so any child would be inert
         drawn += 1
         changed = changed_fields(parent, child.spec)
         assert len(changed) == 1
@@ -93,15 +93,16 @@ def test_the_canonical_form_is_a_fixed_point():
 
 
 def make_trajectory():
-    """Compiles six steps on three matrices once; returns spec -> final parameters."""
+    """Returns a compiled function from a spec to the parameters after six steps."""
     rng = np.random.default_rng(3)
     shapes = [(8, 8), (8, 24), (24, 8)]
-    # Zero, ordinary and large, as NanoChat's projections are at first, so that clamps are met.
+    # Initial values are zero, ordinary and large, so that clamps take effect; NanoChat's
+    # projections start at zero.
     start = [
         jnp.asarray(k * rng.normal(size=s), jnp.float32)
         for s, k in zip(shapes, [1.0, 0.0, 100.0], strict=True)
     ]
-    # Gradients of growing norm with a common part, and spikes, so that every sensor moves.
+    # Gradients have a common part, growing norms, and spikes, so that every sensor moves.
     common = [rng.normal(size=s) for s in shapes]
     scales = [1.0, 0.7, 4.0, 0.5, 9.0, 0.2]
     gradients = [
@@ -147,8 +148,8 @@ def test_fields_that_count_as_unread_never_change_a_trajectory(trajectory):
             field = FIELDS[path]
             other = field.high if get_field(parent, path) != field.high else field.low
             moved = set_field(parent, path, other)
-            # Not bitwise: the compiler makes a loop of its own for either side of a scalar
-            # condition, and they may round differently. What is read moves far more.
+            # Results are close but not bitwise equal, because the compiler makes a separate loop
+            # for each side of a scalar condition. Fields that are read change far more.
             np.testing.assert_allclose(
                 trajectory(moved), reference, rtol=1e-5, atol=1e-5, err_msg=path
             )
@@ -168,5 +169,6 @@ def test_children_train_differently_from_their_parents(trajectory, name):
             continue
         total += 1
         differ += not np.array_equal(trajectory(child), trajectory(parent))
-    # A limit that these six steps happen not to reach is legitimate; inertness would be most.
+    # Six steps may never reach some limits, which is legitimate. Inert operators would fail most
+    # often.
     assert differ >= 0.6 * total > 0

@@ -1,4 +1,4 @@
-"""Weights in and out, and the parity command on the shipped reference figures."""
+"""Import and export of weights, and the parity command on the shipped reference figures."""
 
 import json
 import pathlib
@@ -118,7 +118,7 @@ def test_shipped_figures_are_cut_from_the_whole_ones(name, tmp_path):
 
 
 def changed(tmp_path, **arrays):
-    """A copy of the shipped file `a` with some arrays replaced, or removed where None."""
+    """Writes a copy of the shipped file `a` with some arrays replaced, or removed if None."""
     kept = Reference(SHIPPED / "a.npz").arrays | arrays
     path = tmp_path / "changed.npz"
     np.savez(path, **{key: array for key, array in kept.items() if array is not None})

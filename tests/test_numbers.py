@@ -1,4 +1,4 @@
-"""Numbers in messages compare as the numbers do."""
+"""Numbers in messages compare in the same order as the numbers themselves."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The panel's readings on rankings that are known."""
+"""The panel's statistics on known rankings."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ TRUTH = dict(zip(GOOD + BAD, np.linspace(1.0, 2.0, 10), strict=True))
 
 
 def runs(noise, seeds=4, seed=0):
-    """The bpb of every spec: its true one and noise of each run."""
+    """Returns every spec's true bpb plus noise for each run."""
     rng = np.random.default_rng(seed)
     return {name: bpb + noise * rng.standard_normal(seeds) for name, bpb in TRUTH.items()}
 
@@ -23,7 +23,7 @@ def test_runs_without_noise_rank_perfectly():
 
 
 def test_the_full_horizon_agrees_with_itself_as_its_seeds_do():
-    """Both are of single runs, so that a horizon as good as the full one is not held to more."""
+    """Both compare single runs, so a horizon as good as the full one meets the same standard."""
     rankings = judge_panel({50: runs(0.1), 100: runs(0.1, seed=1)}, set(GOOD))
     assert rankings[100].tau_full == pytest.approx(rankings[100].tau_seeds)
     assert rankings[50].tau_full == pytest.approx(rankings[100].tau_seeds, abs=0.1)
@@ -35,7 +35,7 @@ def test_a_failed_run_ranks_last():
 
 
 def panels(**full_taus):
-    """Panels by horizon; the last one is the full horizon, its own tau 0.8."""
+    """Returns rankings by horizon; the last is the full horizon, with a tau of 0.8."""
     rankings = {int(k[1:]): PanelRanking(0.9, 0.7, tau) for k, tau in full_taus.items()}
     return rankings | {200: PanelRanking(0.9, 0.8, 0.8)}
 

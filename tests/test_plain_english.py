@@ -53,14 +53,14 @@ def sources(repository: Path) -> Iterator[tuple[str, str]]:
 
 
 def phrases(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yields (line, advice, matched words) of every pattern; a blank matches a line break too."""
+    """Yields (line, advice, matched words) of every pattern; a blank also matches a line break."""
     for advice, pattern in PATTERNS.items():
         for match in re.finditer(pattern.replace(" ", r"[\s#]+"), text, re.MULTILINE):
             yield text.count("\n", 0, match.start()) + 1, advice, " ".join(match[0].split())
 
 
 def identifiers(text: str) -> Iterator[tuple[int, str]]:
-    """Yields (line, name) of every name that a Python text binds and that says too little."""
+    """Yields (line, name) of every name in a Python text that says too little."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             name = node.id

@@ -1,4 +1,4 @@
-"""Files of a run folder: nothing outside of it is written, and nothing but a file is read."""
+"""A run folder's files: commands read only regular files and write nothing outside the folder."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from nanoevolve_jax.execution.plain_files import FileError, open_in_place, read_
 
 @pytest.fixture
 def outside(tmp_path):
-    """A folder of the user with a file in it, which must stay as they are."""
+    """Returns a user's folder with files that must not change."""
     place = tmp_path / "outside"
     (place / "0").mkdir(parents=True)
     (place / "precious").write_text("precious")
@@ -27,7 +27,7 @@ def outside(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run folder."""
+    """Returns a run folder."""
     folder = write_folder(tmp_path / "run", family())
     for name in ("evidence", "checkpoints", "code", "proposals/0000/try-1"):
         (folder / name).mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_a_second_name_of_a_file_outside_is_refused(folder, outside, name):
 def test_neither_pipes_nor_sockets_are_waited_for(folder, kind, monkeypatch):
     path = folder / ".lock"
     path.unlink()
-    monkeypatch.chdir(folder)  # names of sockets are short
+    monkeypatch.chdir(folder)  # socket paths must be short
     if kind == "a pipe":
         os.mkfifo(path)
     else:

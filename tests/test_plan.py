@@ -1,4 +1,4 @@
-"""The plan: honest rounds, the mission's two scenarios, and a command that trains nothing."""
+"""The plan: realistic rounds, two scenarios, and a command that trains nothing."""
 
 import io
 import math
@@ -67,7 +67,7 @@ def test_wall_hours_lie_between_the_longest_batch_and_all_of_them(lengths, machi
     load = load_of(Call("x", groups), width, lambda group: lengths[group.steps])
     hours = wall_hours(load, machines)
     assert hours >= max(max(lengths), sum(lengths) / machines) * (1 - 1e-12)
-    # Graham's bound for a list that is worked off in order.
+    # Graham's bound for list scheduling.
     assert hours <= sum(lengths) / machines + max(lengths)
     assert wall_hours(load, 1) == pytest.approx(sum(lengths))
 
@@ -79,7 +79,7 @@ def test_machine_counts_double_up_to_the_number_asked_for():
 
 
 def test_a_row_follows_from_its_runs():
-    """Screening of the default config by hand: 27 runs of 100 steps, two at a time."""
+    """By hand, screening of the default config has 27 runs of 100 steps, two at a time."""
     costs, pace = costs_of(CONFIG), Pace(step=0.02, evaluation=0.15, width=2)
     search = next(phase for phase in phases(CONFIG, 2) if phase.name == "search")
     screening, promoting = plan(search, costs, pace, segment_steps=25, machines=[1, 2])
@@ -121,7 +121,7 @@ def test_fewer_candidates_than_promotion_has_room_for_are_counted_as_they_are():
     config.search.generations, config.search.population, config.search.survivors = 1, 4, 2
     config.search.control_every = 0
     first, final, doubled = (total_runs([one]) for one in promotion.planned_calls(config))
-    # Two presets and four children; no control lineage.
+    # Two presets and four children, without a control lineage.
     assert (first, final, doubled) == ((1 + 6) * 3, (1 + 4) * 6, 1 + 4)
 
 
@@ -163,7 +163,7 @@ def test_the_command_measures_this_device_and_leaves_no_run_folder(repository, t
 
 
 def test_a_plan_for_another_machine_takes_the_step_as_it_is_given(repository, tmp_path):
-    """The `:d12` config asks for cuDNN, which no CPU has."""
+    """The `:d12` config requires cuDNN, which is missing on CPUs."""
     flags = ["--config=configs/screen.py:d12", "--config.plan=true", "--config.step_seconds=0.3"]
     process = start(repository, *flags, f"--config.workdir={tmp_path / 'run'}")
     output, errors = process.communicate(timeout=120)

@@ -1,4 +1,4 @@
-"""What is equal to what: bitwise within a program, closely across programs."""
+"""Equality of training results: bitwise within a program, approximate across programs."""
 
 import functools
 
@@ -59,8 +59,8 @@ def test_a_poisoned_lane_dies_alone_at_the_step_it_shows():
 
 @pytest.mark.slow
 def test_segments_of_any_length_give_the_same_bits():
-    # One length compiles one program: only programs of the same length are bitwise equal, so
-    # segmenting is tested within one, by where the horizon falls.
+    # Each segment length compiles a different program. Results are bitwise equal only within one
+    # program, so other lengths are compared with a tolerance.
     whole, telemetry = train_them([ME] * 4, segment=12)
     again, columns = train_them([ME] * 4, segment=12)
     assert_same_bits(whole, again)
@@ -96,7 +96,7 @@ def test_lanes_and_devices_agree_closely_over_twenty_steps_from_random_weights()
 
 def test_no_spec_recipe_seed_or_horizon_compiles_a_program_twice():
     local = programs(2, 2)
-    train_them([ME] * 4, 2, 2)  # compiles what was not compiled before
+    train_them([ME] * 4, 2, 2)  # compiles everything in advance
     before = measurements.compilations()
     variants = [*PRESETS.values(), set_field(NANOCHAT, "ns_steps", 2)]
     for seed, spec in enumerate(variants):
@@ -135,7 +135,7 @@ def test_a_restored_state_goes_on_bitwise_and_compiles_nothing(tmp_path):
 
 
 def test_stacking_gives_dtypes_that_depend_on_no_value():
-    whole = NANOCHAT._replace(update_multiplier=1, momentum=0)  # integers where numbers belong
+    whole = NANOCHAT._replace(update_multiplier=1, momentum=0)  # integers instead of floats
     stacked = population.stack_candidates(
         [train.Candidate(whole, RECIPE._replace(weight_decay=0))] * 2
     )

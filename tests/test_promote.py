@@ -1,4 +1,4 @@
-"""Promotion inside a search, on runs that cost nothing: who is picked, and who is met."""
+"""Promotion inside a search on simulated runs: its choice of the candidate and its comparator."""
 
 import math
 
@@ -14,23 +14,24 @@ from nanoevolve_jax.evolution.library import Library
 from nanoevolve_jax.evolution.promotion import planned_runs, promote
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT
 
-CONTROL = "g001c07"  # the baseline's spec, told from it by its weight decay
+CONTROL = "g001c07"  # the baseline's spec with another weight decay
 MULTIPLIERS = {"nanochat": 1.0, CONTROL: 1.0, "a": 1.01, "b": 1.02, "c": 1.03, "d": 1.04}
 
 
 def twice(*names):
-    """These fail at twice the learning rate."""
+    """Returns a rule by which these candidates fail at twice the learning rate."""
     return lambda name, job, doubled: doubled and name in names
 
 
 def run_promotion(folder, gains, *, fails=lambda name, job, twice: False, spec_of=None):
-    """Promotes among four policies and a control whose true gains are given.
+    """Promotes among four policies and a control with known gains.
 
     Args:
-      folder: of the archive.
-      gains: bpb, by name.
-      fails: whether a run does, of its name, its job and whether it is at twice the rate.
-      spec_of: specs that differ from the usual ones, by name.
+      folder: Folder of the archive.
+      gains: Gain by name in bpb; 0 if missing.
+      fails: Function of a name, a job and whether the learning rate is doubled that returns
+        whether the run fails.
+      spec_of: Specs by name that replace the default ones.
 
     Returns:
       (records by id, the document, the bench).

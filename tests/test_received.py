@@ -1,4 +1,4 @@
-"""What a received document may decide, and where compiled programs are kept."""
+"""Settings that a received document may decide, and the place of compiled programs."""
 
 import os
 import pwd
@@ -33,7 +33,7 @@ def test_places_programs_connections_and_devices_belong_to_the_machine():
     for path, setting in SETTINGS.items():
         if path.startswith(PLACES) or path in DEVICES:
             assert setting.scope == "machine", path
-    # Text that is free and that a document may set: the names of texts, and a pattern of letters.
+    # A document may set this free text: the names of two corpora, and a pattern of letters.
     free = {
         path
         for path, setting in SETTINGS.items()
@@ -43,7 +43,7 @@ def test_places_programs_connections_and_devices_belong_to_the_machine():
 
 
 def other(setting):
-    """A valid value that is not the default; None for a switch or a number with one value."""
+    """Returns a valid value other than the default; None for a number with only one value."""
     if setting.choices:
         return next(choice for choice in setting.choices if choice != setting.default)
     if isinstance(setting.default, str):
@@ -57,7 +57,7 @@ def test_a_document_sets_a_field_if_and_only_if_it_decides_results():
         document.update_from_flattened_dict({path: other(setting)})
         try:
             config = flat(received(document.to_dict(), get_config(), "card.json").to_dict())
-        except ConfigError:  # the value was used, and breaks a rule between two fields
+        except ConfigError:  # the value was used, but breaks a rule between two fields
             assert setting.scope == "result"
             continue
         value = config.pop(path)
@@ -121,7 +121,7 @@ def test_a_text_that_was_used_here_is_found_by_its_fingerprint(tmp_path, monkeyp
 
 @pytest.fixture
 def programs(monkeypatch, tmp_path):
-    """A function from XDG_CACHE_HOME to (folder of compiled programs, warnings)."""
+    """Yields a function from XDG_CACHE_HOME to (folder of compiled programs, warnings)."""
 
     def kept(home=tmp_path / "home"):
         lines = []
@@ -155,7 +155,7 @@ def test_a_user_without_a_home_keeps_no_programs(programs, tmp_path, monkeypatch
 
 
 def test_a_cache_home_that_is_not_absolute_is_not_followed(programs, tmp_path, monkeypatch):
-    """It would lie under whatever folder a command is started in."""
+    """Otherwise the cache would be in the folder in which a command is started."""
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.chdir(tmp_path)
     place, _ = programs("relative")

@@ -13,7 +13,7 @@ from nanoevolve_jax.policy.slots import built_in_source
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A cache of its own: this machine has validated nothing yet."""
+    """Provides an empty cache, as on a machine that has validated nothing yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
@@ -23,7 +23,7 @@ def function():
 
 
 def forged(function, source):
-    """The programs of a function beside another source, with a certificate that fits both."""
+    """Returns the function's programs with another source and a certificate that fits both."""
     facts = json.loads(json.dumps(function.certificate)) | {
         "source_sha256": digest(source.encode())
     }
@@ -49,7 +49,7 @@ def test_code_that_nothing_here_has_validated_is_validated_once(function, walls,
 
 
 def test_the_lines_of_the_answer_that_a_source_came_from_do_not_matter(walls):
-    """A certificate keeps the normalised source, and its programs know the lines of the answer."""
+    """A certificate keeps the normalised source, but its programs name lines of the answer."""
     source = f"# a remark\n\n\n{built_in_source('gate')}"
     recertify.require_validated([code_of(checked(source, "gate", ()))], runner.REQUIRED)
 
@@ -77,7 +77,7 @@ def test_a_program_for_no_matrix_is_refused(function):
 
 
 def require_library_validated(library):
-    """Validates a library as a campaign does before it begins."""
+    """Validates a library as a campaign does before it starts."""
     codes = (Code((function,)) for function in library.all())
     recertify.require_validated(codes, runner.REQUIRED)
 

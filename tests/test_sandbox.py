@@ -1,4 +1,4 @@
-"""The sandbox contains hostile programs in plain Python and leaves nothing of them behind."""
+"""The sandbox contains hostile programs in plain Python, and nothing of them remains."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ def either(request):
 
 @pytest.fixture
 def server():
-    """Port of a TCP server of this machine that nothing may reach."""
+    """Yields the port of a TCP server on this machine, which nothing may reach."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(0.01)
         yield listening.getsockname()[1]
@@ -42,7 +42,7 @@ def server():
 
 
 def processes_with(text):
-    """Ids of processes whose command line contains a text."""
+    """Returns the ids of processes whose command line contains a text."""
     pids = []
     for folder in Path("/proc").iterdir():
         try:
@@ -62,7 +62,7 @@ def require_gone(text):
 
 @pytest.fixture
 def attack(tmp_path, repository, server):
-    """Runs a hostile program and checks that it leaves no process and no file."""
+    """Returns a function that runs a hostile program and requires that nothing of it remains."""
 
     def run(program, isolation, limits=TIGHT):
         constants = {
@@ -97,7 +97,7 @@ def test_a_hostile_program_achieves_nothing(attack, either, name):
     limits = TIGHT._replace(memory=128 << 20, seconds=3.0) if "threads" in name else TIGHT
     outcome = attack(QUIET[name], either, limits)
     assert outcome.result == b"", outcome
-    # Threads end slowly where the kernel does not count them, and are then ended.
+    # If the kernel does not count threads, the time limit ends them.
     assert outcome.stopped in (("", "time") if "threads" in name else ("",))
     assert "SyntaxError" not in outcome.errors and "NameError" not in outcome.errors
 

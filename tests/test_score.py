@@ -1,4 +1,4 @@
-"""The score and the front against brute force, and who is promoted by score."""
+"""The score and the front compared with brute force, and promotion by score."""
 
 import math
 
@@ -108,7 +108,7 @@ def test_the_dead_neither_enter_the_front_nor_push_others_off_it(merits, broken)
     alive = {f"c{i}": merit for i, merit in enumerate(merits)}
     dead = {}
     for i, (which, bad) in enumerate(broken):
-        values = [0.0, 0.0, 0.0]  # would dominate everything
+        values = [0.0, 0.0, 0.0]  # would dominate all others
         values[which] = bad
         dead[f"d{i}"] = Merit(*values)
     assert pareto_front(dead | alive) == brute_force_front(alive)

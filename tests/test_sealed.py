@@ -1,4 +1,4 @@
-"""Sealed documents: what was written is read, and nothing else is."""
+"""Sealed documents are read only if they are unchanged."""
 
 import json
 import math
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import FORMAT, read_sealed, write_sealed
 
-# Numbers whose last digits, exponents and case can change without changing the value.
+# The last digits, exponents and letter case of these numbers can change without changing their
+# value.
 DOCUMENT = {
     "sigma": 0.30000000000000004,
     "tiny": 1e-05,
@@ -23,14 +24,14 @@ DOCUMENT = {
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory):
-    """A sealed file and its bytes; tests that change it must put them back."""
+    """Returns a sealed file and its bytes; a test that changes the file must restore it."""
     path = tmp_path_factory.mktemp("sealed") / "document.json"
     write_sealed(path, "calibration", DOCUMENT)
     return path, path.read_bytes()
 
 
 def refused(path, content):
-    """The one line with which a file of this content is refused."""
+    """Returns the single line of the error with which this content is refused."""
     path.write_bytes(content)
     with pytest.raises(EvidenceError) as error:
         read_sealed(path, "calibration")
@@ -64,7 +65,7 @@ def test_a_changed_byte_is_refused(sealed, position, change):
 
 
 def test_no_byte_is_left_unprotected(sealed):
-    """Also where the value would be the same: the case of an exponent, the last of many digits."""
+    """This covers bytes that leave the value equal, such as an exponent's case or a last digit."""
     path, content = sealed
     for position in range(len(content)):
         for change in (1, ord("e") ^ ord("E")):

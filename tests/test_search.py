@@ -92,7 +92,7 @@ def make_config(settings, folder, **changes):
 
 
 def run(settings, folder, **changes):
-    """Runs a search in this process and returns what it printed."""
+    """Runs a search in this process and returns its output."""
     patch = pytest.MonkeyPatch()
     output = io.StringIO()
     with patch.context() as p, contextlib.redirect_stdout(output):

@@ -1,4 +1,4 @@
-"""Seeds and folds: no two runs of different purpose share one."""
+"""Seeds and folds: runs of different purpose never share one."""
 
 import jax
 import numpy as np

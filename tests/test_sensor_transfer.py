@@ -1,6 +1,6 @@
-"""On real text, a sensor reads alike when the model, the horizon or the batch doubles.
+"""On real text, sensor ranges barely change if the model, the horizon or the batch doubles.
 
-Less so at the start of a run: `benchmarks.sensors` says why.
+They change more at the start of a run; `benchmarks.sensors` gives the reason.
 """
 
 import pytest
@@ -22,4 +22,4 @@ def test_doubling_width_depth_horizon_or_batch_moves_no_sensor_by_a_quarter(tmp_
                 assert moved < limit, (part, variant, name, moved)
     whole = sensors.ranges_of(telemetry["base"], sensors.SKIP)
     for name, (low, high) in whole.items():
-        assert high - low > 0.1, name  # and every sensor does move during training
+        assert high - low > 0.1, name  # every sensor moves during training

@@ -1,4 +1,4 @@
-"""The sensors measure what they say, on signals whose answer is known."""
+"""The sensors measure the intended quantities on signals with known values."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from nanoevolve_jax.policy.transform import evolved_muon
 
 
 def run_averages(signals, total_steps, ema_beta=0.98):
-    """Feeds a list of signals; yields the averages after each."""
+    """Yields the averages after each of a list of signals."""
     averages = sensing.init_averages()
     everything = sensing.Signals(*[True] * len(sensing.Signals._fields))
     for signal in signals:
@@ -95,7 +95,7 @@ def test_the_gate_is_the_documented_formula():
 
 
 def drive_optimizer(grads, losses, total_steps, spec=ANNEALING):
-    """The sensors of every step of a run on given gradients and losses."""
+    """Returns the sensors at every step of a run on given gradients and losses."""
     params = {"w": jnp.asarray(np.random.default_rng(5).normal(size=(16, 32)), jnp.float32)}
     optimizer = evolved_muon(spec, 0.01, total_steps=total_steps)
     update, state, seen = jax.jit(optimizer.update), optimizer.init(params), []

@@ -1,4 +1,4 @@
-"""The command `show`: recounted figures, pages that fit, and errors in one line."""
+"""The `show` command: recomputed figures, pages that fit, and errors in one line."""
 
 import json
 
@@ -33,13 +33,13 @@ def folder(tmp_path):
 
 
 def viewed(arguments, kind=""):
-    """The data and the text of a page."""
+    """Returns the data and the text of a page."""
     data, page = view([str(argument) for argument in arguments], kind)
     return data, render(page, Console(width=200, color_system=None))
 
 
 def run_main(arguments, *switches):
-    """Runs the command in this process; returns its exit code."""
+    """Runs the command in this process and returns its exit code."""
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**dict.fromkeys(switches, True)):
         try:
@@ -78,7 +78,7 @@ def test_an_overview_counts_candidates_and_compute(folder):
     assert " ".join(text.split()).startswith(data["verdict"]) and "not finished" in text
     assert data["candidates"] == 5 and data["by_status"] == {"baseline": 1, "rejected": 4}
     assert [row["id"] for row in data["best"]] == ["g001c00", "annealing", "nanochat"]
-    tokens = 8 * 128 * (4 * 6 + 3 + 1)  # including the failed step
+    tokens = 8 * 128 * (4 * 6 + 3 + 1)  # includes the step that failed
     assert data["spent"]["search: screening"] == {"runs": 5, "failed": 1, "tokens": tokens}
 
 

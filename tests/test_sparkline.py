@@ -1,4 +1,4 @@
-"""Curves out of blocks: their length, their order, their gaps."""
+"""Curves of block characters: their length, their order and their gaps."""
 
 import math
 

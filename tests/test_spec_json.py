@@ -1,4 +1,4 @@
-"""Specs survive JSON, and every mistake in one is a single line."""
+"""Specs survive JSON, and every mistake in a spec is reported in a single line."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def test_switches_are_words_in_json():
 
 
 def broken(path, value):
-    """The baseline's JSON with one field replaced, or removed if `value` is `...`."""
+    """Returns the baseline's JSON with one field replaced, or removed if `value` is `...`."""
     document = spec_to_json(NANOCHAT)
     *groups, name = path.split(".")
     node = document

@@ -1,4 +1,4 @@
-"""Statistics against brute force and against each other."""
+"""Statistics compared with brute force and with each other."""
 
 import itertools
 import math

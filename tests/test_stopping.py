@@ -1,4 +1,4 @@
-"""Signals: a process ends although a library call does not return, and only then."""
+"""Signals end a process that is stuck in a library call, and no other."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a job is fed, undisturbed and disturbed."""
+"""The batches of a job, with and without disturbances."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def disturbed(kind, start=4, stop=7, amount=1.0):
 
 
 def same_outside(job, start=4, stop=7):
-    """Asserts that a disturbance touches no other step; returns both segments."""
+    """Requires that a disturbance changes no other step, and returns both segments."""
     calm, shaken = fed(CALM), fed(job)
     for step in [*range(start), *range(stop, 10)]:
         np.testing.assert_array_equal(shaken.inputs[step], calm.inputs[step])

@@ -17,7 +17,7 @@ PICKED = {"candidate": "g001c00", "comparator": "nanochat"}
 
 
 def promoted(bpb=(1.991, 1.985, 1.975)):
-    """The records after promotion gave the child and the baseline two fresh seeds."""
+    """Returns records after promotion added two fresh seeds to the child and the baseline."""
     records = family()
     more = {"seeds": [0, 7, 8], "train_loss": [3.5] * 3, "steps": [6] * 3}
     more |= {"instability": [0.01] * 3}

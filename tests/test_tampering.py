@@ -1,4 +1,4 @@
-"""What rewritten code has no path to: validation, the evaluator, others' state; and it is tried."""
+"""Rewritten code cannot reach validation, the evaluator or the state of others."""
 
 import inspect
 
@@ -71,7 +71,7 @@ def test_no_source_is_run_by_whoever_loads_or_calls_its_program(tmp_path):
 
 
 def test_a_program_that_evaluates_or_calls_out_is_not_loaded():
-    """A child that was taken over hands out StableHLO of its own."""
+    """A compromised child process could return StableHLO of its own."""
 
     one = jax.ShapeDtypeStruct((1,), np.float32)
 
@@ -106,7 +106,7 @@ def test_a_lane_of_code_is_blind_to_its_neighbours_state():
 
 
 def test_the_evaluator_knows_nothing_of_code():
-    """What is compiled for code is the training step alone; validation is everybody's."""
+    """Code changes only the compiled training step; all candidates share the evaluation program."""
     assert "code" not in inspect.getsource(train.evaluate)
     plain = make_programs(training.TASK, devices=1, lanes=1)
     from nanoevolve_jax.execution.population import with_code

@@ -61,7 +61,7 @@ def test_text_that_looks_like_a_special_token_is_ordinary(tokenizer):
     assert tokenizer.decode(ids[1:]) == text
 
 
-MANY = 1_100_000  # more characters of one kind than tiktoken's expressions can take at once
+MANY = 1_100_000  # more equal characters than tiktoken's expressions can process at once
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_very_long_runs_are_encoded_like_any_other_text(tokenizer, text):
 
 @given(st.text(alphabet=" \t\n\xa0ab!7'", max_size=200))
 def test_only_documents_with_long_runs_of_blanks_are_cut(tokenizer, text):
-    """With windows of 8, a document with shorter runs is encoded as a whole."""
+    """With windows of 8, a document with shorter runs is encoded in one piece."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLANK_WINDOW", 8)
         parts = pieces(text)
@@ -100,7 +100,7 @@ def test_training_accepts_documents_of_blanks(documents):
 def test_a_panic_of_the_library_is_an_error_that_names_the_document(tokenizer, monkeypatch):
     monkeypatch.setattr(
         "nanoevolve_jax.data.tokenizer._BLANK_WINDOW", 10 * MANY
-    )  # the guard is off
+    )  # disables the guard
     with pytest.raises(CorpusError) as error:
         tokenizer.encode(["fine", "odd" + " " * MANY, "fine"])
     assert "\n" not in str(error.value)
@@ -114,7 +114,7 @@ def test_a_lone_surrogate_is_refused_by_training():
 
 
 def test_encoding_agrees_with_merging_by_hand(tokenizer, documents):
-    """Byte-pair encoding from its definition: join the pair of lowest rank until none is left."""
+    """Byte-pair encoding by definition joins the pair of lowest rank until none is left."""
     import regex
 
     ranks = {token: rank for rank, token in enumerate(tokenizer.ranks)}

@@ -1,4 +1,4 @@
-"""Founders, children, survivors: pure functions of the records and (seed, generation)."""
+"""Founders, children and survivors are pure functions of the records and (seed, generation)."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ SEARCH |= {"control_every": 0}
 
 
 def founding_records(**scores):
-    """Generation 0 with a score for each founder."""
+    """Returns generation 0 with a score for each founder."""
     return [
         make_record(p.id, spec=p.spec, score=scores.get(p.id, 0.0), parent_id=p.parent_id)
         for p in tournament.founders(NANOCHAT)
@@ -30,7 +30,7 @@ def founding_records(**scores):
 
 
 def grow(records, proposals, seed=0):
-    """Records of proposals, some of them dead."""
+    """Returns the records with those of the proposals, some of which failed."""
     rng = random.Random(seed)
     grown = []
     for p in proposals:
@@ -65,7 +65,7 @@ def test_children_are_a_function_of_seed_and_generation(seed, generation):
 
 
 def campaign(generations=6, seed=0):
-    """Records of a whole campaign with made-up results, and its proposals by generation."""
+    """Returns the records of a simulated campaign, and its proposals by generation."""
     records, proposed = founding_records(), []
     for generation in range(1, generations + 1):
         search = SEARCH | {"generation": generation, "seed": seed}
@@ -118,7 +118,7 @@ def test_a_larger_tournament_prefers_better_parents():
         )
         return sum(child.parent_id == "trust_ratio" for child in children) / len(children)
 
-    # The best of three wins unless it is never drawn: 1 - (2/3)^n.
+    # The best of three wins unless it is never drawn, which has probability (2/3)^n.
     assert share_of_best(1) == pytest.approx(1 / 3, abs=0.15)
     assert share_of_best(3) == pytest.approx(1 - (2 / 3) ** 3, abs=0.15)
     assert share_of_best(40) == 1.0
@@ -130,7 +130,7 @@ SCORES = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 0.5, 2.0]), min_size=1, max_s
 @given(SCORES, st.lists(st.booleans(), min_size=10, max_size=10), st.integers(1, 12), st.randoms())
 def test_survivors_are_the_best_alive_whatever_the_order(scores, deaths, count, shuffler):
     records = [
-        # A dead candidate with the best score of all still does not survive.
+        # A dead candidate does not survive even with the best score.
         make_dead(f"c{i}", score=math.inf) if dead else make_record(f"c{i}", score=score)
         for i, (score, dead) in enumerate(zip(scores, deaths, strict=False))
     ]

@@ -101,7 +101,7 @@ def test_a_candidate_that_fails_on_a_pair_has_failed_and_the_page_says_which():
 
 
 def test_a_failure_after_the_first_look_is_held_against_the_winner():
-    """Only constants, which tie with the winner, remain for attribution."""
+    """Only constants, which tie with the winner, remain to be released."""
     bench = world(
         held=0.05, fails=lambda job: is_policy(job) and job.gate is None and job.seed == SEEDS[11]
     )

@@ -1,4 +1,4 @@
-"""Tuning on landscapes whose optimum is known."""
+"""Tuning on landscapes with a known optimum."""
 
 import math
 
@@ -24,7 +24,7 @@ DEFAULT = {"lr": 1.0, "down": 0.6}
 
 
 def bowl(lr, down):
-    """A loss with its minimum at a learning rate and a warm-down."""
+    """Returns a loss with its minimum at this learning rate and this warm-down."""
 
     def evaluate(points):
         return [0.1 * math.log2(p["lr"] / lr) ** 2 + (p["down"] - down) ** 2 for p in points]
@@ -112,7 +112,7 @@ def test_what_was_tried_before_is_kept_and_gone_on_from():
     assert more.points[:10] == first.points and len(more.points) == 18
     assert more == run(bowl(12.0, 0.6), runs=8, dimensions=ranges, earlier=first)
     assert more.dimensions[0].high >= ranges[0].high > first.dimensions[0].high
-    # It is the earlier points that tell where to look.
+    # The earlier points guide the new ones.
     assert np.median([p["lr"] for p in more.points[10:]]) > 3.0
 
 

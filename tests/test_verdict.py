@@ -1,4 +1,4 @@
-"""Labels: each from arms in which one thing alone is true."""
+"""Each verdict follows from arms that differ in a single respect."""
 
 import math
 
@@ -23,13 +23,13 @@ N = 20
 
 
 def arm(mean, seed, runs=N):
-    """Runs around a mean, with a little noise of their own on seeds that all arms share."""
+    """Returns runs around a mean, with noise that is mostly shared by all arms."""
     shared = np.random.default_rng(0).normal(0, 0.02, N)
     return (mean + shared + np.random.default_rng(seed).normal(0, 0.003, N))[:runs]
 
 
 def evidence(winner=1.90, schedule=1.95, constant=1.96, yoked=None, built_in=None, panel=None):
-    """Runs over a baseline at 2.0 bpb."""
+    """Returns evidence for runs against a baseline at 2.0 bpb."""
     return PlaceboEvidence(
         baseline=arm(2.0, 1),
         winner=arm(winner, 2),

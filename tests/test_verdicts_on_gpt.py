@@ -1,6 +1,6 @@
-"""On the real GPT and real text, the evidence calls known things by their names.
+"""On a real GPT and real text, known effects get the right verdicts.
 
-`benchmarks/verdicts.py` says what they are.
+`benchmarks/verdicts.py` describes the effects.
 """
 
 import jax
@@ -28,7 +28,7 @@ def rows(changes):
 def test_a_known_thing_is_called_by_its_name(name, rows, changes):
     outcome = verdicts.run_case(verdicts.CASES[name], rows, changes, len(jax.devices()))
     assert outcome["found"] == verdicts.CASES[name].expected
-    if name == "retuned":  # it does beat the baseline as given, and tuning takes that away
+    if name == "retuned":  # it beats the given baseline, but not the tuned one
         assert outcome["before_tuning"]["mean"] > 0
         assert outcome["before_tuning"]["p"] < 0.01
         assert outcome["confirmation"]["outcome"] == "null"
@@ -37,7 +37,7 @@ def test_a_known_thing_is_called_by_its_name(name, rows, changes):
 def test_a_search_where_no_policy_is_better_declares_no_winner(changes):
     outcome = verdicts.run_null_search(changes, len(jax.devices()))
     assert outcome["candidates"] == 41
-    # Policies differ by luck alone, and luck makes some look better.
+    # Policies differ only by chance, and some look better by chance.
     assert outcome["best_at_screening_in_sigma"] > 0.5
     assert outcome["found"] == Unattributed.NOT_CONFIRMED.value
     assert outcome["winners"] == []

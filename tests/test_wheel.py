@@ -1,6 +1,6 @@
-"""The wheel holds every file and nothing more, and works in an empty folder.
+"""The wheel contains exactly the intended files and works in an empty folder.
 
-It is installed into a new environment that finds its dependencies in the environment of the tests.
+It is installed into a new environment that finds its dependencies in the tests' environment.
 """
 
 import json
@@ -33,13 +33,13 @@ TINY = {
 
 
 class Installed(NamedTuple):
-    """An environment with the wheel in it."""
+    """An environment in which the wheel is installed."""
 
     wheel: Path
     folder: Path
 
     def run(self, program: str, *arguments: str, cwd: Path) -> str:
-        """Runs a program of the environment; returns its output."""
+        """Runs a program of the environment and returns its output."""
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
             [self.folder / "bin" / program, *arguments],
@@ -56,7 +56,7 @@ class Installed(NamedTuple):
 def installed(repository, tmp_path_factory):
     """Builds the wheel from the source distribution and installs it."""
     root = tmp_path_factory.mktemp("wheel")
-    # A build leaves files beside the sources, which the next build would pick up.
+    # A build leaves files beside the sources, and the next build would include them.
     sources = root / "sources"
     for name in (*FOLDERS, "nanoevolve_jax"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -115,7 +115,7 @@ def test_an_installed_search_runs_in_an_empty_folder(installed, tmp_path):
         "nanoevolve", "search", "--config=configs/screen.py", *flags, cwd=tmp_path
     )
     assert "generation 1: best" in output
-    # Text and results go to the current folder.
+    # Text and results are written to the current folder.
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "runs"}
     summary = json.loads((tmp_path / "runs/screen/summary.json").read_text())
     assert summary["training_runs"] == summary["evaluated"] == 5
