@@ -17,7 +17,7 @@ from nanoevolve_jax.codegen.sandbox import runner
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 jax.config.update("jax_num_cpu_devices", 2)
-# Test processes and the commands that they start share compiled programs, also with later runs.
+# Test processes and the commands that they start share compiled programs, and so do later runs.
 # Tests that count compilations use a separate folder.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(REPOSITORY / ".pytest_cache" / "xla")

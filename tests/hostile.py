@@ -255,7 +255,7 @@ class Attack(NamedTuple):
 
     name: str
     slot: str
-    reasons: list[str]  # expected reasons; 'none' if accepted without the attack's effect
+    reasons: list[str]  # expected reasons; 'none' if accepted but harmless
     purpose: str
     source: str
 

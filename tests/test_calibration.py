@@ -1,4 +1,4 @@
-"""Calibration on simulated runs: its measurements, and its end if nothing trains."""
+"""Calibration on simulated runs: its measurements, and its error if nothing trains."""
 
 import itertools
 import math

@@ -253,7 +253,7 @@ def test_a_program_must_be_finite_repeatable_and_blind_to_other_lanes():
     assert reason(lambda x: [x * next(count)]) == "nondeterministic"
     assert reason(lambda x: [x * np.mean(x)]) == "effect"
     assert reason(infinite) == "non_finite"
-    require_sound(infinite, infinite, inputs, ["update"])  # equals the built-in function
+    require_sound(infinite, infinite, inputs, ["update"])  # the built-in function is infinite too
 
 
 @pytest.mark.parametrize("slot", SLOTS)

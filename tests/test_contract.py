@@ -405,7 +405,7 @@ def test_masked_leaves_are_left_alone(make):
     assert jnp.any(updates["layers"][1]["kernel"] != tree(1)["layers"][1]["kernel"])
 
 
-# Nothing to do.
+# Trees without matrices.
 
 
 @every_factory

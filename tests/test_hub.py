@@ -1,4 +1,4 @@
-"""The hub download against a real local server that answers like the hub.
+"""The hub download, tested against a local server that answers as the hub does.
 
 The server implements `HEAD` and `GET /datasets/REPO/resolve/main/FILE` with the hub's headers
 (commit, linked size and SHA-256, a redirect to the content, byte ranges), and faults on

@@ -1,4 +1,4 @@
-"""The plan: realistic rounds, two scenarios, and a command that trains nothing."""
+"""The plan: its durations, its two scenarios, and a command that trains nothing."""
 
 import io
 import math

@@ -175,7 +175,7 @@ def test_nodes_join_leave_and_are_refused_by_name(repository_root, flags, local,
         while not (folder / "archive.jsonl").exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.1)
-        busy_workers(process, of=os.getpid())[0].suspend()  # so that other nodes join
+        busy_workers(process, of=os.getpid())[0].suspend()  # so that the new nodes join in time
         cluster.add_node(num_cpus=1, env_vars={"CLAIMS_JAX": "0.0.1"})
         # This node starts long after the other one is refused; a busy node also takes time.
         cluster.add_node(num_cpus=1, env_vars={"STARTS_AFTER": "30"})

@@ -153,7 +153,7 @@ def test_a_click_on_a_node_shows_its_candidate(opened, report, records):
     draw_everything(page)
     for record in [r for r in records.values() if r.parent_id is not None][::3]:
         page.mouse.move(*position_of(page, record.id))
-        page.wait_for_selector(".hoverlayer .hovertext")  # Plotly has noticed the pointer
+        page.wait_for_selector(".hoverlayer .hovertext")  # Plotly has registered the pointer
         page.wait_for_timeout(350)  # otherwise two clicks would be a double click
         page.mouse.click(*position_of(page, record.id))
         assert selected(page) == record.id

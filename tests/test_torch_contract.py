@@ -768,7 +768,7 @@ def test_compiled_and_tied_models_train_as_plain_ones(subjects, name):
     assert len(optimizer.state) == 5 and tied.last.weight is tied.first.weight
 
 
-# Mistakes.
+# Invalid use.
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def is_policy(job):
 
 
 def noisy(job, *own):
-    """Returns the noise of a job, most of which all arms share on a seed."""
+    """Returns the noise of a job, most of which it shares with other arms of its seed."""
     shared, mine = (np.random.default_rng([job.seed, *key]) for key in ((), own))
     return shared.normal(0, 0.01) + mine.normal(0, 0.002)
 
@@ -138,7 +138,7 @@ def test_donors_that_failed_are_left_out_of_the_mean_trajectory():
     assert tried.parts["attribution"]["trajectory"] == pytest.approx([0.5] * 200)
 
 
-# What counts as a win
+# Conditions of a win
 
 
 def test_a_win_by_the_protocols_own_rules_counts():

@@ -1,4 +1,4 @@
-"""Each verdict follows from arms that differ in a single respect."""
+"""Verdict labels, each derived from arms for which a single explanation holds."""
 
 import math
 
