@@ -29,7 +29,7 @@ def chromium():
 
 
 def open_report(browser, path, *, width=1280, height=900, dark=False):
-    """Opens a report, waits until it is drawn, and returns (page, console messages, requests)."""
+    """Opens a report, waits for its visible part, and returns (page, complaints, requests)."""
     scheme = "dark" if dark else "light"
     window = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"}
     page = browser.new_page(color_scheme=scheme, **window)

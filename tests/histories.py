@@ -64,7 +64,7 @@ def save(folder, name, columns):
 
 
 def make_columns(gate, **columns):
-    """Returns telemetry with this gate, the annealing preset's actuators, and constant sensors."""
+    """Returns telemetry with this gate, the annealing preset's actuators, and idle sensors."""
     gate = np.asarray(gate, np.float64)
     control = ANNEALING.control
     poles = zip(Actuators._fields, control.aggressive, control.conservative, strict=True)

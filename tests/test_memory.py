@@ -44,7 +44,7 @@ def test_a_device_that_says_what_it_has_gets_what_fits(monkeypatch):
 
 
 def exhausted_beyond(lanes):
-    """Returns an engine of four lanes on a device with memory for fewer."""
+    """Returns an engine of four lanes on a device whose memory holds at most `lanes`."""
     engine = make_engine(population.make_programs(TASK, devices=1, lanes=4))
 
     def make(task, *, devices, lanes):
