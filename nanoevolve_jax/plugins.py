@@ -1,6 +1,7 @@
-"""Access to `nanoevolve_jax.codegen`, which supports rewritten functions and may be absent.
+"""Access to the optional package `nanoevolve_jax.codegen`, which supports rewritten functions.
 
-Nothing but this module names that package, and it is imported only when a policy has code.
+The core package uses `nanoevolve_jax.codegen` through this module alone, and imports it only when a
+policy contains rewritten functions.
 """
 
 import importlib
@@ -18,16 +19,16 @@ _MODULE = "nanoevolve_jax.codegen.plugin"
 
 
 class CodeSupport(Protocol):
-    """Functions of the module `nanoevolve_jax.codegen.plugin`."""
+    """Interface of the module `nanoevolve_jax.codegen.plugin`."""
 
     def require_validated(self, codes: Iterable[Code], isolation: str) -> None:
-        """Validates code that this machine has not validated before."""
+        """Validates code that has not been validated on this machine before."""
 
     def require_exportable(self, code: Code) -> None:
-        """Checks sources before they are written into an exported file."""
+        """Checks the sources of rewritten functions before they are written to an exported file."""
 
     def export_check(self, code: Code, isolation: str) -> Check:
-        """Returns the comparison of an exported file with its policy, run in the sandbox."""
+        """Returns a function that compares an exported file with its policy in the sandbox."""
 
 
 def _support() -> CodeSupport:
@@ -40,25 +41,35 @@ def _support() -> CodeSupport:
 
 
 def require_validated(codes: Iterable[Code | None], isolation: str) -> None:
-    """Validates in the sandbox the code that this machine has not validated before.
+    """Validates, in the sandbox, code that has not been validated on this machine before.
 
     Args:
-      codes: Code of the policies that are to be trained; None for built-in functions.
-      isolation: `REQUIRED` or `AVAILABLE`.
+      codes: Rewritten functions of each policy to train. None stands for a policy that uses only
+        built-in functions.
+      isolation: Required isolation of the sandbox, either `REQUIRED` or `AVAILABLE`.
 
     Raises:
-      CertificateError: If a function is refused, or its programs differ from those of its source.
-      ConfigError: If there is code to validate and this machine lacks a required wall.
+      UserError: If there is code to validate and the package `nanoevolve_jax.codegen` or one of its
+        dependencies is not installed.
+      CertificateError: If a function is refused, or if its programs differ from the programs that
+        its source compiles to.
+      ConfigError: If there is code to validate and the sandbox of this machine lacks a required
+        protection.
     """
     if rewritten := [code for code in codes if code]:
         _support().require_validated(rewritten, isolation)
 
 
 def require_exportable(code: Code | None) -> None:
-    """Checks that each source is within the language of rewritten functions.
+    """Checks that every source is in the language of rewritten functions.
+
+    Args:
+      code: Rewritten functions of a policy, or None if it uses only built-in functions.
 
     Raises:
-      CertificateError: If one is not; the message names its certificate.
+      UserError: If there is code and the package `nanoevolve_jax.codegen` or one of its
+        dependencies is not installed.
+      CertificateError: If a source is not in the language. The message names its certificate.
     """
     if code:
         _support().require_exportable(code)
@@ -67,9 +78,16 @@ def require_exportable(code: Code | None) -> None:
 def export_check(code: Code | None, isolation: str) -> Check:
     """Returns the function that compares an exported optax file with its policy.
 
-    The file is imported in this process, or in the sandbox if it contains rewritten functions.
+    The returned function imports the file in this process. If the file contains rewritten
+    functions, it imports the file in the sandbox instead.
+
+    Args:
+      code: Rewritten functions of a policy, or None if it uses only built-in functions.
+      isolation: Required isolation of the sandbox, either `REQUIRED` or `AVAILABLE`.
 
     Raises:
-      ConfigError: If there is code and this machine lacks a required wall.
+      UserError: If there is code and the package `nanoevolve_jax.codegen` or one of its
+        dependencies is not installed.
+      ConfigError: If there is code and the sandbox of this machine lacks a required protection.
     """
     return _support().export_check(code, isolation) if code else check_optax

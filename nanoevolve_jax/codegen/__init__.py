@@ -1,1 +1,4 @@
-"""Code mutation: functions of a policy rewritten by language models, proved harmless, searched."""
+"""Code mutation: language models rewrite functions of a policy, and a search selects among them.
+
+Every rewritten function is validated in a sandbox before it is trained.
+"""

@@ -1,10 +1,10 @@
-"""Lets language models rewrite parts of the optimizer, and keeps what the evidence supports.
+"""Lets language models rewrite parts of the optimizer and selects among the results.
 
   python -m nanoevolve_jax.codegen.autonomous --config.codegen.ensemble=ollama
 
-It proposes, validates in a sandbox, trains and selects until its budget, its patience or its
-proposals are used up. The same command resumes a campaign that was stopped or killed. No answer is
-paid for twice. A kill loses the calls under way, which are made again.
+Each proposal is validated in a sandbox and trained. The campaign ends when it reaches its number of
+proposals or a limit of its budget, or when it stops improving. The same command resumes a campaign
+that was stopped or killed. Stored answers are reused. Calls that a kill interrupts are repeated.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,16 @@ def autonomous(config: ConfigDict) -> None:
 def run_campaign(
     run: OpenRun, profile: Callable[[str], Provider], walls: runner.Isolation
 ) -> list[Record]:
-    """Runs the proposals that are missing, then promotion if there is a calibration."""
+    """Runs the remaining proposals, then promotes candidates if there is a calibration.
+
+    Args:
+      run: Open run folder with its engine, trackers and display.
+      profile: Function that returns the provider profile of a name.
+      walls: Isolation of the sandbox.
+
+    Returns:
+      Records of all candidates, after promotion if there is a calibration.
+    """
     config, display, facts = run.config, run.display, run.site.facts
     setup.claim(run.folder)
     text = {"corpus": facts.corpus, "tokenizer": facts.tokenizer}
@@ -64,7 +73,7 @@ def run_campaign(
         founders + (engine.width + config.codegen.fill) * config.codegen.proposals, engine
     )
     runs = run.runs(engine)
-    display.expect(founders * config.train.steps)  # until `reporter` knows of more
+    display.expect(founders * config.train.steps)  # `reporter` raises it as proposals are settled
     display.already_done(runs.known_steps())
     state = setup.settled_state(campaign, founders, display.log)
     plan = setup.plan_of(config, profile, walls, not state.entries, display.log)
@@ -88,13 +97,13 @@ def run_campaign(
 def reporter(
     display: Display, tracking: Log, steps: int, width: int
 ) -> Callable[[Status, Entry | None], None]:
-    """Returns a callback that reports progress, and a line for each settled proposal.
+    """Returns a callback that reports progress and logs one line per settled proposal.
 
     Args:
-      display: Progress on the terminal.
-      tracking: Trackers.
-      steps: Steps of a run.
-      width: Number of lanes, all of which a proposal may take.
+      display: Display of progress on the terminal.
+      tracking: Log of the experiment trackers.
+      steps: Number of training steps per run.
+      width: Number of lanes, which is the largest number of runs that a proposal adds.
     """
 
     def on_event(status: Status, entry: Entry | None) -> None:

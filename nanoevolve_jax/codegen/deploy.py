@@ -1,12 +1,12 @@
-"""Sends candidates to a Ray cluster, which trains them beside their baseline.
+"""Sends candidates to a Ray cluster, where they are trained together with their baseline.
 
   python -m nanoevolve_jax.codegen.deploy runs/mine:g002c06 runs/mine:g001c03
   python -m nanoevolve_jax.codegen.deploy trust_ratio mine.json --address=http://10.0.0.7:8265
   python -m nanoevolve_jax.codegen.deploy --stop
 
-A candidate is DIR:ID, a preset or a JSON file with a spec. One of a run folder is trained as its
-search trained it, on `compare.seeds` seeds and the devices given here. Without an address a Ray is
-started on this machine and runs until `--stop`. `trace` follows a job, `status` lists all of them.
+A candidate is DIR:ID, a preset or a JSON file with a spec. DIR:ID is trained with the config of its
+run folder, on `compare.seeds` seeds and the devices given here. Without an address, Ray is started
+on this machine and runs until `--stop`. `trace` follows a job, and `status` lists all jobs.
 """
 
 import time
@@ -40,7 +40,7 @@ from nanoevolve_jax.reporting.history import History, read_history
 from nanoevolve_jax.reporting.policies import named_arm
 from nanoevolve_jax.terminal import streams
 
-FOLDER, SENT = "deployed", "sent"  # folder of a run folder; in it the folders of jobs
+FOLDER, SENT = "deployed", "sent"  # subfolder of a run folder, and its subfolder of sent jobs
 _ADDRESS = flags.DEFINE_string(
     "address", ray_server.LOCAL, "address of the jobs server: local, local:DIR or http://HOST:PORT"
 )
@@ -48,24 +48,27 @@ _STOP = flags.DEFINE_bool("stop", False, "end the local Ray and its jobs")
 
 
 class Deployment(NamedTuple):
-    """A candidate to send."""
+    """Candidate to send."""
 
     name: str  # name that the user gave
     submission: Submission
     corpus: str  # corpus of the candidate's config
-    place: Path  # run folder
+    place: Path  # run folder in which the job's folder and its result are stored
 
 
 def deployment(name: str, config: ConfigDict) -> Deployment:
-    """Returns what to send for a candidate.
+    """Returns the deployment of a candidate: its training runs and those of its baseline.
 
     Args:
-      name: DIR:ID, a preset or a JSON file.
-      config: Config of this machine, and of candidates that are in no run folder.
+      name: Name of the candidate: DIR:ID, a preset or a JSON file.
+      config: Configuration of this command. A candidate DIR:ID is trained with the config of its
+        run folder instead, except for paths, devices and the group `compare`.
 
     Raises:
-      SpecError, ArchiveError: If the candidate does not exist or is invalid.
-      ConfigError: If the config has a calibration, which holds for this machine only.
+      SpecError: If the candidate's spec does not exist or is invalid.
+      ArchiveError: If the run folder cannot be read or does not contain the candidate.
+      ConfigError: If the config has a calibration and the candidate is not DIR:ID. A calibration is
+        valid only for the machine that it was measured on.
     """
     folder, _, candidate = name.rpartition(":")
     place, text = Path(config.workdir), None
@@ -89,7 +92,7 @@ def deployment(name: str, config: ConfigDict) -> Deployment:
 
 
 def _config_of(history: History, here: ConfigDict, fingerprint: str | None) -> ConfigDict:
-    """Returns the config of a run folder's search with the places and devices of this machine."""
+    """Returns the config of a run folder with the paths and devices of this machine."""
     source = str(history.folder / "config.json")
     config = received(history.config.to_dict(), here, source)
     both = is_folder(config.data.corpus) and is_folder(here.data.corpus)
@@ -122,7 +125,7 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
 
 
 def _send(each: Deployment, address: str, cache: Path) -> str:
-    """Sends a candidate and registers its job; returns the job's id and state."""
+    """Sends a candidate, registers its job and returns a phrase with the job's id and status."""
     require_own(each.place)
     folder = make_folder(each.submission, each.place / FOLDER / SENT, each.corpus)
     results = (each.place / FOLDER / folder.name).absolute()

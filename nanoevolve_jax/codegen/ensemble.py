@@ -1,9 +1,9 @@
-"""Lists the providers that can be asked for code, and what each was worth.
+"""Lists the providers of code, with the costs and gains of each.
 
-python -m nanoevolve_jax.codegen.ensemble             profiles, and what they lack
-python -m nanoevolve_jax.codegen.ensemble runs/mine   what each did in a run, too
+python -m nanoevolve_jax.codegen.ensemble             profiles, and missing requirements
+python -m nanoevolve_jax.codegen.ensemble runs/mine   also costs and gains in a run
 
-The profiles are those of the run's own file, if it has one.
+For a run folder, the profiles come from the file that its config names.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,10 +32,17 @@ class _Settings(TypedDict):
 
 
 def settings_of(folder: Path | None) -> tuple[str, list[str] | None]:
-    """Returns the file of a campaign's profiles and the names in its ensemble; None for all names.
+    """Returns the file with a campaign's profiles and the names in its ensemble.
+
+    Args:
+      folder: Run folder, or None for the default settings.
+
+    Returns:
+      Path of the file with the profiles, and the names in the ensemble. The names are None if the
+      folder has no config; every profile may then be chosen.
 
     Raises:
-      CodegenError: If its `config.json` is damaged.
+      CodegenError: If `config.json` in the folder is damaged.
     """
     path = folder and folder / "config.json"
     if path is None or not path.exists():
@@ -51,15 +58,16 @@ def settings_of(folder: Path | None) -> tuple[str, list[str] | None]:
 def page_of(
     profiles: Mapping[str, Provider], folder: Path | None, names: Collection[str] | None
 ) -> pages.Page:
-    """Returns a table of the providers, in the order of their file.
+    """Returns a table of the providers, in the order of their file, with notes below it.
 
     Args:
       profiles: Profiles by name.
-      folder: Run folder, if there is one.
-      names: Names that can be chosen; None for all.
+      folder: Run folder whose costs and gains are shown, or None.
+      names: Names that may be chosen, or None if all may be.
 
     Raises:
-      CodegenError, ArchiveError: If a file of the folder is damaged.
+      CodegenError: If a stored call in the folder is damaged.
+      ArchiveError: If the journal of proposals is damaged.
     """
     answers = calls.answers_of(folder) if folder else []
     entries = proposals.read(folder / proposals.FILE) if folder else []

@@ -4,4 +4,4 @@ from nanoevolve_jax.errors import UserError
 
 
 class CodegenError(UserError):
-    """A profile, a folder or a setting of code mutation that cannot be used."""
+    """Error raised if a profile, folder or setting of code mutation cannot be used."""

@@ -1,4 +1,4 @@
-"""The functions through which the core reaches code mutation; see `nanoevolve_jax.plugins`."""
+"""Functions of code mutation that the core package uses through `nanoevolve_jax.plugins`."""
 
 from nanoevolve_jax.codegen.sandbox.agreement import export_check
 from nanoevolve_jax.codegen.sandbox.recertify import require_validated
@@ -10,13 +10,16 @@ __all__ = ["export_check", "require_exportable", "require_validated"]
 
 
 def require_exportable(code: Code) -> None:
-    """Checks that each source is within the language of rewritten functions.
+    """Checks that every source is in the language of rewritten functions.
 
-    Whoever receives an exported file runs its sources without a sandbox, and a certificate could be
-    forged, so the text is checked again.
+    The text is checked again because a certificate can be forged, and because the recipient of an
+    exported file runs its sources without a sandbox.
+
+    Args:
+      code: Rewritten functions of a policy.
 
     Raises:
-      CertificateError: If one is not; the message names its certificate.
+      CertificateError: If a source is not in the language. The message names its certificate.
     """
     for function in code.functions:
         try:

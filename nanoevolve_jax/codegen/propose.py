@@ -1,11 +1,11 @@
-"""Makes one proposal with one provider, and prints its diff and its cost.
+"""Makes one proposal with one provider and prints its diff and cost.
 
   python -m nanoevolve_jax.codegen.propose direction --provider=ollama --out=runs/try
   python -m nanoevolve_jax.codegen.propose gate mine.py --provider=openai --dry_run
 
-FILE holds the source to start from, by default the built-in function's. Only the text of the new
-source is checked, and it is not run: `validate` does the rest. The same command again finds its
-answer in the folder and does not ask twice. Exit code 1: there is no usable source.
+FILE contains the source to edit; the default is the source of the built-in function. Only the text
+of the new source is checked. Use `validate` to run it in the sandbox. Repeating the command reuses
+the answer that is stored in the folder. The exit code is 1 if there is no usable source.
 """
 
 import asyncio
@@ -44,10 +44,14 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the prompt and ask no prov
 
 
 def starting_source(slot: str, file: str | None) -> str:
-    """Returns the normalised source of a file, or of the built-in function of a slot.
+    """Returns the normalised source of a file, or the source of a slot's built-in function.
+
+    Args:
+      slot: Name of the slot, one of `SLOTS`.
+      file: Path of the source file, or None for the built-in function.
 
     Raises:
-      CodegenError: If the file cannot be read or is outside of the language.
+      CodegenError: If the file cannot be read or its source is not in the language.
     """
     if file is None:
         return built_in_source(slot)
@@ -62,8 +66,12 @@ def starting_source(slot: str, file: str | None) -> str:
 def scope_of(slot: str, scope: str) -> str:
     """Returns the scope of a proposal.
 
+    Args:
+      slot: Name of the slot.
+      scope: Name of a scope that contains the slot, or "" for the first such scope.
+
     Raises:
-      CodegenError: If there is no such slot, or the scope does not contain it.
+      CodegenError: If the slot does not exist or the scope does not contain it.
     """
     if slot not in SLOTS:
         raise CodegenError(must("SLOT", f"be one of {', '.join(SLOTS)}", slot))
@@ -74,7 +82,7 @@ def scope_of(slot: str, scope: str) -> str:
 
 
 async def check_text(slot: str, source: str, folder: Path) -> str | None:
-    """Returns what is wrong with the text of a source; None if nothing is."""
+    """Returns the reason why the text of a source is refused, or None if it is accepted."""
     del folder
     try:
         language.check(source, slot)
@@ -84,7 +92,7 @@ async def check_text(slot: str, source: str, folder: Path) -> str | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+    """Runs the command and returns its exit code."""
     forbid_core_dumps()
     if len(arguments) not in (1, 2):
         command.fail(must("the arguments", "be SLOT, or SLOT FILE", " ".join(arguments)))

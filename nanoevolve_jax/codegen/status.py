@@ -1,4 +1,4 @@
-"""Lists deployed candidates: those sent from this machine, and all others of the cluster.
+"""Lists deployed candidates: those sent from this machine, and others on the same clusters.
 
 python -m nanoevolve_jax.codegen.status
 python -m nanoevolve_jax.codegen.status --address=http://10.0.0.7:8265
@@ -25,14 +25,14 @@ _CACHE = flags.DEFINE_string("cache_dir", "cache", "folder with the registry of 
 
 
 def listed(cache: Path, address: str) -> tuple[dict[registry.Entry, State], list[ClusterError]]:
-    """Returns every registered job and every other job of the clusters, oldest first.
+    """Returns all registered jobs and all other jobs on the clusters, oldest first.
 
     Args:
       cache: Folder with the registry.
-      address: Address of a cluster beside those of the registered jobs.
+      address: Address of a cluster to list in addition to those of the registered jobs.
 
     Returns:
-      (states of the jobs, errors of clusters that cannot be reached).
+      State of every job by its entry, and errors of the clusters that cannot be reached.
     """
     known = {entry.job: entry for entry in registry.entries(cache)}
     states: dict[str, State] = {}
@@ -54,12 +54,17 @@ def listed(cache: Path, address: str) -> tuple[dict[registry.Entry, State], list
 
 
 def outcome(entry: registry.Entry, state: State) -> str:
-    """Returns a phrase about the outcome of a job, and keeps a result that is new here."""
+    """Returns a phrase about the outcome of a job, and stores a newly fetched result.
+
+    Args:
+      entry: Entry of the job in the registry.
+      state: State of the job on its cluster.
+    """
     result = entry.result
     if result is None and state.status == jobs.SUCCEEDED:
         try:
             result = jobs.result(entry.job, entry.address)
-        except EvidenceError as error:  # other jobs are not affected
+        except EvidenceError as error:  # a damaged result must not hide the other jobs
             return str(error)
         if result and entry.place:
             entry.keep(result)

@@ -1,10 +1,11 @@
-"""Follows a deployed candidate: its state, its log as it grows, and finally its result.
+"""Follows a deployed candidate and prints its status, its log and finally its result.
 
   python -m nanoevolve_jax.codegen.trace nano-0123456789abcdef
   python -m nanoevolve_jax.codegen.trace nano-0123456789abcdef --nofollow
 
-It may be interrupted and run again at any time; the job goes on. The result is written to
-`deployed/JOB/result.json` in the candidate's run folder. The exit code is 1 if the job has failed.
+Interrupting the command does not stop the job, and the command can be run again. The result is
+written to `deployed/JOB/result.json` in the candidate's run folder. The exit code is 1 if the job
+has failed.
 """
 
 import time
@@ -19,16 +20,25 @@ from nanoevolve_jax.execution import ray_server
 from nanoevolve_jax.terminal.streams import print_line
 
 FAILED = 1
-_TICK = 1.0  # seconds between two requests
+_TICK = 1.0  # seconds between two polls of the job
 
 
 def trace(entry: registry.Entry, *, follow: bool) -> int:
-    """Prints the log of a job as it grows, and its result; returns the exit code."""
+    """Prints the log of a job, then its result, and returns the exit code.
+
+    Args:
+      entry: Entry of the job in the registry.
+      follow: Whether to wait until the job has ended and to print its log as it grows.
+
+    Returns:
+      1 if the job has ended without a result, otherwise 0.
+    """
     name, printed, status = f"{entry.job}, {entry.candidate}", 0, ""
     while True:
-        state = jobs.poll(entry.job, entry.address)  # before the log, which is whole at the end
+        # Polled before the log is read, so that the log of an ended job is complete.
+        state = jobs.poll(entry.job, entry.address)
         ended = state.status in jobs.ENDED
-        if follow and not ended and state.status != status:  # a job may wait long for its turn
+        if follow and not ended and state.status != status:  # a job may be pending for a long time
             status = state.status
             print_line(f"{name}: {status}")
         log = jobs.log(entry.job, entry.address)
@@ -75,7 +85,8 @@ def main(arguments: list[str]) -> int:
     return _keep(entry, result)
 
 
-if __name__ == "__main__":  # only here, because other commands have flags of the same names
+# Flags are defined here because other commands define flags with the same names.
+if __name__ == "__main__":
     flags.DEFINE_string("address", "", "address of a job that was sent from another machine")
     flags.DEFINE_string("cache_dir", "cache", "folder with the registry of jobs")
     flags.DEFINE_bool("follow", True, "wait for the end of the job")

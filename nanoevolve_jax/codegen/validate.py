@@ -1,11 +1,11 @@
-"""Validates one source for a slot in the sandbox and prints its certificate or its refusal.
+"""Validates a source for a slot in the sandbox and prints its certificate or refusal.
 
   python -m nanoevolve_jax.codegen.validate gate mine.py --config=configs/screen.py
   python -m nanoevolve_jax.codegen.validate direction mine.py --out=runs/mine/code
 
 A slot is direction, gate, actuate or features. The source is validated for the matrices of the
-config's model and of a confirmation's wider one, and for its `codegen.max_cost`. Exit code 0:
-certified; 1: refused, with the reason; 2: nothing was validated.
+config's model and of the wider model used in confirmations, with the bound `codegen.max_cost`. The
+exit code is 0 if the source is certified, 1 if it is refused and 2 if nothing was validated.
 """
 
 import math
@@ -33,19 +33,24 @@ REFUSED = 1
 def read_source(path: Path) -> str:
     """Returns the text of a source file.
 
+    Args:
+      path: Path of the file, which must not be a link.
+
     Raises:
-      ConfigError: If it is not a regular file of at most `language.MAX_SOURCE_BYTES` in UTF-8.
+      ConfigError: If the path is not a regular file, if the file is larger than
+        `language.MAX_SOURCE_BYTES`, or if it is not valid UTF-8.
     """
     try:
         return read_plain(path, language.MAX_SOURCE_BYTES, follow=False).decode()
-    except (FileError, OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte
+    # A ValueError means that the text is not UTF-8 or that the path contains a null byte.
+    except (FileError, OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         rule = f"be a file of at most {language.MAX_SOURCE_BYTES} bytes of UTF-8 ({reason})"
         raise ConfigError(must("FILE", rule, str(path))) from None
 
 
 def describe(function: Certified) -> str:
-    """Returns a certificate in one line."""
+    """Returns a summary of a certificate as one line."""
     programs = function.certificate["programs"]
     costs = [facts["flops"] / max(1.0, facts["baseline_flops"]) for facts in programs.values()]
     same = function.computation == function.certificate["seed_computation"]
@@ -57,7 +62,16 @@ def describe(function: Certified) -> str:
 
 
 def validate(config: ConfigDict, arguments: Sequence[str]) -> int:
-    """Runs the command and returns its exit code."""
+    """Runs the command and returns its exit code.
+
+    Args:
+      config: Configuration whose model and `codegen.max_cost` the source is validated for.
+      arguments: Slot and path of the source file.
+
+    Raises:
+      ConfigError: If an argument or a flag is invalid, or if the sandbox of this machine lacks a
+        required protection.
+    """
     if len(arguments) != 2:
         raise ConfigError(must("the arguments", "be SLOT and FILE", " ".join(arguments)))
     slot, file = arguments
