@@ -1,1 +1,1 @@
-"""A campaign of code: who is asked for what, what became of it, and the loop around that."""
+"""Campaigns of code mutation: questions to providers, outcomes, and the loop that runs them."""

@@ -1,8 +1,9 @@
 """The loop of a campaign of code: ask, validate, train, settle.
 
-Each proposal is pursued by one asyncio task, a window of them at once, in a loop in the background.
-This thread trains candidates and settles proposals in the order of their numbers. Slow providers
-and kills therefore change neither the journal nor the archive.
+Each proposal is processed by an asyncio task in a background thread. Up to `config.codegen.window`
+proposals are under way at once. The main thread trains candidates and settles proposals in the
+order of their numbers, so neither slow providers nor a killed process change the journal or the
+lasting candidates of the archive.
 """
 
 import asyncio
@@ -40,17 +41,17 @@ OUTAGE = 6
 
 
 class Plan(NamedTuple):
-    """What the controller needs of providers and the sandbox."""
+    """Functions and limits through which the controller uses providers and the sandbox."""
 
     question: Callable[[Target, State], Question]
-    worst: Callable[[Question], Spent]  # the most that both tries of a proposal may cost
+    worst: Callable[[Question], Spent]  # upper bound on the cost of both tries of a proposal
     steps: Steps
     limits: Limits
-    lost: Spent = Spent()  # the most that calls of earlier processes, now lost, may have cost
+    lost: Spent = Spent()  # upper bound on the cost of lost calls of earlier processes
 
 
 class UnderWay(NamedTuple):
-    """A proposal that was started and is not settled."""
+    """Proposal that has been started but not settled."""
 
     question: Question
     target: Target
@@ -58,7 +59,7 @@ class UnderWay(NamedTuple):
 
 
 class Controller:
-    """A campaign of code in a run folder."""
+    """Controller of a campaign of code in a run folder."""
 
     def __init__(
         self,
@@ -68,13 +69,14 @@ class Controller:
         stopping: Callable[[], bool],
         on_event: Callable[[Status, Entry | None], None],
     ):
-        """Starts nothing.
+        """Initializes the controller without starting a proposal.
 
         Args:
-          screening: Config, folder and engine.
-          plan: Prompts, providers and the sandbox.
-          stopping: Returns whether the user has asked to stop.
-          on_event: Callback that takes the status, and the proposal that was settled, if any.
+          screening: Training of candidates, with the config, run folder and engine.
+          plan: Functions and limits for providers and the sandbox.
+          stopping: Function that returns whether the user has asked to stop.
+          on_event: Callback that takes the status of the campaign and the journal entry of the
+            proposal that was just settled, or None.
         """
         self._screening, self._plan = screening, plan
         self._stopping, self._on_event = stopping, on_event
@@ -82,18 +84,26 @@ class Controller:
         self._rules = self._config.codegen
         self._folder: Path = screening.campaign.folder
         self._pending: deque[UnderWay] = deque()
-        self._next: tuple[Question, Target] | None = None  # drafted and not started
-        self._filled = 0  # mutants trained while the first pending proposal is waited for
-        self._unanswered = 0  # proposals in a row; a new process tries again
+        self._next: tuple[Question, Target] | None = None  # drafted but not started
+        self._filled = 0  # mutants trained while waiting for the first pending proposal
+        self._unanswered = 0  # consecutive proposals without an answer in this process
         self._ended: str | None = None
 
     def run(self, state: State) -> tuple[State, str]:
-        """Runs the campaign to its end; returns the settled state and why it ended.
+        """Runs the campaign to its end.
+
+        Args:
+          state: Settled state to continue from.
+
+        Returns:
+          Settled state at the end of the campaign, and the reason why it ended.
 
         Raises:
           Interrupted: If the user asked to stop.
           CodegenError: If the question of a proposal is damaged or from another campaign.
-          CheckpointError, ClusterError, ConfigError: See `Screening` and the engine.
+          CheckpointError: If the engine cannot use a checkpoint.
+          ClusterError: If the engine cannot use the cluster.
+          ConfigError: If the engine cannot use the config, or if the baseline fails.
         """
         if not state.records:
             state = self._screening.train_founders(state)
@@ -111,7 +121,7 @@ class Controller:
     # Starting
 
     def _start(self, state: State, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the proposals that may be started now."""
+        """Starts proposals until the window is full or a limit or rule forbids another one."""
         while self._ended is None and len(self._pending) < self._rules.window:
             number = len(state.entries) + len(self._pending)
             known = self._known(number, state)
@@ -132,7 +142,7 @@ class Controller:
             self._next = None
 
     def _known(self, number: int, state: State) -> State:
-        """Returns what a proposal may know, whatever else is settled by now."""
+        """Returns the state that a proposal may depend on, even if more is settled by now."""
         return state.before(max(0, number - self._rules.window + 1))
 
     def _reason_to_end(self, number: int, known: State, state: State) -> str | None:
@@ -151,7 +161,7 @@ class Controller:
         return None
 
     def _draft(self, number: int, known: State) -> tuple[Question, Target]:
-        """Returns the question of a proposal; one that was written before is read."""
+        """Returns the question and target of a proposal, read from its folder if it has them."""
         folder = proposals.folder_of(self._folder, number)
         if (written := proposal.read_question(folder)) is None:
             target = draw_target(number, known, self._config)
@@ -165,10 +175,11 @@ class Controller:
         return written
 
     def _exceeded(self, number: int, question: Question, known: State, state: State) -> str | None:
-        """Returns the limit that a proposal might exceed.
+        """Returns the limit that a proposal might exceed, as a phrase, or None.
 
-        While others are under way, all proposals that it does not know count at their worst.
-        Otherwise everything counts at its actual cost. So the order of answers changes nothing.
+        While other proposals are under way, every proposal that is not part of `known` counts at
+        its largest possible cost. Otherwise all proposals count at their actual cost. The result
+        therefore does not depend on the order in which answers arrive.
         """
         worst, lost = self._plan.worst(question), self._plan.lost
         reserved = total(self._worst_of(n) for n in range(len(known.entries), number))
@@ -180,7 +191,7 @@ class Controller:
         return limit
 
     def _worst_of(self, number: int) -> Spent:
-        """Returns the most that a proposal that was started may cost, settled or not."""
+        """Returns an upper bound on the cost of a started proposal, settled or not."""
         folder = proposals.folder_of(self._folder, number)
         if (written := proposal.read_question(folder)) is None:
             raise CodegenError(f"{folder / proposal.INPUTS} is missing, and its proposal was made")
@@ -189,7 +200,7 @@ class Controller:
     # Settling
 
     def _advance(self, state: State) -> State:
-        """Settles the first pending proposal, or fills the time until it has ended."""
+        """Settles the first pending proposal, or trains mutants until that proposal has ended."""
         head = self._pending[0]
         if head.result.done():
             return self._settle(head, state)
@@ -202,7 +213,7 @@ class Controller:
         return state
 
     def _settle(self, head: UnderWay, state: State) -> State:
-        """Trains the candidate of a proposal, if there is a new one, and records the outcome."""
+        """Trains the candidate of a proposal, if it is new, and records the outcome."""
         target, provider, result = head.target, head.question.provider, head.result.result()
         entry = entry_of(target, provider, result)
         if result.certified is not None:
@@ -233,7 +244,7 @@ class Controller:
 
 @contextlib.contextmanager
 def background_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Runs an event loop in another thread; cancels its tasks at the end of the block."""
+    """Runs an event loop in another thread and cancels its tasks at the end of the block."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True, name="proposals")
     thread.start()

@@ -1,11 +1,12 @@
-"""One proposal from its prompt to certified code: asked, edited, validated, at most twice.
+"""Runs a proposal from its prompt to certified code, in at most two tries.
 
-Every step leaves a file in the proposal's folder, whole or not at all. A step whose file is there
-is not repeated, so a proposal that was interrupted is simply pursued again.
+Each try asks the provider, applies the edits of its answer and validates the new source. Every step
+atomically writes a file to the proposal's folder. A step whose file exists is not repeated, so an
+interrupted proposal is resumed by running it again.
 
-  inputs.json prompt.txt                 what is asked, and of which provider
-  try-1/request.json answer.json         a call, see `mutators/calls.py`
-  try-1/source.py verdict.json           the edited source, and the result of its validation
+  inputs.json prompt.txt                 question and provider
+  try-1/request.json answer.json         call to the provider, see `mutators/calls.py`
+  try-1/source.py verdict.json           edited source and the result of its validation
 """
 
 from collections.abc import Awaitable, Callable
@@ -30,64 +31,71 @@ from nanoevolve_jax.policy.slots import SLOTS
 
 ROUNDS = 2
 INPUTS, PROMPT, SOURCE, VERDICT = "inputs.json", "prompt.txt", "source.py", "verdict.json"
-NO_EDIT = "no_edit"  # reason beside those of validation: the answer is not an edit of the source
+NO_EDIT = "no_edit"  # reason of a refusal if the answer is not an edit of the source
 
 
 class Question(NamedTuple):
-    """What a proposal asks, fixed before anything is sent."""
+    """Question that a proposal sends to a provider, fixed before anything is sent."""
 
     slot: str
-    source: str  # source of the parent, which is edited
-    provider: str
+    source: str  # source of the parent, which is to be edited
+    provider: str  # name of the profile
     prompt: str
 
 
 class Steps(NamedTuple):
-    """What pursuing a proposal does outside of its folder."""
+    """Functions and library that a proposal uses outside its folder."""
 
-    ask: Callable[[str, str, Path], Awaitable[Answer]]  # takes provider, prompt, folder of the call
-    validate: Callable[[str, str], Awaitable[Verdict]]  # takes slot, source
+    ask: Callable[[str, str, Path], Awaitable[Answer]]  # takes (provider, prompt, call's folder)
+    validate: Callable[[str, str], Awaitable[Verdict]]  # takes (slot, source)
     library: Library
 
 
 class Result(NamedTuple):
-    """How a proposal ended."""
+    """Result of a proposal."""
 
     certified: Certified | None
     diff: str | None  # difference from the parent's source
-    reason: str | None  # code of a refusal; None with a certificate, or without an answer
-    message: str | None  # explanation of a refusal, or why there was no answer
+    reason: str | None  # code of a refusal; None if certified, or if there was no answer
+    message: str | None  # explanation of a refusal, or of a missing answer
     answers: tuple[Answer, ...]
 
 
 class Round(NamedTuple):
-    """One answer and what came of it."""
+    """Answer of one try and its outcome."""
 
     answer: Answer
-    source: str | None  # edited source; None if the answer gives none
-    wrong: str | None  # what is wrong with the answer or the source; None if nothing is
+    source: str | None  # edited source; None if the edits could not be applied
+    wrong: str | None  # fault of the answer or of the source; None if there is none
 
 
 class Rounds(NamedTuple):
     """All tries of a proposal."""
 
     rounds: tuple[Round, ...]
-    stopped: str | None  # why a further try was not permitted
+    stopped: str | None  # reason why a further try was not permitted
 
     @property
     def source(self) -> str | None:
-        """The new source; None if there is no good one."""
+        """Source that passed the check, or None if no source has passed."""
         last = self.rounds[-1] if self.rounds else None
         return last.source if last and last.wrong is None else None
 
 
 async def pursue(folder: Path, question: Question, steps: Steps) -> Result:
-    """Does what is left of a proposal.
+    """Runs the remaining steps of a proposal.
 
     Args:
       folder: Folder of the proposal.
-      question: The same question each time.
-      steps: Provider, validation and library.
+      question: Question of the proposal. It must be the same whenever the proposal is resumed.
+      steps: Functions that ask the provider and validate sources, and the library of code.
+
+    Returns:
+      Result of the proposal, with the answers of all tries.
+
+    Raises:
+      CodegenError: If a file of the folder is damaged.
+      ProviderError: If this machine lacks something that the provider needs.
     """
     verdicts: list[dict[str, Any]] = []
 
@@ -110,7 +118,7 @@ async def pursue(folder: Path, question: Question, steps: Steps) -> Result:
     answered = [each for each in rounds.rounds if each.answer.failure is None]
     if not answered:
         return Result(None, None, None, answers[-1].failure, answers)
-    # A second try without an answer says nothing against the code of the first.
+    # If the second try has no answer, the outcome of the first try counts.
     if answered[-1].source is None:
         return Result(None, None, NO_EDIT, answered[-1].wrong, answers)
     verdict = verdicts[-1]
@@ -137,15 +145,23 @@ async def ask_twice(
     folder: Path,
     check: Callable[[str, Path], Awaitable[str | None]],
 ) -> Rounds:
-    """Asks, edits and checks; if something is wrong, asks once more and quotes what it was.
+    """Asks for an edit and checks the new source, with a second try if the first one is faulty.
+
+    The prompt of the second try quotes the first answer and its fault. There is no second try if
+    the provider did not answer.
 
     Args:
-      ask: Takes a prompt and the folder of a call; may raise `NotPermitted`.
+      ask: Function that takes a prompt and the folder of a call, and returns the answer. It raises
+        `NotPermitted` if the call must not be made.
       prompt: Prompt of the first try.
       source: Source that the answer edits.
-      slot: Name of the function.
+      slot: Name of the slot, which is also the name of its function.
       folder: Folder of the proposal, in which `try-1` and `try-2` are created.
-      check: Takes a new source and the folder of its try; returns what is wrong, or None.
+      check: Function that takes a new source and the folder of its try, and returns the fault of
+        the source, or None.
+
+    Returns:
+      Answers and outcomes of all tries.
     """
     rounds: list[Round] = []
     asked = prompt
@@ -174,7 +190,7 @@ async def ask_twice(
 
 
 def _quotable(text: str) -> str:
-    """Returns an answer without its reasoning, unless that has no end."""
+    """Returns an answer without its reasoning, or all of it if the reasoning has no end."""
     try:
         return without_reasoning(plain(text))
     except edits.EditError:
@@ -199,7 +215,13 @@ class _Inputs(msgspec.Struct, frozen=True):
 
 
 def write_question(folder: Path, question: Question, target: Target) -> None:
-    """Writes a question; from then on `read_question` returns it."""
+    """Writes the question of a proposal and its target.
+
+    Args:
+      folder: Folder of the proposal; created if it is missing.
+      question: Question of the proposal.
+      target: Parent and slot that the proposal edits.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / PROMPT, question.prompt)
     inputs = _Inputs(question.slot, question.source, question.provider, target)
@@ -207,10 +229,13 @@ def write_question(folder: Path, question: Question, target: Target) -> None:
 
 
 def read_question(folder: Path) -> tuple[Question, Target] | None:
-    """Returns the question of a folder and its target; None if it has none yet.
+    """Returns the question and target that `write_question` wrote, or None if there are none.
+
+    Args:
+      folder: Folder of the proposal.
 
     Raises:
-      CodegenError: If a file is damaged.
+      CodegenError: If a file is missing or damaged.
     """
     path = folder / INPUTS
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The question of a proposal: the parent's code and evidence, what failed and what was tried."""
+"""Question of a proposal: the parent's code and evidence, earlier failures and earlier trials."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from nanoevolve_jax.policy.slots import built_in_source
 from nanoevolve_jax.policy.spec import Sensors
 
 _FAILURES, _TRIED, _LINES = 4, 12, 4
-_STREAM = 9  # of random numbers
+_STREAM = 9  # stream of random numbers
 _NOT_APPLIED = "the answer could not be applied to the source as an edit"
 
 
@@ -35,8 +35,8 @@ def question_of(
     """Returns the question of a proposal.
 
     Args:
-      target: What the proposal edits.
-      known: State that the proposal may know.
+      target: Parent and slot that the proposal edits.
+      known: Settled state that the proposal may depend on.
       config: Full configuration.
       folder: Run folder.
       shapes: Shapes [inputs, outputs] of the model's matrices.
@@ -68,7 +68,13 @@ def question_of(
 
 
 def source_of(folder: Path, record: Record, slot: str) -> str:
-    """Returns the source of a candidate's slot."""
+    """Returns the source of a candidate's function for a slot.
+
+    Args:
+      folder: Run folder, whose library holds rewritten functions.
+      record: Record of the candidate.
+      slot: Name of the slot, one of `SLOTS`.
+    """
     code = code_of(folder, record.code)
     function = code.of(slot) if code else None
     return function.source if function else built_in_source(slot)
@@ -80,7 +86,13 @@ def names_of(config: ConfigDict) -> list[str]:
 
 
 def evidence_of(record: Record, baseline: Record, folder: Path) -> prompts.Evidence:
-    """Returns the measurements of a candidate."""
+    """Returns the measurements of a candidate.
+
+    Args:
+      record: Record of the candidate.
+      baseline: Record of the baseline, which the candidate is compared with.
+      folder: Run folder, which contains the candidate's telemetry.
+    """
     merit = record.merit
     return prompts.Evidence(
         score=record.score if np.isfinite(record.score) else None,
@@ -93,7 +105,12 @@ def evidence_of(record: Record, baseline: Record, folder: Path) -> prompts.Evide
 
 
 def facts_of(record: Record, folder: Path) -> list[str]:
-    """Returns sentences on a candidate's telemetry."""
+    """Returns phrases that describe the telemetry of a candidate; none if it has no telemetry.
+
+    Args:
+      record: Record of the candidate.
+      folder: Run folder.
+    """
     columns = read_telemetry(folder, record.id, SCREENED)
     if columns is None or not len(columns["loss"]):
         return []
@@ -115,10 +132,16 @@ def facts_of(record: Record, folder: Path) -> list[str]:
 
 
 def failures_of(slot: str, known: State, folder: Path) -> list[prompts.Failure]:
-    """Returns the last refusal or death of each reason, with its source; the latest comes last.
+    """Returns the latest failure of each reason, with its source. The newest one comes last.
 
-    The message of an answer that is not an edit quotes the answer. It is left out, because it would
-    address the next provider.
+    A failure is a refused proposal or a candidate whose training failed. If an answer was not an
+    edit, its message is replaced, because the message quotes the answer and the quotation could
+    instruct the next provider.
+
+    Args:
+      slot: Name of the slot.
+      known: Settled state that the proposal may depend on.
+      folder: Run folder.
     """
     dead = {record.id: record for record in known.records if record.failure is not None}
     failures: dict[str, prompts.Failure] = {}
@@ -143,7 +166,14 @@ def failures_of(slot: str, known: State, folder: Path) -> list[prompts.Failure]:
 def refused_source(folder: Path, number: int, slot: str) -> str | None:
     """Returns the normalised source of the last try of a refused proposal.
 
-    None if there is none, or if it is outside of the language and may address the next provider.
+    Args:
+      folder: Run folder.
+      number: Number of the proposal.
+      slot: Name of the slot.
+
+    Returns:
+      The source, or None if there is none or if it is not in the language. The text of such a
+      source could instruct the next provider.
     """
     *_, last = sorted(proposals.folder_of(folder, number).glob("try-*")) or [Path()]
     try:
@@ -155,7 +185,12 @@ def refused_source(folder: Path, number: int, slot: str) -> str | None:
 
 
 def tried_of(slot: str, known: State) -> list[prompts.Trial]:
-    """Returns the earlier proposals of a slot: the lines that they added, and their outcome."""
+    """Returns the earlier trials of a slot, with the lines that each added and its outcome.
+
+    Args:
+      slot: Name of the slot.
+      known: Settled state that the proposal may depend on.
+    """
     trials = []
     for entry in known.entries:
         if entry.slot != slot or entry.outcome not in (proposals.CANDIDATE, proposals.SAME):
@@ -174,7 +209,7 @@ def tried_of(slot: str, known: State) -> list[prompts.Trial]:
 
 
 def added_lines(diff: str) -> str:
-    """Returns the first lines that a diff adds, as one line."""
+    """Returns the first lines that a unified diff adds, joined into one line."""
     lines = [x[1:].strip() for x in diff.splitlines() if x.startswith("+") and x[:3] != "+++"]
     kept = [line for line in lines if line][:_LINES]
     return "`" + "; ".join(kept) + ("; ..." if len(lines) > _LINES else "") + "`"

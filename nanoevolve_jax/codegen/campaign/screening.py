@@ -1,6 +1,7 @@
-"""Candidates with rewritten code: trained like those of a search, and entered into the archive.
+"""Trains candidates with rewritten code, as a search does, and enters them into the archive.
 
-The lanes that a candidate's program leaves free train mutants of its spec under the same code.
+A candidate occupies a single lane. The remaining lanes of its batch train mutants of its spec with
+the same code.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,18 +31,24 @@ from nanoevolve_jax.policy.mutations import ExhaustedError, mutate
 
 _MUTANTS, _FILLERS = 7, 8  # streams of random numbers
 
-Code = dict[str, Any]  # field `code` of a record, see `archive.CODE`
+Code = dict[str, Any]  # value of a record's field `code`, see `archive.CODE`
 Trained = list[tuple[Proposal, Run]]
 
 
 class Screening(NamedTuple):
-    """Trains candidates and enters them into the archive."""
+    """Training of candidates, whose records are entered into the archive."""
 
     campaign: Campaign
-    runs: Runs  # runs of the same folder
+    runs: Runs  # runs of the same run folder
 
     def train_founders(self, state: State) -> State:
-        """Trains the candidates that every island begins with.
+        """Trains the founders, which are the first candidates of every island.
+
+        Args:
+          state: Settled state to add the records to.
+
+        Returns:
+          State with the records of the founders.
 
         Raises:
           ConfigError: If the baseline fails.
@@ -52,7 +59,14 @@ class Screening(NamedTuple):
         return state
 
     def candidate(self, target: Target, provider: str, result: Result, state: State) -> Proposal:
-        """Returns the candidate of a certified proposal."""
+        """Returns the candidate of a certified proposal.
+
+        Args:
+          target: Parent and slot that the proposal edits.
+          provider: Name of the profile that wrote the code.
+          result: Result of the proposal, with a certificate.
+          state: Settled state, which contains the parent.
+        """
         parent = state.record(target.parent)
         return Proposal(
             id=f"p{target.number:04d}",
@@ -72,14 +86,18 @@ class Screening(NamedTuple):
         state: State,
         filler: Record | None = None,
     ) -> State:
-        """Trains a candidate, and mutants of its spec in the lanes that are left over.
+        """Trains a candidate, and mutants of its spec in the remaining lanes.
 
         Args:
           candidate: Candidate of a proposal.
           number: Number of the proposal.
-          known: State that the proposal knows; mutants depend on nothing else.
+          known: Settled state that the proposal depends on. It alone determines which mutants are
+            new.
           state: State to add the records to.
-          filler: Candidate that computes the same, whose run is taken.
+          filler: Record of a filler with the same computation, whose run is reused, or None.
+
+        Returns:
+          State with the records of the candidate and its mutants.
         """
         rng = np.random.default_rng([self.campaign.config.seed, _MUTANTS, number])
         lanes = self.campaign.engine.width - 1
@@ -90,7 +108,15 @@ class Screening(NamedTuple):
         return self._entered(state, [(candidate, run), *self._run(mutants)])
 
     def fill(self, state: State, most: int) -> State:
-        """Trains up to `most` mutants of the best candidates, in one batch."""
+        """Trains mutants of one of the best candidates in a single batch.
+
+        Args:
+          state: State to add the records to.
+          most: Largest number of mutants.
+
+        Returns:
+          State with the records of the mutants.
+        """
         config = self.campaign.config
         count = sum(record.id.startswith(MUTANT) for record in state.records)
         rng = np.random.default_rng([config.seed, _FILLERS, count])
@@ -101,12 +127,12 @@ class Screening(NamedTuple):
         return self._entered(state, self._run(mutants)) if mutants else state
 
     def _run(self, candidates: Sequence[Proposal | Record]) -> Trained:
-        """Trains candidates of one code; known runs are not repeated."""
+        """Trains candidates that share the same code. Known runs are not repeated."""
         jobs = [self.campaign.job(candidate) for candidate in candidates]
         return list(zip(candidates, self.runs.run(jobs, SCREENING), strict=True))
 
     def _entered(self, state: State, trained: Trained) -> State:
-        """Appends new candidates to the archive; returns the state with their records."""
+        """Appends new candidates to the archive and returns the state with their records."""
         folder, known = self.campaign.folder, {record.id for record in state.records}
         fresh: list[Record] = []
         for candidate, run in trained:
@@ -127,14 +153,14 @@ def mutants_of(
     state: State,
     id_of: Callable[[int], str],
 ) -> list[Proposal]:
-    """Returns up to `count` new mutants of a spec under the same code.
+    """Returns up to `count` new mutants of a candidate's spec with the candidate's code.
 
     Args:
-      parent: Candidate that is mutated.
+      parent: Candidate whose spec is mutated.
       count: Largest number of mutants.
-      rng: Source of randomness; consumed.
-      state: Known candidates, which are not proposed again.
-      id_of: Takes the number of a mutant, from 1 on; returns its id.
+      rng: Random generator; its state is advanced.
+      state: State with the known candidates, which are not proposed again.
+      id_of: Function that takes the number of a mutant, counted from 1, and returns its id.
     """
     code, computation = inherited_code(parent.code), _computation(parent.code)
     known = {identity(r.spec, r.recipe, r.code) for r in state.records}
@@ -147,7 +173,9 @@ def mutants_of(
         except ExhaustedError:
             break
         seen.add(canonical(spec))
-        if identity(spec, None, code) not in known:  # with its gate off, a spec ignores code
+        # Specs with different code can be identical, because a spec ignores code while its gate is
+        # off.
+        if identity(spec, None, code) not in known:
             generation = max(1, parent.generation)
             mutant = Proposal(id_of(number), parent.id, generation, operator, change, spec)
             mutants.append(mutant._replace(code=code))
@@ -155,22 +183,28 @@ def mutants_of(
 
 
 def equal_of(candidate: Proposal, records: Iterable[Record]) -> Record | None:
-    """Returns the first record whose run would be that of a candidate."""
+    """Returns the first record whose training run equals that of a candidate, or None.
+
+    Args:
+      candidate: Candidate with the original recipe.
+      records: Records to compare with.
+    """
     own = identity(candidate.spec, None, candidate.code)
     equal = (r for r in records if r.recipe is None and identity(r.spec, None, r.code) == own)
     return next(equal, None)
 
 
 def code_of_child(parent: Record, result: Result, number: int, provider: str) -> Code:
-    """Returns the code of a candidate: its parent's, with one slot rewritten.
+    """Returns the code of a candidate: the code of its parent with one slot rewritten.
 
-    A slot that computes what the built-in function does becomes the built-in one again.
+    If the new function has the same computation as the built-in function of the slot, the slot uses
+    the built-in function again.
 
     Args:
       parent: Record whose code is rewritten.
-      result: Result with a certificate.
+      result: Result of the proposal, with a certificate.
       number: Number of the proposal.
-      provider: Name of the profile that wrote it.
+      provider: Name of the profile that wrote the code.
     """
     function = result.certified
     inherited = parent.code or {"certificates": {}, "computation": {}}
@@ -191,13 +225,19 @@ def code_of_child(parent: Record, result: Result, number: int, provider: str) ->
 
 
 def inherited_code(code: Code | None) -> Code | None:
-    """Returns the code of a child that rewrites nothing."""
+    """Returns the code of a child that inherits its parent's functions unchanged."""
     kept = ("certificates", "computation")
     return code and {name: code[name] if name in kept else None for name in CODE}
 
 
 def entry_of(target: Target, provider: str, result: Result) -> Entry:
-    """Returns the journal entry of a proposal whose candidate is not trained yet."""
+    """Returns the journal entry of a proposal whose candidate is not trained yet.
+
+    Args:
+      target: Parent and slot that the proposal edits.
+      provider: Name of the profile that was asked.
+      result: Result of the proposal.
+    """
     refused = proposals.FAILED if result.reason is None else proposals.REFUSED
     return Entry(
         number=target.number,
@@ -226,5 +266,5 @@ def _cost(provider: str, result: Result) -> dict[str, Any]:
 
 
 def _computation(code: Code | None) -> Mapping[str, str]:
-    """Returns the computation of each rewritten slot."""
+    """Returns the hash of the computation of each rewritten slot."""
     return code["computation"] if code else {}
