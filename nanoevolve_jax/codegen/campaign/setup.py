@@ -1,4 +1,4 @@
-"""What a campaign of code starts with: its providers, validation, engine and settled state."""
+"""Setup of a campaign of code: its providers, validation, engine and settled state."""
 
 import asyncio
 import functools
@@ -38,17 +38,23 @@ from nanoevolve_jax.execution.settings import ConfigError
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import built_in_source
 
-HERE = "none"  # value of config.codegen.address that trains on the command's own site
+HERE = "none"  # value of config.codegen.address for training on the command's own site
 
 Validate = Callable[[str, str], certify.Verdict]
 
 
 def ensemble_of(config: ConfigDict) -> Callable[[str], Provider]:
-    """Returns a function from names to profiles, also of proposals of an earlier ensemble.
+    """Returns a function that maps the name of a provider to its profile.
+
+    The function also accepts names outside the current ensemble, because a proposal under way may
+    use a provider of an earlier ensemble.
+
+    Args:
+      config: Full configuration.
 
     Raises:
-      ConfigError: If there is no ensemble.
-      ProviderError: If a profile is unknown, or this machine lacks something that it needs.
+      ConfigError: If `config.codegen.ensemble` names no profile.
+      ProviderError: If a profile is unknown, or if this machine lacks something that it needs.
     """
     profiles, names = providers.load(config.codegen.providers), names_of(config)
     field = "config.codegen.ensemble"
@@ -64,12 +70,13 @@ def ensemble_of(config: ConfigDict) -> Callable[[str], Provider]:
 def screening_engine(
     engine: Engine, config: ConfigDict, text: Mapping[str, str], checkpoints: Checkpoints
 ) -> Engine:
-    """Returns the engine that screens candidates: the given one, or jobs of a cluster.
+    """Returns the engine that screens candidates.
 
     Args:
-      engine: Engine of the command's own site.
+      engine: Engine of the command's own site, returned if `config.codegen.address` is "none".
+        Otherwise the returned engine trains candidates as jobs on a cluster.
       config: Full configuration.
-      text: Fingerprints of corpus and tokenizer.
+      text: Fingerprints of the corpus and the tokenizer, by kind.
       checkpoints: Checkpoints of the run folder.
     """
     if config.codegen.address == HERE:
@@ -84,10 +91,13 @@ def screening_engine(
 
 
 def require_campaign_folder(folder: Path) -> None:
-    """Refuses the folder of a search, whose archive is of another kind.
+    """Checks that a folder is not the folder of a search, whose archive has another form.
+
+    Args:
+      folder: Run folder, which may not exist yet.
 
     Raises:
-      ArchiveError: If it is one.
+      ArchiveError: If it is the folder of a search.
     """
     if (folder / ARCHIVE).exists() and not (folder / proposals.FOLDER).exists():
         rule = "be a new folder or that of a campaign of code"
@@ -95,15 +105,21 @@ def require_campaign_folder(folder: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Marks a folder as that of a campaign of code, before it has any candidate."""
+    """Marks a folder as the folder of a campaign of code, before it contains candidates."""
     (folder / proposals.FOLDER).mkdir(exist_ok=True)
 
 
 def settled_state(campaign: Campaign, founders: int, log: Callable[[str], None]) -> State:
-    """Reads the settled state of a campaign, after checking the code of its archive.
+    """Reads the settled state of a campaign and checks the code of its archive.
+
+    Args:
+      campaign: Campaign whose run folder is read.
+      founders: Number of founders, which are the first batch of the archive.
+      log: Callback that takes a line for the user.
 
     Raises:
-      ArchiveError, CertificateError: If a file is damaged or disagrees with another.
+      ArchiveError: If the archive or the journal is damaged, or if they disagree.
+      CertificateError: If the library lacks code of the archive, or if that code is damaged.
     """
     path = campaign.folder / ARCHIVE
     records = archive.load(path, [founders, 1], log)
@@ -120,18 +136,19 @@ def plan_of(
     is_new: bool,
     log: Callable[[str], None],
 ) -> Plan:
-    """Returns the plan of a campaign, whose library and sandbox work on this machine.
+    """Returns the plan of a campaign after checking that its library and sandbox can be used.
 
     Args:
       config: Full configuration.
-      profile: Returns the profile of a name.
+      profile: Function that returns the provider profile of a name.
       walls: Isolation of the sandbox.
-      is_new: Whether the built-in functions are to be certified first.
-      log: Callback that takes one line for the user.
+      is_new: Whether the campaign is new. If so, the built-in functions are certified first.
+      log: Callback that takes a line for the user.
 
     Raises:
       CertificateError: If code in the library is damaged or refused.
-      CodegenError: If the built-in functions are refused here, or a file of a call is damaged.
+      CodegenError: If a built-in function is refused on this machine, or if a file of a call is
+        damaged.
     """
     folder = Path(config.workdir)
     validate, library = validator(config, walls), Library(folder / CODE)
@@ -139,7 +156,7 @@ def plan_of(
     recertify.require_validated(codes, config.codegen.isolation)
     if is_new:
         require_built_in(config, validate, library, log)
-    # Half of the cores, because the machine also trains.
+    # Validation uses half of the cores, because the machine also trains candidates.
     validate_later = in_threads(validate, max(1, visible_cores() // 2))
     return Plan(
         question=functools.partial(
@@ -157,7 +174,15 @@ def plan_of(
 
 
 def validator(config: ConfigDict, walls: runner.Isolation) -> Validate:
-    """Returns a function that validates (slot, source) for this model and a confirmation's."""
+    """Returns a function that takes (slot, source) and validates the source in the sandbox.
+
+    Sources are validated for the matrices of the config's model and of the wider model used in
+    confirmations.
+
+    Args:
+      config: Full configuration.
+      walls: Isolation of the sandbox.
+    """
     seconds = config.codegen.jail_seconds
     limits = runner.Limits(seconds=float(seconds), cpu_seconds=2 * seconds)
 
@@ -182,10 +207,18 @@ def validator(config: ConfigDict, walls: runner.Isolation) -> Validate:
 def require_built_in(
     config: ConfigDict, validate: Validate, library: Library, log: Callable[[str], None]
 ) -> None:
-    """Certifies the built-in functions, so that nothing is paid where the sandbox does not work.
+    """Certifies the built-in functions of all slots that a campaign may rewrite.
+
+    This checks that the sandbox works before any provider is paid.
+
+    Args:
+      config: Full configuration.
+      validate: Function that validates (slot, source).
+      library: Library to which the certified functions are added.
+      log: Callback that takes a line for the user.
 
     Raises:
-      CodegenError: If one of them is refused on this machine.
+      CodegenError: If a built-in function is refused on this machine.
     """
     for slot in slots_of(config):
         verdict = validate(slot, built_in_source(slot))
@@ -200,9 +233,11 @@ def require_built_in(
 
 
 def in_threads(function: Callable[..., Any], most: int) -> Callable[..., Awaitable[Any]]:
-    """Returns a coroutine function that calls a function in up to `most` threads at once.
+    """Returns a coroutine function that calls a function in a daemon thread.
 
-    The threads do not keep the process from ending.
+    Args:
+      function: Function to call.
+      most: Largest number of threads that run at once.
     """
     turns = asyncio.Semaphore(most)
 

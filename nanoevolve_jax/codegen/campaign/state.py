@@ -1,9 +1,9 @@
-"""Settled state of a campaign of code, and what the next proposal edits.
+"""Settled state of a campaign of code, and the target of its next proposal.
 
-The target of a proposal is a pure function of what is settled and of a generator seeded from (seed,
-number), so a campaign that is killed and started again proposes the same. A proposal knows only of
-those at least a window before it. That lets a window of them be under way at once, without the
-order in which answers arrive changing anything.
+The target of a proposal is a pure function of the settled state and of a generator seeded with
+(seed, number), so a resumed campaign makes the same proposals. Proposal n depends only on proposals
+up to n - `config.codegen.window`. Up to `config.codegen.window` proposals can therefore be under
+way at once, and the order in which answers arrive has no effect.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,19 @@ from nanoevolve_jax.execution.json_files import Count, Id
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, is_read
 
 MUTANT = "m"  # separates the id of a candidate from the number of a mutant of its spec
-_STREAM = 6  # of random numbers, apart from those of a search's generations
-_SHOWN = 2  # number of good candidates shown beside the parent
+_STREAM = 6  # stream of random numbers, distinct from the streams of a search
+_SHOWN = 2  # number of good candidates shown in addition to the parent
 
 
 def parent_of_mutant(id: str) -> str:
-    """Returns the candidate whose lanes a mutant shared; "" for a filler, else the id itself."""
+    """Returns the id of the candidate that a mutant was trained with.
+
+    Args:
+      id: Id of a candidate.
+
+    Returns:
+      Id of the mutant's parent, "" for a filler, or the id itself if it is not a mutant's.
+    """
     return id.partition(MUTANT)[0]
 
 
@@ -39,24 +46,24 @@ class State(NamedTuple):
     records: tuple[Record, ...]  # founders first
 
     def record(self, id: str) -> Record:
-        """Returns the record of an id."""
+        """Returns the record of the candidate with the given id."""
         return next(record for record in self.records if record.id == id)
 
     @property
     def fillers(self) -> list[Record]:
-        """Mutants that were trained while nothing else could be.
+        """Mutants that were trained while the campaign was waiting for proposals.
 
-        How many there are depends on time, so proposals and their journal ignore them.
+        Their number depends on timing, so proposals and their journal ignore them.
         """
         return [record for record in self.records if not parent_of_mutant(record.id)]
 
     @property
     def lasting(self) -> list[Record]:
-        """All other candidates."""
+        """All candidates except fillers."""
         return [record for record in self.records if parent_of_mutant(record.id)]
 
     def before(self, count: int) -> "State":
-        """Returns the state when `count` proposals were settled."""
+        """Returns the state after the first `count` proposals were settled, without fillers."""
         entries = self.entries[:count]
         ids = {entry.candidate for entry in entries if entry.outcome == CANDIDATE}
         kept = [r for r in self.records if r.generation == 0 or parent_of_mutant(r.id) in ids]
@@ -64,18 +71,20 @@ class State(NamedTuple):
 
 
 def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> list[Record]:
-    """Returns the records without those of proposals that are not in the journal yet.
+    """Returns the records without those of proposals that are not in the journal.
 
-    A kill between archive and journal leaves such records, perhaps not all of a proposal. They are
-    cut off and made again from runs that are known.
+    A process that is killed after it has written to the archive and before it has written to the
+    journal leaves such records, possibly only some of a proposal. They are removed from the archive
+    and recreated later from known runs.
 
     Args:
       records: Records of the archive, founders first.
       entries: Entries of the journal.
-      path: Path of the archive, which is rewritten if any are cut off.
+      path: Path of the archive, which is rewritten if records are removed.
 
     Raises:
-      ArchiveError: If the archive lacks a candidate of the journal, which is written after it.
+      ArchiveError: If the archive lacks a candidate of the journal. The archive is always written
+        before the journal.
     """
     ids = {entry.candidate for entry in entries}
     if missing := sorted(ids - {None} - {record.id for record in records}):
@@ -104,13 +113,13 @@ def spent_on(entries: Sequence[Entry]) -> Spent:
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a proposal edits; field `aim` of `inputs.json`."""
+    """Parent and slot that a proposal edits; stored in the field `aim` of `inputs.json`."""
 
     number: Count
     island: Count
     slot: Literal[tuple(SLOTS)]
     parent: Id
-    shown: tuple[Id, ...]  # other good candidates, that of its island first
+    shown: tuple[Id, ...]  # other good candidates, starting with the best of its island
 
 
 def slots_of(config: ConfigDict) -> tuple[str, ...]:
@@ -119,11 +128,11 @@ def slots_of(config: ConfigDict) -> tuple[str, ...]:
 
 
 def draw_target(number: int, known: State, config: ConfigDict) -> Target:
-    """Returns what a proposal edits.
+    """Draws the parent and slot that a proposal edits.
 
     Args:
-      number: Number of the proposal, from 0 on.
-      known: State that the proposal may know; founders belong to every island.
+      number: Number of the proposal, counted from 0.
+      known: Settled state that the proposal may depend on. Founders belong to every island.
       config: Full configuration.
     """
     islands, migrate = config.codegen.islands, config.codegen.migrate
@@ -135,12 +144,13 @@ def draw_target(number: int, known: State, config: ConfigDict) -> Target:
     home = (island + 1) % islands if migrates else island
     at_home = {e.candidate for e in known.entries if e.island == home and e.outcome == CANDIDATE}
     pool = [r for r in known.records if r.generation == 0 or parent_of_mutant(r.id) in at_home]
-    # Code that the spec does not call has no effect that could be measured.
+    # Code that the spec does not call has no measurable effect.
     usable = [record for record in pool if record.recipe is None and is_read(slot, record.spec)]
     parent = draw_parent(
         best_first(usable)[: config.search.survivors], rng, config.search.tournament
     )
-    # The best of its own island as well as of all, so that one leader is not all that it sees.
+    # The best candidate of the island is shown first, so that not every proposal is shown only the
+    # best candidates overall.
     own, everyone = (
         [record.id for record in best_first(some) if record.code and record.id != parent.id]
         for some in (pool, known.records)
@@ -156,13 +166,13 @@ class Status(NamedTuple):
     """Progress of a campaign."""
 
     state: State
-    proposals: int  # largest number
-    waiting: int  # proposals that wait for a provider or the sandbox
-    ready: int  # proposals that are validated and not settled
+    proposals: int  # largest number of proposals
+    waiting: int  # number of proposals that wait for a provider or the sandbox
+    ready: int  # number of proposals that are validated but not settled
 
     @property
     def line(self) -> str:
-        """The progress as one line."""
+        """Progress as one line."""
         state, best = self.state, best_of(self.state)
         gain = best.merit.val_bpb - state.records[0].merit.val_bpb
         refused = sum(entry.outcome == REFUSED for entry in state.entries)

@@ -1,1 +1,1 @@
-"""Training of candidates as jobs of a Ray cluster, sent and fetched through Ray's Jobs API."""
+"""Training of candidates as jobs on a Ray cluster, through Ray's Jobs API."""

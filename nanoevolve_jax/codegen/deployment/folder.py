@@ -1,15 +1,15 @@
-"""Folder of a job: everything that another machine needs to train a candidate.
+"""Folder of a job, with everything that another machine needs to train a candidate.
 
 ```
 job.json                     runs of the candidate and of its baseline, config, hash of every file
 code/<certificate id>/       rewritten functions, if the candidate has any
-text/*.parquet               corpus, if it is a folder of the user's own
-nanoevolve_jax/              this program, because results depend on its sources
+text/*.parquet               corpus, if it is a folder of Parquet files
+nanoevolve_jax/              sources of this program, because results depend on them
 ```
 
-The bytes depend only on the runs, the config and the program, so the hash of `job.json` names the
-job: a candidate that is sent twice is trained once. The folder holds no path and no environment
-variable of the sending machine.
+The content depends only on the runs, the corpus, the config and the program. The hash of `job.json`
+is the id of the job, so a candidate that is sent twice is trained once. The folder contains neither
+paths nor environment variables of the sending machine.
 """
 
 import os
@@ -40,17 +40,18 @@ from nanoevolve_jax.execution.json_files import to_text, typed
 from nanoevolve_jax.execution.machine import source_files, visible_cores
 from nanoevolve_jax.execution.settings import ConfigError, check_fields, get_setting, received
 
-TEXT_BYTES = 64 * 2**20  # largest corpus that travels; Ray accepts packages of 100 MiB
+TEXT_BYTES = 64 * 2**20  # largest corpus that is sent; Ray accepts packages of up to 100 MiB
 _TEXT = "text"
 _CORPORA = (f"parquet:{_TEXT}", *(name for name in SOURCES if name != "parquet"))
-_TRAINING = ("data", "model", "train", "recipe", "seed", "data_parallel", "lanes")  # groups, fields
-_RESOURCES = ("devices", "threads", "ray.gpus")  # fields of a machine that a job may set
+# Groups and fields of the config that training depends on.
+_TRAINING = ("data", "model", "train", "recipe", "seed", "data_parallel", "lanes")
+_RESOURCES = ("devices", "threads", "ray.gpus")  # fields about the machine that a job may set
 
 
 class Submission(NamedTuple):
-    """Training runs that one folder describes."""
+    """Training runs that a folder describes."""
 
-    config: ConfigDict  # config as `portable` returns it
+    config: ConfigDict  # config that `portable` returned
     arms: dict[str, list[Job]]  # runs of "candidate" and, optionally, of "baseline"
     text: dict[str, str] | None  # expected fingerprints of corpus and tokenizer, if known
 
@@ -62,7 +63,14 @@ class _Document(TypedDict):
 
 
 def portable(config: ConfigDict) -> ConfigDict:
-    """Returns the part of a config that training depends on; all other fields have defaults."""
+    """Returns a config that contains only the fields that training depends on.
+
+    All other fields have their default values. The number of threads is fixed, because results
+    depend on it.
+
+    Args:
+      config: Full configuration.
+    """
     settled = get_config()
     for path in SETTINGS:
         if path.partition(".")[0] in _TRAINING or path in _RESOURCES:
@@ -75,16 +83,17 @@ def portable(config: ConfigDict) -> ConfigDict:
 
 
 def make_folder(submission: Submission, parent: Path, corpus: str) -> Path:
-    """Writes the folder of a submission atomically and returns it; keeps one that exists.
+    """Writes the folder of a submission atomically, unless it exists, and returns its path.
 
     Args:
       submission: Training runs and their config.
-      parent: Directory of the folder, whose name is the job's id.
-      corpus: Corpus of the original config; its text is included if it is a folder.
+      parent: Directory in which the folder is created. The name of the folder is the job's id.
+      corpus: Corpus of the original config. Its text is included if it is a folder of Parquet
+        files.
 
     Raises:
-      CorpusError: If the corpus cannot be read or is too large to travel.
-      FolderError: If a folder of that name exists and is damaged.
+      CorpusError: If the corpus cannot be read or is too large to be sent.
+      FolderError: If a folder with the same name exists and is damaged.
     """
     jobs = {arm: [job_to_json(job) for job in runs] for arm, runs in submission.arms.items()}
     codes = {job.candidate.code for runs in submission.arms.values() for job in runs} - {None}
@@ -109,9 +118,13 @@ def make_folder(submission: Submission, parent: Path, corpus: str) -> Path:
 def read_folder(folder: Path, job: str) -> Submission:
     """Returns the submission of a folder after checking that the folder is intact.
 
+    Args:
+      folder: Folder of the job.
+      job: Id of the job.
+
     Raises:
-      FolderError: If a file is missing, changed or unknown, or `job.json` is of another form.
-      ConfigError: If the config is invalid or names a text outside the folder.
+      FolderError: If a file is missing, changed or unknown, or if `job.json` is malformed.
+      ConfigError: If the config is invalid or names a corpus outside the folder.
     """
     document, find = read_intact(folder, job), Library(folder / CODE).get
     try:
@@ -127,7 +140,7 @@ def read_folder(folder: Path, job: str) -> Submission:
 
 
 def _received(document: dict[str, Any]) -> ConfigDict:
-    """Returns the config of a job with its resources and its text, and no place of its own."""
+    """Returns the config of a job with its resources and corpus, and with default paths."""
     wanted, sent = get_config(), ConfigDict(document)
     for path in _RESOURCES:
         wanted.update_from_flattened_dict({path: get_setting(sent, path)})
@@ -140,7 +153,7 @@ def _received(document: dict[str, Any]) -> ConfigDict:
 
 
 def _shards(corpus: str, config: ConfigDict) -> dict[str, Path]:
-    """Returns the files to send of a corpus that is a folder of the user's own."""
+    """Returns the files of a Parquet corpus by their path in the job's folder; else none."""
     kind, _, place = corpus.partition(":")
     if kind != "parquet":
         return {}

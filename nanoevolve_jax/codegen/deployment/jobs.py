@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster: sending, watching and fetching them, and a pool that trains runs as jobs.
+"""Sends, polls and fetches jobs on a Ray cluster, and trains batches of runs as jobs.
 
 The id of a job is the hash of its folder, so a candidate that is sent twice is trained once. A
-local Ray is started when something is sent to it. Each function raises a ClusterError if the
+local Ray is started when the first job is sent to it. Each function raises a ClusterError if the
 cluster cannot be reached.
 """
 
@@ -26,7 +26,8 @@ from nanoevolve_jax.execution.train import TELEMETRY
 
 SUCCEEDED, FAILED, STOPPED, LOST = "succeeded", "failed", "stopped", "lost"
 ENDED = (SUCCEEDED, FAILED, STOPPED, LOST)
-_AUTOMATIC = -1  # config.ray.gpus: as many as a candidate uses, if the cluster has any
+# Value of config.ray.gpus that requests as many GPUs as a candidate uses, if the cluster has GPUs.
+_AUTOMATIC = -1
 _ENTRYPOINT = "python -B -m nanoevolve_jax.codegen.deployment.remote"
 _POLL_SECONDS = 1.0
 
@@ -35,23 +36,27 @@ class State(NamedTuple):
     """State of a job on its cluster."""
 
     job: str
-    status: str  # "pending", "running" or one of ENDED; LOST if the cluster has no such job
-    message: str = ""  # one line
+    status: str  # "pending", "running" or one of ENDED; LOST if the job is not on the cluster
+    message: str = ""  # first line of Ray's message, or a reason
     candidate: str = ""  # name of the candidate
     started: float = 0.0  # seconds since 1970
 
 
 def submit(folder: Path, address: str, candidate: str = "") -> str:
-    """Sends a folder unless its job waits, runs or has succeeded; returns the job's id.
+    """Sends a folder, unless its job is pending, running or has succeeded.
 
     Args:
       folder: Folder that `make_folder` returned.
       address: Address of the cluster.
-      candidate: Name of the candidate in lists of jobs.
+      candidate: Name of the candidate, shown in lists of jobs.
+
+    Returns:
+      Id of the job.
 
     Raises:
       FolderError: If the folder is damaged.
-      ClusterError: If no node of the cluster has room for the job.
+      ClusterError: If no node of the cluster has enough CPUs and GPUs for the job, or if the
+        cluster cannot be reached.
     """
     job = folder.name
     config = read_folder(folder, job).config
@@ -72,7 +77,8 @@ def submit(folder: Path, address: str, candidate: str = "") -> str:
                 entrypoint_num_gpus=gpus or None,
             )
         except RuntimeError:
-            if _state(server, job).status == LOST:  # else another process was faster
+            # Otherwise another process has already submitted the job.
+            if _state(server, job).status == LOST:
                 raise
     return job
 
@@ -84,24 +90,29 @@ def poll(job: str, address: str) -> State:
 
 
 def log(job: str, address: str) -> str:
-    """Returns all that a job has printed so far; "" for an unknown job."""
+    """Returns the log of a job so far, or "" if the job is not on the cluster."""
     with connected(address) as server:
         known = server and _state(server, job).status != LOST
         return server.client.get_job_logs(job) if known else ""
 
 
 def result(job: str, address: str) -> dict[str, Any] | None:
-    """Returns the result of a job that has succeeded, otherwise None.
+    """Returns the result of a job, or None if the job has not succeeded.
+
+    Args:
+      job: Id of the job.
+      address: Address of the cluster.
 
     Raises:
       EvidenceError: If the result is damaged or belongs to another job.
+      ClusterError: If the cluster cannot be reached.
     """
     succeeded = poll(job, address).status == SUCCEEDED
     return registry.from_log(log(job, address), job) if succeeded else None
 
 
 def listed(address: str) -> list[State]:
-    """Returns the jobs of candidates on a cluster, oldest first."""
+    """Returns the states of all jobs on a cluster that train candidates, oldest first."""
     with connected(address) as server:
         jobs = server.client.list_jobs() if server else []
     own = [job for job in jobs if (job.submission_id or "").startswith(PREFIX)]
@@ -126,7 +137,7 @@ def _as_state(job: str, info: Any) -> State:
 
 
 def _needs(config: ConfigDict, nodes: list[dict[str, float]]) -> tuple[int, int]:
-    """Returns the CPUs and GPUs of a job; ClusterError if no node has so many."""
+    """Returns the numbers of CPUs and GPUs of a job; ClusterError if no node has enough."""
     gpus = config.ray.gpus
     if gpus == _AUTOMATIC:
         gpus = config.data_parallel if any(node.get("GPU") for node in nodes) else 0
@@ -140,12 +151,12 @@ def _needs(config: ConfigDict, nodes: list[dict[str, float]]) -> tuple[int, int]
 
 
 class JobPool(NamedTuple):
-    """Trains every batch of a `RayEngine` as one job."""
+    """Pool that trains each batch of a `RayEngine` as a job."""
 
     config: ConfigDict
     address: str
     sent: Path  # directory of the jobs' folders
-    text: dict[str, str]  # fingerprints of corpus and tokenizer
+    text: dict[str, str]  # expected fingerprints of corpus and tokenizer
 
     def train(
         self,
@@ -153,9 +164,23 @@ class JobPool(NamedTuple):
         batches: Sequence[list[Job]],
         on_progress: Callable[[Progress], None],
     ) -> Iterator[tuple[int, list[RunResult] | Lost] | None]:
-        """Sends all batches, then yields each one's number and results; see `ray_engine.Pool`.
+        """Sends all batches, then yields the number and results of each batch.
 
-        Jobs go on when the generator is closed, and are found again.
+        This implements `ray_engine.Pool.train`. Jobs continue after the generator is closed, and a
+        later call fetches their results.
+
+        Args:
+          wanted: Not used; part of the interface of the pool.
+          batches: Batches of training runs. All runs of a batch have the same number of steps.
+          on_progress: Callback that takes the progress of a batch when its job has ended.
+
+        Yields:
+          None while the jobs are sent or run, and otherwise the number of a batch with its results,
+          or with `Lost` if its job has no result.
+
+        Raises:
+          EvidenceError: If the result of a job is damaged.
+          ClusterError: If the cluster cannot be reached.
         """
         names = []
         for jobs in batches:

@@ -1,7 +1,7 @@
-"""Registry of the jobs sent from this machine, and their results.
+"""Registry of the jobs that were sent from this machine, with their results.
 
-A job prints its result as one marked line of its log, so that no shared file system is needed. The
-result is sealed, compressed and encoded in base64.
+A job prints its result as a marked line of its log, so a shared file system is not needed. The line
+contains the sealed result, compressed and encoded in base64.
 """
 
 import base64
@@ -20,7 +20,7 @@ from nanoevolve_jax.execution.intact import FolderError
 from nanoevolve_jax.execution.json_files import Id, read_json, typed, write_json
 
 MARK, KIND = "NANOEVOLVE-RESULT ", "deployment"
-FOLDER, RESULT = "deployments", "result.json"  # folder in the cache, file of a job
+FOLDER, RESULT = "deployments", "result.json"  # folder in the cache, file with a job's result
 _MOST_BYTES = 64 * 2**20  # largest result after decompression
 
 
@@ -36,38 +36,46 @@ class _Result(TypedDict):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A job that was sent from this machine."""
+    """Job that was sent from this machine."""
 
     job: Id
     candidate: str  # name that the user gave, such as runs/mine:g002c06
     address: str
-    place: str  # absolute path of the result's folder; empty if the job came from elsewhere
+    place: str  # absolute path of the result's folder; empty if the job was sent elsewhere
     sent: float  # seconds since 1970
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The fetched result; None if there is none, or if it was damaged since."""
+        """The fetched result, or None if there is none or if its file is damaged."""
         try:
             return _checked(read_sealed(Path(self.place) / RESULT, KIND)) if self.place else None
         except ValueError:
             return None
 
     def keep(self, result: dict[str, Any]) -> Path:
-        """Writes the result and returns its path."""
+        """Writes a result to the folder of the entry and returns the path of its file."""
         Path(self.place).mkdir(parents=True, exist_ok=True)
         write_sealed(Path(self.place) / RESULT, KIND, result)
         return Path(self.place) / RESULT
 
 
 def add(cache: Path, entry: Entry) -> None:
-    """Writes an entry, or replaces the one of the same job; ValueError if that is not an id."""
+    """Writes an entry, replacing the earlier entry of the same job.
+
+    Args:
+      cache: Folder with the registry; created if it is missing.
+      entry: Entry to write.
+
+    Raises:
+      ValueError: If `entry.job` is not a valid id.
+    """
     typed(entry.job, Id, "job")
     (cache / FOLDER).mkdir(parents=True, exist_ok=True)
     write_json(cache / FOLDER / f"{entry.job}.json", msgspec.structs.asdict(entry))
 
 
 def entries(cache: Path) -> list[Entry]:
-    """Returns all entries, oldest first, without damaged ones."""
+    """Returns all entries, oldest first. Damaged entries are skipped."""
     valid = []
     for path in (cache / FOLDER).glob("*.json"):
         try:
@@ -78,7 +86,15 @@ def entries(cache: Path) -> list[Entry]:
 
 
 def find(cache: Path, job: str) -> Entry:
-    """Returns the entry of a job; FolderError if there is none."""
+    """Returns the entry of a job.
+
+    Args:
+      cache: Folder with the registry.
+      job: Id of the job.
+
+    Raises:
+      FolderError: If the job was not sent from this machine.
+    """
     known = {entry.job: entry for entry in entries(cache)}
     if job not in known:
         near = difflib.get_close_matches(job, known, n=3) or list(known)[-3:] or ["none so far"]
@@ -87,7 +103,7 @@ def find(cache: Path, job: str) -> Entry:
 
 
 def to_line(result: dict[str, Any]) -> str:
-    """Returns the line of a result."""
+    """Returns a result as the line that `from_log` reads."""
     sealed = json.loads(json.dumps({"kind": KIND, "format": FORMAT} | result, allow_nan=False))
     content = json.dumps(sealed | {"seal": seal_of(sealed)}).encode()
     return MARK + base64.b64encode(zlib.compress(content)).decode()
@@ -95,6 +111,10 @@ def to_line(result: dict[str, Any]) -> str:
 
 def from_log(text: str, job: str) -> dict[str, Any] | None:
     """Returns the last result in the log of a job, or None if there is none yet.
+
+    Args:
+      text: Log of the job.
+      job: Id of the job.
 
     Raises:
       EvidenceError: If the result is damaged or belongs to another job.
@@ -117,7 +137,7 @@ def from_log(text: str, job: str) -> dict[str, Any] | None:
 
 
 def _checked(result: dict[str, Any]) -> dict[str, Any]:
-    """Returns a result of the right form; ValueError for others, because anyone can seal one."""
+    """Returns a result if it is well-formed; ValueError otherwise. A seal alone proves nothing."""
     candidate = typed(result, _Result)["candidate"]
     if len(result.get("baseline", candidate)) != len(candidate):
         raise ValueError("baseline must have as many runs as candidate")

@@ -1,10 +1,10 @@
-"""Runs a job on the cluster: checks its folder, trains it and prints its result.
+"""Runs a job on the cluster: checks its folder, trains its runs and prints the result.
 
   cd FOLDER && python -B -m nanoevolve_jax.codegen.deployment.remote JOB
 
-JOB is the id that the folder was sent under. The process needs no Ray. It reads the folder and a
-cache of prepared text, `nanoevolve` in XDG_CACHE_HOME or ~/.cache. Other modules of the folder are
-imported only once every file has been checked.
+JOB is the id of the job. The process does not use Ray. It reads the folder and a cache of prepared
+text, which is the folder `nanoevolve` in XDG_CACHE_HOME or ~/.cache. Only `execution.intact` and
+its dependencies are imported before every file has been checked.
 """
 
 import itertools
@@ -16,14 +16,19 @@ from typing import Any
 from nanoevolve_jax.execution.intact import FolderError, read_intact
 
 _BAD_INPUT = 2
-_QUIET_SECONDS = 2.0  # least time between lines of progress
+_QUIET_SECONDS = 2.0  # shortest time between two lines of progress
 
 
 def train(submission: Any, console: Any, on_progress: Any = lambda progress: None) -> dict:
-    """Trains all runs of a `folder.Submission` on this machine; returns the result as JSON.
+    """Trains all runs of a submission on this machine and returns the result as JSON.
+
+    Args:
+      submission: Training runs and their config, a `folder.Submission`.
+      console: Console that shows the progress of preparing the corpus.
+      on_progress: Callback that takes the progress of the runs.
 
     Raises:
-      FolderError: If the text on this machine is not the one that the sender expects.
+      FolderError: If the corpus or the tokenizer on this machine differs from that of the sender.
     """
     from nanoevolve_jax.evidence.work import MAIN
     from nanoevolve_jax.execution.results import result_to_json
@@ -43,7 +48,7 @@ def train(submission: Any, console: Any, on_progress: Any = lambda progress: Non
 
 
 def main(arguments: list[str]) -> None:
-    """Trains the folder of this process; its result is the last line that is printed."""
+    """Trains the runs of the working directory and prints the result as the last line."""
     from nanoevolve_jax.codegen.deployment import folder, registry
     from nanoevolve_jax.execution.machine import private_folder, user_cache
     from nanoevolve_jax.terminal.console import Console

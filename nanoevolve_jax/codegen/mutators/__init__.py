@@ -1,1 +1,1 @@
-"""Who writes code: providers, the calls to them and what those cost, prompts, edits."""
+"""Code generation by providers: profiles, calls and their costs, prompts, and edits."""

@@ -1,10 +1,11 @@
-"""The choice of the next provider: a bandit on realised gain per cost.
+"""Chooses the next provider with a bandit on realised gain per cost.
 
-Thompson sampling with discounts. Each provider has a Beta posterior of its gain per proposal, as a
-share of the largest gain seen, and a draw from it is divided by the cost of a proposal. Older
-outcomes count less, because what can still be gained changes as the search goes on. Draws are used
-instead of bounds because several proposals are under way at once, and with the same history they
-still go to different providers.
+The algorithm is Thompson sampling with discounts. Each provider has a Beta posterior over its gain
+per proposal, as a share of the largest gain so far. A draw from the posterior is divided by the
+provider's average cost per proposal, and the largest quotient wins. Older outcomes count less,
+because the achievable gain changes during the search. Draws are used instead of confidence bounds
+because several proposals with the same history are under way at once, and draws distribute them
+over the providers.
 
 References:
   Xia et al. 2015, Thompson sampling for budgeted multi-armed bandits, IJCAI.
@@ -21,29 +22,29 @@ import numpy as np
 
 from nanoevolve_jax.evolution.proposals import FAILED, Entry
 
-DISCOUNT = 0.98  # weight of an outcome after each further one
-# Least price of a token, so that free providers can be compared. Time has no price, because it
-# varies, and a campaign that is killed must choose like one that is not.
+DISCOUNT = 0.98  # factor on the weight of an outcome for each later outcome
+# Lowest price of a token, which makes free providers comparable. Time has no price because it
+# varies, and a resumed campaign must make the same choices.
 DOLLARS_PER_TOKEN = 1e-7
-LEAST_DOLLARS = 1e-4  # least price of a proposal
-PATIENCE = 3  # failures in a row after which a provider is set aside
+LEAST_DOLLARS = 1e-4  # lowest price of a proposal
+PATIENCE = 3  # number of consecutive failures after which a provider is set aside
 FIRST_REST, LONGEST_REST = 4, 64
 """Number of outcomes for which it is set aside, at first and at most; each failure doubles it."""
 _DRAWS = 2000
 
 
 class Outcome(NamedTuple):
-    """One settled proposal."""
+    """Outcome of a settled proposal."""
 
     provider: str
-    gain: float  # gain over its parent; negative gains count as 0
+    gain: float  # gain in score over the parent; negative gains count as 0
     dollars: float
-    tokens: int  # input and output tokens
-    failed: bool  # whether there was no answer
+    tokens: int  # number of input and output tokens
+    failed: bool  # whether the provider gave no answer
 
 
 def history_of(entries: Iterable[Entry]) -> list[Outcome]:
-    """Returns the outcomes of journal entries."""
+    """Returns the outcomes that journal entries record, in the same order."""
     return [
         Outcome(
             e.provider, e.gain, e.dollars, e.input_tokens + e.output_tokens, e.outcome == FAILED
@@ -53,12 +54,12 @@ def history_of(entries: Iterable[Entry]) -> list[Outcome]:
 
 
 def choose(names: Sequence[str], history: Sequence[Outcome], seed: int | Sequence[int]) -> str:
-    """Returns the provider to ask next; the same for the same arguments.
+    """Returns the name of the provider to ask next. The choice is deterministic.
 
     Args:
-      names: Names of one or more providers.
-      history: Settled proposals, in order.
-      seed: A seed per proposal.
+      names: Names of the providers to choose from, at least one.
+      history: Outcomes of settled proposals, oldest first.
+      seed: Seed of the random draws, different for each proposal.
     """
     able = _able(names, history)
     scores = _draws(able, history, np.random.default_rng(seed), 1)[0]
@@ -66,7 +67,15 @@ def choose(names: Sequence[str], history: Sequence[Outcome], seed: int | Sequenc
 
 
 def chances(names: Sequence[str], history: Sequence[Outcome]) -> dict[str, float]:
-    """Returns the probability of each provider to be chosen next, from many draws."""
+    """Returns the probability that each provider is chosen next, estimated from many draws.
+
+    Args:
+      names: Names of the providers to choose from, at least one.
+      history: Outcomes of settled proposals, oldest first.
+
+    Returns:
+      Probabilities in [0, 1] by name; 0 for providers that are set aside.
+    """
     able = _able(names, history)
     scores = _draws(able, history, np.random.default_rng(0), _DRAWS)
     counts = Counter(np.argmax(scores, axis=1).tolist())
@@ -74,10 +83,14 @@ def chances(names: Sequence[str], history: Sequence[Outcome]) -> dict[str, float
 
 
 def set_aside(history: Sequence[Outcome]) -> frozenset[str]:
-    """Returns the providers that are not asked for a while, because they keep failing.
+    """Returns the names of the providers that are set aside because they keep failing.
 
-    After `PATIENCE` failures in a row a provider rests for `FIRST_REST` outcomes; then it is tried
-    again. Each further failure doubles the rest, and an answer ends it.
+    After `PATIENCE` consecutive failures, a provider is set aside for the next `FIRST_REST`
+    outcomes and then tried again. Each further failure doubles this number, up to `LONGEST_REST`.
+    An answer resets it.
+
+    Args:
+      history: Outcomes of settled proposals, oldest first.
     """
     return frozenset(
         provider
@@ -87,12 +100,12 @@ def set_aside(history: Sequence[Outcome]) -> frozenset[str]:
 
 
 def cost(outcome: Outcome) -> float:
-    """Returns the dollars of a proposal, with the least price of its tokens."""
+    """Returns the cost of a proposal in dollars, with lower bounds per token and per proposal."""
     return max(outcome.dollars, outcome.tokens * DOLLARS_PER_TOKEN, LEAST_DOLLARS)
 
 
 def _able(names: Sequence[str], history: Sequence[Outcome]) -> list[str]:
-    """Returns the names that are not set aside; if all are, the one that has rested longest."""
+    """Returns the names that are not set aside, or the longest unused one if all are."""
     aside = set_aside(history)
     able = [name for name in names if name not in aside]
     return able or [max(names, key=lambda name: _since(name, history))]
@@ -101,11 +114,11 @@ def _able(names: Sequence[str], history: Sequence[Outcome]) -> list[str]:
 def _draws(
     names: Sequence[str], history: Sequence[Outcome], rng: np.random.Generator, count: int
 ) -> np.ndarray:
-    """Returns draws of gain over cost; [count, names]."""
+    """Returns random draws of gain divided by cost, of shape [count, names]."""
     weights = DISCOUNT ** np.arange(len(history))[::-1]
     largest = max((outcome.gain for outcome in history), default=0.0)
     costs = [cost(outcome) for outcome in history]
-    # A provider that was never asked is assumed to cost what others do.
+    # A provider that was never asked is assumed to have the average cost of all proposals.
     usual = float(np.average(costs, weights=weights)) if costs else 1.0
     gains = np.array([max(o.gain, 0.0) / largest if largest > 0 else 0.0 for o in history])
     columns = []
@@ -120,13 +133,13 @@ def _draws(
 
 
 def _since(provider: str, history: Sequence[Outcome]) -> int:
-    """Returns the number of outcomes since the last one of a provider."""
+    """Returns the number of outcomes since the provider's last outcome."""
     places = [i for i, outcome in enumerate(history) if outcome.provider == provider]
     return len(history) - 1 - places[-1] if places else len(history)
 
 
 def _rest(provider: str, history: Sequence[Outcome]) -> int:
-    """Returns for how many outcomes a provider rests, given its failures since its last answer."""
+    """Returns the number of outcomes for which a provider is set aside after its last outcome."""
     own = [outcome.failed for outcome in reversed(history) if outcome.provider == provider]
     failures = own.index(False) if False in own else len(own)
     if failures < PATIENCE:

@@ -1,7 +1,8 @@
-"""Hard limits on calls, tokens, money and time: a call that might exceed one is not made.
+"""Hard limits on calls, tokens, money and time.
 
-What a call may cost at most is known before it is made. What it did cost is what its answer says,
-or the most possible where that is unknown.
+An upper bound on the cost of a call is computed before the call is made, and a call that might
+exceed a limit is not made. The actual cost is the one that the answer reports. Where the answer
+reports nothing, the upper bound counts.
 """
 
 import math
@@ -10,22 +11,22 @@ from typing import NamedTuple
 
 from nanoevolve_jax.codegen.mutators.providers import Provider
 
-BYTES_PER_TOKEN = 3  # at least; English and Python have about four
-MESSAGE_TOKENS = 100  # tokens that an endpoint adds to a prompt, at most
-COMPLAINT_BYTES = 13_000  # bytes by which the second prompt is longer than the first, at most
+BYTES_PER_TOKEN = 3  # low estimate of bytes per token; English and Python have about four
+MESSAGE_TOKENS = 100  # largest number of tokens that an endpoint adds to a prompt
+COMPLAINT_BYTES = 13_000  # largest difference in bytes between the second and the first prompt
 
 
 class Spent(NamedTuple):
-    """Cost of some calls."""
+    """Cost of a set of calls."""
 
-    calls: int = 0  # requests that were or may have been billed
-    tokens: int = 0  # input and output tokens
+    calls: int = 0  # number of requests that were or may have been billed
+    tokens: int = 0  # number of input and output tokens
     dollars: float = 0.0
-    seconds: float = 0.0  # time spent waiting for providers, added up over calls
+    seconds: float = 0.0  # time spent waiting for providers, summed over calls
 
 
 class Limits(NamedTuple):
-    """The most that may be spent; infinity stands for no limit."""
+    """Upper limits on costs; infinity means that there is no limit."""
 
     calls: float = math.inf
     tokens: float = math.inf
@@ -39,12 +40,12 @@ def prompt_tokens(prompt: str) -> int:
 
 
 def worst_attempt(provider: Provider, prompt: str) -> tuple[int, int]:
-    """Returns the largest numbers of input and output tokens of one attempt."""
+    """Returns upper bounds on the numbers of input and output tokens of an attempt."""
     return prompt_tokens(prompt) + provider.overhead_tokens, provider.max_output_tokens
 
 
 def worst_call(provider: Provider, prompt: str) -> Spent:
-    """Returns the most that one call may cost, all its attempts and pauses included."""
+    """Returns an upper bound on the cost of a call, including all its attempts and pauses."""
     tokens = worst_attempt(provider, prompt)
     attempts = provider.attempts
     pauses = provider.retries * max(provider.backoff_max_seconds, provider.backoff_seconds)
@@ -57,25 +58,31 @@ def worst_call(provider: Provider, prompt: str) -> Spent:
 
 
 def worst_proposal(provider: Provider, prompt: str) -> Spent:
-    """Returns the most that a proposal may cost: a call, and a second one with a longer prompt."""
+    """Returns an upper bound on the cost of a proposal.
+
+    A proposal makes up to two calls, and the second call has a longer prompt.
+    """
     longer = prompt + " " * COMPLAINT_BYTES
     return total([worst_call(provider, prompt), worst_call(provider, longer)])
 
 
 def total(parts: Iterable[Spent]) -> Spent:
-    """Returns the sum of some costs. It does not depend on their order."""
+    """Returns the sum of costs. The rounding of the sum does not depend on their order."""
     calls, tokens, dollars, seconds = tuple(zip(*parts, strict=True)) or ((),) * 4
     return Spent(sum(calls), sum(tokens), math.fsum(dollars), math.fsum(seconds))
 
 
 def exceeded(limits: Limits, spent: Spent, reserved: Spent, worst: Spent) -> str | None:
-    """Returns the first limit that a call might exceed, as a phrase; None if it may be made.
+    """Returns a phrase about the first limit that a call might exceed, or None.
 
     Args:
-      limits: What must not be exceeded.
+      limits: Limits on the total cost.
       spent: Cost of the calls that have ended.
-      reserved: The most that the calls under way may cost.
-      worst: The most that the new call may cost.
+      reserved: Upper bound on the cost of the calls under way.
+      worst: Upper bound on the cost of the new call.
+
+    Returns:
+      Phrase with the name and value of the limit, or None if the call may be made.
     """
     for name, limit in limits._asdict().items():
         past, held, more = (getattr(part, name) for part in (spent, reserved, worst))
@@ -88,7 +95,7 @@ def exceeded(limits: Limits, spent: Spent, reserved: Spent, worst: Spent) -> str
 
 
 def describe(spent: Spent) -> str:
-    """Returns a cost as one line."""
+    """Returns a description of a cost as one line."""
     return (
         f"paid requests: {spent.calls}; tokens: {spent.tokens:,}; dollars: {spent.dollars:.6f}; "
         f"seconds: {spent.seconds:.1f}"

@@ -1,8 +1,9 @@
-"""Calls to providers: attempts with pauses between them, and their cost in the run folder.
+"""Calls to providers, with retries, and their costs in the run folder.
 
-A call is one folder. `request.json` is written before anything is sent and `answer.json` when the
-call has ended, so an answer is never paid for twice. If the process dies in between, its answer is
-lost: the next process asks again, and the lost call counts at the most that it may have cost.
+Each call has its own folder. `request.json` is written before anything is sent, and `answer.json`
+is written when the call has ended. A stored answer is reused and not paid for again. If the process
+is killed between the two writes, the answer is lost. The next process then repeats the call, and
+the lost call counts at the upper bound on its cost.
 """
 
 import asyncio
@@ -40,46 +41,47 @@ from nanoevolve_jax.execution.json_files import Count, read_json, write_json
 
 FORMAT = 1
 REQUEST, ANSWER = "request.json", "answer.json"
-CALLS = "proposals/*/try-*"  # folders of the calls in a run folder
-LONGEST_FAILURE = 500  # characters
+CALLS = "proposals/*/try-*"  # pattern of the calls' folders in a run folder
+LONGEST_FAILURE = 500  # length of a failure's text, in characters
 
 Amount = Annotated[float, Meta(ge=0)]
 Permit = Callable[[Provider, str], str | None]
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The result of one call; also the content of `answer.json`."""
+    """Result of a call, which is also the content of `answer.json`."""
 
     text: str
     input_tokens: Count
     output_tokens: Count
     dollars: Amount
-    seconds: Amount  # time waited, pauses between attempts included
-    requests: Count  # attempts that may have been billed
-    estimated: Count  # billed attempts whose tokens are unknown; they count as the most possible
-    failure: str | None  # why there is no text, in one line
+    seconds: Amount  # duration of the call, including pauses between attempts
+    requests: Count  # number of attempts that may have been billed
+    estimated: Count  # number of these attempts whose tokens are unknown; upper bounds are used
+    failure: str | None  # reason why there is no text, as one line
     provider: str
     model: str
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)] = FORMAT
 
 
 class NotPermitted(CodegenError):
-    """A call that was not made, because it might exceed a limit."""
+    """Error raised if a call is not made because it might exceed a limit."""
 
 
 async def ask(
     provider: Provider, prompt: str, folder: Path, permit: Permit = lambda *_: None
 ) -> Answer:
-    """Returns the answer to a prompt; an answer that is already in the folder is returned again.
+    """Returns the answer to a prompt, reusing an answer that is already stored in the folder.
 
     Args:
-      provider: Profile to ask.
-      prompt: The only message of the call.
-      folder: Folder of this call alone; created if it is missing.
-      permit: Returns why a new call must not be made, or None.
+      provider: Profile of the provider.
+      prompt: Text of the only message of the call.
+      folder: Folder of the call, used by no other call; created if it is missing.
+      permit: Function that takes the profile and the prompt, and returns the reason why a new call
+        must not be made, or None.
 
     Raises:
-      NotPermitted: If `permit` refuses.
+      NotPermitted: If `permit` returns a reason.
       ProviderError: If this machine lacks something that the provider needs.
       CodegenError: If a file of the folder is damaged.
     """
@@ -109,18 +111,22 @@ async def call(
     clock: Callable[[], float] = time.monotonic,
     draw: Callable[[], float] = random.random,
 ) -> Answer:
-    """Repeats an attempt until it succeeds, cannot succeed, or the profile allows no more.
+    """Repeats an attempt until it succeeds, retrying is pointless, or the attempts are used up.
 
-    A pause lasts as long as the provider asks for. Otherwise it doubles each time, and up to half
-    of it is taken away at random, so that callers that failed together do not return together.
+    The pause between two attempts is the wait that the provider requests. If it requests none, the
+    pause doubles each time and is shortened at random by up to half, so that callers that failed at
+    the same time do not retry at the same time.
 
     Args:
-      provider: Profile that is asked.
-      prompt: The prompt, for the cost of attempts whose tokens are unknown.
-      attempt: Makes one attempt; raises nothing.
-      sleep: Waits for a number of seconds.
-      clock: Returns seconds.
-      draw: Returns a random number in [0, 1).
+      provider: Profile of the provider.
+      prompt: Prompt of the call, which bounds the cost of attempts whose tokens are unknown.
+      attempt: Function that makes an attempt and raises no exception.
+      sleep: Function that waits for the given number of seconds.
+      clock: Function that returns the time in seconds.
+      draw: Function that returns a random number in [0, 1).
+
+    Returns:
+      Answer with the summed cost of all attempts and the text or failure of the last one.
     """
     import tenacity
 
@@ -180,13 +186,24 @@ def _answer(
 
 
 def environment_of(provider: Provider, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that a call may see: PATH, HOME and those that its profile names."""
+    """Returns the environment variables of a call: PATH, HOME and those that its profile names.
+
+    Args:
+      provider: Profile of the provider.
+      environment: Environment variables of this process.
+    """
     names = ("PATH", "HOME", provider.key_env, *provider.env)
     return {name: environment[name] for name in names if name in environment}
 
 
 def cleaned(answer: Answer, provider: Provider, environment: Mapping[str, str]) -> Answer:
-    """Returns an answer that can be stored: valid Unicode, failures in one line, no secrets."""
+    """Returns an answer that can be stored: valid Unicode without secrets, with one-line failures.
+
+    Args:
+      answer: Answer of the provider.
+      provider: Profile of the provider, which names the variables that contain secrets.
+      environment: Environment variables of the call.
+    """
     secrets = [environment.get(name, "") for name in (provider.key_env, *provider.env)]
 
     def clean(text: str) -> str:
@@ -205,17 +222,27 @@ class _RequestDocument(TypedDict):
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
     provider: dict[str, Any]
     prompt: str
-    lost: NotRequired[Count]  # earlier calls from this folder whose answers were lost
+    lost: NotRequired[Count]  # number of earlier calls from this folder whose answers were lost
 
 
 def write_request(folder: Path, provider: Provider, prompt: str, lost: int = 0) -> None:
-    """Writes what a call sends, before it is sent."""
+    """Writes `request.json`, which must exist before a request is sent.
+
+    Args:
+      folder: Folder of the call.
+      provider: Profile of the provider.
+      prompt: Prompt of the call.
+      lost: Number of earlier calls from the folder whose answers were lost.
+    """
     document = {"provider": to_json(provider), "prompt": prompt, "lost": lost}
     write_json(folder / REQUEST, {"format": FORMAT} | document)
 
 
 def read_answer(folder: Path) -> Answer | None:
-    """Reads the answer in a folder; None if there is none.
+    """Returns the answer that is stored in a call's folder, or None if there is none.
+
+    Args:
+      folder: Folder of the call.
 
     Raises:
       CodegenError: If the file is damaged.
@@ -225,7 +252,12 @@ def read_answer(folder: Path) -> Answer | None:
 
 
 def lost_calls(folder: Path) -> int:
-    """Returns how many calls from a folder have no answer and never will have one.
+    """Returns the number of calls from a folder that ended without a stored answer.
+
+    A call that is under way in another process is counted too.
+
+    Args:
+      folder: Folder of the calls.
 
     Raises:
       CodegenError: If a file is damaged.
@@ -246,20 +278,30 @@ def _read(path: Path, kind: type) -> Any:
 
 
 def answers_of(directory: Path) -> list[Answer]:
-    """Returns all answers in a run folder, in the order of its proposals."""
+    """Returns all answers that are stored in a run folder, in the order of its proposals.
+
+    Args:
+      directory: Run folder.
+
+    Raises:
+      CodegenError: If a file is damaged.
+    """
     answers = (read_answer(folder) for folder in sorted(directory.glob(CALLS)))
     return [answer for answer in answers if answer is not None]
 
 
 def cost_of(answers: Iterable[Answer]) -> Spent:
-    """Returns the cost of some answers."""
+    """Returns the total cost of answers."""
     return total(
         Spent(a.requests, a.input_tokens + a.output_tokens, a.dollars, a.seconds) for a in answers
     )
 
 
 def lost_cost(directory: Path) -> Spent:
-    """Returns the most that the lost calls of a run folder may have cost.
+    """Returns an upper bound on the cost of the lost calls of a run folder.
+
+    Args:
+      directory: Run folder.
 
     Raises:
       CodegenError: If a file is damaged.
@@ -277,6 +319,16 @@ def lost_cost(directory: Path) -> Spent:
 
 
 def permitted(limits: Limits, directory: Path, provider: Provider, prompt: str) -> str | None:
-    """Returns which limit a new call in a run folder might exceed; None if it may be made."""
+    """Returns a phrase about the limit that a new call might exceed, or None if it may be made.
+
+    Args:
+      limits: Limits on the total cost of the run folder.
+      directory: Run folder.
+      provider: Profile of the provider.
+      prompt: Prompt of the new call.
+
+    Raises:
+      CodegenError: If a file of an earlier call is damaged.
+    """
     spent = total([cost_of(answers_of(directory)), lost_cost(directory)])
     return exceeded(limits, spent, Spent(), worst_call(provider, prompt))

@@ -1,4 +1,4 @@
-"""One attempt with a command-line agent, in an empty folder and a process group of its own."""
+"""Attempts with a command-line agent, which runs in a new folder and its own process group."""
 
 import asyncio
 import contextlib
@@ -19,9 +19,10 @@ from nanoevolve_jax.codegen.mutators.replies import (
     token_count,
 )
 
-MAX_BYTES = 4_000_000  # bytes of an output that are read
+MAX_BYTES = 4_000_000  # largest number of bytes of an output that are read
 
-# Becomes the command. On Linux it is killed with its parent, and it leaves no core dump.
+# Python program that replaces itself with the command. It forbids core dumps and, on Linux, makes
+# the kernel kill the command when its parent ends.
 _LAUNCHER = """\
 import ctypes, os, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -32,25 +33,27 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 async def attempt(provider: Command, prompt: str, environment: Mapping[str, str]) -> Attempt:
-    """Runs a command once; raises nothing.
+    """Runs a command once and returns its outcome.
 
-    Its process group is killed at the time limit, and when the command ends.
+    The process group of the command is killed when the command ends or reaches its time limit.
 
     Args:
       provider: Profile of the command.
-      prompt: Text of `{prompt_file}`, and of standard input if the profile asks for that.
-      environment: All environment variables of the command.
+      prompt: Text of the file `{prompt_file}`, also passed on standard input if the profile sets
+        `prompt_on_stdin`.
+      environment: Complete environment of the command.
     """
     with tempfile.TemporaryDirectory(prefix="nanoevolve-", ignore_cleanup_errors=True) as name:
         private = Path(name)
-        folder = private / "work"  # the command does not see the files of its output
+        folder = private / "work"  # keeps the files with the output out of the command's folder
         folder.mkdir()
         files = {"prompt_file": folder / "prompt.txt", "answer_file": folder / "answer.txt"}
         files["prompt_file"].write_text(prompt, encoding="utf-8")
         places = files | {"folder": folder, "model": provider.model}
         arguments = filled(provider.command, {key: str(places[key]) for key in PLACES})
         code = await _run(provider, arguments, private, files["prompt_file"], environment)
-        if code is None:  # tokens that it has reported so far are fewer than it used
+        # The tokens that a killed command has reported are incomplete, so they are left unknown.
+        if code is None:
             limit = f"{provider.timeout_seconds:g} s"
             failure = f"{arguments[0]} took longer than {limit} and was killed"
             return Attempt(failure=failure, again=True)
@@ -79,7 +82,7 @@ async def _run(
     prompt_file: Path,
     environment: Mapping[str, str],
 ) -> int | None:
-    """Runs a command to its end; returns its exit code, or None if it had to be killed."""
+    """Runs a command and returns its exit code, or None if it reached its time limit."""
     given = prompt_file if provider.prompt_on_stdin else Path(os.devnull)
     with (
         open(given, "rb") as stdin,
@@ -101,11 +104,11 @@ async def _run(
         return None
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # processes that it left behind as well
+            os.killpg(process.pid, signal.SIGKILL)  # also kills processes that it left behind
 
 
 def _text(path: Path) -> str:
-    """Returns the beginning of a file as text; empty if it is a link or not a regular file."""
+    """Returns the beginning of a file as text, or "" if it is a link or cannot be opened."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -115,17 +118,17 @@ def _text(path: Path) -> str:
 
 
 def _documents(printed: str) -> Iterator[Any]:
-    """Yields the JSON of an output: the whole, or each of its lines that is JSON."""
+    """Yields the output as one JSON document, or each line of it that is JSON."""
     with contextlib.suppress(ValueError, RecursionError):
         yield json.loads(printed)
         return
-    for line in printed.split("\n"):  # other line breaks may occur inside strings
+    for line in printed.split("\n"):  # `splitlines` would also split at breaks inside strings
         with contextlib.suppress(ValueError, RecursionError):
             yield json.loads(line)
 
 
 def _values(documents: Iterable[Any], path: str) -> list[Any]:
-    """Returns the values at a dotted path, in which `*` is any name or index."""
+    """Returns the values at a dotted path, in which `*` matches any name or index."""
     nodes = list(documents)
     for name in path.split("."):
         inner: list[Any] = []
@@ -139,9 +142,10 @@ def _values(documents: Iterable[Any], path: str) -> list[Any]:
 
 
 def _usage(documents: list[Any], provider: Command) -> dict[str, Any]:
-    """Returns the reported usage; a figure that cannot be true is unknown.
+    """Returns the usage that a command reports. Implausible numbers are replaced by None.
 
-    Zero dollars are the report of a command that knows no price, unless the profile has none.
+    A reported price of zero means that the command has no price list, unless the profile says that
+    the provider is free.
     """
     dollars = _sum(documents, provider.dollars_at)
     free = provider.dollars_in == provider.dollars_out == provider.dollars_call == 0
@@ -153,7 +157,7 @@ def _usage(documents: list[Any], provider: Command) -> dict[str, Any]:
 
 
 def _sum(documents: list[Any], paths: Iterable[str]) -> float | None:
-    """Returns the sum of the numbers at some paths; None if one is missing or not an amount."""
+    """Returns the sum of the values at the paths; None without values or if one is not valid."""
     values = [value for path in paths for value in _values(documents, path) if value is not None]
     amounts = all(
         isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS

@@ -1,7 +1,8 @@
 """Keeps keys out of files, messages and core dumps.
 
-A key belongs in the environment variable that a profile names. A profile that contains one is
-refused. Answers and messages are redacted as well, in case an endpoint or a command repeats a key.
+A key must be stored in the environment variable that a profile names, and a profile that contains a
+key is refused. Answers and messages are redacted as well, in case an endpoint or a command repeats
+a key.
 """
 
 import re
@@ -9,7 +10,7 @@ import resource
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-SHORTEST_SECRET = 8  # characters; anything shorter may be a word of an answer
+SHORTEST_SECRET = 8  # length in characters; shorter texts may be words of an answer
 HIDDEN = "[secret]"
 
 _SECRET_NAME = (
@@ -25,10 +26,10 @@ _BEARER = re.compile(r"(?i)(\bbearer\s+)[^\s\"'<>,)\]}]+")
 
 
 def is_plain_url(url: str) -> bool:
-    """Returns whether a URL is http or https and has no part that could hold a key."""
+    """Returns whether a URL is http or https and has no part that could contain a key."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises if it is not a number
+        _ = parts.port  # raises a ValueError if the port is not a valid number
     except ValueError:
         return False
     unsafe = re.search(r"[\s@?#\\]", url)
@@ -36,12 +37,17 @@ def is_plain_url(url: str) -> bool:
 
 
 def names_secret(name: str) -> bool:
-    """Returns whether a field or a flag is named like one that holds a key."""
+    """Returns whether the name of a field or flag suggests that its value is a key."""
     return _NAMED.fullmatch(name.strip().lstrip("-")) is not None
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Returns a text without the given secrets, and without the single lines of them."""
+    """Returns a text in which the given secrets, and single lines of them, are replaced.
+
+    Args:
+      text: Text that may contain secrets.
+      secrets: Secrets to replace. Secrets shorter than `SHORTEST_SECRET` are kept.
+    """
     lines = {line.strip() for secret in secrets for line in (secret, *secret.splitlines())}
     for secret in sorted(lines, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
@@ -50,12 +56,12 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def redacted(text: str) -> str:
-    """Returns a text without credentials in URLs and headers."""
+    """Returns a text in which credentials in URLs and bearer headers are replaced."""
     text = _USER_INFO.sub(rf"\1{HIDDEN}@", text)
     text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     return _BEARER.sub(rf"\1{HIDDEN}", text)
 
 
 def forbid_core_dumps() -> None:
-    """Forbids core dumps of this process and its children, because their memory may hold keys."""
+    """Forbids core dumps of this process and its children, whose memory may contain keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
