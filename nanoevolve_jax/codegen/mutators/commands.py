@@ -144,8 +144,7 @@ def _values(documents: Iterable[Any], path: str) -> list[Any]:
 def _usage(documents: list[Any], provider: Command) -> dict[str, Any]:
     """Returns the usage that a command reports. Implausible numbers are replaced by None.
 
-    A reported price of zero means that the command has no price list, unless the profile says that
-    the provider is free.
+    A reported price of zero counts as unknown, unless all prices of the profile are zero.
     """
     dollars = _sum(documents, provider.dollars_at)
     free = provider.dollars_in == provider.dollars_out == provider.dollars_call == 0

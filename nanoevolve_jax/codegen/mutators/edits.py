@@ -1,6 +1,7 @@
-"""From the text of an answer to new source: SEARCH/REPLACE blocks, or whole functions.
+"""Applies the edits of an answer to a source.
 
-The answer is parsed here and never run. The sandbox decides whether the source may run.
+The edits are SEARCH/REPLACE blocks or complete functions. This module parses the answer and never
+runs it. The new source is validated later in the sandbox.
 """
 
 import ast
@@ -17,26 +18,31 @@ from nanoevolve_jax.codegen.mutators.markup import (
 )
 from nanoevolve_jax.codegen.validation.language import parse
 
-MAX_BYTES = 100_000  # bytes of an answer without its reasoning; no slot needs nearly as many
-LONGEST_ANSWER = 4_000_000  # characters of an answer with its reasoning
+MAX_BYTES = 100_000  # limit for an answer without its reasoning; slots need far fewer
+LONGEST_ANSWER = 4_000_000  # limit for an answer with its reasoning, in characters
 GIVEN = {"jax": "jax", "jnp": "jax.numpy", "lax": "jax.lax", "math": "math"}
 """Modules by the name under which every source has them."""
 
 
 def apply(answer: str, source: str, slot: str) -> str:
-    """Returns the source after the edits of an answer.
+    """Returns the source after the edits of an answer have been applied.
 
-    Imports of names that every source has are dropped, because they change nothing.
+    An answer has one of three forms:
+
+    *   SEARCH/REPLACE blocks, inside or outside code blocks.
+    *   Code blocks. Their functions and constants replace definitions with the same names, and
+        definitions with new names are added.
+    *   Python code without any markup, treated like a code block.
+
+    Imports of modules that every source can use are removed, because they have no effect.
 
     Args:
-      answer: SEARCH/REPLACE blocks, in code blocks or not; or code blocks whose functions and
-        constants replace those of the same name, and are added where there is none; or nothing but
-        Python. Reasoning in it is dropped.
+      answer: Text of the answer. Reasoning in it is ignored.
       source: Source to edit.
-      slot: Name of the function that the source must define.
+      slot: Name of the function that the new source must define.
 
     Raises:
-      EditError: If the edits cannot be applied, break the syntax or change nothing.
+      EditError: If the edits cannot be applied, break the syntax or have no effect.
     """
     lines = _without_reasoning(answer).split("\n")
     edited = source
@@ -64,12 +70,12 @@ def _without_reasoning(answer: str) -> str:
 
 
 def _replaced(source: str, block: Block, number: int) -> str:
-    """Returns the source with a block applied. Blanks at the ends of lines do not count."""
+    """Returns the source with a block applied. Spaces at the ends of lines are ignored."""
     if not any(line.strip() for line in block.search):
         raise EditError(f"the SEARCH of block {number} is empty; quote the lines to be replaced")
     lines = source.split("\n")
     places = _places(lines, block)
-    if not places and block.indent:  # the whole block is indented, as in a list
+    if not places and block.indent:  # the block may be indented, as in a list
         block = block.dedented()
         places = _places(lines, block)
     first = next(line.strip() for line in block.search if line.strip())[:LONGEST_QUOTE]
@@ -88,7 +94,7 @@ def _replaced(source: str, block: Block, number: int) -> str:
 
 
 def _places(lines: Sequence[str], block: Block) -> list[int]:
-    """Returns the indices at which the SEARCH of a block occurs in a source."""
+    """Returns the indices of the lines at which the SEARCH of a block occurs in a source."""
     wanted = [line.rstrip() for line in block.search]
     known = [line.rstrip() for line in lines]
     count = len(wanted)
@@ -100,7 +106,8 @@ def _code(lines: Sequence[str], slot: str) -> list[str]:
     fenced = list(code_blocks(lines))
     pieces = [code.text for code in fenced if code.is_python]
     unnamed = [code.text for code in fenced if not code.language]
-    # Beside code blocks of Python, blocks without a language may hold formulas or output.
+    # If there are Python blocks, blocks without a language may contain formulas or output instead
+    # of code.
     pieces += [code for code in unnamed if not pieces or _tree(code) is not None]
     text = "\n".join(lines)
     if not fenced and (tree := _tree(text)) is not None and slot in _definitions(tree):
@@ -111,10 +118,10 @@ def _code(lines: Sequence[str], slot: str) -> list[str]:
 
 
 def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
-    """Returns the source with its functions and constants replaced by those of some code."""
+    """Returns the source with definitions replaced by, or added from, pieces of code."""
     known = _definitions(_parsed(source, "the source"))
     given: dict[str, str] = {}
-    quotes = False  # whether some code repeats what the source has
+    quotes = False  # whether a piece repeats a definition of the source unchanged
     for piece in pieces:
         lines = piece.split("\n")
         for node in _parsed(piece, "a code block").body:
@@ -141,7 +148,10 @@ def _merged(source: str, pieces: Sequence[str], slot: str) -> str:
 
 
 def _with(source: str, known: dict[str, ast.stmt], given: dict[str, str], slot: str) -> str:
-    """Returns the source with definitions replaced by name; new ones come before the slot's."""
+    """Returns the source with definitions replaced by name.
+
+    New definitions are inserted before the function of the slot.
+    """
     lines = source.split("\n")
     added = "\n\n\n".join(text for name, text in given.items() if name not in known)
     for name, node in sorted(known.items(), key=lambda item: -item[1].lineno):
@@ -154,7 +164,7 @@ def _with(source: str, known: dict[str, ast.stmt], given: dict[str, str], slot: 
 
 
 def _without_imports(source: str, tree: ast.Module) -> str:
-    """Returns the source without the lines that only import names that every source has."""
+    """Returns the source without lines that only import modules that every source can use."""
     dropped: set[int] = set()
     kept: set[int] = set()
     for node in tree.body:
@@ -167,7 +177,7 @@ def _without_imports(source: str, tree: ast.Module) -> str:
 
 
 def _imports_given(node: ast.stmt) -> bool:
-    """Returns whether a statement imports nothing but names that every source has."""
+    """Returns whether a statement only imports modules that every source can use."""
     if isinstance(node, ast.Import):
         names = [(alias.asname, alias.name) for alias in node.names]
         bound = [(name, path) if name else (path.split(".")[0],) * 2 for name, path in names]
@@ -195,7 +205,7 @@ def _parsed(code: str, what: str) -> ast.Module:
         return parse(code)
     except SyntaxError as error:
         raise EditError(f"{what} has a syntax error in line {error.lineno}: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError):  # zero bytes; too deep
+    except (ValueError, RecursionError, MemoryError):  # null bytes, or nested too deeply
         raise EditError(f"{what} is nested too deeply or is not text") from None
 
 
@@ -207,12 +217,12 @@ def _same(tree: ast.AST, other: ast.AST) -> bool:
 
 
 def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
-    """Returns the functions and constants at the top of a module."""
+    """Returns the top-level functions and constants of a module by name."""
     return {name: node for node in tree.body if (name := _name(node))}
 
 
 def _name(node: ast.stmt) -> str | None:
-    """Returns the name that a statement defines; None if it is not a function or a constant."""
+    """Returns the name of a function or constant that a statement defines; None for others."""
     if isinstance(node, ast.FunctionDef):
         return node.name
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -225,6 +235,6 @@ def _name(node: ast.stmt) -> str | None:
 
 
 def _first_line(node: ast.stmt) -> int:
-    """Returns the index of a statement's first line, its decorators included."""
+    """Returns the index of a statement's first line, including its decorators."""
     decorators = getattr(node, "decorator_list", [])
     return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1

@@ -1,4 +1,4 @@
-"""One attempt at an OpenAI-compatible endpoint."""
+"""Attempts to get an answer from an OpenAI-compatible endpoint."""
 
 import asyncio
 import os
@@ -10,20 +10,20 @@ from nanoevolve_jax.codegen.mutators import replies
 from nanoevolve_jax.codegen.mutators.providers import Api
 from nanoevolve_jax.codegen.mutators.replies import Attempt
 
-NO_KEY = "none"  # sent to an endpoint that needs no key
+NO_KEY = "none"  # key that is sent to an endpoint that does not need one
 _READ_BY_CLIENT = re.compile(r"OPENAI_.*|.*_PROXY|SSL_CERT_.*", re.IGNORECASE)
 
 
 async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) -> Attempt:
-    """Sends a prompt once; raises nothing.
+    """Sends a prompt once and returns the outcome. Failures are returned, not raised.
 
-    The client's own retries are off. They would hide attempts that may have been billed, and repeat
-    requests of an account whose quota is exhausted.
+    The client's own retries are turned off. They would hide attempts that may have been billed, and
+    would repeat requests after the quota of an account is exhausted.
 
     Args:
       provider: Profile of the endpoint.
-      prompt: The only message.
-      environment: Variables, among them the one that holds the key.
+      prompt: Text of the only message.
+      environment: Environment variables of the call, including the one that contains the key.
     """
     import openai
 
@@ -35,7 +35,7 @@ async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) ->
     late = Attempt(failure=f"no answer within {provider.timeout_seconds:g} s", again=True)
     try:
         async with (
-            # The client's own limit starts again with every byte that arrives.
+            # The client's own time limit restarts with every byte that arrives.
             asyncio.timeout(provider.timeout_seconds),
             _client(provider, environment) as client,
         ):
@@ -52,14 +52,14 @@ async def attempt(provider: Api, prompt: str, environment: Mapping[str, str]) ->
         reached = type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
         failure = f"connection to {provider.base_url} failed: {cause or error}"
         return Attempt(failure=failure, paid=reached, again=True)
-    except Exception as error:  # an endpoint may send anything
+    except Exception as error:  # an endpoint may send malformed data of any kind
         return Attempt(failure=f"the reply cannot be read: {error!r}")
 
 
 def _client(provider: Api, environment: Mapping[str, str]) -> Any:
-    """Returns a client that sees no variables but those of its profile.
+    """Returns a client that reads only the environment variables of its profile.
 
-    By itself it would also read keys, headers and proxies that are meant for other endpoints.
+    By default the client would also read keys, headers and proxies intended for other endpoints.
     """
     import openai
 

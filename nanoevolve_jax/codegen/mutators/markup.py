@@ -1,24 +1,25 @@
-"""The layout of an answer: reasoning, SEARCH/REPLACE blocks and code blocks.
+"""Parses the layout of an answer: reasoning, SEARCH/REPLACE blocks and code blocks.
 
-Reasoning contains drafts that the model has rejected, so nothing in it may be applied. When in
-doubt more is dropped: asking again costs one call, applying a draft spoils the experiment.
+Reasoning contains drafts that the model has rejected, so nothing in it may be applied. Ambiguous
+text is treated as reasoning, because another try costs only a call, while an applied draft would
+invalidate the experiment.
 
-1. Text between an opening and a closing tag is reasoning. Tags nest.
-2. A closing tag without an opening one ends reasoning that began with the text. The same holds for
-   the channel `final` of a model that writes in channels.
-3. Reasoning without an end means that there is no answer.
-4. A tag between backticks is text. A tag anywhere else counts, even in a comment of code.
+1. Text between an opening and a closing tag is reasoning. Tags can be nested.
+2. A closing tag without an opening tag ends reasoning that began at the start of the text. If a
+   model writes in channels, the start of the channel `final` does the same.
+3. An answer whose reasoning has no end is invalid.
+4. A tag between backticks is text. A tag anywhere else counts, even in a code comment.
 
-Everything takes time linear in the length of the answer.
+The running time of each function is linear in the length of the answer.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-LONGEST_QUOTE = 80  # characters of an answer that a message quotes
+LONGEST_QUOTE = 80  # largest number of characters that a message quotes from an answer
 
-# Words that may follow SEARCH or REPLACE: a colon, or one file name, block number or the like.
+# Text that may follow SEARCH or REPLACE, such as a colon, a file name or a block number.
 _LABEL = (
     r"""(?!\w)[ \t:("'`\[]*+(?:(?:file|path|block|lines?)[ \t:#]*+)?+"""
     r"""[\w./\\-]*+[ \t:)"'`\]]*+"""
@@ -54,18 +55,22 @@ _TAG = re.compile(
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-_STRIPPED_CHANNEL = re.compile(r"\s*analysis[A-Z]")  # a server has removed the special tokens
+_STRIPPED_CHANNEL = re.compile(r"\s*analysis[A-Z]")  # start if a server removed special tokens
 _STRIPPED_FINAL = "assistantfinal"
 _LAST_TOKENS = re.compile(r"(?:\s*+(?:<[|｜][\w▁]{1,40}[|｜]>|</s>|<end_of_turn>))++\s*+\Z")
-_TAIL = 200  # characters at the end of an answer in which last tokens are looked for
+_TAIL = 200  # number of characters at the end of an answer that are searched for last tokens
 
 
 class EditError(ValueError):
-    """An answer that gives no source; the message is for the author of the answer."""
+    """Error raised if an answer cannot be applied. The message addresses the model."""
 
 
 def plain(answer: str) -> str:
-    """Returns an answer with plain blanks and line ends, without colours and zero-width marks."""
+    """Returns an answer in plain characters.
+
+    Unusual spaces and line breaks are replaced by " " and "\\n". Colour codes and invisible
+    characters are removed.
+    """
     return _ESCAPE.sub("", answer).translate(_PLAIN).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -73,35 +78,38 @@ def plain(answer: str) -> str:
 
 
 class Block(NamedTuple):
-    """One SEARCH/REPLACE block, as lines."""
+    """SEARCH/REPLACE block."""
 
-    search: tuple[str, ...]
-    replace: tuple[str, ...]
-    indent: int  # blanks before its SEARCH marker
+    search: tuple[str, ...]  # lines to replace
+    replace: tuple[str, ...]  # new lines
+    indent: int  # number of spaces before the SEARCH marker
 
     def dedented(self) -> "Block":
-        """Returns the block moved to the left by the indentation of its marker."""
+        """Returns the block with its lines dedented by the indentation of its marker."""
         parts = (self.search, self.replace)
         return Block(*(tuple(_dedented(x, self.indent) for x in part) for part in parts), 0)
 
 
 class Code(NamedTuple):
-    """One code block."""
+    """Code block of an answer."""
 
-    language: str  # in lower case; empty if it names none
+    language: str  # name of the language in lower case; empty if there is none
     text: str
 
     @property
     def is_python(self) -> bool:
-        """Whether its language is a name of Python."""
+        """Whether the language of the block is Python."""
         return _PYTHON.fullmatch(self.language) is not None
 
 
 def blocks(lines: Sequence[str]) -> Iterator[Block]:
     """Yields the SEARCH/REPLACE blocks of an answer.
 
+    Args:
+      lines: Lines of the answer.
+
     Raises:
-      EditError: If a marker is missing or ambiguous, because an edit could be lost.
+      EditError: If a marker is missing or ambiguous, because an edit could otherwise be lost.
     """
     parts: list[list[str]] = []  # lines of the current block, one list per part
     indent = 0
@@ -132,10 +140,13 @@ def blocks(lines: Sequence[str]) -> Iterator[Block]:
 
 
 def code_blocks(lines: Sequence[str]) -> Iterator[Code]:
-    """Yields the code blocks of an answer, without the indentation of their fences.
+    """Yields the code blocks of an answer, dedented by the indentation of their fences.
+
+    Args:
+      lines: Lines of the answer.
 
     Raises:
-      EditError: If the last one is not closed.
+      EditError: If the last code block is not closed.
     """
     fence, language, indent = "", "", 0
     inside: list[str] = []
@@ -176,10 +187,13 @@ def _dedented(line: str, indent: int) -> str:
 
 
 def without_reasoning(answer: str) -> str:
-    """Returns an answer without the reasoning in it.
+    """Returns an answer without its reasoning.
+
+    Args:
+      answer: Text that `plain` returned.
 
     Raises:
-      EditError: If reasoning has no end.
+      EditError: If the reasoning has no end.
     """
     if _STRIPPED_CHANNEL.match(answer):
         _, final, answer = answer.rpartition(_STRIPPED_FINAL)
@@ -198,13 +212,13 @@ def without_reasoning(answer: str) -> str:
         if tag["channel"] and tag["channel"].lower() == "final":
             kept, depth, in_channel = [], 0, False
         elif tag["end"] and (in_channel or tag[0].startswith("<|")):
-            if in_channel:  # otherwise it ends the message
+            if in_channel:  # outside a channel, the tag ends the message
                 depth, in_channel = 0, False
         elif _closes(tag):
             if depth == 0:
                 kept = []
             depth = max(depth - 1, 0)
-        else:  # a model may repeat the tag that its template has opened
+        else:  # a model may repeat an opening tag that its template has already written
             repeated = not between.strip() and tag[0].lower() == last.lower()
             depth += not (repeated or (in_channel and tag["channel"]))
             in_channel = in_channel or bool(tag["channel"])

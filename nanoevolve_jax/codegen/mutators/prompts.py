@@ -1,4 +1,4 @@
-"""Prompts: pure functions of plain data, and the contract of each slot in words."""
+"""Prompts, computed by pure functions from plain data, with a description of each slot."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,40 +10,40 @@ from nanoevolve_jax.codegen.validation.vocabulary import BUILTINS, MODULES
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, Leaf
 
 MAX_COST = 4.0  # default of `codegen.max_cost`
-_MODULES = ("jnp", "jnp.linalg", "lax", "jax.nn", "math")  # whose functions are listed
-LONGEST_QUOTE = 8_000  # bytes of an answer that the second prompt quotes
-LONGEST_WRONG = 1_000  # characters of what was wrong with it
+_MODULES = ("jnp", "jnp.linalg", "lax", "jax.nn", "math")  # modules whose functions are listed
+LONGEST_QUOTE = 8_000  # largest number of bytes that the second prompt quotes from an answer
+LONGEST_WRONG = 1_000  # largest number of characters that describe the fault of the answer
 
 
 class Evidence(NamedTuple):
-    """Measurements of a candidate; None where there is none."""
+    """Measurements of a candidate; a field is None if it was not measured."""
 
-    score: float | None = None  # gain over the baseline less the cost penalty, in sigmas if known
+    score: float | None = None  # gain over the baseline minus the cost penalty, in sigmas if known
     bpb: float | None = None  # validation loss in bits per byte
-    baseline_bpb: float | None = None  # the baseline's, on the same seeds
-    cost: float | None = None  # FLOPs per step over the baseline's
+    baseline_bpb: float | None = None  # validation loss of the baseline on the same seeds
+    cost: float | None = None  # FLOPs per step relative to the baseline
     stage: str | None = None  # "screen", "promote" or "confirm"
-    facts: tuple[str, ...] = ()  # sentences, such as on telemetry
+    facts: tuple[str, ...] = ()  # further measurements in words, such as telemetry
 
 
 class Parent(NamedTuple):
-    """A candidate whose source is shown."""
+    """Candidate whose source is shown."""
 
     id: str
-    source: str  # normalised source of the slot
+    source: str  # normalised source of the slot's function
     evidence: Evidence = Evidence()
 
 
 class Failure(NamedTuple):
-    """A candidate that was refused or died."""
+    """Proposal that was refused, or candidate whose training failed."""
 
-    reason: str  # code, such as "unbounded_loop" or "dead"
+    reason: str  # code of the reason, such as "unbounded_loop" or "dead"
     message: str
     source: str | None = None  # normalised source; None if it is not shown
 
 
 class Trial(NamedTuple):
-    """An earlier proposal in one line."""
+    """Earlier proposal, shown as one line."""
 
     id: str
     summary: str
@@ -64,17 +64,17 @@ def prompt(
 ) -> str:
     """Returns the prompt of a proposal.
 
-    Sources must be normalised, so that no comment of an earlier answer addresses this one.
+    Sources must be normalised, so that comments in an earlier answer cannot instruct the provider.
 
     Args:
-      number: Number of the proposal, which is in the first line.
-      slot: One of `SLOTS`.
-      scope: One of `SCOPES`.
+      number: Number of the proposal, which appears in the first line.
+      slot: Name of the slot, one of `SLOTS`.
+      scope: Name of the scope, one of `SCOPES`.
       parent: Candidate whose source is to be edited.
-      max_cost: Arithmetic that it may need, as a multiple of the built-in function's.
+      max_cost: Bound on the cost of the new function, as a multiple of the built-in function's.
       best: Other good candidates.
-      failures: Refused and dead candidates.
-      tried: Earlier proposals, the latest last.
+      failures: Refused proposals and candidates whose training failed.
+      tried: Earlier proposals, oldest first.
       shapes: Shapes [inputs, outputs] of the model's matrices.
 
     Raises:
@@ -108,14 +108,14 @@ def prompt(
 
 
 def complaint(prompt: str, answer: str, wrong: str) -> str:
-    """Returns the prompt of a second try: the first one, its answer and what was wrong with it.
+    """Returns the prompt of a second try, which repeats the first prompt and quotes its answer.
 
-    It is at most `budget.COMPLAINT_BYTES` longer than the first prompt.
+    It is at most `budget.COMPLAINT_BYTES` bytes longer than the first prompt.
 
     Args:
       prompt: Prompt of the first try.
-      answer: Answer to it; only the end of a long one is quoted.
-      wrong: What was wrong with the answer; only the beginning of a long text is used.
+      answer: Answer of the first try. Only the end of a long answer is quoted.
+      wrong: Description of the answer's fault. A long description is truncated.
     """
     first, _, rest = prompt.partition("\n")
     template = _environment().get_template("complaint.txt.jinja")
@@ -128,7 +128,7 @@ def complaint(prompt: str, answer: str, wrong: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Returns a text with `> ` before each line; of a long text only the end."""
+    """Returns a text with `> ` before each line. Only the end of a long text is kept."""
     lines = [f"> {line}".rstrip() for line in text.strip("\n").split("\n")]
     content = "\n".join(lines).encode(errors="replace")
     if len(content) <= LONGEST_QUOTE:
@@ -163,7 +163,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # a model reads it, not a browser
+        autoescape=False,  # prompts are not HTML
     )
     environment.filters["measured"] = measured
     return environment
@@ -181,12 +181,12 @@ _PURPOSES = {
 
 
 def arguments_of(slot: str) -> list[str]:
-    """Returns the arguments of a slot's function, one line per array."""
+    """Returns descriptions of the arguments of a slot's function, one line per array."""
     return [_line(name, leaf) for name, leaf in SLOTS[slot].named_arguments()]
 
 
 def results_of(slot: str) -> list[str]:
-    """Returns the results of a slot's function, one line each, in order."""
+    """Returns descriptions of the results of a slot's function, one line per result, in order."""
     return [
         _line(name, leaf, "values outside are clipped" if leaf.low is not None else "")
         for name, leaf in SLOTS[slot].named_results()

@@ -1,6 +1,6 @@
-"""Provider profiles: who can be asked for code, at what price and within which limits.
+"""Profiles of providers, with their models, prices and limits.
 
-Profiles are read from a TOML file; `configs/providers.toml` documents every field.
+Profiles are read from a TOML file. `configs/providers.toml` documents every field.
 """
 
 import importlib.util
@@ -36,11 +36,11 @@ Text = Annotated[str, Meta(min_length=1)]
 
 
 class ProviderError(CodegenError):
-    """A profile that cannot be used."""
+    """Error raised if a profile cannot be used."""
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Fields that both kinds of profile have; see `configs/providers.toml` for their meaning."""
+    """Fields that both kinds of profiles have, documented in `configs/providers.toml`."""
 
     name: str
     model: Text
@@ -58,11 +58,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def attempts(self) -> int:
-        """Largest number of requests of one call."""
+        """Largest number of attempts per call."""
         return 1 + self.retries
 
     def dollars(self, input_tokens: int, output_tokens: int) -> float:
-        """Returns the price of one attempt."""
+        """Returns the price of an attempt in dollars."""
         tokens = input_tokens * self.dollars_in + output_tokens * self.dollars_out
         return self.dollars_call + tokens / 1e6
 
@@ -89,12 +89,14 @@ class Command(Provider, frozen=True, kw_only=True, tag_field="kind", tag="comman
 
 
 def load(path: str | Path = FILE) -> dict[str, Provider]:
-    """Reads the profiles of a TOML file, by name.
+    """Returns the profiles of a TOML file by name.
 
-    A path under `configs/` that does not exist is looked up in the installed package.
+    Args:
+      path: Path of the file. A path under `configs/` that does not exist is looked up in the
+        installed package.
 
     Raises:
-      ProviderError: If the file or a profile is invalid; the message names file and field.
+      ProviderError: If the file or a profile is invalid. The message names the file and the field.
     """
     try:
         with open(locate(str(path)), "rb") as file:
@@ -144,7 +146,7 @@ _URL_RULE = f"must be an http:// or https:// URL without user, password or query
 
 
 def _require_variables(provider: Provider) -> None:
-    """Refuses anything but names of variables; the value may be a key, so it is not repeated."""
+    """Checks that variables are given by name. Messages omit the value, which may be a key."""
     if provider.key_env and not _VARIABLE.fullmatch(provider.key_env):
         raise ValueError(f"{provider.name}.key_env must be the name of an environment variable")
     if not all(map(_VARIABLE.fullmatch, provider.env)):
@@ -152,7 +154,7 @@ def _require_variables(provider: Provider) -> None:
 
 
 def _require_usable(provider: Command) -> None:
-    """Refuses a command that contains a key, has unknown placeholders, or gets no prompt."""
+    """Refuses a command that contains a key, has unknown placeholders, or takes no prompt."""
     field, command = f"{provider.name}.command", provider.command
     options = [part.partition("=")[0] for part in command if part.startswith("-")]
     if secret := [option for option in options if names_secret(option)]:
@@ -181,7 +183,7 @@ def filled(command: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
 
 
 def missing(provider: Provider) -> str | None:
-    """Returns what this machine lacks to ask a provider; None if it lacks nothing."""
+    """Returns the reason why a provider cannot be asked on this machine, or None if it can be."""
     if isinstance(provider, Api) and not is_plain_url(provider.base_url):
         return f"its base_url {_URL_RULE}"
     if provider.key_env and not os.environ.get(provider.key_env):
@@ -196,15 +198,16 @@ def missing(provider: Provider) -> str | None:
 
 
 def choose_profile(profiles: Mapping[str, Provider], name: str, field: str) -> Provider:
-    """Returns the profile of a name, which can be asked on this machine.
+    """Returns a profile after checking that its provider can be asked on this machine.
 
     Args:
       profiles: Profiles by name.
       name: Name of the profile.
-      field: Name of the flag or config field that `name` is the value of.
+      field: Name of the flag or config field that contains `name`, for error messages.
 
     Raises:
-      ProviderError: If there is no such profile, or this machine lacks something that it needs.
+      ProviderError: If the profile does not exist, or if this machine lacks something that it
+        needs.
     """
     if name not in profiles:
         raise ProviderError(must(field, f"be one of {', '.join(profiles)}", name))
@@ -214,13 +217,16 @@ def choose_profile(profiles: Mapping[str, Provider], name: str, field: str) -> P
 
 
 def to_json(provider: Provider) -> dict[str, Any]:
-    """Returns a profile as JSON. It contains no key, only the name of the variable that does."""
+    """Returns a profile as JSON, with the name of the variable that contains its key."""
     document = msgspec.to_builtins(provider)
     return document | {"base_url": redacted(document.get("base_url", ""))}
 
 
 def from_json(document: Mapping[str, Any]) -> Provider:
-    """Returns a profile from the JSON that `to_json` wrote.
+    """Returns a profile from the JSON that `to_json` returned.
+
+    Args:
+      document: Profile as JSON. Unknown fields are ignored.
 
     Raises:
       ValueError: If a field is missing or invalid.

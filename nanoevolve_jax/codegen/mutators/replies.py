@@ -1,8 +1,8 @@
-"""Reads the replies of OpenAI-compatible endpoints: a text, or why there is none.
+"""Reads the replies of OpenAI-compatible endpoints.
 
-Limits must hold, so a report of tokens counts as the most that it can mean. A number that cannot be
-true counts as the most that a call may use. That includes zero, because neither a prompt nor an
-answer is empty.
+Limits on costs must hold, so an ambiguous report of tokens is read as the largest number that it
+can mean. An implausible number is replaced by the upper bound of the call. Zero is implausible,
+because neither a prompt nor an answer is empty.
 """
 
 import email.utils
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC
 from typing import Any, NamedTuple
 
-MOST_TOKENS = 10**9  # a larger number is a mistake
+MOST_TOKENS = 10**9  # largest plausible number of tokens
 
 _AGAIN = (408, 409, 425, 429)
 _PERHAPS_PAID = (408, 502, 504, 520, 524)
@@ -49,20 +49,25 @@ _TRANSIENT = re.compile(
 
 
 class Attempt(NamedTuple):
-    """The result of one attempt to get an answer from a provider."""
+    """Result of an attempt to get an answer from a provider."""
 
     text: str = ""
-    input_tokens: int | None = None  # None: not reported; counts as the most possible
-    output_tokens: int | None = None
-    dollars: float | None = None  # price reported by the provider, if it reports one
-    failure: str | None = None  # why there is no text
-    paid: bool = True  # whether it was or may have been billed
+    input_tokens: int | None = None  # None if not reported; the upper bound then counts
+    output_tokens: int | None = None  # None if not reported; the upper bound then counts
+    dollars: float | None = None  # price that the provider reports, or None
+    failure: str | None = None  # reason why there is no text
+    paid: bool = True  # whether the attempt was or may have been billed
     again: bool = False  # whether another attempt may succeed
-    wait: float | None = None  # seconds that the provider asks to wait before it
+    wait: float | None = None  # requested pause before another attempt, in seconds
 
 
 def read(body: bytes, headers: Mapping[str, str]) -> Attempt:
-    """Returns the attempt that ended with status 200; its body may hold anything."""
+    """Returns the result of an attempt that ended with status 200.
+
+    Args:
+      body: Body of the reply, which may be malformed.
+      headers: Headers of the reply.
+    """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
@@ -83,11 +88,11 @@ def read(body: bytes, headers: Mapping[str, str]) -> Attempt:
 
 
 def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
-    """Returns the attempt that ended with a status of 4xx or 5xx.
+    """Returns the result of an attempt that ended with status 4xx or 5xx.
 
     Args:
       status: HTTP status.
-      body: Decoded body, or its field `error`.
+      body: Decoded body of the reply, or its field `error`.
       headers: Headers of the reply.
     """
     error = body if isinstance(body, Mapping) else {"message": str(body or "no message")}
@@ -97,15 +102,15 @@ def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
 
 
 def is_about_quota(text: str) -> bool:
-    """Returns whether a message reports an exhausted quota or balance, which no retry mends."""
+    """Returns whether a message reports an exhausted quota or balance. Retries are then useless."""
     return _QUOTA.search(text) is not None
 
 
 def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, str]) -> Attempt:
-    """Returns the attempt that ended with an error.
+    """Returns the result of an attempt that ended with an error.
 
     Args:
-      status: HTTP status; None if it was 200 and only the error holds a code.
+      status: HTTP status, or None if it was 200 and only the error contains a code.
       error: Object with some of `message`, `code`, `type`, `status`, `details` and `metadata`.
       headers: Headers of the reply.
     """
@@ -120,9 +125,9 @@ def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, s
     else:
         transient = limited or _TRANSIENT.search(f"{names} {message}") is not None
     paid = code in _PERHAPS_PAID
-    if status is None:  # a model may have begun to write before it failed
+    if status is None:  # the model may have generated tokens before it failed
         paid = paid or not (no_quota or limited or (code or 500) < 500)
-    metadata = error.get("metadata")  # a router quotes the error of the model's endpoint here
+    metadata = error.get("metadata")  # routers quote the error of the model's endpoint here
     quoted = metadata.get("raw") or "" if isinstance(metadata, Mapping) else ""
     return Attempt(
         failure=" ".join(f"{names} {message} {quoted}".split()),
@@ -133,7 +138,7 @@ def _fault(status: int | None, error: Mapping[str, Any], headers: Mapping[str, s
 
 
 def _status(error: Mapping[str, Any]) -> int | None:
-    """Returns the HTTP status that an error in a body names."""
+    """Returns the HTTP status that an error in a body contains, or None."""
     for name in ("code", "status", "status_code"):
         text = str(error.get(name))
         if re.fullmatch(r"[45]\d\d", text):
@@ -142,8 +147,8 @@ def _status(error: Mapping[str, Any]) -> int | None:
 
 
 def _error(reply: Any) -> Mapping[str, Any] | None:
-    """Returns the error in a reply or in a choice, as an object; None if there is none."""
-    if isinstance(reply, list) and len(reply) == 1:  # Google's endpoints wrap it in a list
+    """Returns the error in a reply or a choice as an object, or None if there is none."""
+    if isinstance(reply, list) and len(reply) == 1:  # Google's endpoints wrap errors in a list
         reply = reply[0]
     if not isinstance(reply, Mapping):
         return None
@@ -160,7 +165,7 @@ def _error(reply: Any) -> Mapping[str, Any] | None:
 
 
 def _broken_off(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Returns an error for a choice whose finish reason is one; its text may be incomplete."""
+    """Returns an error if the finish reason of a choice means that its text is incomplete."""
     reason = str(choice.get("finish_reason"))
     if reason.lower() not in _BROKEN_OFF:
         return None
@@ -174,7 +179,7 @@ def _first_choice(reply: Any) -> Mapping[str, Any]:
 
 
 def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Returns the text of a choice, or "" and the reason why it is not an answer."""
+    """Returns (text, None) for a choice with an answer, otherwise ("", reason)."""
     message = choice.get("message")
     message = message if isinstance(message, Mapping) else {}
     text, refusal = _joined(message.get("content"))
@@ -198,9 +203,10 @@ def _answer(reply: Any, choice: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 def _joined(content: Any) -> tuple[str, str]:
-    """Returns the text and the refusal in the content of a message, which may be a list of parts.
+    """Returns the text and the refusal in the content of a message.
 
-    Parts of other types, such as reasoning and images, are left out.
+    The content is a text or a list of parts. Parts of other types, such as reasoning and images,
+    are ignored.
     """
     if isinstance(content, str):
         return content, ""
@@ -222,10 +228,13 @@ def _joined(content: Any) -> tuple[str, str]:
 
 
 def tokens_of(reply: Any) -> tuple[int | None, int | None]:
-    """Returns the input and output tokens that a reply reports; None for what it does not report.
+    """Returns the numbers of input and output tokens that a reply reports.
 
     Args:
-      reply: Decoded JSON of a reply.
+      reply: Decoded JSON of the reply.
+
+    Returns:
+      Numbers of input tokens and of output tokens, each None if it is not reported.
     """
     usage = reply.get("usage") if isinstance(reply, Mapping) else None
     inputs, total = _count(usage, "prompt_tokens"), _count(usage, "total_tokens")
@@ -236,7 +245,8 @@ def tokens_of(reply: Any) -> tuple[int | None, int | None]:
     )
     outputs = []
     if written is not None:
-        # Reasoning is part of what was written, unless it is longer or there is no total to tell.
+        # Reasoning tokens are assumed to be part of `written`, unless they are more than `written`
+        # or there is no total to check against.
         apart = total is None or reasoned > written
         outputs.append(written + (reasoned if apart else 0))
     if total is not None and total > (inputs or 0):
@@ -245,7 +255,7 @@ def tokens_of(reply: Any) -> tuple[int | None, int | None]:
 
 
 def token_count(value: Any) -> int | None:
-    """Returns a reported number of tokens; None if it is not positive, whole and possible."""
+    """Returns a reported number of tokens, or None if it is not a plausible positive integer."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 < value <= MOST_TOKENS and value == int(value) else None
@@ -264,15 +274,18 @@ _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def requested_wait(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Returns the seconds that the headers of a refusal ask to wait; None if they ask for nothing.
+    """Returns the pause that the headers of a refusal request, in seconds, or None.
 
-    `retry-after-ms` comes before `Retry-After`, which holds seconds or a date. Without both, it is
-    the time until the last exhausted limit of `x-ratelimit-reset-requests` and `-tokens` is reset.
+    `retry-after-ms` takes precedence over `Retry-After`, which contains seconds or a date. Without
+    both, the pause is the time until all exhausted limits of `x-ratelimit-reset-requests` and
+    `x-ratelimit-reset-tokens` are reset.
 
     Args:
-      headers: Headers of the reply; names in lower case, or a mapping that ignores case.
-      now: Seconds since 1970. By default the endpoint's own `Date`, so that a wrong clock does not
-        matter, and without one the time of this machine.
+      headers: Headers of the reply. The names must be in lower case unless the mapping ignores
+        case.
+      now: Current time in seconds since 1970. The default is the `Date` header of the endpoint,
+        which avoids an error if the clock of this machine is wrong. Without that header, the
+        default is the time of this machine.
     """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return _positive(milliseconds / 1000.0)
@@ -292,7 +305,7 @@ def requested_wait(headers: Mapping[str, str], now: float | None = None) -> floa
 
 
 def _retry_delay(details: Any) -> float | None:
-    """Returns the longest `retryDelay` in the details of an error, in seconds."""
+    """Returns the longest `retryDelay` in the details of an error, in seconds, or None."""
     parts = details if isinstance(details, list) else []
     delays = [part.get("retryDelay") for part in parts if isinstance(part, Mapping)]
     waits = (_duration(text) for text in delays if isinstance(text, str))
@@ -312,7 +325,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _date(text: str | None) -> float | None:
-    """Returns the seconds since 1970 of an HTTP date."""
+    """Returns an HTTP date as seconds since 1970, or None if it is not a date."""
     try:
         date = email.utils.parsedate_to_datetime(text or "")
         return date.replace(tzinfo=date.tzinfo or UTC).timestamp()
@@ -321,7 +334,7 @@ def _date(text: str | None) -> float | None:
 
 
 def _duration(text: str | None) -> float | None:
-    """Returns the seconds of a duration such as 6m0s, 20ms or 1.5."""
+    """Returns a duration such as 6m0s, 20ms or 1.5 in seconds, or None if it is not positive."""
     if (seconds := _number(text)) is not None:
         return _positive(seconds)
     if not _DURATION.fullmatch(text := (text or "").strip()):
