@@ -18,8 +18,8 @@ from nanoevolve_jax.codegen.mutators.markup import (
 )
 from nanoevolve_jax.codegen.validation.language import parse
 
-MAX_BYTES = 100_000  # limit for an answer without its reasoning; slots need far fewer
-LONGEST_ANSWER = 4_000_000  # limit for an answer with its reasoning, in characters
+MAX_BYTES = 100_000  # largest answer without its reasoning, in bytes; slots need far fewer
+LONGEST_ANSWER = 4_000_000  # longest answer with its reasoning, in characters
 GIVEN = {"jax": "jax", "jnp": "jax.numpy", "lax": "jax.lax", "math": "math"}
 """Modules by the name under which every source has them."""
 

@@ -68,8 +68,8 @@ class EditError(ValueError):
 def plain(answer: str) -> str:
     """Returns an answer in plain characters.
 
-    Unusual spaces and line breaks are replaced by " " and "\\n". Colour codes and invisible
-    characters are removed.
+    Unusual spaces become plain spaces, and all line breaks become line feeds. Colour codes and
+    invisible characters are removed.
     """
     return _ESCAPE.sub("", answer).translate(_PLAIN).replace("\r\n", "\n").replace("\r", "\n")
 

@@ -1,1 +1,1 @@
-"""The sandbox of the operating system, and certificates of what passed in it."""
+"""Sandbox of the operating system, and certificates of the code that was validated in it."""

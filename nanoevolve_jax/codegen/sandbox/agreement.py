@@ -1,4 +1,4 @@
-"""Compares an exported file that has rewritten functions with its policy, in the sandbox."""
+"""Compares an exported file that contains rewritten functions with its policy, in the sandbox."""
 
 import base64
 import functools
@@ -15,32 +15,37 @@ from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
-_LIMITS = Limits(seconds=3600.0, cpu_seconds=7200)  # matrices of 768 take minutes
+_LIMITS = Limits(seconds=3600.0, cpu_seconds=7200)  # matrices of width 768 take minutes
 _MOST = 1e30  # largest number in a result
 _COUNTS = ("flips", "held", "entries", "steps")
 
 
 def export_check(code: Code, isolation: str) -> Check:
-    """Returns the comparison of an exported file with its policy, run in the sandbox.
+    """Returns the function that compares an exported file with its policy in the sandbox.
+
+    Args:
+      code: Not used; part of the interface of `plugins.CodeSupport`.
+      isolation: Required isolation, either `runner.REQUIRED` or `runner.AVAILABLE`.
 
     Raises:
-      ConfigError: If this machine lacks a required wall.
+      ConfigError: If the sandbox of this machine lacks a required protection.
     """
     del code
     return functools.partial(check, isolation=runner.isolation(isolation))
 
 
 def check(spec: OptimizerSpec, file: str, code: Code, isolation: Isolation) -> Agreement:
-    """Returns the result of `exports.agreement.check_optax`, run in the sandbox.
+    """Runs `exports.agreement.check_optax` in the sandbox and returns its result.
 
     Args:
       spec: Spec of the policy.
       file: Text of the file exported for optax.
-      code: Rewritten functions of the policy; not empty.
-      isolation: Walls of the sandbox.
+      code: Rewritten functions of the policy, at least one.
+      isolation: Isolation of the sandbox.
 
     Raises:
-      CertificateError: If the child returns no result; the message says how it ended.
+      CertificateError: If the sandbox returns no valid result. The message states how its process
+        ended.
     """
     functions = [
         {

@@ -1,8 +1,8 @@
 """Validates untrusted source and returns certified code or a refusal.
 
-The text is checked here. The source is traced and tried by `worker.py` in the sandbox, whose result
-is not trusted: its size and form are checked, hashes are computed here, and every program is loaded
-through `policy.certified`, which checks its operations and arguments again.
+The text is checked in this process. The source is traced and run by `worker.py` in the sandbox. Its
+result is not trusted, so this process checks the size and form of the result, computes the hashes,
+and loads every program through `policy.certified`, which checks operations and arguments again.
 """
 
 import json
@@ -40,7 +40,7 @@ class Verdict(NamedTuple):
 
     certified: Certified | None
     refusal: Refusal | None
-    seconds: float  # wall clock; not part of the certificate
+    seconds: float  # wall-clock time; not part of the certificate
 
 
 _Hash = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16,64}\Z")]
@@ -50,7 +50,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 
 
 class _Program(msgspec.Struct, forbid_unknown_fields=True):
-    content: bytes  # base64 in JSON
+    content: bytes  # serialized program; base64 in JSON
     flops: _Amount
     bytes: _Amount
     memory: Count
@@ -78,7 +78,11 @@ class _Result(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def matrices_of(config: ConfigDict) -> list[tuple[int, int]]:
-    """Returns (inputs, outputs) of every matrix that Muon updates in a config's model."""
+    """Returns the shapes (inputs, outputs) of the matrices that Muon updates in a model.
+
+    Args:
+      config: Full configuration, which describes the model.
+    """
     return list(matrix_shapes(make_task(config).model))
 
 
@@ -92,21 +96,25 @@ def validate(
     max_cost: float = MAX_COST,
     also: Sequence[tuple[int, int]] = (),
 ) -> Verdict:
-    """Validates one source. Thread-safe; leaves nothing on disk.
+    """Validates a source in the sandbox.
+
+    The function is thread-safe and leaves no files on disk. Except for the seconds, the verdict is
+    the same each time that a source is validated on the same machine.
 
     Args:
-      slot: One of `SLOTS`.
-      source: Python text.
-      matrices: (inputs, outputs) of every matrix that it must work for.
-      dtype: Dtype of the iteration, 'float32' or 'bfloat16'.
-      limits: Resources of the child process.
-      isolation: Walls of the sandbox. Every source is refused if some are missing and this was not
-        accepted.
-      max_cost: Bound on its arithmetic, as a multiple of the built-in function's.
-      also: Further matrices, for which it is checked and exported but not run.
+      slot: Name of the slot, one of `SLOTS`.
+      source: Python text of the source.
+      matrices: Shapes (inputs, outputs) of the matrices for which the function is run.
+      dtype: Dtype of the matrix iteration, 'float32' or 'bfloat16'.
+      limits: Resource limits of the child process.
+      isolation: Isolation of the sandbox. Every source is refused if protections are missing and
+        incomplete isolation is not accepted.
+      max_cost: Bound on the FLOPs and bytes of the function, as a multiple of those of the built-in
+        function.
+      also: Shapes of further matrices, for which the function is checked and exported but not run.
 
     Returns:
-      The same verdict for the same source on the same machine, except for the seconds.
+      Certified code or a refusal, and the seconds that the validation took.
     """
     started = time.monotonic()
     certified = refusal = None
@@ -149,16 +157,18 @@ def compose(
     walls: str,
     limits: Mapping[str, float],
 ) -> Certified:
-    """Returns source and programs with their certificate.
+    """Returns a source and its programs with a certificate.
 
     Args:
-      slot: One of `SLOTS`.
-      source: Text of the source; comments are not kept, because a later reader might obey them.
-      dtype: Dtype of the iteration.
-      facts: `computation`, `seed_computation`, `checks` and the facts in `programs`.
+      slot: Name of the slot, one of `SLOTS`.
+      source: Text of the source. Comments are removed, because a language model that reads the
+        source later might follow instructions in them.
+      dtype: Dtype of the matrix iteration.
+      facts: Results of the worker: `computation`, `seed_computation`, `checks`, and the costs of
+        each program in `programs`.
       programs: Serialized programs by `shape_key`.
-      walls: Description of the sandbox.
-      limits: Limits of the child process and of the source.
+      walls: Description of the isolation of the sandbox.
+      limits: Limits of the child process and of the source's cost.
     """
     kept = language.normalised(source)
     certificate = {
@@ -185,9 +195,9 @@ def compose(
 
 
 def _require_callable(program: export.Exported) -> None:
-    """Checks that a module has the arguments and results that stand beside it.
+    """Checks that a program's module has the arguments and results that its metadata declares.
 
-    Nothing is compiled or run.
+    The program is lowered, but neither compiled nor run.
     """
     arguments = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in program.in_avals]
     try:
@@ -197,10 +207,14 @@ def _require_callable(program: export.Exported) -> None:
 
 
 def accepted_by(outcome: runner.Outcome, limits: Limits) -> _Accepted:
-    """Returns the result of a worker that accepted the source.
+    """Returns the result of a worker that has accepted the source.
+
+    Args:
+      outcome: Result of the script in the sandbox.
+      limits: Resource limits of the sandbox, for messages.
 
     Raises:
-      Refused: With the worker's reason, or because of how it ended or what it returned.
+      Refused: If the worker has refused the source, has failed or has returned an invalid result.
     """
     _require_end(outcome, limits)
     try:
@@ -215,7 +229,7 @@ def accepted_by(outcome: runner.Outcome, limits: Limits) -> _Accepted:
 
 
 def _require_end(outcome: runner.Outcome, limits: Limits) -> None:
-    """Refuses a source whose worker did not end by itself and successfully."""
+    """Refuses a source whose worker was stopped or ended with an error."""
     code = outcome.code
     if outcome.stopped == "time":
         raise Refused(

@@ -1,8 +1,8 @@
-"""First code inside the sandbox: limits its own process, filters system calls, runs a script.
+"""Entry point of the sandbox: limits its own process, filters system calls and runs a script.
 
-It is started as `python -I -B confined.py SETTINGS` and imports only Python's own library.
-SETTINGS is JSON, from `runner.py`. The script gets a file descriptor for its result; what it prints
-goes to standard error.
+It is started as `python -I -B confined.py SETTINGS` and imports only Python's standard library.
+SETTINGS is JSON from `runner.py`. The script receives a file descriptor for its result as its
+argument. Its standard output is redirected to standard error.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ import traceback
 from collections.abc import Iterator
 
 # System calls that are refused, with their numbers on x86_64 and aarch64. They start processes,
-# open sockets, reach other processes, change namespaces and mounts, take memory that no limit
-# counts, or belong to large interfaces of the kernel that mathematics does not need.
+# open sockets, access other processes, change namespaces and mounts, allocate memory that is not
+# subject to the limits, or belong to large kernel interfaces that mathematics does not need.
 _CALLS = """
 fork 57 -, vfork 58 -, execve 59 221, execveat 322 281,
 socket 41 198, socketpair 53 199, connect 42 203, bind 49 200,
@@ -43,9 +43,9 @@ ioperm 173 -, iopl 172 -, modify_ldt 154 -, vmsplice 278 75
 _CLONE, _CLONE3, _TGKILL, _MMAP = (56, 220), (435, 435), (234, 131), (9, 222)
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _CLONE_THREAD, _MAP_SHARED, _PROT_WRITE = 0x10000, 0x1, 0x2
-_X32 = 0x40000000  # first number of x86_64's other numbering
+_X32 = 0x40000000  # first system call number of the x32 ABI on x86_64
 
-# Instructions, results and offsets of the kernel's filters (linux/filter.h, linux/seccomp.h).
+# Instructions, results and offsets of seccomp filters (linux/filter.h, linux/seccomp.h).
 _LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
@@ -60,12 +60,12 @@ def main() -> int:
     _prctl(_SET_DEATH_SIGNAL, 9)
     sys.path[:] = [*settings["paths"], *sys.path]
     for name, value in settings["limits"].items():
-        # The kernel sends SIGXCPU at the first limit of CPU time, and kills at the second.
+        # The kernel sends SIGXCPU at the soft limit of CPU time and SIGKILL at the hard limit.
         hard = value + 5 if name == "RLIMIT_CPU" else value
-        with contextlib.suppress(ValueError, OSError):  # a lower limit is in force already
+        with contextlib.suppress(ValueError, OSError):  # a lower limit is already in force
             resource.setrlimit(getattr(resource, name), (value, hard))
     cpus = sorted(os.sched_getaffinity(0))
-    first = os.getppid() % len(cpus)  # spreads children over the CPUs
+    first = os.getppid() % len(cpus)  # distributes children over the CPUs
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, (cpus[first:] + cpus[:first])[: settings["cpus"]])
     if settings["filter"]:
@@ -89,7 +89,7 @@ def _prctl(option: int, *values: int) -> None:
 
 
 def _filter_calls() -> None:
-    """Filters the system calls of this thread and of all threads that it starts, for good."""
+    """Irrevocably filters the system calls of this thread and of all threads that it starts."""
     content = b"".join(_instructions(os.uname().machine))
     buffer = ctypes.create_string_buffer(content, len(content))
     program = struct.pack("HxxxxxxQ", len(content) // 8, ctypes.addressof(buffer))
@@ -99,7 +99,7 @@ def _filter_calls() -> None:
 
 
 def _instructions(machine: str) -> Iterator[bytes]:
-    """Yields the filter as machine code of the kernel's filters."""
+    """Yields the instructions of the seccomp filter for a machine architecture."""
     column = list(_ARCHITECTURES).index(machine)
 
     def step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -108,7 +108,7 @@ def _instructions(machine: str) -> Iterator[bytes]:
     refuse, allow = step(_RETURN, _ERROR | errno.EPERM), step(_RETURN, _ALLOW)
 
     def argument(index: int) -> bytes:
-        return step(_LOAD, _ARGUMENTS + 8 * index)  # its lower half
+        return step(_LOAD, _ARGUMENTS + 8 * index)  # lower 32 bits of the argument
 
     yield step(_LOAD, _ARCHITECTURE) + step(_EQUAL, _ARCHITECTURES[machine], 1, 0)
     yield step(_RETURN, _KILL) + step(_LOAD, _NUMBER) + step(_AT_LEAST, _X32, 0, 1) + refuse
@@ -116,15 +116,16 @@ def _instructions(machine: str) -> Iterator[bytes]:
         number = entry.split()[1 + column]
         if number != "-":
             yield step(_EQUAL, int(number), 0, 1) + refuse
-    # Its flags are in memory, which a filter cannot read; the C library falls back to `clone`.
+    # The flags of `clone3` are in memory, which a filter cannot read. With ENOSYS, the C library
+    # falls back to `clone`.
     yield step(_EQUAL, _CLONE3[column], 0, 1) + step(_RETURN, _ERROR | errno.ENOSYS)
-    # A new thread is allowed, a new process is not.
+    # New threads are allowed, but new processes are not.
     yield step(_EQUAL, _CLONE[column], 0, 4) + argument(0)
     yield step(_BITS, _CLONE_THREAD, 1, 0) + refuse + allow
-    # A signal to its own process, as `abort` sends, is allowed.
+    # A process may send a signal to itself, as `abort` does.
     yield step(_EQUAL, _TGKILL[column], 0, 4) + argument(0)
     yield step(_EQUAL, os.getpid(), 1, 0) + refuse + allow
-    # Writable shared memory counts towards no limit.
+    # Writable shared memory is refused because it is not subject to any limit.
     yield step(_EQUAL, _MMAP[column], 0, 5) + argument(3) + step(_BITS, _MAP_SHARED, 0, 3)
     yield argument(2) + step(_BITS, _PROT_WRITE, 0, 1) + refuse + allow
 
@@ -133,4 +134,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code & 0xFF)  # skips exit handlers that the script has registered
+    os._exit(code & 0xFF)  # skips exit handlers that the script may have registered

@@ -1,8 +1,8 @@
-"""Validates code of a received run folder before its programs run on this machine.
+"""Validates the code of a run folder before its programs run on this machine.
 
-A certificate has no signature, so the author of a folder can put programs into it that compute
-something else than the source beside them. The user's cache lists what this machine has validated,
-so its own code is not validated again.
+Certificates are not signed, so a folder from another machine may contain programs that differ from
+their source. The user's cache lists the certificates of all code that has been validated on this
+machine, and that code is not validated again.
 """
 
 import re
@@ -17,29 +17,31 @@ from nanoevolve_jax.policy.stablehlo import without_lines
 FOLDER = "certified"
 """Folder of the user's cache with an empty file per certificate."""
 _SHAPE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
-_MOST_COST = 1000.0  # highest bound of a campaign; cost is not what is checked here
+_MOST_COST = 1000.0  # highest bound that a campaign can have; costs are not checked again
 
 
 def remember(function: Certified) -> None:
-    """Records that this machine has validated a function."""
+    """Records that a function has been validated on this machine."""
     (private_folder(private_folder(user_cache()) / FOLDER) / function.id).touch()
 
 
 def is_known(function: Certified) -> bool:
-    """Returns whether this machine has validated a function."""
+    """Returns whether a function has been validated on this machine."""
     return (user_cache() / FOLDER / function.id).is_file()
 
 
 def require_validated(codes: Iterable[Code], isolation: str) -> None:
-    """Validates in the sandbox the code that this machine has not validated before.
+    """Validates, in the sandbox, code that has not been validated on this machine before.
 
     Args:
-      codes: Code of the policies that are to be trained.
-      isolation: `runner.REQUIRED` or `runner.AVAILABLE`.
+      codes: Rewritten functions of the policies to train.
+      isolation: Required isolation, either `runner.REQUIRED` or `runner.AVAILABLE`.
 
     Raises:
-      CertificateError: If a function is refused, or its programs differ from those of its source.
-      ConfigError: If there is code to validate and this machine lacks a required wall.
+      CertificateError: If a function is refused, or if its programs differ from the programs that
+        its source compiles to.
+      ConfigError: If there is code to validate and the sandbox of this machine lacks a required
+        protection.
     """
     for function in {f.id: f for code in codes for f in code.functions}.values():
         if not is_known(function):
@@ -48,7 +50,11 @@ def require_validated(codes: Iterable[Code], isolation: str) -> None:
 
 
 def validate(function: Certified, isolation: runner.Isolation) -> None:
-    """Validates a source and compares its programs with those of the certificate.
+    """Validates the source of a function again and compares the new programs with its programs.
+
+    Args:
+      function: Function with its source, certificate and programs.
+      isolation: Isolation of the sandbox.
 
     Raises:
       CertificateError: If the source is refused or the programs differ.
@@ -74,12 +80,12 @@ def validate(function: Certified, isolation: runner.Isolation) -> None:
 
 
 def _programs(function: Certified) -> dict[str, str]:
-    """Text of the programs by shape, without line numbers of the source."""
+    """Returns the text of each program by its shape key, without line numbers of the source."""
     return {k: without_lines(function.load(x).mlir_module()) for k, x in _shapes(function).items()}
 
 
 def _shapes(function: Certified) -> dict[str, Shape]:
-    """Shapes of a function's programs by their names."""
+    """Returns the shapes of a function's programs by their shape keys."""
     shapes: dict[str, Shape] = {}
     for key in function.certificate["programs"]:
         match = _SHAPE.fullmatch(key)

@@ -1,8 +1,8 @@
 """Runs a Python script in a sandbox of the operating system.
 
-Bubblewrap hides files, processes and the network from the child, whose first code is `confined.py`:
-it limits resources and filters system calls. The script reads a request from standard input and
-returns bytes. Nothing else that it does outlives it.
+Bubblewrap hides files, processes and the network from the child process. The child first runs
+`confined.py`, which limits resources and filters system calls. The script reads a request from
+standard input and returns bytes. All its processes and temporary files are removed when it ends.
 """
 
 import contextlib
@@ -29,43 +29,43 @@ BUBBLEWRAP, LIMITS = "bubblewrap", "limits only"
 _CONFINED = Path(__file__).resolve().parent / "confined.py"
 _PACKAGE = _CONFINED.parents[2]
 _DEVICES = ("null", "zero", "random", "urandom")
-_ERROR_BYTES = 16_384  # of standard error that are kept
+_ERROR_BYTES = 16_384  # number of bytes of standard error that are kept
 _MEBI = 1 << 20
 
 
 class IsolationError(ConfigError):
-    """A required wall that this machine lacks."""
+    """Error raised if the sandbox of this machine lacks a required protection."""
 
 
 class Limits(NamedTuple):
-    """Resources of a child, which all of its threads share."""
+    """Resource limits of a child process, shared by all its threads."""
 
-    seconds: float = 300.0  # wall clock; most sources take 30 s, matrices of 4096 take minutes
+    seconds: float = 300.0  # wall-clock time; 30 s for most sources, minutes for width 4096
     cpu_seconds: int = 600
-    memory: int = 4096 * _MEBI  # bytes of private memory
-    address_space: int = 16_384 * _MEBI  # bytes; XLA reserves far more than it uses
-    scratch: int = 64 * _MEBI  # bytes of its folder in memory, and of any file
-    output: int = 32 * _MEBI  # bytes of its result
+    memory: int = 4096 * _MEBI  # private memory in bytes
+    address_space: int = 16_384 * _MEBI  # address space in bytes; XLA reserves more than it uses
+    scratch: int = 64 * _MEBI  # size of the temporary folder, and of any file, in bytes
+    output: int = 32 * _MEBI  # size of the result in bytes
     open_files: int = 64
-    threads: int = 512  # enforced only if the kernel counts them, which it does not for root
+    threads: int = 512  # not enforced for root, whose threads the kernel does not count
     cpus: int = 2
 
 
 class Isolation(NamedTuple):
-    """Walls of this machine's sandbox, and whether incomplete ones are accepted."""
+    """Isolation that the sandbox of this machine provides."""
 
-    means: str
-    walls: tuple[tuple[str, bool], ...]
-    accepted: bool = False
+    means: str  # BUBBLEWRAP or LIMITS
+    walls: tuple[tuple[str, bool], ...]  # name of each protection and whether it exists
+    accepted: bool = False  # whether incomplete isolation is accepted
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names of the walls that this machine lacks."""
+        """Names of the protections that this machine lacks."""
         return tuple(name for name, exists in self.walls if not exists)
 
     @property
     def refusal(self) -> str | None:
-        """Reason not to run anything, in one line, or None."""
+        """Reason why code must not be run, as one line, or None if it may be run."""
         if self.accepted or not self.missing:
             return None
         return (
@@ -74,29 +74,30 @@ class Isolation(NamedTuple):
         )
 
     def in_words(self) -> str:
-        """Returns the means and whether each wall exists, in one line."""
+        """Returns the means of isolation and the existence of each protection, as one line."""
         walls = ", ".join(f"{name}: {'yes' if exists else 'NO'}" for name, exists in self.walls)
         return f"{self.means} ({walls})"
 
 
 class Outcome(NamedTuple):
-    """Result of a script and how its process ended."""
+    """Result of a script and the end of its process."""
 
     code: int  # exit code; 128 + n after signal n
     result: bytes
-    errors: str  # beginning of its standard error
-    stopped: str  # the limit that ended it, 'time' or 'output', or ''
+    errors: str  # beginning of the script's standard error
+    stopped: str  # limit that ended the script, 'time' or 'output', or '' if none did
 
 
 def isolation(setting: str = REQUIRED, means: str | None = None) -> Isolation:
-    """Returns the isolation of this machine.
+    """Returns the isolation that the sandbox of this machine provides.
 
     Args:
-      setting: One of `SETTINGS`.
-      means: `BUBBLEWRAP` or `LIMITS`; by default the better one that works.
+      setting: Required isolation, one of `SETTINGS`.
+      means: Means of isolation, `BUBBLEWRAP` or `LIMITS`. The default is `BUBBLEWRAP` if it works
+        on this machine, and otherwise `LIMITS`.
 
     Raises:
-      IsolationError: If the setting is unknown or a required wall is missing.
+      IsolationError: If the setting is unknown or a required protection is missing.
     """
     if setting not in SETTINGS:
         raise IsolationError(f"isolation must be {' or '.join(SETTINGS)}, got {setting!r}")
@@ -118,7 +119,13 @@ def isolation(setting: str = REQUIRED, means: str | None = None) -> Isolation:
 
 @functools.cache
 def works(means: str) -> bool:
-    """Returns whether a Python program starts under this isolation; tried once per process."""
+    """Returns whether a Python program can be started with a means of isolation.
+
+    This is tried once per process.
+
+    Args:
+      means: Means of isolation, `BUBBLEWRAP` or `LIMITS`.
+    """
     if means == LIMITS:
         return True
     if shutil.which("bwrap") is None:
@@ -132,21 +139,24 @@ def works(means: str) -> bool:
 
 @functools.cache
 def _filters() -> bool:
-    """Whether this kernel filters system calls and their numbers are known here."""
+    """Returns whether the kernel supports seccomp and the system call numbers are known."""
     if not sys.platform.startswith("linux") or os.uname().machine not in ("x86_64", "aarch64"):
         return False
     return "\nSeccomp:" in Path("/proc/self/status").read_text()
 
 
 def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> Outcome:
-    """Runs a Python script, and ends every process that it has started.
+    """Runs a Python script in the sandbox, and kills all its processes when it ends.
 
     Args:
-      script: File that writes its result to the file descriptor in `sys.argv[1]`. A file outside
-        of this package is visible alone, without its folder.
-      request: Content of its standard input.
-      limits: Resources that it may use.
-      isolation: Walls around it; whether they suffice is not checked here.
+      script: Path of the script, which writes its result to the file descriptor in `sys.argv[1]`.
+        If the script is outside this package, other files of its folder are hidden from it.
+      request: Content of the script's standard input.
+      limits: Resource limits of the script.
+      isolation: Isolation of the sandbox. Missing protections are not checked here.
+
+    Returns:
+      Result of the script, and the way in which its process ended.
     """
     line = [*_launcher(isolation.means, script, limits.scratch)]
     line += [
@@ -157,7 +167,7 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
         json.dumps(_settings(script, limits, isolation)),
     ]
     with contextlib.ExitStack() as stack:
-        # Files without names, which the child can fill no further than its limit of file size.
+        # Temporary files, unlike pipes, are subject to the child's limit of file size.
         streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         streams[0].write(request)
         streams[0].seek(0)
@@ -174,7 +184,7 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
         except subprocess.TimeoutExpired:
             stopped = "time"
         finally:
-            # Bubblewrap's first process inside dies with the outer one, and its namespace with it.
+            # Killing Bubblewrap also ends its process namespace with all processes in it.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
@@ -188,13 +198,13 @@ def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> O
 
 
 def _content(file, most: int) -> bytes:
-    """At most one byte more than `most` of a file."""
+    """Returns the first `most` bytes of a file, and one more byte if the file is larger."""
     file.seek(0)
     return file.read(most + 1)
 
 
 def _settings(script: Path, limits: Limits, isolation: Isolation) -> dict:
-    """The argument of `confined.py`."""
+    """Returns the settings of `confined.py`."""
     numbers = {
         "RLIMIT_CPU": limits.cpu_seconds,
         "RLIMIT_DATA": limits.memory,
@@ -206,7 +216,8 @@ def _settings(script: Path, limits: Limits, isolation: Isolation) -> dict:
         "RLIMIT_MSGQUEUE": 0,
     }
     kernel = tuple(map(int, os.uname().release.split(".")[:2]))
-    if isolation.means == BUBBLEWRAP and kernel >= (5, 14):  # counts threads by namespace
+    # Since Linux 5.14, threads are counted per user namespace.
+    if isolation.means == BUBBLEWRAP and kernel >= (5, 14):
         numbers["RLIMIT_NPROC"] = limits.threads
     return {
         "script": str(script),
@@ -218,14 +229,14 @@ def _settings(script: Path, limits: Limits, isolation: Isolation) -> dict:
 
 
 def _launcher(means: str, script: Path, scratch: int) -> list[str]:
-    """The beginning of a command line that runs the rest of it in a sandbox."""
+    """Returns the start of a command line, which runs the rest of the line in a sandbox."""
     if means == LIMITS:
         return []
     line = ["bwrap", "--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
     line += ["--die-with-parent", "--new-session"]
     for name in _DEVICES:
         line += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
-    # First, because visible paths may lie below it.
+    # /tmp is mounted before the visible paths, because they may be inside it.
     line += ["--size", str(scratch), "--tmpfs", "/tmp"]
     for path in _visible(script):
         line += ["--ro-bind", path, path]
@@ -236,7 +247,7 @@ def _launcher(means: str, script: Path, scratch: int) -> list[str]:
 
 
 def _visible(script: Path) -> list[str]:
-    """Paths that a child can read: Python, its packages, this package and the script."""
+    """Returns the paths that a child can read: Python, its packages, this package, the script."""
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     names = ("bin", "lib", "lib64", "pyvenv.cfg")
     paths = [f"{root}/{name}" for root in prefixes for name in names]
@@ -249,5 +260,5 @@ def _visible(script: Path) -> list[str]:
 
 
 def _site_packages() -> list[str]:
-    """Folders of installed packages that this process imports from."""
+    """Returns the folders of installed packages on the import path of this process."""
     return [x for x in sys.path if Path(x).name in ("site-packages", "dist-packages")]

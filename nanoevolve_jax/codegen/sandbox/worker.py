@@ -1,7 +1,7 @@
 """Script of the sandbox: validates a source, or compares an exported file with its policy.
 
-The request is JSON with the name of a function below and its arguments; the result is JSON. Nothing
-is printed.
+The request is JSON with the name of a function of this module and its arguments. The result is JSON
+that is written to a file descriptor. Nothing is printed.
 """
 
 import base64
@@ -14,11 +14,15 @@ THREADS = 2
 
 
 def validate(**request: Any) -> dict[str, Any]:
-    """Validates a source, whose text has been checked before; see `checks.check`.
+    """Validates a source whose text has already been checked.
+
+    Args:
+      **request: Arguments of `checks.check`. Shapes are lists instead of tuples.
 
     Returns:
-      `refusal` with its `reason` and `message`, or `accepted` with `computation`,
-      `seed_computation`, `checks` and, per shape, `programs` with their facts and `content`.
+      Dictionary with a single key. `refusal` contains `reason` and `message`. `accepted` contains
+      `computation`, `seed_computation`, `checks` and `programs`, which has the costs and the
+      `content` of a program for each shape.
     """
     from nanoevolve_jax.codegen.validation import checks
     from nanoevolve_jax.codegen.validation.refusals import Refused, first_line
@@ -42,10 +46,16 @@ def validate(**request: Any) -> dict[str, Any]:
 
 
 def compare(spec: dict, file: str, functions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Compares an exported optax file with its policy; see `exports.agreement.check_optax`.
+    """Compares an exported optax file with its policy by `exports.agreement.check_optax`.
+
+    Args:
+      spec: Spec of the policy, as JSON.
+      file: Text of the file exported for optax.
+      functions: Rewritten functions, as keyword arguments of `Certified`. Programs are encoded in
+        base64.
 
     Returns:
-      The fields of an `Agreement`; None for a number that is not finite.
+      Fields of an `Agreement`. Numbers that are not finite are replaced by None.
     """
     import math
 
@@ -68,7 +78,7 @@ def _text(content: bytes) -> str:
 if __name__ == "__main__":
     os.environ.update(  # before JAX is imported
         JAX_PLATFORMS="cpu",
-        NPROC=str(THREADS),  # of XLA's pools
+        NPROC=str(THREADS),  # size of XLA's thread pools
         TF_CPP_MIN_LOG_LEVEL="3",
         JAX_ENABLE_COMPILATION_CACHE="false",
     )
