@@ -2,7 +2,7 @@
 
 Bubblewrap hides files, processes and the network from the child process. The child first runs
 `confined.py`, which limits resources and filters system calls. The script reads a request from
-standard input and returns bytes. All its processes and temporary files are removed when it ends.
+standard input and returns bytes. With Bubblewrap, none of its processes or files remain after it.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class Limits(NamedTuple):
     scratch: int = 64 * _MEBI  # size of the temporary folder, and of any file, in bytes
     output: int = 32 * _MEBI  # size of the result in bytes
     open_files: int = 64
-    threads: int = 512  # not enforced for root, whose threads the kernel does not count
+    threads: int = 512  # enforced only with Bubblewrap on Linux 5.14 or later, and not for root
     cpus: int = 2
 
 
@@ -146,7 +146,7 @@ def _filters() -> bool:
 
 
 def run(script: Path, request: bytes, limits: Limits, isolation: Isolation) -> Outcome:
-    """Runs a Python script in the sandbox, and kills all its processes when it ends.
+    """Runs a Python script in the sandbox and finally kills its process group.
 
     Args:
       script: Path of the script, which writes its result to the file descriptor in `sys.argv[1]`.

@@ -1,1 +1,1 @@
-"""Checks of a source: its text, its computation, and what it does when it runs."""
+"""Checks of a source: its text, its computation and its results."""

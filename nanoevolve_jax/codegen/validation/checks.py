@@ -1,4 +1,4 @@
-"""Everything that is checked of a source after its text, in the sandbox."""
+"""Checks of a source that run in the sandbox, after its text has been checked."""
 
 import math
 from typing import Any, NamedTuple
@@ -20,13 +20,14 @@ from nanoevolve_jax.codegen.validation.tracing import traced
 from nanoevolve_jax.codegen.validation.trial import Inputs, inputs_of, require_sound
 from nanoevolve_jax.policy.slots import SLOTS, Shape, built_in_source, shape_key
 
-# The built-in function is compiled at a low level, which halves the time and allocates the same.
-# A source is compiled as training compiles it, because some take hours at that level only.
+# The built-in function is compiled at a low optimization level, which halves the compilation time
+# and needs the same memory. A source is compiled as in training, because some sources run for hours
+# at the low level only.
 _FAST_COMPILATION = {"xla_backend_optimization_level": 0}
-MEMORY_MULTIPLE = 4.0  # of the built-in function's temporary memory
-MEMORY_FLOOR = 64 * 1024  # bytes per matrix that any function may use
-_MOST_FLOPS = 2e9  # of the built-in function at a shape at which code is run
-_TRIAL_FLOPS = 6e9  # of the built-in function for all inputs of one shape
+MEMORY_MULTIPLE = 4.0  # limit on temporary memory, as a multiple of the built-in function's
+MEMORY_FLOOR = 64 * 1024  # bytes per matrix that every function may use
+_MOST_FLOPS = 2e9  # largest FLOPs of the built-in function at a shape at which code is run
+_TRIAL_FLOPS = 6e9  # largest FLOPs of the built-in function for all inputs of a shape
 PASSED = (
     *("language", "trace", "contract", "operations", "cost", "export", "memory", "finite"),
     *("deterministic", "lanes"),
@@ -35,22 +36,22 @@ PASSED = (
 
 
 class Program(NamedTuple):
-    """A program and its cost per call for one matrix."""
+    """Program for a shape, with its cost per call and matrix."""
 
-    content: bytes
+    content: bytes  # serialized program
     flops: float
-    bytes: float
-    memory: int
-    baseline_flops: float
-    tried: int  # inputs that it was run on; 0: only traced, counted and exported
+    bytes: float  # memory traffic in bytes
+    memory: int  # temporary memory in bytes, measured or estimated
+    baseline_flops: float  # FLOPs of the built-in function
+    tried: int  # number of inputs that the function was run on; 0 if it was not run at this shape
 
 
 class Passed(NamedTuple):
-    """Programs of a source that passed, by `shape_key`, and hashes of its computation."""
+    """Result of all checks for a source that has passed them."""
 
-    computation: str
-    seed_computation: str  # of the built-in function
-    programs: dict[str, Program]
+    computation: str  # hash of the computation
+    seed_computation: str  # hash of the built-in function's computation
+    programs: dict[str, Program]  # programs by `shape_key`
 
 
 def check(
@@ -61,21 +62,25 @@ def check(
     max_cost: float,
     tried: list[Shape] | None = None,
 ) -> Passed:
-    """Traces, checks, exports and runs a source that `language.check` has passed.
+    """Traces, checks, exports and runs a source whose text `language.check` has accepted.
 
     Args:
-      source: Python text.
-      slot: One of `SLOTS`.
-      shapes: Shapes of the matrices, or [None].
-      dtype: Dtype of the iteration, 'float32' or 'bfloat16'.
-      max_cost: Bound on FLOPs and bytes, as a multiple of the built-in function's.
-      tried: Shapes at which it is run, by default all; one that is too large is halved.
+      source: Python text of the source.
+      slot: Name of the slot, one of `SLOTS`.
+      shapes: Shapes (inputs, outputs) of the matrices, or [None] for a slot that takes no matrix.
+      dtype: Dtype of the matrix iteration, 'float32' or 'bfloat16'.
+      max_cost: Bound on FLOPs and bytes, as a multiple of those of the built-in function.
+      tried: Shapes at which the function is run; all shapes by default. Shapes that are too large
+        are halved until the built-in function is cheap enough.
+
+    Returns:
+      Programs of the source and hashes of its computation.
 
     Raises:
-      Refused: With the reason of the first check that fails.
+      Refused: If a check fails, with the reason of the first one that does.
     """
     leave_no_paths()
-    # All shapes are traced before anything is compiled, which finds most mistakes.
+    # All shapes are traced before anything is compiled, because tracing finds most mistakes.
     ours = {shape: traced(source, slot, shape, dtype) for shape in shapes}
     for closed in ours.values():
         require_bounded(closed)
@@ -108,7 +113,7 @@ def check(
 def _tried(
     slot: str, shape: Shape, ours: ClosedJaxpr, theirs: ClosedJaxpr, flops: float
 ) -> tuple[int, int]:
-    """Runs a function; returns its temporary bytes per matrix and the number of inputs."""
+    """Runs a function and returns its temporary bytes per matrix and the number of inputs."""
     inputs = inputs_of(slot, shape, int(_TRIAL_FLOPS / max(1.0, flops)))
     program, memory = _compiled(exported(ours).call, inputs)
     baseline, usual = _compiled(jax.vmap(jaxpr_as_fun(theirs)), inputs, _FAST_COMPILATION)
@@ -121,7 +126,7 @@ def _tried(
 
 
 def _memory_at(shape: Shape, trials: dict[Shape, tuple[int, int]]) -> tuple[int, int]:
-    """Result of the trial at a shape, or an estimate from the largest one."""
+    """Returns (memory, inputs) of the trial at a shape, or an estimate from the largest trial."""
     if shape in trials:
         return trials[shape]
     largest = max(trials, key=math.prod)
@@ -131,7 +136,7 @@ def _memory_at(shape: Shape, trials: dict[Shape, tuple[int, int]]) -> tuple[int,
 def _compiled(
     function: Any, inputs: Inputs, options: dict[str, int] | None = None
 ) -> tuple[Any, int]:
-    """Compiles a function for all lanes of its inputs; returns it and its bytes per lane."""
+    """Compiles a function for all lanes and returns it with its temporary bytes per lane."""
     lanes = len(inputs.names)
     avals = [jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype) for x in inputs.arguments]
     compiled = jax.jit(function).lower(*avals).compile(compiler_options=options)

@@ -1,9 +1,9 @@
-"""Hashes what a jaxpr computes, whichever way the same operations are written down.
+"""Hashes the computation of a jaxpr independently of the way in which its source is written.
 
-Every value is hashed with the operation that computes it, its parameters and the hashes of its
-operands. The hash of a jaxpr is that of its results, so names, the order of independent operations,
-dead code and calls of helper functions do not matter. There is no algebra: `x + x` and `2 * x`
-differ.
+The hash of a value depends on the operation that computes it, the parameters of the operation and
+the hashes of the operands. The hash of a jaxpr depends on the hashes of its results only, so names,
+the order of independent operations, dead code and calls of helper functions have no effect.
+Algebraic identities are not used: `x + x` and `2 * x` have different hashes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 _COMMUTATIVE = frozenset(("add", "add_any", "mul", "max", "min", "and", "or", "xor", "eq", "ne"))
 _MIRRORED = {"gt": "lt", "ge": "le"}
-_CALLS = {  # primitives that call a jaxpr, and their parameter that holds it
+_CALLS = {  # primitives that call a jaxpr, and the parameter that contains it
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -31,18 +31,25 @@ _CALLS = {  # primitives that call a jaxpr, and their parameter that holds it
     "remat2": "jaxpr",
 }
 _IDENTITIES = frozenset(("copy", "copy_p", "name", "optimization_barrier", "device_put"))
-_SILENT = frozenset(  # parameters that do not change what is computed
+_SILENT = frozenset(  # parameters that do not affect the results
     ("name", "sharding", "out_sharding", "unroll", "linear", "weak_type", "_split_transpose")
 )
 
 
 def computation_hash(computations: Mapping[str, ClosedJaxpr]) -> str:
-    """Returns one hash of a function's computations by shape, 64 hexadecimal digits."""
+    """Returns the joint hash of a function's computations.
+
+    Args:
+      computations: Computations by shape key.
+
+    Returns:
+      SHA-256 hash as 64 hexadecimal digits.
+    """
     return _hash("function", *(f"{key} {graph(computations[key])}" for key in sorted(computations)))
 
 
 def graph(closed: ClosedJaxpr) -> str:
-    """Returns the hash of one computation, 64 hexadecimal digits."""
+    """Returns the hash of a computation as 64 hexadecimal digits."""
     arguments = [
         _hash("argument", str(i), str(aval.shape), str(aval.dtype))
         for i, aval in enumerate(closed.in_avals)
@@ -51,13 +58,13 @@ def graph(closed: ClosedJaxpr) -> str:
 
 
 def _hash(*parts: str) -> str:
-    # Lengths keep ('ab', 'c') and ('a', 'bc') apart.
+    # The lengths distinguish ('ab', 'c') from ('a', 'bc').
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _results(closed: ClosedJaxpr, arguments: Iterable[str]) -> list[str]:
-    """Hashes of the results from the hashes of the arguments."""
+    """Returns the hashes of the results, given the hashes of the arguments."""
     jaxpr = closed.jaxpr
     hashes = dict(zip(jaxpr.invars, arguments, strict=True))
     hashes |= zip(jaxpr.constvars, map(_constant, closed.consts), strict=True)
@@ -93,7 +100,7 @@ def _computed(equation: JaxprEqn, operands: list[str]) -> list[str]:
 
 
 def _changes_nothing(equation: JaxprEqn) -> bool:
-    """Whether it converts to the dtype that the operand has, and only drops the weak type."""
+    """Returns whether an equation converts to the dtype that its operand already has."""
     if equation.primitive.name != "convert_element_type":
         return False
     return equation.invars[0].aval.dtype == equation.outvars[0].aval.dtype
@@ -104,7 +111,7 @@ def _closed(jaxpr: ClosedJaxpr | Jaxpr) -> ClosedJaxpr:
 
 
 def _described(value: Any) -> str:
-    """A parameter as text that is the same in every process."""
+    """Returns a parameter as text that is the same in every process."""
     if isinstance(value, ClosedJaxpr | Jaxpr):
         return graph(_closed(value))
     if isinstance(value, np.ndarray | jax.Array):

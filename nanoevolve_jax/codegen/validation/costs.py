@@ -1,7 +1,7 @@
-"""Bounds on a computation, and the StableHLO program that is kept of it.
+"""Bounds on the cost of a computation, and its export as a StableHLO program.
 
-A computation is bounded arithmetic on arrays: `require_bounded` looks at its jaxpr, and the list of
-`policy.stablehlo` at every operation of its program.
+A computation must be bounded arithmetic on arrays. `require_bounded` checks its jaxpr, and
+`exported` checks each operation of its program against the list in `policy.stablehlo`.
 """
 
 import functools
@@ -22,14 +22,20 @@ from nanoevolve_jax.policy.stablehlo import require_plain
 MAX_OPERATIONS = 3_000
 MAX_ITERATIONS = 1_000
 MAX_CONSTANT_BYTES = 64 * 1024
-MAX_ARRAY_MULTIPLE = 64  # of the largest argument
-MIN_ARRAY_BYTES = 4 * 2**20  # allowed whatever the arguments
-FLOPS_FLOOR, BYTES_FLOOR = 1e3, 1e5  # allowed whatever the built-in function costs; some cost 0
+MAX_ARRAY_MULTIPLE = 64  # largest array, as a multiple of the largest argument
+MIN_ARRAY_BYTES = 4 * 2**20  # size of an array that is allowed for arguments of any size
+# Baselines below these values are raised to them, because some built-in functions cost nothing.
+FLOPS_FLOOR, BYTES_FLOOR = 1e3, 1e5
 PLATFORMS = ("cpu", "cuda")
 
 
 def equations(closed: ClosedJaxpr, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
-    """Yields every equation and how often it runs, including those of inner jaxprs."""
+    """Yields every equation with its number of runs, including equations of inner jaxprs.
+
+    Args:
+      closed: Computation.
+      times: Number of runs of the computation.
+    """
     for equation in closed.jaxpr.eqns:
         yield equation, times
         for body in inner(equation):
@@ -37,11 +43,14 @@ def equations(closed: ClosedJaxpr, times: int = 1) -> Iterator[tuple[JaxprEqn, i
 
 
 def require_bounded(closed: ClosedJaxpr) -> None:
-    """Checks operations, loops, constants, effects and sizes of arrays.
+    """Checks the operations, loops, constants, effects and array sizes of a computation.
+
+    Args:
+      closed: Computation.
 
     Raises:
-      Refused: With reason 'too_long', 'unbounded_loop', 'nondeterministic', 'cost', 'effect',
-        'constant' or 'memory'.
+      Refused: If a check fails, with reason 'too_long', 'unbounded_loop', 'nondeterministic',
+        'cost', 'effect', 'constant' or 'memory'.
     """
     largest = max(map(_bytes, closed.in_avals), default=0)
     most = max(MAX_ARRAY_MULTIPLE * largest, MIN_ARRAY_BYTES)
@@ -65,12 +74,12 @@ def require_bounded(closed: ClosedJaxpr) -> None:
 
 
 def _require_fixed(equation: JaxprEqn) -> None:
-    """Refuses an operation whose duration or result is not fixed by its shapes and operands."""
+    """Refuses an operation whose duration or result its shapes and operands do not determine."""
     name = equation.primitive.name
-    if name == "while":  # a fixed count is traced to `scan`
+    if name == "while":  # JAX traces loops with a fixed count to `scan`
         message = "a loop must have a fixed count; use jnp.where to end its effect earlier"
         raise Refused("unbounded_loop", message)
-    # A GPU writes to several places in any order, so results vary if two of them are the same.
+    # A GPU scatters values in any order, so the result varies if two indices are equal.
     if name.startswith("scatter") and math.prod(equation.invars[1].aval.shape[:-1]) != 1:
         message = ".at[...] must name one place: use a number, a slice without step, or jnp.where"
         raise Refused("nondeterministic", message)
@@ -89,23 +98,26 @@ def _bytes(aval: Any) -> int:
 
 
 class Cost(NamedTuple):
-    """Cost of one call for one matrix."""
+    """Cost of a call for a single matrix."""
 
     flops: float
-    bytes: float  # of memory traffic
+    bytes: float  # memory traffic in bytes
 
     def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
-        """Returns the sum with a multiple of another cost."""
+        """Returns the sum of this cost and `times` times another cost."""
         return Cost(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
 def cost_of(closed: ClosedJaxpr) -> Cost:
     """Returns the cost of a computation, which is the same on every machine.
 
-    XLA's analysis of the lowered program counts the body of a loop once, the dearest branch, and
-    transcendental functions and sorts not at all. Here loops count as often as they run, all
-    branches count, because lanes take them all, and functions count as the multiplications that
-    take as long.
+    XLA's cost analysis of the lowered program counts the body of a loop once and only the most
+    expensive branch. It ignores transcendental functions and sorts. This function counts each
+    iteration of a loop. It counts all branches, because mapped lanes execute all of them. It counts
+    transcendental functions and sorts as the number of multiplications that take the same time.
+
+    Args:
+      closed: Computation for a single matrix.
     """
     one_lane = [jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in closed.in_avals]
     mapped = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(closed)))(*one_lane)
@@ -120,7 +132,7 @@ def _with_loops(closed: ClosedJaxpr) -> Cost:
 
 
 def _repeated(closed: ClosedJaxpr) -> Cost:
-    """Cost of every run of a loop's body after the first."""
+    """Returns the cost of all iterations of loops except for the first ones."""
     total = Cost(0.0, 0.0)
     for equation in closed.jaxpr.eqns:
         for body in inner(equation):
@@ -131,7 +143,16 @@ def _repeated(closed: ClosedJaxpr) -> Cost:
 
 
 def require_affordable(cost: Cost, baseline: Cost, multiple: float) -> None:
-    """Refuses a cost above a multiple of the built-in function's, with reason 'cost'."""
+    """Checks that a cost is at most a multiple of the built-in function's cost.
+
+    Args:
+      cost: Cost of a function.
+      baseline: Cost of the built-in function.
+      multiple: Largest allowed ratio of the two costs.
+
+    Raises:
+      Refused: If the cost is higher, with reason 'cost'.
+    """
     floors = Cost(FLOPS_FLOOR, BYTES_FLOOR)
     for name, value, base, floor in zip(Cost._fields, cost, baseline, floors, strict=True):
         limit = multiple * max(base, floor)
@@ -141,7 +162,7 @@ def require_affordable(cost: Cost, baseline: Cost, multiple: float) -> None:
 
 
 def leave_no_paths() -> None:
-    """Keeps file names out of programs, so that their bytes are the same everywhere."""
+    """Configures JAX to omit file names from programs, so that their bytes are reproducible."""
     jax.config.update("jax_traceback_in_locations_limit", 0)
     jax.config.update("jax_include_full_tracebacks_in_locations", True)
 
@@ -149,9 +170,12 @@ def leave_no_paths() -> None:
 def exported(closed: ClosedJaxpr) -> export.Exported:
     """Returns the program of a computation, mapped over a symbolic leading axis `lanes`.
 
+    Args:
+      closed: Computation for a single matrix.
+
     Raises:
-      Refused: With reason 'custom_call' for an operation that is not on the list, 'effect', or
-        'trace' if it cannot be mapped.
+      Refused: If the program cannot be exported ('trace'), has effects ('effect') or contains an
+        operation that is not allowed ('custom_call').
     """
     (lanes,) = export.symbolic_shape("lanes")
     arguments = [jax.ShapeDtypeStruct((lanes, *x.shape), x.dtype) for x in closed.in_avals]

@@ -1,8 +1,8 @@
-"""The language of rewritten functions: an allow-list over Python's syntax and names.
+"""The language of rewritten functions: an allow-list of Python's syntax and names.
 
 A source consists of function definitions and of constants, which are numbers and tuples of numbers.
-Functions contain arithmetic, static control flow and calls of allowed functions. Sources are only
-read here, never run.
+Functions contain arithmetic, static control flow and calls of allowed functions. This module parses
+sources and never runs them.
 """
 
 import ast
@@ -26,8 +26,8 @@ from nanoevolve_jax.policy.slots import SLOTS
 MAX_SOURCE_BYTES = 20_000
 MAX_NODES = 6_000
 MAX_DEPTH = 60
-MAX_IDENTIFIER = 40  # characters
-MAX_INTEGER = 2**32 - 1  # a bit mask of float32
+MAX_IDENTIFIER = 40  # length of a name in characters
+MAX_INTEGER = 2**32 - 1  # largest bit mask of a float32
 
 _STATEMENTS = (
     *(ast.FunctionDef, ast.Return, ast.Assign, ast.AugAssign, ast.For, ast.If, ast.Expr),
@@ -43,13 +43,14 @@ _PARTS = (
     *(ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
 )
 _GRAMMAR = (*_STATEMENTS, *_EXPRESSIONS, *_PARTS)
-_NOT_IN_GRAMMAR = {  # parts of allowed nodes
+_NOT_IN_GRAMMAR = {  # fields of allowed nodes that must be empty, with their names in messages
     ast.FunctionDef: {"decorator_list": "decorators", "returns": "annotations"},
     ast.arg: {"annotation": "annotations"},
     ast.arguments: {"kwarg": "**"},
     ast.comprehension: {"is_async": "async"},
 }
-# A value that is evaluated once must be immutable, or it would carry state between calls.
+# Values that are evaluated only once must be immutable. Otherwise they could carry state between
+# calls.
 _LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.unaryop, ast.expr_context)
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
@@ -65,11 +66,20 @@ _PARSE_ATTEMPTS = 20
 
 
 def parse(text: str) -> ast.Module:
-    """Returns what `ast.parse` returns, in a process of many threads.
+    """Returns the result of `ast.parse`, and may be called from several threads at once.
 
-    CPython 3.11 counts the depth of all trees under construction in one counter and raises
-    SystemError if another thread has moved it (github.com/python/cpython/issues/106905). Other
-    libraries parse without this lock.
+    CPython 3.11 uses a shared counter for the depth of all trees under construction, and raises
+    SystemError if another thread has changed it (github.com/python/cpython/issues/106905). Parsing
+    is retried after a SystemError, because other libraries parse without this lock.
+
+    Args:
+      text: Python text.
+
+    Raises:
+      SyntaxError: If the text is not valid Python.
+      ValueError: If the text contains null bytes.
+      RecursionError: If the text is nested too deeply.
+      MemoryError: If the text is nested too deeply.
     """
     with _LOCK, warnings.catch_warnings(action="ignore"):
         for _ in range(_PARSE_ATTEMPTS - 1):
@@ -83,15 +93,16 @@ def parse(text: str) -> ast.Module:
 def check(source: str, slot: str) -> None:
     """Checks that a source is in the language and defines the function of its slot.
 
-    The normalised source, which is what is kept, must pass as well.
+    The normalised source must pass as well, because only the normalised source is stored.
 
     Args:
-      source: Python text.
-      slot: One of `SLOTS`.
+      source: Python text of the source.
+      slot: Name of the slot, one of `SLOTS`.
 
     Raises:
-      Refused: With reason 'syntax', 'name', 'attribute', 'import' or 'too_long', or a reason of
-        `vocabulary.HINTS`; the message names the line.
+      Refused: If the source is refused, with reason 'syntax', 'name', 'attribute', 'import' or
+        'too_long', or with a reason of `vocabulary.HINTS`. The message names the line if there is
+        one.
     """
     _check(source, slot, "the source")
     kept = normalised(source)
@@ -100,9 +111,12 @@ def check(source: str, slot: str) -> None:
 
 
 def normalised(source: str) -> str:
-    """Returns a checked source without comments and docstrings, in one layout.
+    """Returns a source without comments and docstrings, in a uniform layout.
 
-    What is left cannot instruct a later reader, such as a language model.
+    The remaining text cannot contain instructions to a language model that reads it later.
+
+    Args:
+      source: Python text that `check` has accepted.
     """
     tree = parse(source)
     docstrings = set(map(id, _docstrings(tree)))
@@ -150,7 +164,7 @@ def _parsed(source: str, name: str) -> ast.Module:
 
 
 def _require_small(tree: ast.Module) -> None:
-    """Bounds the number of nodes and their depth, level by level, without recursion."""
+    """Checks the number of nodes and their depth, level by level and without recursion."""
     level: list[ast.AST] = [tree]
     nodes = depth = 0
     while level:
@@ -171,7 +185,7 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
 
 
 def _require_grammar(node: ast.AST) -> None:
-    """Checks one node by itself."""
+    """Checks the type and fields of a single node."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         modules = ", ".join(sorted(ROOTS))
         raise _refused(node, "import", f"imports are not allowed; {modules} need no import")
@@ -219,7 +233,7 @@ def _require_number(node: ast.Constant) -> None:
 
 
 def _require_plain_module(tree: ast.Module) -> None:
-    """Refuses what runs at the top, and mutable objects that would live on between calls."""
+    """Refuses top-level code, and mutable objects that would persist between calls."""
     for statement in tree.body:
         match statement:
             case ast.FunctionDef(args=arguments):
@@ -239,7 +253,7 @@ def _require_plain_module(tree: ast.Module) -> None:
 
 
 def _require_attributes(tree: ast.Module) -> None:
-    """Allows only known attributes; a module stands only before the name of its function."""
+    """Checks that attributes are known and that modules are used only to access functions."""
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     continued = {id(node.value) for node in attributes}
     for node in attributes:
@@ -257,15 +271,15 @@ def _require_attributes(tree: ast.Module) -> None:
 
 
 def _require_names(tree: ast.Module, source: str) -> None:
-    """Allows only names that a function around them, the top of the source or Python defines.
+    """Checks that each name is defined in an enclosing scope or is an allowed builtin name.
 
-    A name that only another function defines is unknown here, but it could be any builtin function
-    where the source is part of an exported file.
+    A name that is local to another function must not be used. It has no definition here, and in an
+    exported file it could refer to any builtin function.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             top = symtable.symtable(source, "<source>", "exec")
-    except SyntaxError as error:  # such as two parameters of one name
+    except SyntaxError as error:  # for example, two parameters with the same name
         raise Refused("syntax", f"line {error.lineno or 1}: {error.msg}") from None
     lines: dict[str, int] = {}
     for node in ast.walk(tree):
@@ -276,7 +290,7 @@ def _require_names(tree: ast.Module, source: str) -> None:
     while tables:
         table = tables.pop()
         tables += table.get_children()
-        # Sorted, because their order depends on the seed of Python's hashes.
+        # Symbols are sorted because their order depends on Python's hash seed.
         for symbol in sorted(table.get_symbols(), key=symtable.Symbol.get_name):
             name = symbol.get_name()
             line = lines.get(name, table.get_lineno())
@@ -289,7 +303,7 @@ def _require_names(tree: ast.Module, source: str) -> None:
 
 
 def _require_function(tree: ast.Module, slot: str) -> None:
-    """Checks that every name at the top is defined once, and the slot's function among them."""
+    """Checks that top-level names are defined only once and include the slot's function."""
     names = []
     for node in tree.body:
         if isinstance(node, ast.Assign):

@@ -3,19 +3,19 @@
 import re
 from typing import NamedTuple
 
-LONGEST_MESSAGE = 500  # characters
+LONGEST_MESSAGE = 500  # length of a message in characters
 
 REASONS = {
-    # Of the text, before anything runs.
+    # Reasons that concern the text, before anything runs.
     "syntax": "The source is outside the grammar of the language.",
     "name": "It uses a name that is not allowed, or does not define the function of its slot.",
     "attribute": "It uses an attribute that is not allowed.",
     "import": "It imports something; all that may be used is there already.",
     "too_long": "It is too long, too deep or has too many operations.",
-    # Of tracing.
+    # Reasons that concern tracing.
     "trace": "It fails while it is traced.",
     "endless": "Its tracing does not end in time.",
-    # Of the computation.
+    # Reasons that concern the computation.
     "effect": "It does more than compute its results from its arguments.",
     "callback": "It calls back into Python, prints, or moves data to the host.",
     "custom_call": "It needs an operation other than plain arithmetic on arrays.",
@@ -25,10 +25,10 @@ REASONS = {
     "dtype": "A result does not have the dtype of its contract.",
     "cost": "It costs too much more arithmetic or memory traffic than the built-in function.",
     "memory": "It needs too much more memory than the built-in function.",
-    # Of running it.
+    # Reasons that concern the results of a run.
     "non_finite": "A result is not finite where that of the built-in function is.",
     "nondeterministic": "It returns different results for the same arguments.",
-    # Of the process that started the sandbox.
+    # Reasons that the process outside the sandbox determines.
     "timeout": "The sandbox did not end in time.",
     "killed": "The sandbox was killed or crashed.",
     "output": "The sandbox returned something other than a valid result.",
@@ -44,14 +44,14 @@ _ADDRESS = re.compile(r"( (object )?at )?\b0x[0-9a-fA-F]+\b")
 
 
 class Refusal(NamedTuple):
-    """Reason, one of `REASONS`, and message of a refusal."""
+    """Reason and message of a refusal."""
 
-    reason: str
-    message: str
+    reason: str  # one of `REASONS`
+    message: str  # text that `one_line` returned
 
 
 class Refused(Exception):
-    """Raised where a source is refused."""
+    """Error raised if a source is refused."""
 
     def __init__(self, reason: str, message: object):
         self.refusal = Refusal(reason, one_line(message))
@@ -59,15 +59,18 @@ class Refused(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the type and the first line of an exception."""
+    """Returns the type of an exception and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def one_line(text: object) -> str:
-    """Returns a message as it may be kept and shown.
+    """Returns a message in a form that can be stored and shown.
 
-    It is one line of at most `LONGEST_MESSAGE` printable characters without paths and without
-    memory addresses, which differ from run to run.
+    The result is a single line of at most `LONGEST_MESSAGE` printable characters. Paths and memory
+    addresses are removed, because they differ between machines and runs.
+
+    Args:
+      text: Object whose `str` is the message.
     """
     line = _ADDRESS.sub("", " ".join(_PATH.sub("<path>", str(text)).split()))
     line = "".join(character if character.isprintable() else "?" for character in line)

@@ -1,4 +1,7 @@
-"""Traces a source to a computation: once per shape, and its function is never called again."""
+"""Traces the function of a source to a computation for each shape.
+
+After tracing, only the computations are used and the Python function is not called again.
+"""
 
 import contextlib
 import math
@@ -22,23 +25,28 @@ _FILENAME = "<source>"
 
 
 def traced(source: str, slot: str, shape: Shape, dtype: str) -> ClosedJaxpr:
-    """Returns the computation for one matrix, with the contract's flat arguments and results.
+    """Returns the computation of a source for a single matrix.
+
+    Its arguments and results are the flattened arguments and results of the slot's contract. The
+    function is traced twice to check that it is deterministic.
 
     Args:
-      source: Text that `language.check` has passed.
-      slot: One of `SLOTS`.
-      shape: (inputs, outputs), or None.
-      dtype: Dtype of the iteration, 'float32' or 'bfloat16'.
+      source: Python text that `language.check` has accepted.
+      slot: Name of the slot, one of `SLOTS`.
+      shape: Shape (inputs, outputs) of the matrix, or None for a slot that takes no matrix.
+      dtype: Dtype of the matrix iteration, 'float32' or 'bfloat16'.
 
     Raises:
-      Refused: With reason 'trace', 'endless', 'memory', 'shape', 'dtype' or 'nondeterministic'.
+      Refused: If the source cannot be traced or breaks its contract, with reason 'trace',
+        'endless', 'memory', 'shape', 'dtype' or 'nondeterministic'.
     """
     leaves, structure = jax.tree.flatten(SLOTS[slot].arguments(shape))
     with _refusals_for_errors(), deadline(TRACING_SECONDS):
         function = _defined(source, slot, dtype)
 
         def trace() -> ClosedJaxpr:
-            def flat(*arguments):  # a new function, or JAX would return what it has cached
+            # A new function is defined for each trace, because JAX caches traces by function.
+            def flat(*arguments):
                 results = function(*jax.tree.unflatten(structure, arguments))
                 return _of_contract(results, slot, SLOTS[slot].results(shape))
 
@@ -60,13 +68,13 @@ def _defined(source: str, slot: str, dtype: str) -> Callable[..., Any]:
 
 def _bounded_range(*bounds: int) -> range:
     steps = range(*bounds)
-    if steps[LONGEST_RANGE:]:  # `len` cannot return the length of some
+    if steps[LONGEST_RANGE:]:  # `len` raises an error for very long ranges
         raise Refused("endless", f"a range must have at most {LONGEST_RANGE} steps")
     return steps
 
 
 def _of_contract(results: Any, slot: str, contract: tuple[Any, ...]) -> tuple[jax.Array, ...]:
-    """Returns flat results after checking shapes and dtypes; casts only numbers of Python."""
+    """Returns flat results after checking their shapes and dtypes. Python numbers are converted."""
     leaves, names = jax.tree.leaves(results), SLOTS[slot].result_names
     if len(leaves) != len(contract):
         message = f"{slot!r} must return {', '.join(names)}, got {len(leaves)} results"
@@ -85,13 +93,13 @@ def _of_contract(results: Any, slot: str, contract: tuple[Any, ...]) -> tuple[ja
 
 @contextlib.contextmanager
 def _refusals_for_errors() -> Iterator[None]:
-    """Turns every exception of a source into a refusal that names the line."""
+    """Converts every exception of a source into a refusal that names the line."""
     try:
         yield
     except Exception as error:
         cause: BaseException = error
         while isinstance(cause, SystemError) and cause.__cause__ is not None:
-            cause = cause.__cause__  # what C code met, such as a deep recursion
+            cause = cause.__cause__  # original error in C code, such as a deep recursion
         if isinstance(error, Refused):
             reason, message = error.refusal
         elif isinstance(error, MemoryError):
@@ -105,10 +113,16 @@ def _refusals_for_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Refuses what takes more CPU time, which does not depend on what else the machine does.
+    """Limits the CPU time of a block, which does not depend on other processes of the machine.
 
-    Loops of Python end at once, a long call into C only at its end. The time limit of the sandbox
-    ends everything.
+    Python loops are interrupted immediately. A long call into C is interrupted only when it
+    returns, and is otherwise ended by the time limit of the sandbox.
+
+    Args:
+      seconds: Largest CPU time of the process.
+
+    Raises:
+      Refused: If the block takes longer, with reason 'endless'.
     """
 
     def on_alarm(signum, frame):
@@ -116,7 +130,8 @@ def deadline(seconds: float) -> Iterator[None]:
         raise Refused("endless", f"tracing takes over {seconds:g} s of CPU time")
 
     previous = signal.signal(signal.SIGPROF, on_alarm)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)  # repeats in case the first is swallowed
+    # The alarm repeats after each further second, in case the first exception is suppressed.
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:

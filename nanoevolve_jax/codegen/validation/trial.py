@@ -1,4 +1,4 @@
-"""Runs a program on prepared inputs and compares it with the built-in function and with itself."""
+"""Runs a program on prepared inputs to check that its results are finite and reproducible."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -12,24 +12,27 @@ from nanoevolve_jax.policy.slots import EXTRA_SENSORS, Control, Poles, Shape, se
 from nanoevolve_jax.policy.spec import ACTUATORS, FIELDS, Actuators, Knobs, Sensors
 
 _FEWEST_LANES = 3
-_Case = tuple[str, tuple[Any, ...]]  # name and arguments of one input
+_Case = tuple[str, tuple[Any, ...]]  # name and arguments of an input
 _Program = Callable[..., Sequence[Any]]
 
 
 class Inputs(NamedTuple):
-    """Inputs that a function must survive, one per lane."""
+    """Inputs on which a function is run, one per lane."""
 
-    names: tuple[str, ...]  # what is special about each, for messages
-    arguments: tuple[np.ndarray, ...]  # flat, each [lanes, ...]
+    names: tuple[str, ...]  # description of each input, for messages
+    arguments: tuple[np.ndarray, ...]  # flattened arguments, each of shape [lanes, ...]
 
 
 def inputs_of(slot: str, shape: Shape, most: int = 100) -> Inputs:
-    """Returns ordinary and extreme inputs with every switch both ways, the same every time.
+    """Returns ordinary and extreme inputs, with every switch turned on and off.
+
+    The result is deterministic.
 
     Args:
-      slot: One of `SLOTS`.
-      shape: (inputs, outputs) of a matrix, or None.
-      most: Number of inputs of a matrix, at least three; the most telling come first.
+      slot: Name of the slot, one of `SLOTS`.
+      shape: Shape (inputs, outputs) of a matrix, or None for a slot that takes no matrix.
+      most: Largest number of inputs if the slot takes a matrix. At least three inputs are returned,
+        and the most informative ones come first.
     """
     if shape is not None:
         cases = itertools.islice(_directions(shape), max(_FEWEST_LANES, most))
@@ -60,7 +63,7 @@ def _directions(shape: tuple[int, int]) -> Iterator[_Case]:
 
 
 def _matrices(shape: tuple[int, int]) -> dict[str, tuple[np.ndarray, ...]]:
-    """Gradient, momentum, second moment and parameter, named after the gradient."""
+    """Returns tuples (gradient, momentum, second moment, parameter) by the kind of gradient."""
     rng = np.random.default_rng(0)
     inputs, outputs = shape
     normal, momentum, parameter = rng.normal(size=(3, inputs, outputs))
@@ -95,7 +98,7 @@ def _knobs() -> Knobs:
 
 
 def _turned_knobs(usual: Knobs) -> Iterator[tuple[str, Any]]:
-    """Yields every knob at its bounds, one at a time."""
+    """Yields the name of each knob with each of its further values, such as its bounds."""
     for name in ("nesterov", "orthogonalize", "second_moment"):
         yield name, False
     yield "momentum_placement", 1
@@ -106,7 +109,7 @@ def _turned_knobs(usual: Knobs) -> Iterator[tuple[str, Any]]:
 
 
 def _sensors() -> Iterator[_Case]:
-    """Yields all combinations of -1, 0 and 1."""
+    """Yields all combinations of sensor values from -1, 0 and 1."""
     for values in itertools.product((0.0, 1.0, -1.0), repeat=len(Sensors._fields)):
         yield f"sensors {values}", (Sensors(*values),)
 
@@ -117,7 +120,8 @@ def _gates() -> Iterator[_Case]:
     controls = itertools.product(
         (4.0, sharpness.low, sharpness.high), (-0.5, bias.low, bias.high), (1.0, -2.0, 0.0, 2.0)
     )
-    # Cycles of 4 and of 36 against 729 sensors, so that each meets many of the others.
+    # The cycles of 4 and 36 values are combined with 729 sensor values, so that each value occurs
+    # with many others.
     cycles = itertools.cycle(extras), itertools.cycle(controls)
     for (name, (sensors,)), features, (sharp, middle, weight) in zip(
         _sensors(), *cycles, strict=False
@@ -139,16 +143,18 @@ def _actuates() -> Iterator[_Case]:
 def require_sound(
     program: _Program, baseline: _Program, inputs: Inputs, names: Sequence[str]
 ) -> None:
-    """Refuses a program that loses finiteness, repeats differently, or mixes its lanes.
+    """Checks that the results of a program are finite, reproducible and independent per lane.
+
+    A result must be finite only for inputs for which all results of the built-in function are.
 
     Args:
-      program: Flat arguments [lanes, ...] to flat results [lanes, ...].
-      baseline: The same for the built-in function.
+      program: Function from flat arguments [lanes, ...] to flat results [lanes, ...].
+      baseline: Built-in function in the same form.
       inputs: Inputs of the slot.
       names: Names of the results.
 
     Raises:
-      Refused: With reason 'non_finite', 'nondeterministic' or 'effect'.
+      Refused: If a check fails, with reason 'non_finite', 'nondeterministic' or 'effect'.
     """
     results = _arrays(program(*inputs.arguments))
     lost = ~_finite(results) & _finite(_arrays(baseline(*inputs.arguments))).all(axis=0)
@@ -159,7 +165,7 @@ def require_sound(
     for name, first, second in zip(names, results, program(*inputs.arguments), strict=True):
         if first.tobytes() != np.asarray(second).tobytes():
             raise Refused("nondeterministic", f"result {name!r} differs between two calls")
-    # With NaN in every second lane, the others must stay the same.
+    # NaN in every second lane must not change the results of the other lanes.
     spoiled = [x.copy() for x in inputs.arguments]
     for array in spoiled:
         if array.dtype.kind == "f":
@@ -174,5 +180,5 @@ def _arrays(results: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _finite(results: list[np.ndarray]) -> np.ndarray:
-    """Whether all entries are finite; [results, lanes]."""
+    """Returns whether all entries of each result are finite, as booleans [results, lanes]."""
     return np.stack([np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in results])

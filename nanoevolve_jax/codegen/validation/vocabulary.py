@@ -1,4 +1,4 @@
-"""Names and attributes that a source may use besides its own."""
+"""Names and attributes that a source may use in addition to its own definitions."""
 
 _BUILTINS = """
 abs all any bool enumerate float int len list max min range reversed round sorted sum tuple zip
