@@ -34,7 +34,15 @@ _OFTEN = ("ensemble", "proposals", "dollars", "isolation")
 
 
 def autonomous(config: ConfigDict) -> None:
-    """Runs the command."""
+    """Runs the command.
+
+    Args:
+      config: Full configuration.
+
+    Raises:
+      UserError: If a setting, the run folder or a provider cannot be used, or if the sandbox of
+        this machine lacks a required protection.
+    """
     forbid_core_dumps()
     console = Console()
     profile = setup.ensemble_of(config)

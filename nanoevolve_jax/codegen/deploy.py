@@ -105,7 +105,15 @@ def _config_of(history: History, here: ConfigDict, fingerprint: str | None) -> C
 
 
 def deploy(config: ConfigDict, names: Sequence[str]) -> None:
-    """Runs the command."""
+    """Runs the command.
+
+    Args:
+      config: Full configuration of this machine.
+      names: Names of the candidates: DIR:ID, presets or JSON files. Empty with `--stop`.
+
+    Raises:
+      UserError: If a candidate cannot be sent. All candidates are checked before the first is sent.
+    """
     cache = Path(config.data.cache_dir)
     address = ray_server.absolute(_ADDRESS.value, cache)
     if _STOP.value:

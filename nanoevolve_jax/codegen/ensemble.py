@@ -106,7 +106,11 @@ def page_of(
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command."""
+    """Runs the command.
+
+    Args:
+      arguments: Command-line arguments: at most one run folder.
+    """
     if len(arguments) > 1:
         command.fail(must("the arguments", "be nothing or a run folder", " ".join(arguments)))
     folder = Path(arguments[0]) if arguments else None

@@ -82,7 +82,13 @@ def scope_of(slot: str, scope: str) -> str:
 
 
 async def check_text(slot: str, source: str, folder: Path) -> str | None:
-    """Returns the reason why the text of a source is refused, or None if it is accepted."""
+    """Returns the reason why the text of a source is refused, or None if it is accepted.
+
+    Args:
+      slot: Name of the slot, one of `SLOTS`.
+      source: Python text of the source.
+      folder: Not used; part of the interface of `ask_twice`.
+    """
     del folder
     try:
         language.check(source, slot)
@@ -92,7 +98,17 @@ async def check_text(slot: str, source: str, folder: Path) -> str | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command and returns its exit code."""
+    """Runs the command and returns its exit code.
+
+    Args:
+      arguments: Command-line arguments: the slot, and optionally a source file.
+
+    Returns:
+      0 if there is a new source that passes the check of its text, or after a dry run; otherwise 1.
+
+    Raises:
+      CodegenError: If an argument, a profile or a stored file cannot be used.
+    """
     forbid_core_dumps()
     if len(arguments) not in (1, 2):
         command.fail(must("the arguments", "be SLOT, or SLOT FILE", " ".join(arguments)))

@@ -72,7 +72,11 @@ def outcome(entry: registry.Entry, state: State) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command."""
+    """Runs the command.
+
+    Args:
+      arguments: Command-line arguments, which must be empty.
+    """
     if arguments:
         command.fail(must("arguments", "be absent", " ".join(arguments)))
     cache = Path(_CACHE.value)

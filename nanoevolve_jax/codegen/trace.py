@@ -3,9 +3,8 @@
   python -m nanoevolve_jax.codegen.trace nano-0123456789abcdef
   python -m nanoevolve_jax.codegen.trace nano-0123456789abcdef --nofollow
 
-Interrupting the command does not stop the job, and the command can be run again. The result is
-written to `deployed/JOB/result.json` in the candidate's run folder. The exit code is 1 if the job
-has failed.
+Interrupting the command does not stop the job. The result is written to `deployed/JOB/result.json`
+in the candidate's run folder. The exit code is 1 if the job has failed.
 """
 
 import time
@@ -69,7 +68,17 @@ def _keep(entry: registry.Entry, result: dict) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command."""
+    """Runs the command.
+
+    Args:
+      arguments: Command-line arguments: the id of the job.
+
+    Returns:
+      1 if the job has ended without a result, otherwise 0.
+
+    Raises:
+      FolderError: If the job was not sent from this machine and no address is given.
+    """
     if len(arguments) != 1:
         command.fail(must("arguments", "be the id of one job", " ".join(arguments)))
     (job,), given = arguments, flags.FLAGS

@@ -50,7 +50,11 @@ def read_source(path: Path) -> str:
 
 
 def describe(function: Certified) -> str:
-    """Returns a summary of a certificate as one line."""
+    """Returns a summary of a certificate as one line.
+
+    Args:
+      function: Certified function.
+    """
     programs = function.certificate["programs"]
     costs = [facts["flops"] / max(1.0, facts["baseline_flops"]) for facts in programs.values()]
     same = function.computation == function.certificate["seed_computation"]

@@ -81,7 +81,11 @@ def source_of(folder: Path, record: Record, slot: str) -> str:
 
 
 def names_of(config: ConfigDict) -> list[str]:
-    """Returns the names of the profiles in `config.codegen.ensemble`."""
+    """Returns the names of the profiles in `config.codegen.ensemble`.
+
+    Args:
+      config: Full configuration.
+    """
     return [name.strip() for name in config.codegen.ensemble.split(",") if name.strip()]
 
 
@@ -209,7 +213,11 @@ def tried_of(slot: str, known: State) -> list[prompts.Trial]:
 
 
 def added_lines(diff: str) -> str:
-    """Returns the first lines that a unified diff adds, joined into one line."""
+    """Returns the first lines that a unified diff adds, joined into one line.
+
+    Args:
+      diff: Unified diff.
+    """
     lines = [x[1:].strip() for x in diff.splitlines() if x.startswith("+") and x[:3] != "+++"]
     kept = [line for line in lines if line][:_LINES]
     return "`" + "; ".join(kept) + ("; ..." if len(lines) > _LINES else "") + "`"

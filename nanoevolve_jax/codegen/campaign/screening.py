@@ -225,7 +225,14 @@ def code_of_child(parent: Record, result: Result, number: int, provider: str) ->
 
 
 def inherited_code(code: Code | None) -> Code | None:
-    """Returns the code of a child that inherits its parent's functions unchanged."""
+    """Returns the code of a child that inherits its parent's functions unchanged.
+
+    Args:
+      code: Code of the parent, or None if it uses only built-in functions.
+
+    Returns:
+      Code without the fields that describe the parent's own rewrite, or None.
+    """
     kept = ("certificates", "computation")
     return code and {name: code[name] if name in kept else None for name in CODE}
 

@@ -105,7 +105,11 @@ def require_campaign_folder(folder: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Marks a folder as the folder of a campaign of code, before it contains candidates."""
+    """Marks a folder as the folder of a campaign of code, before it contains candidates.
+
+    Args:
+      folder: Run folder, which must exist.
+    """
     (folder / proposals.FOLDER).mkdir(exist_ok=True)
 
 

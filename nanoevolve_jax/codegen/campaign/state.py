@@ -46,7 +46,11 @@ class State(NamedTuple):
     records: tuple[Record, ...]  # founders first
 
     def record(self, id: str) -> Record:
-        """Returns the record of the candidate with the given id."""
+        """Returns the record of the candidate with the given id.
+
+        Args:
+          id: Id of a candidate of the archive.
+        """
         return next(record for record in self.records if record.id == id)
 
     @property
@@ -63,7 +67,11 @@ class State(NamedTuple):
         return [record for record in self.records if parent_of_mutant(record.id)]
 
     def before(self, count: int) -> "State":
-        """Returns the state after the first `count` proposals were settled, without fillers."""
+        """Returns the state after the first `count` proposals were settled, without fillers.
+
+        Args:
+          count: Number of proposals.
+        """
         entries = self.entries[:count]
         ids = {entry.candidate for entry in entries if entry.outcome == CANDIDATE}
         kept = [r for r in self.records if r.generation == 0 or parent_of_mutant(r.id) in ids]
@@ -98,12 +106,20 @@ def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> 
 
 
 def best_of(state: State) -> Record:
-    """Returns the best candidate."""
+    """Returns the best candidate.
+
+    Args:
+      state: State with at least one record.
+    """
     return survivors(state.records, 1)[0]
 
 
 def spent_on(entries: Sequence[Entry]) -> Spent:
-    """Returns the cost of settled proposals."""
+    """Returns the cost of settled proposals.
+
+    Args:
+      entries: Journal entries of the proposals.
+    """
     return total(
         Spent(e.calls, e.input_tokens + e.output_tokens, e.dollars, e.seconds) for e in entries
     )
@@ -123,7 +139,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def slots_of(config: ConfigDict) -> tuple[str, ...]:
-    """Returns the slots that a campaign may rewrite."""
+    """Returns the slots that a campaign may rewrite.
+
+    Args:
+      config: Full configuration, whose field `codegen.scope` selects the slots.
+    """
     return tuple(SLOTS) if config.codegen.scope == "all" else SCOPES[config.codegen.scope]
 
 
@@ -185,7 +205,12 @@ class Status(NamedTuple):
 
 
 def entry_line(entry: Entry, state: State) -> str:
-    """Returns the outcome of a proposal as one line."""
+    """Returns the outcome of a proposal as one line.
+
+    Args:
+      entry: Journal entry of the proposal.
+      state: State that contains the candidate of the proposal, if there is one.
+    """
     about = f"p{entry.number:04d} {entry.slot} of {entry.parent} by {entry.provider}"
     if entry.outcome == FAILED:
         return f"{about}: no answer ({entry.message})"

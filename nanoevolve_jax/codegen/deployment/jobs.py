@@ -84,13 +84,29 @@ def submit(folder: Path, address: str, candidate: str = "") -> str:
 
 
 def poll(job: str, address: str) -> State:
-    """Returns the state of a job."""
+    """Returns the state of a job.
+
+    Args:
+      job: Id of the job.
+      address: Address of the cluster.
+
+    Raises:
+      ClusterError: If the cluster cannot be reached.
+    """
     with connected(address) as server:
         return _state(server, job) if server else State(job, LOST, "no local Ray runs")
 
 
 def log(job: str, address: str) -> str:
-    """Returns the log of a job so far, or "" if the job is not on the cluster."""
+    """Returns the log of a job so far, or "" if the job is not on the cluster.
+
+    Args:
+      job: Id of the job.
+      address: Address of the cluster.
+
+    Raises:
+      ClusterError: If the cluster cannot be reached.
+    """
     with connected(address) as server:
         known = server and _state(server, job).status != LOST
         return server.client.get_job_logs(job) if known else ""
@@ -112,7 +128,14 @@ def result(job: str, address: str) -> dict[str, Any] | None:
 
 
 def listed(address: str) -> list[State]:
-    """Returns the states of all jobs on a cluster that train candidates, oldest first."""
+    """Returns the states of all jobs on a cluster that train candidates, oldest first.
+
+    Args:
+      address: Address of the cluster.
+
+    Raises:
+      ClusterError: If the cluster cannot be reached.
+    """
     with connected(address) as server:
         jobs = server.client.list_jobs() if server else []
     own = [job for job in jobs if (job.submission_id or "").startswith(PREFIX)]

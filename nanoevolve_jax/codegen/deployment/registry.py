@@ -53,7 +53,11 @@ class Entry(msgspec.Struct, frozen=True):
             return None
 
     def keep(self, result: dict[str, Any]) -> Path:
-        """Writes a result to the folder of the entry and returns the path of its file."""
+        """Writes a result to the folder of the entry and returns the path of its file.
+
+        Args:
+          result: Result that `from_log` returned.
+        """
         Path(self.place).mkdir(parents=True, exist_ok=True)
         write_sealed(Path(self.place) / RESULT, KIND, result)
         return Path(self.place) / RESULT
@@ -75,7 +79,11 @@ def add(cache: Path, entry: Entry) -> None:
 
 
 def entries(cache: Path) -> list[Entry]:
-    """Returns all entries, oldest first. Damaged entries are skipped."""
+    """Returns all entries, oldest first. Damaged entries are skipped.
+
+    Args:
+      cache: Folder with the registry.
+    """
     valid = []
     for path in (cache / FOLDER).glob("*.json"):
         try:
@@ -103,7 +111,11 @@ def find(cache: Path, job: str) -> Entry:
 
 
 def to_line(result: dict[str, Any]) -> str:
-    """Returns a result as the line that `from_log` reads."""
+    """Returns a result as the line that `from_log` reads.
+
+    Args:
+      result: Result as JSON, with the id of the job in the field `job`.
+    """
     sealed = json.loads(json.dumps({"kind": KIND, "format": FORMAT} | result, allow_nan=False))
     content = json.dumps(sealed | {"seal": seal_of(sealed)}).encode()
     return MARK + base64.b64encode(zlib.compress(content)).decode()
@@ -147,7 +159,11 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Returns a phrase about a result, such as the candidate's gain over its baseline."""
+    """Returns a phrase about a result, such as the candidate's gain over its baseline.
+
+    Args:
+      result: Result that `from_log` or `Entry.result` returned.
+    """
     runs = result["candidate"]
     failures = [run["failure"] for run in runs if run["failure"]]
     if failures:

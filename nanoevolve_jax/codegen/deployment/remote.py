@@ -48,7 +48,15 @@ def train(submission: Any, console: Any, on_progress: Any = lambda progress: Non
 
 
 def main(arguments: list[str]) -> None:
-    """Trains the runs of the working directory and prints the result as the last line."""
+    """Trains the runs of the working directory and prints the result as the last line.
+
+    Args:
+      arguments: Command-line arguments: the id of the job.
+
+    Raises:
+      FolderError: If the working directory is not the intact folder of the job, or if the corpus on
+        this machine differs from that of the sender.
+    """
     from nanoevolve_jax.codegen.deployment import folder, registry
     from nanoevolve_jax.execution.machine import private_folder, user_cache
     from nanoevolve_jax.terminal.console import Console

@@ -44,7 +44,11 @@ class Outcome(NamedTuple):
 
 
 def history_of(entries: Iterable[Entry]) -> list[Outcome]:
-    """Returns the outcomes that journal entries record, in the same order."""
+    """Returns the outcomes that journal entries record, in the same order.
+
+    Args:
+      entries: Journal entries, oldest first.
+    """
     return [
         Outcome(
             e.provider, e.gain, e.dollars, e.input_tokens + e.output_tokens, e.outcome == FAILED
@@ -100,7 +104,11 @@ def set_aside(history: Sequence[Outcome]) -> frozenset[str]:
 
 
 def cost(outcome: Outcome) -> float:
-    """Returns the cost of a proposal in dollars, with lower bounds per token and per proposal."""
+    """Returns the cost of a proposal in dollars, with lower bounds per token and per proposal.
+
+    Args:
+      outcome: Outcome of the proposal.
+    """
     return max(outcome.dollars, outcome.tokens * DOLLARS_PER_TOKEN, LEAST_DOLLARS)
 
 

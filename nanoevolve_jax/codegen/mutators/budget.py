@@ -35,17 +35,31 @@ class Limits(NamedTuple):
 
 
 def prompt_tokens(prompt: str) -> int:
-    """Returns an upper bound on the number of tokens in a prompt."""
+    """Returns an upper bound on the number of tokens in a prompt.
+
+    Args:
+      prompt: Text of the prompt.
+    """
     return -(-len(prompt.encode(errors="replace")) // BYTES_PER_TOKEN) + MESSAGE_TOKENS
 
 
 def worst_attempt(provider: Provider, prompt: str) -> tuple[int, int]:
-    """Returns upper bounds on the numbers of input and output tokens of an attempt."""
+    """Returns upper bounds on the numbers of input and output tokens of an attempt.
+
+    Args:
+      provider: Profile of the provider.
+      prompt: Text of the prompt.
+    """
     return prompt_tokens(prompt) + provider.overhead_tokens, provider.max_output_tokens
 
 
 def worst_call(provider: Provider, prompt: str) -> Spent:
-    """Returns an upper bound on the cost of a call, including all its attempts and pauses."""
+    """Returns an upper bound on the cost of a call, including all its attempts and pauses.
+
+    Args:
+      provider: Profile of the provider.
+      prompt: Text of the prompt.
+    """
     tokens = worst_attempt(provider, prompt)
     attempts = provider.attempts
     pauses = provider.retries * max(provider.backoff_max_seconds, provider.backoff_seconds)
@@ -61,13 +75,21 @@ def worst_proposal(provider: Provider, prompt: str) -> Spent:
     """Returns an upper bound on the cost of a proposal.
 
     A proposal makes up to two calls, and the second call has a longer prompt.
+
+    Args:
+      provider: Profile of the provider.
+      prompt: Text of the first prompt.
     """
     longer = prompt + " " * COMPLAINT_BYTES
     return total([worst_call(provider, prompt), worst_call(provider, longer)])
 
 
 def total(parts: Iterable[Spent]) -> Spent:
-    """Returns the sum of costs. The rounding of the sum does not depend on their order."""
+    """Returns the sum of costs. The rounding of the sum does not depend on their order.
+
+    Args:
+      parts: Costs to add.
+    """
     calls, tokens, dollars, seconds = tuple(zip(*parts, strict=True)) or ((),) * 4
     return Spent(sum(calls), sum(tokens), math.fsum(dollars), math.fsum(seconds))
 
@@ -95,7 +117,11 @@ def exceeded(limits: Limits, spent: Spent, reserved: Spent, worst: Spent) -> str
 
 
 def describe(spent: Spent) -> str:
-    """Returns a description of a cost as one line."""
+    """Returns a description of a cost as one line.
+
+    Args:
+      spent: Cost to describe.
+    """
     return (
         f"paid requests: {spent.calls}; tokens: {spent.tokens:,}; dollars: {spent.dollars:.6f}; "
         f"seconds: {spent.seconds:.1f}"

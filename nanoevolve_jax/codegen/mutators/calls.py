@@ -291,7 +291,11 @@ def answers_of(directory: Path) -> list[Answer]:
 
 
 def cost_of(answers: Iterable[Answer]) -> Spent:
-    """Returns the total cost of answers."""
+    """Returns the total cost of answers.
+
+    Args:
+      answers: Answers of calls that have ended.
+    """
     return total(
         Spent(a.requests, a.input_tokens + a.output_tokens, a.dollars, a.seconds) for a in answers
     )

@@ -26,7 +26,11 @@ _BEARER = re.compile(r"(?i)(\bbearer\s+)[^\s\"'<>,)\]}]+")
 
 
 def is_plain_url(url: str) -> bool:
-    """Returns whether a URL is http or https and has no part that could contain a key."""
+    """Returns whether a URL is http or https and has no part that could contain a key.
+
+    Args:
+      url: Text of the URL.
+    """
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises a ValueError if the port is not a valid number
@@ -37,7 +41,11 @@ def is_plain_url(url: str) -> bool:
 
 
 def names_secret(name: str) -> bool:
-    """Returns whether the name of a field or flag suggests that its value is a key."""
+    """Returns whether the name of a field or flag suggests that its value is a key.
+
+    Args:
+      name: Name of a field or of a flag with its dashes.
+    """
     return _NAMED.fullmatch(name.strip().lstrip("-")) is not None
 
 
@@ -56,7 +64,11 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def redacted(text: str) -> str:
-    """Returns a text in which credentials in URLs and bearer headers are replaced."""
+    """Returns a text in which credentials in URLs and bearer headers are replaced.
+
+    Args:
+      text: Text that may contain credentials.
+    """
     text = _USER_INFO.sub(rf"\1{HIDDEN}@", text)
     text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     return _BEARER.sub(rf"\1{HIDDEN}", text)

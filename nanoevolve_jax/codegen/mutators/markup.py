@@ -70,6 +70,9 @@ def plain(answer: str) -> str:
 
     Unusual spaces become plain spaces, and all line breaks become line feeds. Colour codes and
     invisible characters are removed.
+
+    Args:
+      answer: Text of the answer.
     """
     return _ESCAPE.sub("", answer).translate(_PLAIN).replace("\r\n", "\n").replace("\r", "\n")
 

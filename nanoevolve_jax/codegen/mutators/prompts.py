@@ -128,7 +128,11 @@ def complaint(prompt: str, answer: str, wrong: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Returns a text with `> ` before each line. Only the end of a long text is kept."""
+    """Returns a text with `> ` before each line. Only the end of a long text is kept.
+
+    Args:
+      text: Text to quote, such as an answer.
+    """
     lines = [f"> {line}".rstrip() for line in text.strip("\n").split("\n")]
     content = "\n".join(lines).encode(errors="replace")
     if len(content) <= LONGEST_QUOTE:
@@ -138,7 +142,11 @@ def quoted(text: str) -> str:
 
 
 def measured(evidence: Evidence) -> str:
-    """Returns the measurements of a candidate as one line."""
+    """Returns the measurements of a candidate as one line.
+
+    Args:
+      evidence: Measurements of the candidate.
+    """
     parts = []
     if evidence.score is not None:
         parts.append(f"score {evidence.score:+.4f}")
@@ -181,12 +189,20 @@ _PURPOSES = {
 
 
 def arguments_of(slot: str) -> list[str]:
-    """Returns descriptions of the arguments of a slot's function, one line per array."""
+    """Returns descriptions of the arguments of a slot's function, one line per array.
+
+    Args:
+      slot: Name of the slot, one of `SLOTS`.
+    """
     return [_line(name, leaf) for name, leaf in SLOTS[slot].named_arguments()]
 
 
 def results_of(slot: str) -> list[str]:
-    """Returns descriptions of the results of a slot's function, one line per result, in order."""
+    """Returns descriptions of the results of a slot's function, one line per result, in order.
+
+    Args:
+      slot: Name of the slot, one of `SLOTS`.
+    """
     return [
         _line(name, leaf, "values outside are clipped" if leaf.low is not None else "")
         for name, leaf in SLOTS[slot].named_results()

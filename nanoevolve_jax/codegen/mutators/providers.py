@@ -62,7 +62,12 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return 1 + self.retries
 
     def dollars(self, input_tokens: int, output_tokens: int) -> float:
-        """Returns the price of an attempt in dollars."""
+        """Returns the price of an attempt in dollars.
+
+        Args:
+          input_tokens: Number of input tokens.
+          output_tokens: Number of output tokens.
+        """
         tokens = input_tokens * self.dollars_in + output_tokens * self.dollars_out
         return self.dollars_call + tokens / 1e6
 
@@ -178,12 +183,21 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def filled(command: tuple[str, ...], places: Mapping[str, str]) -> list[str]:
-    """Returns the arguments of a command with their placeholders replaced."""
+    """Returns the arguments of a command with their placeholders replaced.
+
+    Args:
+      command: Arguments with placeholders in braces.
+      places: Values of the placeholders by name. Other placeholders are kept.
+    """
     return [_PLACE.sub(lambda match: places.get(match[1], match[0]), part) for part in command]
 
 
 def missing(provider: Provider) -> str | None:
-    """Returns the reason why a provider cannot be asked on this machine, or None if it can be."""
+    """Returns the reason why a provider cannot be asked on this machine, or None if it can be.
+
+    Args:
+      provider: Profile of the provider.
+    """
     if isinstance(provider, Api) and not is_plain_url(provider.base_url):
         return f"its base_url {_URL_RULE}"
     if provider.key_env and not os.environ.get(provider.key_env):
@@ -217,7 +231,11 @@ def choose_profile(profiles: Mapping[str, Provider], name: str, field: str) -> P
 
 
 def to_json(provider: Provider) -> dict[str, Any]:
-    """Returns a profile as JSON, with the name of the variable that contains its key."""
+    """Returns a profile as JSON, with the name of the variable that contains its key.
+
+    Args:
+      provider: Profile of the provider.
+    """
     document = msgspec.to_builtins(provider)
     return document | {"base_url": redacted(document.get("base_url", ""))}
 

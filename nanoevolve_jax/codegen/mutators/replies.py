@@ -102,7 +102,11 @@ def refused(status: int, body: Any, headers: Mapping[str, str]) -> Attempt:
 
 
 def is_about_quota(text: str) -> bool:
-    """Returns whether a message reports an exhausted quota or balance. Retries are then useless."""
+    """Returns whether a message reports an exhausted quota or balance. Retries are then useless.
+
+    Args:
+      text: Text of the message.
+    """
     return _QUOTA.search(text) is not None
 
 
@@ -255,7 +259,11 @@ def tokens_of(reply: Any) -> tuple[int | None, int | None]:
 
 
 def token_count(value: Any) -> int | None:
-    """Returns a reported number of tokens, or None if it is not a plausible positive integer."""
+    """Returns a reported number of tokens, or None if it is not a plausible positive integer.
+
+    Args:
+      value: Value of a field in the reply, of any type.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 < value <= MOST_TOKENS and value == int(value) else None

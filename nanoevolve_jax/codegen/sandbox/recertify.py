@@ -21,12 +21,20 @@ _MOST_COST = 1000.0  # highest bound that a campaign can have; costs are not che
 
 
 def remember(function: Certified) -> None:
-    """Records that a function has been validated on this machine."""
+    """Records that a function has been validated on this machine.
+
+    Args:
+      function: Function to record in the user's cache.
+    """
     (private_folder(private_folder(user_cache()) / FOLDER) / function.id).touch()
 
 
 def is_known(function: Certified) -> bool:
-    """Returns whether a function has been validated on this machine."""
+    """Returns whether a function has been validated on this machine.
+
+    Args:
+      function: Function to look up in the user's cache.
+    """
     return (user_cache() / FOLDER / function.id).is_file()
 
 

@@ -49,7 +49,11 @@ def computation_hash(computations: Mapping[str, ClosedJaxpr]) -> str:
 
 
 def graph(closed: ClosedJaxpr) -> str:
-    """Returns the hash of a computation as 64 hexadecimal digits."""
+    """Returns the hash of a computation as 64 hexadecimal digits.
+
+    Args:
+      closed: Computation to hash.
+    """
     arguments = [
         _hash("argument", str(i), str(aval.shape), str(aval.dtype))
         for i, aval in enumerate(closed.in_avals)

@@ -104,7 +104,12 @@ class Cost(NamedTuple):
     bytes: float  # memory traffic in bytes
 
     def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
-        """Returns the sum of this cost and `times` times another cost."""
+        """Returns the sum of this cost and `times` times another cost.
+
+        Args:
+          other: Cost to add.
+          times: Factor on the added cost.
+        """
         return Cost(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 

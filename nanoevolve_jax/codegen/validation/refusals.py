@@ -59,7 +59,11 @@ class Refused(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the type of an exception and the first line of its message."""
+    """Returns the type of an exception and the first line of its message.
+
+    Args:
+      error: Exception to describe.
+    """
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
