@@ -34,7 +34,7 @@ _OFTEN = ("ensemble", "proposals", "dollars", "isolation")
 
 
 def autonomous(config: ConfigDict) -> None:
-    """Runs the command.
+    """Runs or resumes a campaign of code and shows its results.
 
     Args:
       config: Full configuration.

@@ -105,7 +105,7 @@ def _config_of(history: History, here: ConfigDict, fingerprint: str | None) -> C
 
 
 def deploy(config: ConfigDict, names: Sequence[str]) -> None:
-    """Runs the command.
+    """Sends candidates to a cluster, or stops the local Ray.
 
     Args:
       config: Full configuration of this machine.
@@ -124,7 +124,7 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
         return
     if not names:
         command.fail("candidates must be given: DIR:ID, presets or JSON files")
-    deployments = [deployment(name, config) for name in names]  # fails before anything is sent
+    deployments = [deployment(name, config) for name in names]  # checks all before any is sent
     runs = [job for d in deployments for own in d.submission.arms.values() for job in own]
     recertify.require_validated((job.candidate.code for job in runs), config.codegen.isolation)
     for each in deployments:

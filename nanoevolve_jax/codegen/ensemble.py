@@ -106,7 +106,7 @@ def page_of(
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command.
+    """Shows the table of providers.
 
     Args:
       arguments: Command-line arguments: at most one run folder.

@@ -1,4 +1,4 @@
-"""The error class of code mutation."""
+"""Error class of code mutation."""
 
 from nanoevolve_jax.errors import UserError
 

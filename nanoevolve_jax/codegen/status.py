@@ -72,7 +72,7 @@ def outcome(entry: registry.Entry, state: State) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the command.
+    """Shows the table of deployed candidates.
 
     Args:
       arguments: Command-line arguments, which must be empty.

@@ -68,7 +68,7 @@ def _keep(entry: registry.Entry, result: dict) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command.
+    """Runs the command and returns its exit code.
 
     Args:
       arguments: Command-line arguments: the id of the job.

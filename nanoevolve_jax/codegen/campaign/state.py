@@ -106,7 +106,7 @@ def resumed(records: Sequence[Record], entries: Sequence[Entry], path: Path) -> 
 
 
 def best_of(state: State) -> Record:
-    """Returns the best candidate.
+    """Returns the record of the best candidate.
 
     Args:
       state: State with at least one record.

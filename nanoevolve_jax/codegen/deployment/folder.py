@@ -75,7 +75,7 @@ def portable(config: ConfigDict) -> ConfigDict:
     for path in SETTINGS:
         if path.partition(".")[0] in _TRAINING or path in _RESOURCES:
             settled.update_from_flattened_dict({path: get_setting(config, path)})
-    settled.threads = config.threads or visible_cores()  # results depend on it
+    settled.threads = config.threads or visible_cores()  # results depend on the number
     settled.data.cache_dir = SETTINGS["data.cache_dir"].default
     if config.data.corpus.startswith("parquet:"):
         settled.data.corpus = f"parquet:{_TEXT}"

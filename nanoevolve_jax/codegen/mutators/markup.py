@@ -208,7 +208,7 @@ def without_reasoning(answer: str) -> str:
     for tag in _TAG.finditer(answer):
         between = answer[start : tag.start()]
         mentioned = between.endswith("`") and answer[tag.end() : tag.end() + 1] == "`"
-        if mentioned or tag[0].endswith("/>"):  # an empty element encloses nothing
+        if mentioned or tag[0].endswith("/>"):  # empty elements contain no reasoning
             continue
         kept += [between, "\n"] if depth == 0 else []
         start = tag.end()

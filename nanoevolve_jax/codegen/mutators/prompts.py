@@ -153,7 +153,7 @@ def measured(evidence: Evidence) -> str:
     if evidence.bpb is not None:
         baseline = evidence.baseline_bpb
         gain = 0.0 if baseline is None else baseline - evidence.bpb
-        # A word instead of a sign, because a lower loss is better.
+        # The gain is given in words, because its sign is easily misread if a lower loss is better.
         than = f"{abs(gain):.4f} {'better' if gain > 0 else 'worse'} than" if gain else "equal to"
         compared = "" if baseline is None else f" ({than} the baseline)"
         parts.append(f"validation {evidence.bpb:.4f} bpb{compared}")

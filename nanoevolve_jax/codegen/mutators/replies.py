@@ -277,7 +277,7 @@ def _count(usage: Any, path: str) -> int | None:
 
 # Waits --------------------------------------------------------------------------------------
 
-_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:d|h|ms|m|s))+")  # such as 6m0s or 20ms
+_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:d|h|ms|m|s))+")  # for example, 6m0s or 20ms
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 

@@ -36,7 +36,7 @@ def validate(**request: Any) -> dict[str, Any]:
     except MemoryError:
         message = "it needs more memory than the sandbox has"
         return {"refusal": Refused("memory", message).refusal._asdict()}
-    except BaseException as error:  # a source must not decide how this process ends
+    except BaseException as error:  # a source must not control the end of this process
         return {"refusal": Refused("trace", first_line(error)).refusal._asdict()}
     programs = {
         key: program._asdict() | {"content": _text(program.content)}
@@ -76,7 +76,7 @@ def _text(content: bytes) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.update(  # before JAX is imported
+    os.environ.update(  # must run before JAX is imported
         JAX_PLATFORMS="cpu",
         NPROC=str(THREADS),  # size of XLA's thread pools
         TF_CPP_MIN_LOG_LEVEL="3",

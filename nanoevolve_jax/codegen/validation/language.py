@@ -54,7 +54,7 @@ _NOT_IN_GRAMMAR = {  # fields of allowed nodes that must be empty, with their na
 _LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.unaryop, ast.expr_context)
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-_PATH = re.compile(r"\w+(\.\w+)+")  # such as jax.nn.relu
+_PATH = re.compile(r"\w+(\.\w+)+")  # for example, jax.nn.relu
 _RESERVED = frozenset((*BUILTINS, *CONSTANTS, *ROOTS))
 _ARGUMENTS = [name for slot in SLOTS.values() for name, _ in slot.named_arguments()]
 _FIELDS = {field for name in _ARGUMENTS for field in name.split(".")[1:]}
@@ -225,7 +225,7 @@ def _require_identifier(node: ast.AST, name: str) -> None:
 
 def _require_number(node: ast.Constant) -> None:
     value = node.value
-    if isinstance(value, int) and value > MAX_INTEGER:  # signs are operators
+    if isinstance(value, int) and value > MAX_INTEGER:  # a minus sign is an operator
         raise _refused(node, "too_long", f"an integer must be at most {MAX_INTEGER}")
     if value is not None and value is not Ellipsis and type(value) not in (bool, int, float):
         kind = type(value).__name__

@@ -1,4 +1,4 @@
-"""Reasons why code is refused."""
+"""Refusals of code: their reasons and messages."""
 
 import re
 from typing import NamedTuple
