@@ -1,1 +1,1 @@
-"""How a candidate runs: schedules, the training segment, populations, evaluation."""
+"""Training of candidates: schedules, training segments, populations, engines and checkpoints."""

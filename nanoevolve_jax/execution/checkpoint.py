@@ -1,8 +1,9 @@
-"""Verified checkpoints, and the state of an engine that they hold.
+"""Verified checkpoints of the state of an engine.
 
-Orbax writes a checkpoint in the background and publishes it by a rename, so a kill leaves the
-previous one intact. Orbax does not detect flipped bits, so each checkpoint also holds a SHA-256 of
-its arrays. A damaged checkpoint is deleted, and the previous one is used.
+Orbax writes a checkpoint in the background and publishes it by renaming a folder, so the previous
+checkpoint survives if the process is killed. Orbax does not detect flipped bits, so each checkpoint
+also holds a SHA-256 digest of its arrays. A damaged checkpoint is deleted, and the previous one is
+used.
 """
 
 import hashlib
@@ -30,19 +31,19 @@ _KEPT = 2  # the newest checkpoint and a fallback
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be written."""
+    """Error about a checkpoint that cannot be written."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user asked to stop; everything up to a segment boundary is on disk."""
+    """Stop on the user's request, after all work up to a segment boundary was saved."""
 
 
 class Checkpoint(NamedTuple):
     """Content of a checkpoint: the state of an engine's call at a segment boundary."""
 
-    search: dict[str, Any]  # JSON: program, finished jobs and current batch
+    search: dict[str, Any]  # program, finished jobs and current batch, as JSON
     records: dict[str, np.ndarray]  # telemetry and validation curves by name
-    population: Any  # TrainState of all lanes; None between two batches
+    population: Any  # TrainState of all lanes, or None between two batches
 
 
 def _sha256(tree: Any) -> str:
@@ -55,7 +56,7 @@ def _sha256(tree: Any) -> str:
 
 
 def _pack(records: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns records as one array of the bytes of an .npz; Orbax rejects empty arrays."""
+    """Returns records as the bytes of one .npz file, because Orbax rejects empty arrays."""
     file = io.BytesIO()
     np.savez_compressed(file, **records)
     return {"npz": np.frombuffer(file.getvalue(), np.uint8)}
@@ -67,7 +68,10 @@ def _unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Checkpoints:
-    """Checkpoints of one run folder; with several processes only the first reads and writes."""
+    """Checkpoints of one run folder.
+
+    If several processes train together, only the first one reads and writes checkpoints.
+    """
 
     def __init__(
         self,
@@ -80,10 +84,13 @@ class Checkpoints:
         """Opens the folder and removes unfinished checkpoints of killed processes.
 
         Args:
-          folder: Run folder; the checkpoints are in its folder `checkpoints`.
-          seconds: Least time between checkpoints; 0 saves at every segment boundary.
+          folder: Run folder. The checkpoints are in its subfolder `checkpoints`.
+          seconds: Minimum time between checkpoints in seconds. 0 saves at every segment boundary.
           stopping: Function that returns whether the user has asked to stop.
           log: Callback that takes one line for the user.
+
+        Raises:
+          FileError: If a link has the name of the folder of checkpoints.
         """
         self._folder = (folder / FOLDER).absolute()
         self._seconds = seconds
@@ -103,7 +110,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         subfolder(self._folder.parent, FOLDER)
-        # Orbax would remove them in a thread that it waits for only when it saves.
+        # Orbax removes unfinished checkpoints in a thread, which it joins only when it saves.
         for unfinished in self._folder.glob(f"*{TMP_DIR_SUFFIX}*"):
             shutil.rmtree(unfinished)
         options = ocp.CheckpointManagerOptions(
@@ -117,21 +124,23 @@ class Checkpoints:
         return ocp.CheckpointManager(self._folder, options=options)
 
     def boundary(self, make: Callable[[], Checkpoint]) -> None:
-        """Saves a checkpoint if one is due or the user asked to stop; call it after every segment.
+        """Saves a checkpoint if one is due or the user asked to stop.
+
+        Call this method after every segment.
 
         Args:
-          make: Function that returns the checkpoint; called only if it is saved.
+          make: Function that returns the checkpoint. It is called only if the checkpoint is saved.
 
         Raises:
           CheckpointError: If the checkpoint cannot be written.
-          Interrupted: If the user asked to stop; the checkpoint has been written.
+          Interrupted: If the user asked to stop. The checkpoint has then been written.
         """
         first = hosts.is_first()
         try:
             due = first and self._manager.should_save(self._next)
             stopping, due = hosts.votes([self.stopping(), due]).any(axis=0)
             if stopping or due:
-                checkpoint = make()  # all processes take part in gathering
+                checkpoint = make()  # in all processes, because all take part in gathering
                 checkpoint = checkpoint._replace(population=hosts.gather(checkpoint.population))
                 if first:
                     self._save(checkpoint)
@@ -143,7 +152,7 @@ class Checkpoints:
             raise Interrupted
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        # Copies, because arrays of a CPU may share memory that the next segment is donated.
+        # Arrays on a CPU may share memory that is donated to the next segment, so copy them.
         population = jax.tree.map(np.array, checkpoint.population)
         records = _pack(checkpoint.records)
         digest = _sha256((records, population))
@@ -166,10 +175,11 @@ class Checkpoints:
         self._next += 1
 
     def restore(self, wanted: Callable[[dict[str, Any]], bool], template: Any) -> Checkpoint | None:
-        """Returns the newest intact checkpoint if it is wanted, otherwise None.
+        """Returns the newest intact checkpoint if it can be resumed, otherwise None.
 
         Args:
-          wanted: Function from `Checkpoint.search` to whether the checkpoint can be resumed.
+          wanted: Function that takes `Checkpoint.search` and returns whether the caller can resume
+            from the checkpoint.
           template: Tree with the structure, shapes and dtypes of the population.
         """
         return hosts.from_first(lambda: self._restore_newest(wanted, template))
@@ -219,7 +229,7 @@ class Checkpoints:
         """Waits until the last checkpoint is written.
 
         Raises:
-          CheckpointError: If it cannot be written.
+          CheckpointError: If the checkpoint cannot be written.
         """
         try:
             if hosts.is_first():
@@ -239,7 +249,7 @@ def _line(error: Exception) -> str:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Returns the bytes of the arrays or shapes of a tree."""
+    """Returns the total size in bytes of a tree of arrays or of their shapes and dtypes."""
     return sum(
         int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
     )
@@ -253,23 +263,23 @@ _ARRAYS = ("telemetry", "curve")
 class Batch(NamedTuple):
     """A batch of lanes at a segment boundary."""
 
-    step: int  # steps done
+    step: int  # number of completed steps
     state: TrainState  # state of all lanes
-    telemetry: np.ndarray  # float32[jobs, step, 14]
-    curve: tuple[tuple[int, np.ndarray], ...]  # (step, validation bpb float64[width])
+    telemetry: np.ndarray  # telemetry of all completed steps, float32[width, step, 14]
+    curve: tuple[tuple[int, np.ndarray], ...]  # pairs (step, validation bpb float64[width])
 
 
 class Call(NamedTuple):
-    """State of a call of an engine; jobs are identified by their keys."""
+    """State of a call of `Engine.run`, which identifies jobs by their keys."""
 
-    program: str  # fingerprint of the engine that can resume
-    finished: dict[str, RunResult]
-    keys: tuple[str, ...] = ()  # keys of the current batch
-    batch: Batch | None = None
+    program: str  # fingerprint of the engine that can resume the call
+    finished: dict[str, RunResult]  # results of finished jobs by key
+    keys: tuple[str, ...] = ()  # keys of the jobs in the current batch
+    batch: Batch | None = None  # current batch, or None between two batches
 
 
 def to_checkpoint(call: Call) -> Checkpoint:
-    """Returns the checkpoint of a call."""
+    """Returns a checkpoint that holds the state of a call."""
     search: dict[str, Any] = {"program": call.program, "finished": {}, "batch": list(call.keys)}
     records = {}
     for key, result in call.finished.items():
@@ -286,7 +296,7 @@ def to_checkpoint(call: Call) -> Checkpoint:
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Call:
-    """Returns the call of a checkpoint; its arrays are on the host."""
+    """Returns the state of the call that a checkpoint holds, with its arrays on the host."""
     search, records, population = checkpoint
     finished = {
         key: RunResult(**document, **{name: records[f"{key}.{name}"] for name in _ARRAYS})

@@ -1,8 +1,9 @@
-"""Engines, which train lists of jobs, and the local engine on the devices of this process.
+"""Engine protocol for training lists of jobs, and the engine for the devices of this process.
 
 The host loops over batches of lanes and over segments. Between segments it evaluates, reports
-progress, saves checkpoints and stops failed batches. A batch that is not full is padded with copies
-of its last job, because a smaller program would need another compilation and round differently.
+progress, saves checkpoints and stops batches in which every run has failed. A batch that is not
+full is padded with copies of its last job, because a smaller program would have to be compiled and
+would round differently.
 """
 
 import hashlib
@@ -42,32 +43,37 @@ from nanoevolve_jax.policy.certified import Code
 
 
 class ClusterError(UserError):
-    """A cluster or a machine that cannot train."""
+    """Error about a cluster or a machine that cannot train."""
 
 
 class Evaluation(NamedTuple):
-    """Validation sets in batches, one per fold, all of one shape."""
+    """Batched validation sets, one per fold. All have the same shape."""
 
-    folds: tuple[np.ndarray, ...]  # each int32[N, B, T + 1]
-    token_bytes: np.ndarray  # int32[vocab]
+    folds: tuple[np.ndarray, ...]  # validation rows per fold, int32[N, B, T + 1]
+    token_bytes: np.ndarray  # bytes per token, int32[vocab]
 
 
 class Progress(NamedTuple):
     """Progress of a batch."""
 
     jobs: int  # number of jobs, without padding
-    step: int  # steps done
+    step: int  # number of completed steps
     steps: int  # horizon of the batch
-    loss: np.ndarray  # float32[jobs, K], losses since the previous report
-    val_bpb: np.ndarray  # float64[jobs], latest validation
+    loss: np.ndarray  # training losses since the previous report, float32[jobs, K]
+    val_bpb: np.ndarray  # latest validation bits per byte, float64[jobs]
     names: tuple[str, ...]  # keys or display names of the jobs
-    batch: int = 0  # number of the batch, if several run at once
+    batch: int = 0  # index of the batch if several run at once
 
 
 def named(
     on_progress: Callable[[Progress], None], names: Mapping[str, str]
 ) -> Callable[[Progress], None]:
-    """Returns a callback that replaces the keys of jobs by display names."""
+    """Returns a progress callback that replaces the keys of jobs with display names.
+
+    Args:
+      on_progress: Callback that takes the renamed `Progress`.
+      names: Display names by key. Keys without a display name stay as they are.
+    """
 
     def renamed(progress: Progress) -> None:
         on_progress(progress._replace(names=tuple(names.get(k, k) for k in progress.names)))
@@ -78,12 +84,12 @@ def named(
 def validation_sets(
     folds: Sequence[np.ndarray], count: int, batch_size: int, token_bytes: Any
 ) -> Evaluation:
-    """Returns the first rows of every fold in whole batches.
+    """Returns the first rows of every fold as full batches.
 
     Args:
-      folds: Rows of every fold, int[N, T + 1].
-      count: Number of rows to use; fewer if the smallest fold has fewer.
-      batch_size: Rows per batch.
+      folds: Rows per fold, each int[N, T + 1].
+      count: Number of rows to use per fold, reduced to the size of the smallest fold.
+      batch_size: Largest number of rows per batch.
       token_bytes: Bytes per token, int[vocab].
     """
     count = min(count, *(len(rows) for rows in folds))
@@ -96,16 +102,26 @@ def validation_sets(
 
 
 def evaluation_steps(total_steps: int, evaluations: int, segment_steps: int) -> set[int]:
-    """Returns the ends of segments at which to evaluate: evenly spaced, with the last step."""
+    """Returns the segment ends at which to evaluate, evenly spaced and including the last step.
+
+    Args:
+      total_steps: Horizon in steps.
+      evaluations: Number of evaluations after step 0.
+      segment_steps: Steps per segment.
+    """
     ends = [*range(segment_steps, total_steps, segment_steps), total_steps]
     wanted = [total_steps * (i + 1) / evaluations for i in range(evaluations)]
     return {min(ends, key=lambda end: (abs(end - step), end)) for step in wanted} | {total_steps}
 
 
 def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
-    """Returns the jobs in batches of at most `width`, in order.
+    """Returns the jobs in order, grouped into batches.
 
-    Jobs of a batch share a horizon, a validation fold and code.
+    The jobs of a batch share their horizon, validation fold and rewritten code.
+
+    Args:
+      jobs: Jobs to group.
+      width: Largest number of jobs per batch.
     """
     groups = itertools.groupby(jobs, key=lambda job: (job.steps, job.fold, job.candidate.code))
     alike = [list(group) for _, group in groups]
@@ -113,7 +129,7 @@ def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
 
 
 class Engine(Protocol):
-    """Trains jobs, in this process or on other machines."""
+    """Interface for training jobs in this process or on other machines."""
 
     @property
     def task(self) -> Task:
@@ -130,35 +146,47 @@ class Engine(Protocol):
     ) -> Generator[RunResult, None, None]:
         """Yields one result per job, in order.
 
-        Close the generator (`contextlib.closing`), also after an exception, because workers may
-        still train for it.
+        Always close the generator, for example with `contextlib.closing`. Otherwise workers may
+        continue to train after an exception in the caller.
+
+        Args:
+          jobs: Jobs to train.
+          on_progress: Callback that takes the `Progress` of a batch after each segment.
         """
         ...
 
     def checkpoint_bytes(self, job: Job) -> int:
-        """Returns the bytes of the largest checkpoint of such jobs in the run folder."""
+        """Returns the size in bytes of the largest checkpoint that the run folder will hold.
+
+        Args:
+          job: Example of the jobs to be trained.
+        """
         ...
 
 
 class LocalEngine(NamedTuple):
-    """Trains jobs on the devices of this process; an `Engine`."""
+    """An `Engine` that trains jobs on the devices of this process."""
 
-    task: Task
-    programs: Programs
-    stream: Stream
-    evaluation: Evaluation
-    segment_steps: int
-    evaluations: int
-    checkpoints: Checkpoints | None = None
-    log: Callable[[str], None] = logging.warning
-    compile_limits: CompileLimits = CompileLimits()  # limits of programs with rewritten code
+    task: Task  # static part of the training program
+    programs: Programs  # compiled programs of the task
+    stream: Stream  # training text
+    evaluation: Evaluation  # validation text
+    segment_steps: int  # steps per segment, K
+    evaluations: int  # number of evaluations after step 0
+    checkpoints: Checkpoints | None = None  # checkpoints of the run folder, if any
+    log: Callable[[str], None] = logging.warning  # callback that takes one line for the user
+    compile_limits: CompileLimits = CompileLimits()  # limits for programs with rewritten code
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
     ) -> Generator[RunResult, None, None]:
-        """Trains the jobs in order, one batch of lanes at a time; yields one result per job.
+        """Trains the jobs in order, one batch of lanes at a time, and yields one result per job.
 
-        Resumes from the newest checkpoint if it belongs to these jobs.
+        Training resumes from the newest checkpoint if that checkpoint belongs to these jobs.
+
+        Args:
+          jobs: Jobs to train.
+          on_progress: Callback that takes the `Progress` of a batch after each segment.
 
         Raises:
           OutOfMemoryError: If one lane per device does not fit.
@@ -178,7 +206,7 @@ class LocalEngine(NamedTuple):
             yield known[key] if key in known else next(trained)
 
     def _train(self, jobs, call: Call, on_progress) -> Iterator[RunResult]:
-        """Yields one result per job; a batch that does not fit in memory runs in half the lanes."""
+        """Yields one result per job. Halves the lanes if a batch does not fit in memory."""
         engine, initial = self, {}
         waiting = batches(jobs, engine.programs.width)
         while waiting:
@@ -200,7 +228,7 @@ class LocalEngine(NamedTuple):
     def _run_batch(self, jobs, call: Call, initial, on_progress) -> list[RunResult]:
         programs, count, steps = self.programs, len(jobs), jobs[0].steps
         code = jobs[0].candidate.code
-        with_code(programs, self.task, code)  # refuses code if devices share a candidate
+        with_code(programs, self.task, code)  # raises if several devices share a candidate
         if code is not None:
             code.require(matrix_shapes(self.task.model))
         keys = tuple(job.key for job in jobs)
@@ -250,7 +278,7 @@ class LocalEngine(NamedTuple):
         return Batch(0, state, np.zeros((len(jobs), 0, len(TELEMETRY)), np.float32), curve)
 
     def _advance(self, batch: Batch, jobs, candidates, evaluated: set[int]) -> Batch:
-        """Trains one segment and evaluates if it is time to; returns the batch after it."""
+        """Trains one segment, evaluates if an evaluation is due, and returns the new batch."""
         steps = jobs[0].steps
         code = jobs[0].candidate.code
         state, telemetry = with_code(self.programs, self.task, code).train_segment(
@@ -268,11 +296,11 @@ class LocalEngine(NamedTuple):
         return Batch(end, state, np.concatenate([batch.telemetry, telemetry], axis=1), curve)
 
     def _refusal(self, code: Code | None, call: Call) -> str | None:
-        """Returns why the training program of code must not be compiled, or None.
+        """Returns why the training program with `code` must not be compiled, or None if it may be.
 
         Args:
           code: Rewritten functions of the batch, if any.
-          call: State of the engine, to be saved if the user asks to stop.
+          call: State of the engine, which is saved if the user asks to stop.
 
         Raises:
           Interrupted: If the user asked to stop.
@@ -281,7 +309,7 @@ class LocalEngine(NamedTuple):
         if code is None:
             return None
         mesh = self.programs.mesh
-        # A child process has the devices of one host.
+        # A child process sees only the devices of its host.
         devices = mesh.size if jax.process_count() == 1 else jax.local_device_count()
         lanes = self.programs.width // mesh.shape[POPULATION]
         program = TrainingProgram(self.task, code, devices, lanes, self.segment_steps)
@@ -299,7 +327,7 @@ class LocalEngine(NamedTuple):
         return refusal
 
     def _segment(self, jobs: Sequence[Job], start: int) -> Segment:
-        """Returns the inputs of all lanes, axes [width, K, ...]."""
+        """Returns the inputs of all lanes, with leading axes [width, K]."""
         capacity = self.task.batch_size
         fed = [feed(self.stream, job, start, self.segment_steps, capacity) for job in jobs]
         return jax.tree.map(lambda *lanes: np.stack(lanes), *fed)
@@ -318,7 +346,7 @@ class LocalEngine(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Jobs of a full batch, which are the lanes of all devices."""
+        """Number of jobs in a full batch, equal to the number of lanes over all devices."""
         return self.programs.width
 
     # Resuming
@@ -330,7 +358,11 @@ class LocalEngine(NamedTuple):
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def state_template(self, job: Job) -> TrainState:
-        """Returns shapes and dtypes of the state of all lanes."""
+        """Returns the shapes and dtypes of the state of all lanes.
+
+        Args:
+          job: Example of the jobs to be trained.
+        """
         width = self.programs.width
         return jax.eval_shape(
             self.programs.init_population,
@@ -340,11 +372,15 @@ class LocalEngine(NamedTuple):
         )
 
     def checkpoint_bytes(self, job: Job) -> int:
-        """Returns the bytes of the state of all lanes."""
+        """Returns the size in bytes of the state of all lanes.
+
+        Args:
+          job: Example of the jobs to be trained.
+        """
         return tree_bytes(self.state_template(job))
 
     def _resume(self, jobs: Sequence[Job], keys: list[str]) -> Call:
-        """Returns the call that an earlier process saved for these jobs, or an empty call."""
+        """Returns the saved call of an earlier process for these jobs, or an empty call."""
         empty = Call(self.program, {})
         if self.checkpoints is None or not jobs:
             return empty
@@ -369,7 +405,7 @@ class LocalEngine(NamedTuple):
             self.checkpoints.boundary(lambda: to_checkpoint(call))
 
     def _with_half_the_lanes(self) -> "LocalEngine":
-        """Returns an engine with half the lanes; its results differ in the last bits."""
+        """Returns an engine with half the lanes, whose results may differ in the last bits."""
         mesh = self.programs.mesh
         lanes = self.programs.width // mesh.shape[POPULATION]
         if lanes == 1:
@@ -377,7 +413,7 @@ class LocalEngine(NamedTuple):
                 f"config.train.batch_size={self.task.batch_size} does not fit in device memory; "
                 "try a smaller batch, model or sequence_len"
             )
-        if jax.process_count() > 1:  # the others may have enough memory
+        if jax.process_count() > 1:  # other processes may have enough memory and keep their lanes
             raise OutOfMemoryError(
                 f"config.lanes={lanes} does not fit in device memory; try {lanes // 2}"
             )

@@ -1,4 +1,4 @@
-"""A training run as data, and the batches that it is fed at each step."""
+"""Training runs described as data, and the batches that each run trains on."""
 
 import functools
 import hashlib
@@ -20,30 +20,31 @@ LABEL_NOISE, CORPUS_SWITCH, BATCH_SIZE = "label_noise", "corpus_switch", "batch_
 
 
 class Disturbance(NamedTuple):
-    """A change of a run's data that no schedule could have anticipated."""
+    """A temporary change of a run's data that a schedule cannot anticipate."""
 
     kind: str  # LABEL_NOISE, CORPUS_SWITCH or BATCH_SIZE
-    start: int  # first step
-    stop: int  # step after the last
-    amount: float = 1.0  # fraction of targets replaced; or factor on the batch size, 0.5 or 2
+    start: int  # first disturbed step
+    stop: int  # first step after the disturbance
+    # Fraction of targets replaced (LABEL_NOISE) or factor on the batch size, 0.5 or 2 (BATCH_SIZE).
+    amount: float = 1.0
 
 
 class _Fields(NamedTuple):
-    candidate: Candidate
-    seed: int  # seed of the initial weights and of the batches, uint32
+    candidate: Candidate  # policy and recipe
+    seed: int  # seed of the initial weights and the batches, uint32
     steps: int  # horizon
     fold: int = 0  # index of the validation fold
-    gate: np.ndarray | None = None  # float32[steps] that replace the policy's own gate
-    disturbance: Disturbance | None = None
+    gate: np.ndarray | None = None  # gate values that override the policy, float32[steps]
+    disturbance: Disturbance | None = None  # change of the data, if any
     attempt: int = 0  # repeat number; distinguishes reruns of an otherwise identical job
 
 
 class Job(_Fields):
-    """A training run as data; equal jobs give equal bits on one machine."""
+    """Description of a training run. On one machine, equal jobs give bitwise equal results."""
 
     @functools.cached_property
     def key(self) -> str:
-        """Name that equal jobs share: 16 hexadecimal digits, computed once per object."""
+        """Identifier that equal jobs share, 16 hexadecimal digits. Computed once per object."""
         text = json.dumps(job_to_json(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -52,7 +53,7 @@ Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
 class CandidateDocument(TypedDict):
-    """Form of a candidate in JSON."""
+    """JSON form of a candidate."""
 
     spec: dict[str, Any]
     recipe: dict[str, float]
@@ -60,7 +61,7 @@ class CandidateDocument(TypedDict):
 
 
 class DisturbanceDocument(TypedDict):
-    """Form of a disturbance in JSON."""
+    """JSON form of a disturbance."""
 
     kind: Literal["label_noise", "corpus_switch", "batch_size"]
     start: int
@@ -69,7 +70,7 @@ class DisturbanceDocument(TypedDict):
 
 
 class JobDocument(TypedDict):
-    """Form of a job in JSON."""
+    """JSON form of a job."""
 
     candidate: CandidateDocument
     seed: Seed
@@ -81,7 +82,11 @@ class JobDocument(TypedDict):
 
 
 def candidate_to_json(candidate: Candidate) -> dict[str, Any]:
-    """Returns a candidate as a JSON object; its code, if any, as certificate ids."""
+    """Returns a candidate as a JSON object.
+
+    Args:
+      candidate: Candidate of concrete numbers. Its code, if any, is represented by certificate ids.
+    """
     document: dict[str, Any] = {
         "spec": spec_to_json(candidate.spec),
         "recipe": {k: float(v) for k, v in candidate.recipe._asdict().items()},
@@ -90,7 +95,11 @@ def candidate_to_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def job_to_json(job: Job) -> dict[str, Any]:
-    """Returns a job as a JSON object; every number survives exactly."""
+    """Returns a job as a JSON object that represents every number exactly.
+
+    Args:
+      job: Job to represent.
+    """
     return job._asdict() | {
         "candidate": candidate_to_json(job.candidate),
         "gate": None if job.gate is None else [float(x) for x in job.gate],
@@ -99,11 +108,11 @@ def job_to_json(job: Job) -> dict[str, Any]:
 
 
 def job_from_json(document: dict[str, Any], find: Callable[[str], Certified] | None = None) -> Job:
-    """Returns the job of a JSON object.
+    """Returns the job that a JSON object represents.
 
     Args:
-      document: Object of the form of `JobDocument`; fields with a default may be missing.
-      find: Function from a certificate id to certified code; None if jobs have no code.
+      document: Object of the form of `JobDocument`. The fields `fold` and `attempt` may be missing.
+      find: Function that maps a certificate id to certified code. None if no job has code.
 
     Raises:
       CertificateError: If the code is not available or belongs to another slot.
@@ -125,12 +134,12 @@ def job_from_json(document: dict[str, Any], find: Callable[[str], Certified] | N
 
 
 class Stream(NamedTuple):
-    """Text that batches are drawn from."""
+    """Training text from which batches are drawn."""
 
-    rows: np.ndarray  # [N, T + 1]
+    rows: np.ndarray  # rows of tokens, int[N, T + 1]
     batch_size: int  # rows per step, unless a disturbance changes it
-    vocab_size: int
-    other_rows: np.ndarray | None = None  # [M, T + 1], rows of the corpus to switch to
+    vocab_size: int  # number of tokens in the vocabulary
+    other_rows: np.ndarray | None = None  # rows of the corpus to switch to, int[M, T + 1]
 
 
 def _disturbed(job: Job, step: int, kind: str) -> bool:
@@ -145,7 +154,7 @@ def _rows(stream: Stream, job: Job, step: int) -> np.ndarray:
         return batch(stream.other_rows, job.seed, step, stream.batch_size)
     rows = batch(stream.rows, job.seed, step, stream.batch_size)
     if _disturbed(job, step, BATCH_SIZE):
-        # Rows beyond the horizon do not occur elsewhere in this run.
+        # The extra rows come from beyond the horizon, so this run does not use them elsewhere.
         more = batch(stream.rows, job.seed, step + job.steps, stream.batch_size)
         rows = np.concatenate([rows, more])[: round(stream.batch_size * job.disturbance.amount)]
     return rows
@@ -160,15 +169,21 @@ def _targets(stream: Stream, job: Job, step: int, targets: np.ndarray) -> np.nda
 
 
 def feed(stream: Stream, job: Job, start: int, length: int, capacity: int) -> Segment:
-    """Returns the segment of `length` steps from `start` on; zeros beyond the horizon.
+    """Returns the segment of `length` steps that begins at `start`.
+
+    Inputs and targets beyond the horizon are 0.
 
     Args:
-      stream: Text to draw from.
+      stream: Training text.
       job: Job of one lane.
-      start: First step.
+      start: Index of the first step.
       length: Number of steps, K.
-      capacity: Rows per step of the compiled program, B. A smaller batch is repeated to fill it,
-        which changes neither its mean loss nor its gradient.
+      capacity: Rows per step of the compiled program, B. A smaller batch is repeated to fill the
+        rows, which changes neither its mean loss nor its gradient.
+
+    Raises:
+      ValueError: If the capacity is not a multiple of the batch size, or the job switches the
+        corpus and the stream has only one.
     """
     width = stream.rows.shape[1] - 1
     inputs = np.zeros((length, capacity, width), np.int32)

@@ -1,13 +1,12 @@
-"""Journals: append-only files of JSON lines, each sealed together with the line before it.
+"""Journals, which are append-only files of JSON lines chained by hashes.
 
-The seal of a line is the SHA-256 of the seal before it and of the line's own content. So no line
-can be edited, moved, repeated, replaced by one of another journal, or taken out of the middle
-without the next reader noticing. A line is on disk before anything relies on it. A process killed
-in the middle of a write leaves a last line without its newline, which no reader counts.
+The seal of a line is the SHA-256 digest of the previous line's seal and the line's own content. A
+reader therefore detects every line that was edited, moved, repeated, copied from another journal or
+removed from the middle. Appended lines are synced to disk before `append` returns. A process killed
+in the middle of a write leaves a last line without a newline, which readers ignore.
 
-Anyone can compute a seal. It shows damage and careless edits; it does not stop a forger, who writes
-every seal anew. Lines taken off the end are not noticed here either, because a journal may always
-have ended there.
+Seals detect damage and careless edits but not forgery, because anyone can compute them. They do not
+reveal lines removed from the end either, because a shorter journal is also valid.
 """
 
 import hashlib
@@ -30,30 +29,34 @@ _CHUNK = 1 << 16
 
 
 class Journal(NamedTuple):
-    """What a journal holds."""
+    """Content of a journal."""
 
-    documents: list[Document]  # one per complete line, without seals
-    ends: list[int]  # bytes up to the end of each line
-    seals: list[str]  # of each line
-    torn: int  # bytes of an unfinished last line
+    documents: list[Document]  # document of each complete line, without its seal
+    ends: list[int]  # number of bytes up to the end of each line
+    seals: list[str]  # seal of each line
+    torn: int  # number of bytes in an unfinished last line
 
     @property
     def size(self) -> int:
-        """Bytes of the complete lines."""
+        """Number of bytes in the complete lines."""
         return self.ends[-1] if self.ends else 0
 
 
 def read(path: Path, *, older: bool = False) -> Journal:
-    """Reads the complete lines of a journal; blank lines at its end count for nothing.
+    """Reads the complete lines of a journal and ignores blank lines at its end.
 
     Args:
-      path: Path of the journal; a missing file is an empty journal.
-      older: Whether lines may lack a seal, or have one of their content alone, as in run folders of
-        formats 1 and 2.
+      path: Path of the journal. A missing file is read as an empty journal.
+      older: Whether a line may lack a seal or have a seal of its own content alone, as in run
+        folders of formats 1 and 2.
+
+    Returns:
+      Content of the journal.
 
     Raises:
-      FileError: If it is not a regular file, or a line is not JSON or does not fit its seal.
-      OSError: If it cannot be read.
+      FileError: If the path is not a regular file, or a line is not JSON or does not match its
+        seal.
+      OSError: If the file cannot be read.
     """
     try:
         content = read_plain(path)
@@ -77,7 +80,7 @@ def read(path: Path, *, older: bool = False) -> Journal:
 
 
 def _checked(document: Document, previous: str, line: bytes, older: bool) -> str:
-    """Removes the seal from a document and returns it, once it is found to fit."""
+    """Checks the seal of a document, removes it from the document and returns it."""
     seal = document.pop("seal", None)
     if older and (seal is None or seal == _own_seal(document)):
         return previous
@@ -97,7 +100,7 @@ def _line(document: Document, previous: str) -> tuple[bytes, str]:
 
 
 def _lines(documents: Iterable[Document], previous: str) -> tuple[bytes, str]:
-    """The lines of documents, and the seal of the last one."""
+    """Returns the lines of documents and the seal of the last line."""
     lines = []
     for document in documents:
         line, previous = _line(document, previous)
@@ -106,13 +109,20 @@ def _lines(documents: Iterable[Document], previous: str) -> tuple[bytes, str]:
 
 
 def append(path: Path, documents: Iterable[Document]) -> str:
-    """Appends documents in one write and syncs them; whatever a killed process left is cut off.
+    """Appends documents in one write and syncs the file.
+
+    An unfinished last line, which a killed process may have left, is removed first.
+
+    Args:
+      path: Path of the journal, which is created if it is missing.
+      documents: Documents to append, without seals.
 
     Returns:
-      The seal of the last line; "" for an empty journal.
+      Seal of the last line, or an empty string for an empty journal.
 
     Raises:
-      FileError: If the path is not a file of this folder alone, or its last line has no seal.
+      FileError: If the path is a link, has a second hard link or is not a regular file, or the last
+        line has no seal.
       ValueError: If a document holds NaN or an infinity.
     """
     with open_in_place(path) as file:
@@ -132,7 +142,7 @@ def append(path: Path, documents: Iterable[Document]) -> str:
 
 
 def _last_line(file: BinaryIO) -> tuple[int, bytes]:
-    """The bytes up to the end of the last complete line that is not blank, and that line."""
+    """Returns the end in bytes of the last complete line that is not blank, and that line."""
     end, tail = file.seek(0, os.SEEK_END), b""
     start = end
     while start > 0:
@@ -149,12 +159,25 @@ def _last_line(file: BinaryIO) -> tuple[int, bytes]:
 
 
 def cut(path: Path, size: int) -> None:
-    """Truncates a journal to a number of bytes and syncs it."""
+    """Truncates a journal and syncs it.
+
+    Args:
+      path: Path of the journal.
+      size: Number of bytes to keep.
+
+    Raises:
+      FileError: If the path is a link, has a second hard link or is not a regular file.
+    """
     with open_in_place(path) as file:
         file.truncate(size)
         os.fsync(file.fileno())
 
 
 def rewrite(path: Path, documents: Iterable[Document]) -> None:
-    """Replaces a whole journal, or leaves it as it is; every line is sealed anew."""
+    """Replaces all lines of a journal atomically and computes new seals.
+
+    Args:
+      path: Path of the journal.
+      documents: Documents to write, without seals.
+    """
     write_whole(path, _lines(documents, "")[0])

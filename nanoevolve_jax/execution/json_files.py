@@ -1,4 +1,4 @@
-"""JSON in and out: strict decoding, typed documents, and numbers that JSON has no word for."""
+"""Reading and writing of JSON, with strict decoding, typed documents and non-finite numbers."""
 
 import json
 import math
@@ -19,7 +19,7 @@ Id = Annotated[
 ]
 """A name that is also the name of a file: it can lead to no other folder."""
 Count = Annotated[int, msgspec.Meta(ge=0)]
-MOST_DEPTH = 64  # of lists and objects within each other
+MOST_DEPTH = 64  # largest nesting depth of lists and objects
 _MOST_INTEGER = 1 << 63
 _T = TypeVar("_T")
 
@@ -30,12 +30,18 @@ _T = TypeVar("_T")
 def decode(content: bytes | str) -> Any:
     """Decodes a JSON text strictly.
 
-    NaN, infinities, numbers that no float holds, integers of more than 64 bits, repeated names,
-    unpaired surrogates and deep nesting are refused, which Python's own decoder accepts or fails
-    on in other ways.
+    The function rejects NaN, infinities, numbers outside the range of a float, integers of more
+    than 64 bits, repeated names, unpaired surrogates and deep nesting. Python's own decoder accepts
+    some of these and raises other errors for the rest.
+
+    Args:
+      content: JSON text, as UTF-8 if it is bytes.
+
+    Returns:
+      Decoded document.
 
     Raises:
-      ValueError: If it is anything but such a text.
+      ValueError: If the content is not JSON or holds a rejected value.
     """
     text = content.decode() if isinstance(content, bytes) else content
     try:
@@ -88,11 +94,11 @@ def typed(document: Any, kind: type[_T], name: str = "") -> _T:
 
     Args:
       document: Decoded JSON.
-      kind: A `TypedDict`, or any other type that msgspec knows.
-      name: Name of the document's place in a larger one, for messages.
+      kind: A `TypedDict` or any other type that msgspec supports.
+      name: Field of a larger document that holds this document, for error messages.
 
     Raises:
-      ValueError: If it is of another form, naming the field.
+      ValueError: If the document has another form. The message names the field.
     """
     try:
         msgspec.convert(document, kind)
@@ -115,7 +121,7 @@ _EXPECTED = re.compile(r"Expected (?P<wanted>.*?)(?:, got (?P<got>.*))?", re.DOT
 
 
 def _in_words(message: str, name: str) -> str:
-    """The message of a validation error as `FIELD must be ..., got ...`."""
+    """Returns the message of a validation error in the form `FIELD must be ..., got ...`."""
     what, field = _MESSAGE.fullmatch(message).group("what", "field")
     place = ".".join(part for part in (name, field) if part) or "the document"
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
@@ -135,10 +141,13 @@ def read_json(path: Path, kind: type[_T] = Any) -> _T:
       path: Path of a regular file.
       kind: Type of the document.
 
+    Returns:
+      Decoded document.
+
     Raises:
-      FileError: If it is not a regular file, not JSON, or of another form; the message names the
-        file and the field.
-      OSError: If it is missing or cannot be read.
+      FileError: If the path is not a regular file, or its content is not JSON of the given type.
+        The message names the file and the field.
+      OSError: If the file is missing or cannot be read.
     """
     content = read_plain(path)
     try:
@@ -151,7 +160,14 @@ def read_json(path: Path, kind: type[_T] = Any) -> _T:
 
 
 def finite_or_null(values: Any) -> Any:
-    """Arrays, mappings and tuples as JSON has them, with null for what is not finite."""
+    """Returns values in a form that JSON can represent.
+
+    Args:
+      values: Nested arrays, mappings, named tuples, lists, tuples and scalars.
+
+    Returns:
+      Nested dicts and lists, with None in place of NaN and infinities.
+    """
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if hasattr(values, "_asdict"):
@@ -166,10 +182,25 @@ def finite_or_null(values: Any) -> Any:
 
 
 def to_text(document: Any) -> str:
-    """The text of a file; ValueError for NaN and infinities, which JSON has no word for."""
+    """Returns the content of a JSON file.
+
+    Args:
+      document: Document to encode.
+
+    Raises:
+      ValueError: If the document holds NaN or an infinity, which JSON cannot represent.
+    """
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Writes a document whole or not at all."""
+    """Writes a JSON file atomically.
+
+    Args:
+      path: Path of the file.
+      document: Document to write.
+
+    Raises:
+      ValueError: If the document holds NaN or an infinity, which JSON cannot represent.
+    """
     write_whole(path, to_text(document))

@@ -1,8 +1,9 @@
-"""Regular files, opened so that a link, a pipe or a device in their place is refused.
+"""Access to regular files that rejects links, pipes and devices.
 
-A run folder may come from someone else. The folder itself, and everything above it, is the user's
-choice and may be a link. Inside it nothing is written through a link, so that no file outside is
-changed, and nothing but a regular file is read, so that no reader waits for a pipe.
+A run folder may come from another person. The user chooses the path of the folder, so the folder
+itself and its parents may be links. Inside the folder, files are never written through a link, so
+that files outside cannot be changed, and only regular files are read, so that a reader cannot block
+on a pipe.
 """
 
 import contextlib
@@ -15,12 +16,12 @@ from typing import BinaryIO
 
 from nanoevolve_jax.errors import UserError
 
-MOST_BYTES = 1 << 30  # of a file that is read at once
-_IN_PLACE = (".jsonl", ".lock")  # endings of files that are written in place, not replaced
+MOST_BYTES = 1 << 30  # default size limit for files that are read into memory
+_IN_PLACE = (".jsonl", ".lock")  # suffixes of files that are written in place, not replaced
 
 
 class FileError(UserError):
-    """A file or folder that must not be used; the message names it and says why."""
+    """Error about a file or folder that must not be used. Its message gives the path and reason."""
 
 
 def open_plain(path: Path, flags: int, *, follow: bool = False) -> int:
@@ -32,8 +33,8 @@ def open_plain(path: Path, flags: int, *, follow: bool = False) -> int:
       follow: Whether the path may be a link to a regular file.
 
     Raises:
-      FileError: If something else is at the path.
-      OSError: If it is missing or cannot be opened.
+      FileError: If the path is not a regular file.
+      OSError: If the file is missing or cannot be opened.
     """
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
@@ -53,12 +54,12 @@ def read_plain(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> by
 
     Args:
       path: Path of the file.
-      most: Number of bytes that it may have.
+      most: Largest allowed size in bytes.
       follow: Whether the path may be a link to a regular file.
 
     Raises:
-      FileError: If something else is at the path, or the file is larger.
-      OSError: If it is missing or cannot be read.
+      FileError: If the path is not a regular file, or the file is larger than `most`.
+      OSError: If the file is missing or cannot be read.
     """
     with os.fdopen(open_plain(path, os.O_RDONLY, follow=follow), "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -69,18 +70,29 @@ def read_plain(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> by
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a whole file or nothing: to a new file beside it, synced, then renamed."""
+    """Writes a file atomically, by writing and syncing a temporary file and then renaming it.
+
+    Args:
+      path: Path of the file, which is replaced if it exists.
+      content: Content to write. Text is encoded as UTF-8.
+    """
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a new file that takes the name of `path` once it is complete and synced."""
+    """Yields a temporary file that replaces `path` at the end of the block.
+
+    If the block raises an exception, the temporary file is removed and `path` is unchanged.
+
+    Args:
+      path: Path of the file to replace or create.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
     try:
-        # An exclusive open creates a file; it never follows a link.
+        # An exclusive open always creates the file, so it cannot follow a link.
         with open(scratch, "xb") as file:
             yield file
             file.flush()
@@ -88,15 +100,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(scratch, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            scratch.unlink()  # a full disk needs the room
+            scratch.unlink()  # frees the space, which matters on a full disk
         raise
 
 
 def open_in_place(path: Path) -> BinaryIO:
-    """Opens a file to be read, truncated and appended to, and creates it if it is missing.
+    """Opens a file for reading, truncating and appending, and creates it if it is missing.
+
+    Args:
+      path: Path of the file.
 
     Raises:
-      FileError: If it is a link, has a second name, or is not a regular file.
+      FileError: If the path is a link, has a second hard link or is not a regular file.
     """
     descriptor = open_plain(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     if os.fstat(descriptor).st_nlink > 1:
@@ -106,7 +121,11 @@ def open_in_place(path: Path) -> BinaryIO:
 
 
 def subfolder(folder: Path, name: str) -> Path:
-    """Returns a folder inside a folder, created if it is missing.
+    """Returns the path of a subfolder, which is created if it is missing.
+
+    Args:
+      folder: Parent folder.
+      name: Name of the subfolder.
 
     Raises:
       FileError: If a link or a file has that name.
@@ -122,16 +141,17 @@ def subfolder(folder: Path, name: str) -> Path:
 
 
 def require_own_files(folder: Path, apart: Collection[str] = ()) -> None:
-    """Refuses a folder that holds links, pipes, sockets or devices, at any depth.
+    """Checks that a folder holds only regular files and folders, at any depth.
 
-    Files that are written in place must also have no second name.
+    Files that are written in place must also not have a second hard link.
 
     Args:
-      folder: Directory to search; it may be missing, or itself a link.
-      apart: Names of folders directly inside it whose content is not searched.
+      folder: Folder to search. It may be missing, and it may itself be a link.
+      apart: Names of subfolders whose content is not searched.
 
     Raises:
-      FileError: If there is such an entry.
+      FileError: If the folder holds a link, pipe, socket or device, or a file written in place has
+        a second hard link.
     """
     pending = [folder] if folder.is_dir() else []
     while pending:

@@ -1,14 +1,14 @@
-"""The three compiled programs of a population, over lanes and devices.
+"""Compiled programs that train a population over lanes and devices.
 
-`init_population`, `train_segment` and `evaluate_population` train every candidate of a search,
-because specs, recipes, seeds, step numbers and horizons are inputs. The devices form a mesh with
-the axis `population`, over which the programs are written with `shard_map`. Each device trains
-several candidates in lanes.
+`init_population`, `train_segment` and `evaluate_population` serve every candidate of a search,
+because specs, recipes, seeds, step numbers and horizons are inputs of the programs. The devices
+form a mesh with the axis `population`, over which `shard_map` distributes the programs. Each device
+trains one or more candidates in lanes.
 
-An optional second mesh axis, `data`, lets several devices share one large candidate. XLA partitions
-the programs over it by sharding constraints: the batch by rows, the optimizer's state by an axis
-that divides evenly, and stacks of matrices inside the update by matrices (`policy/stacking.py`).
-Parameters are replicated, as in NanoChat's distributed optimizer.
+An optional second mesh axis, `data`, lets several devices share one large candidate. Sharding
+constraints tell XLA how to partition the programs over it: the batch by rows, each array of the
+optimizer's state by an axis that divides evenly, and stacks of matrices inside the update by
+matrices (`policy/stacking.py`). Parameters are replicated, as in NanoChat's distributed optimizer.
 """
 
 import math
@@ -27,11 +27,18 @@ from nanoevolve_jax.policy.certified import CertificateError, Code
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 POPULATION = "population"
-_WHOLE_BELOW = 1024  # entries; smaller arrays are replicated, as in NanoChat
+_WHOLE_BELOW = 1024  # arrays with fewer entries are replicated, as in NanoChat
 
 
 def divided(shape: tuple[int, ...], parts: int) -> PartitionSpec:
-    """Returns a spec that divides the longest divisible axis; small arrays are replicated."""
+    """Returns a PartitionSpec that divides the longest evenly divisible axis of an array.
+
+    Small arrays and arrays without such an axis are replicated.
+
+    Args:
+      shape: Shape of the array.
+      parts: Number of devices on the data axis.
+    """
     even = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if not even or math.prod(shape) < _WHOLE_BELOW:
         return PartitionSpec()
@@ -42,8 +49,8 @@ def layout(tree: Any, parts: int) -> Any:
     """Returns the PartitionSpec of every leaf over the data axis.
 
     Args:
-      tree: TrainState or Segment with axes [K, B, T]; any other tree is replicated.
-      parts: Number of devices on the data axis; with 1 nothing is divided.
+      tree: TrainState, Segment with axes [K, B, T], or another tree, which is replicated.
+      parts: Number of devices on the data axis. With 1, every leaf is replicated.
     """
     whole = jax.tree.map(lambda _: PartitionSpec(), tree)
     if parts == 1:
@@ -62,29 +69,37 @@ _ROWS = PartitionSpec(None, train.DATA)  # validation rows [N, B, T + 1]
 
 
 class Programs(NamedTuple):
-    """Jitted functions over a population; their batched arguments have a leading axis [width].
+    """Jitted functions over a population, whose batched arguments have a leading axis [width].
 
     init_population(candidates, seeds uint32[width], total_steps) -> TrainState
     train_segment(state, candidates, Segment with axes [width, K], start, total_steps)
-      -> (TrainState, float32[width, K, 14]); donates the state that is passed in
+      -> (TrainState, telemetry float32[width, K, 14]), donating the given state
     evaluate_population(params, rows int32[N, B, T+1], token_bytes) -> (nats, bytes), [width, N]
     """
 
     init_population: Any
     train_segment: Any
     evaluate_population: Any
-    width: int  # devices on the population axis times lanes
-    mesh: jax.sharding.Mesh
+    width: int  # number of candidates: devices on the population axis times lanes
+    mesh: jax.sharding.Mesh  # devices of the programs
 
     def place(self, tree: Any) -> Any:
         """Places a tree with leading axis [width] on the devices.
 
-        Restored state must have the placement of initial state, or a program compiles twice.
+        Restored state must have the placement of initial state. Otherwise a program would be
+        compiled twice.
+
+        Args:
+          tree: Tree of host or device arrays.
         """
         return hosts.scatter(tree, self._shardings(tree))
 
     def abstract(self, tree: Any) -> Any:
-        """Returns shapes, dtypes and shardings of the result of `place`."""
+        """Returns the shapes, dtypes and shardings of the result of `place`.
+
+        Args:
+          tree: Tree of arrays, or of shapes and dtypes, with leading axis [width].
+        """
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             tree,
@@ -103,7 +118,12 @@ _KEPT = 16  # number of cached training programs with rewritten code
 
 
 def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
-    """Returns a mesh over the first `devices` devices, with `data` devices per candidate."""
+    """Returns a mesh over the first devices of all processes.
+
+    Args:
+      devices: Number of devices in the mesh.
+      data: Number of devices per candidate. Above 1, the mesh has the axis `data`.
+    """
     axes = {POPULATION: devices // data} | ({train.DATA: data} if data > 1 else {})
     return jax.make_mesh(
         tuple(axes.values()),
@@ -115,14 +135,14 @@ def make_mesh(devices: int, data: int = 1) -> jax.sharding.Mesh:
 
 @cache
 def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
-    """Returns the programs for a number of devices and lanes; compiles nothing yet.
+    """Returns the programs for a number of devices and lanes, without compiling them.
 
-    Equal arguments return the same programs, so a process compiles each of them once.
+    Equal arguments return the same programs, so a process compiles each program only once.
 
     Args:
       task: Static description of the training.
-      devices: Number of devices in the mesh, `task.data_parallel` of them per candidate.
-      lanes: Number of candidates per device; more than one are vmapped.
+      devices: Number of devices in the mesh, a multiple of `task.data_parallel`.
+      lanes: Number of candidates per device. Several candidates are vmapped.
     """
     data = task.data_parallel
     mesh = make_mesh(devices, data)
@@ -153,7 +173,7 @@ def make_programs(task: train.Task, *, devices: int, lanes: int) -> Programs:
 
 
 def _hold(tree: Any, data: int) -> Any:
-    """Constrains one candidate's state or batch to be divided over the data axis."""
+    """Constrains the state or segment of one candidate to be divided over the data axis."""
     if data == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, layout(tree, data))
@@ -192,12 +212,12 @@ def _training_of_code(task: train.Task, code: Code, mesh: jax.sharding.Mesh, lan
 def with_code(programs: Programs, task: train.Task, code: Code | None) -> Programs:
     """Returns programs whose optimizer uses rewritten functions.
 
-    Only the training program differs, because the others do not contain the optimizer.
+    Only the training program is replaced, because the other two do not run the optimizer's update.
 
     Args:
       programs: Programs of the task.
       task: Static description of the training.
-      code: Rewritten functions; None returns `programs` themselves.
+      code: Rewritten functions, or None to return `programs` unchanged.
 
     Raises:
       CertificateError: If several devices share a candidate.
@@ -216,7 +236,10 @@ def with_code(programs: Programs, task: train.Task, code: Code | None) -> Progra
 def stack_candidates(candidates: list[train.Candidate]) -> train.Candidate:
     """Stacks candidates of Python numbers into arrays [width] of fixed dtypes.
 
-    Their code is dropped, because it is part of the program.
+    Rewritten code is dropped, because it is part of the program.
+
+    Args:
+      candidates: Candidates of concrete numbers.
     """
     dtypes = train.Candidate(
         spec=jax.tree.map(lambda x: np.int32 if isinstance(x, int) else np.float32, NANOCHAT),

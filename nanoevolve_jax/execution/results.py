@@ -1,4 +1,4 @@
-"""Results of training runs, and their form in JSON."""
+"""Results of training runs and their JSON form."""
 
 import base64
 from typing import Any, NamedTuple, TypedDict
@@ -12,17 +12,17 @@ from nanoevolve_jax.execution.train import ALIVE, FAILURES, TELEMETRY
 class RunResult(NamedTuple):
     """Result of a training run."""
 
-    val_bpb: float  # final validation loss in bits per byte; NaN if the run failed
-    train_loss: float  # mean over the last tenth of the steps, nats per token; NaN if it failed
-    failure: str | None  # reason of a failure
-    failed_step: int | None  # first step with a number that is not finite
-    steps: int  # steps completed with finite numbers
-    telemetry: np.ndarray  # float32[steps, 14], columns TELEMETRY
-    curve: np.ndarray  # float64[evaluations + 1, 2]: step, validation bpb
+    val_bpb: float  # final validation loss in bits per byte, or NaN if the run failed
+    train_loss: float  # mean loss in nats per token over the last tenth of the steps, NaN if failed
+    failure: str | None  # reason for the failure, or None
+    failed_step: int | None  # step at which the run failed, or None
+    steps: int  # number of steps before the failure or the horizon
+    telemetry: np.ndarray  # telemetry with columns TELEMETRY, float32[steps, 14]
+    curve: np.ndarray  # pairs (step, validation bpb), float64[evaluations + 1, 2]
 
 
 class Lost(NamedTuple):
-    """Reason why jobs were given up after the machines that trained them were lost."""
+    """Reason for abandoning jobs after the machines that trained them were lost."""
 
     reason: str
 
@@ -33,8 +33,8 @@ def run_result(
     """Returns the result of a run from the outputs of its segments.
 
     Args:
-      telemetry: Telemetry of all steps, also those after a failure; float32[steps, 14].
-      failed_step: First step with a number that is not finite, or ALIVE.
+      telemetry: Telemetry of all steps, including those after a failure, float32[steps, 14].
+      failed_step: First non-finite step, or ALIVE.
       failure: Index into FAILURES.
       curve: Pairs (step, validation bpb).
     """
@@ -56,11 +56,11 @@ def run_result(
 
 
 def dead_result(reason: str, telemetry: np.ndarray, curve: list[tuple[int, float]]) -> RunResult:
-    """Returns the result of a run that cannot go on.
+    """Returns the result of a run that cannot continue.
 
     Args:
-      reason: Why; it becomes `failure`.
-      telemetry: float32[steps, 14], of the steps done.
+      reason: Reason, which becomes `failure`.
+      telemetry: Telemetry of the completed steps, float32[steps, 14].
       curve: Pairs (step, validation bpb).
     """
     return RunResult(
@@ -78,7 +78,11 @@ LOST = "lost"
 
 
 def lost_result(reason: str) -> RunResult:
-    """Returns the result of a run that no machine could finish; `failure` starts with `LOST`."""
+    """Returns the result of a run that no machine could finish.
+
+    Args:
+      reason: Reason, which starts with `LOST` and becomes `failure`.
+    """
     return dead_result(reason, np.zeros((0, len(TELEMETRY)), np.float32), [])
 
 
@@ -98,7 +102,11 @@ class _ResultDocument(TypedDict):
 
 
 def result_to_json(result: RunResult) -> dict[str, Any]:
-    """Returns a result as a JSON object; every bit of the telemetry survives."""
+    """Returns a result as a JSON object that represents the telemetry bit for bit.
+
+    Args:
+      result: Result to represent.
+    """
     content = np.ascontiguousarray(result.telemetry, "<f4").tobytes()
     packed = {"shape": [*result.telemetry.shape], "float32": base64.b64encode(content).decode()}
     curve = [(int(step), float(bpb)) for step, bpb in result.curve]
@@ -106,10 +114,13 @@ def result_to_json(result: RunResult) -> dict[str, Any]:
 
 
 def result_from_json(document: dict[str, Any]) -> RunResult:
-    """Returns the result of a JSON object; other fields of the object are ignored.
+    """Returns the result that a JSON object represents.
+
+    Args:
+      document: Object in the form returned by `result_to_json`. Additional fields are ignored.
 
     Raises:
-      ValueError: If the object is of another form.
+      ValueError: If the object has another form.
     """
     typed(document, _ResultDocument)
     packed, nan = document["telemetry"], float("nan")

@@ -1,8 +1,8 @@
-"""Configs: validation, the task and recipe they describe, and configs of received documents.
+"""Validation of configs, tasks and recipes made from them, and configs of received documents.
 
-Evidence cards, run folders and folders of jobs travel between machines. Such a document sets only
-fields of scope `result` in `configs.base.SETTINGS`. Paths, programs, connections and devices always
-come from the configuration and flags of this machine.
+Evidence cards, run folders and job folders are copied between machines. Such a document can set
+only the fields of scope `result` in `configs.base.SETTINGS`. Paths, programs, connections and
+devices always come from the configuration and flags of this machine.
 """
 
 import difflib
@@ -23,13 +23,18 @@ from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 
 class ConfigError(UserError):
-    """An invalid config; the message names the field, the rule and the value."""
+    """Error about an invalid config. Its message names the field, the rule and the value."""
 
 
 def is_valid(value: Any, setting: Setting) -> bool:
-    """Returns whether a value is valid for a field."""
+    """Returns whether a value is valid for a field.
+
+    Args:
+      value: Value to check.
+      setting: Type, bounds and choices of the field.
+    """
     if isinstance(setting.default, str):
-        # A name with bytes outside Unicode could be written to config.json, but not read again.
+        # A name with bytes outside Unicode could be written to config.json but not read back.
         is_text = isinstance(value, str) and value == value.encode(errors="ignore").decode() != ""
         return is_text and value in (setting.choices or (value,))
     if isinstance(setting.default, bool):
@@ -41,7 +46,15 @@ def is_valid(value: Any, setting: Setting) -> bool:
 
 
 def get_setting(config: ConfigDict, path: str) -> Any:
-    """Returns the value at a dotted path, such as `train.steps`."""
+    """Returns the value at a dotted path, such as `train.steps`.
+
+    Args:
+      config: Full configuration.
+      path: Dotted path of the field.
+
+    Raises:
+      KeyError: If the config has no such field.
+    """
     node = config
     for name in path.split("."):
         node = node[name]
@@ -50,6 +63,10 @@ def get_setting(config: ConfigDict, path: str) -> Any:
 
 def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS) -> None:
     """Checks every field of a config against a table of settings.
+
+    Args:
+      config: Config to check.
+      settings: Setting of each field by dotted path.
 
     Raises:
       ConfigError: If a field is invalid, missing or unknown.
@@ -67,17 +84,25 @@ def check_fields(config: ConfigDict, settings: Mapping[str, Setting] = SETTINGS)
 
 
 def unknown_field(path: str, settings: Mapping[str, Setting] = SETTINGS) -> str:
-    """Returns the text of an error about a field that does not exist."""
+    """Returns an error message about a field that does not exist.
+
+    Args:
+      path: Dotted path of the unknown field.
+      settings: Setting of each known field by dotted path; the closest path is suggested.
+    """
     near = difflib.get_close_matches(path, settings, n=1)
     hint = f"; did you mean config.{near[0]}?" if near else ""
     return f"config.{path} is not a field of this configuration{hint}"
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks every field of a config, and the rules that involve two fields.
+    """Checks every field of a config and the rules that involve two fields.
+
+    Args:
+      config: Full configuration.
 
     Raises:
-      ConfigError: If a field is invalid, missing or unknown.
+      ConfigError: If a field is invalid, missing or unknown, or two fields contradict each other.
     """
     check_fields(config)
     if config.search.survivors > config.search.population:
@@ -97,7 +122,7 @@ def _check_data_parallel(config: ConfigDict) -> None:
     parts = config.data_parallel
     for path in ("devices", "train.batch_size"):
         value = get_setting(config, path)
-        if value % parts:  # 0 devices means all of them, and `use_devices` checks those
+        if value % parts:  # 0 stands for all devices, whose number `use_devices` checks
             raise ConfigError(must("config.data_parallel", f"divide config.{path}, {value}", parts))
     if parts > 1 and config.lanes > 1:
         rule = f"be 0 or 1 when config.data_parallel is above 1, here {parts}"
@@ -105,7 +130,14 @@ def _check_data_parallel(config: ConfigDict) -> None:
 
 
 def make_task(config: ConfigDict) -> Task:
-    """Returns the static part of the training program."""
+    """Returns the static part of the training program.
+
+    Args:
+      config: Full configuration.
+
+    Raises:
+      ConfigError: If the fields of the model contradict each other.
+    """
     try:
         model = GPTConfig(vocab_size=config.data.vocab_size, **config.model)
     except ValueError as error:
@@ -115,14 +147,24 @@ def make_task(config: ConfigDict) -> Task:
 
 
 def with_recipe(config: ConfigDict, recipe: dict[str, float]) -> ConfigDict:
-    """Returns a copy of a config with some fields of the recipe replaced."""
+    """Returns a copy of a config with some fields of the recipe replaced.
+
+    Args:
+      config: Full configuration; it is not changed.
+      recipe: New values by field name.
+    """
     changed = config.copy_and_resolve_references()
     changed.recipe.update(recipe)
     return changed
 
 
 def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
-    """Returns NanoChat's recipe for this batch, width and horizon (0 means `train.steps`)."""
+    """Returns NanoChat's recipe scaled to the batch, width and horizon of a config.
+
+    Args:
+      config: Full configuration.
+      steps: Horizon in steps; 0 means `train.steps`.
+    """
     return scale_recipe(
         Recipe(**{name: config.recipe[name] for name in Recipe._fields}),
         batch_tokens=config.train.batch_size * config.model.sequence_len,
@@ -132,7 +174,7 @@ def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
 
 
 def make_baseline(config: ConfigDict) -> OptimizerSpec:
-    """Returns NanoChat's policy with the momentum and second-moment decay of the config."""
+    """Returns NanoChat's policy with the momentum and second-moment decay of a config."""
     return NANOCHAT._replace(
         momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
     )
@@ -140,11 +182,16 @@ def make_baseline(config: ConfigDict) -> OptimizerSpec:
 
 # Received documents ------------------------------------------------------------------------
 
-_FOLDER = "parquet"  # kind of corpus that is a folder of this machine
+_FOLDER = "parquet"  # kind of corpus that is a folder on this machine
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of nested mappings by dotted path."""
+    """Returns the leaves of nested mappings by dotted path.
+
+    Args:
+      document: Nested mappings with string keys.
+      prefix: Start of every path, either empty or ending in a dot.
+    """
     return {
         path: leaf
         for name, value in document.items()
@@ -157,15 +204,19 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def received(document: Any, here: ConfigDict, source: str) -> ConfigDict:
-    """Returns a full config from a received one.
+    """Returns a full config that combines a received one with the config of this machine.
 
     Args:
-      document: Config as JSON. Fields that it lacks, because it is older, have their defaults.
-      here: Config of this machine; it may lack fields, which then have their defaults.
+      document: Received config as JSON. Fields that an older document lacks get their defaults.
+      here: Config of this machine. Fields that it lacks get their defaults.
       source: Name of the document in error messages.
 
+    Returns:
+      Full configuration. Its fields of scope `result` come from the document, and its fields of
+      scope `machine` come from `here`.
+
     Raises:
-      ConfigError: If the document is not a config, or a field that it sets is invalid.
+      ConfigError: If the document is not a config, or the combined config is invalid.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"the config of {source} must be an object, got {document!r:.80}")
@@ -191,22 +242,26 @@ def received(document: Any, here: ConfigDict, source: str) -> ConfigDict:
 
 
 def is_folder(corpus: str) -> bool:
-    """Returns whether a corpus is a folder, so that its name contains a path."""
+    """Returns whether a corpus is a folder, so that its name contains a path.
+
+    Args:
+      corpus: Name of a corpus, such as `parquet:DIR`.
+    """
     return corpus.partition(":")[0] == _FOLDER
 
 
 def corpus_here(
     named: str, given: str, cache_dir: str, fingerprint: Any, field: str, source: str
 ) -> str:
-    """Returns the corpus of a received document under its name on this machine.
+    """Returns the name on this machine of the corpus of a received document.
 
     Args:
-      named: Corpus as the document names it.
-      given: Corpus that the user names, or `SAME`.
+      named: Name of the corpus in the document.
+      given: Name of the corpus given by the user, or `SAME` to use the document's corpus.
       cache_dir: Cache folder of this machine.
-      fingerprint: Fingerprint of the text in the document, or None; the text is compared with it
-        when it is loaded.
-      field: Name of the config field.
+      fingerprint: Fingerprint of the text in the document, or None. A folder is looked up in the
+        cache by it.
+      field: Name of the config field in error messages.
       source: Name of the document in error messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Training of one candidate as pure functions: initial state, training step, segment, validation.
+"""Pure functions that train one candidate: initial state, training step, segment and validation.
 
 `population.py` maps these functions over lanes and devices.
 """
@@ -22,7 +22,7 @@ DATA = "data"  # mesh axis whose devices share one candidate
 TELEMETRY = (*Sensors._fields, "gate", *Actuators._fields, "loss", "log_grad_norm")
 """Names of the telemetry columns."""
 
-ALIVE = -1
+ALIVE = -1  # `failed_step` of a run that has not failed
 FAILURES = ("none", "non-finite loss", "non-finite gradient")
 NO_FAILURE, LOSS_FAILURE, GRADIENT_FAILURE = range(3)
 _LOG_NORM_LIMIT = 44.0  # above it the square of the norm overflows float32
@@ -33,36 +33,40 @@ class Candidate(NamedTuple):
 
     spec: OptimizerSpec
     recipe: Recipe
-    code: Code | None = None  # rewritten functions, static in a program
+    code: Code | None = None  # rewritten functions, a static part of the program
 
 
 class TrainState(NamedTuple):
     """State of one run between two segments."""
 
-    params: Any
-    opt_state: Any
-    failed_step: jax.Array  # shape=(), dtype=jnp.int32; ALIVE, or the first non-finite step
-    failure: jax.Array  # shape=(), dtype=jnp.int32; index into FAILURES
+    params: Any  # parameters of the model
+    opt_state: Any  # state of the candidate's optimizer
+    failed_step: jax.Array  # first non-finite step, or ALIVE; shape=(), dtype=jnp.int32
+    failure: jax.Array  # index into FAILURES; shape=(), dtype=jnp.int32
 
 
 class Segment(NamedTuple):
-    """Inputs of K training steps: one batch per step, and values that replace the gate."""
+    """Inputs of K training steps: one batch per step, and gate values that override the policy."""
 
-    inputs: Any  # int32[K, B, T]
-    targets: Any  # int32[K, B, T]
-    gate: Any  # float32[K]; NaN leaves the gate to the policy
+    inputs: Any  # input tokens, int32[K, B, T]
+    targets: Any  # target tokens, int32[K, B, T]
+    gate: Any  # gate values, float32[K]; where NaN, the policy computes its own gate
 
 
 def segment_of(rows: Any) -> Segment:
-    """Returns the undisturbed segment of rows int32[..., B, T + 1]."""
+    """Returns a segment in which the policy computes its own gate at every step.
+
+    Args:
+      rows: Rows of tokens, int32[..., B, T + 1].
+    """
     own = np.full(rows.shape[:-2], np.nan, np.float32)
     return Segment(rows[..., :-1], rows[..., 1:], own)
 
 
 class Task(NamedTuple):
-    """Static part of a training program; another task means another compilation."""
+    """Static part of a training program. Each distinct task is compiled separately."""
 
-    model: gpt.GPTConfig
+    model: gpt.GPTConfig  # architecture
     batch_size: int  # rows per step
     dtype: Any = jnp.float32  # dtype of the Polar Express iteration
     data_parallel: int = 1  # devices per candidate
@@ -73,7 +77,12 @@ class Task(NamedTuple):
         return float(self.batch_size * self.model.sequence_len)
 
     def optimizer(self, candidate: Candidate, total_steps: Any):
-        """Returns the optimizer of a candidate at a horizon; both may be traced."""
+        """Returns the optimizer of a candidate.
+
+        Args:
+          candidate: Policy and recipe, whose numbers may be traced.
+          total_steps: Horizon, int32 scalar, which may be traced.
+        """
         return nanochat_optimizer(
             candidate.spec,
             candidate.recipe,
@@ -85,7 +94,7 @@ class Task(NamedTuple):
 
 
 def init_state(task: Task, candidate: Candidate, seed: Any, total_steps: Any) -> TrainState:
-    """Returns the initial state of a run; its parameters depend only on the seed.
+    """Returns the initial state of a run, whose parameters depend only on the task and the seed.
 
     Args:
       task: Static description of the training.
@@ -100,7 +109,14 @@ def init_state(task: Task, candidate: Candidate, seed: Any, total_steps: Any) ->
 def state_from_params(
     task: Task, candidate: Candidate, params: Any, total_steps: Any
 ) -> TrainState:
-    """Returns the initial state of a run with given parameters."""
+    """Returns the initial state of a run with given parameters.
+
+    Args:
+      task: Static description of the training.
+      candidate: Policy and recipe.
+      params: Parameters of the model.
+      total_steps: Horizon, int32 scalar.
+    """
     return TrainState(
         params=params,
         opt_state=task.optimizer(candidate, total_steps).init(params),
@@ -110,7 +126,12 @@ def state_from_params(
 
 
 def read_telemetry(opt_state: Any, loss: jax.Array) -> jax.Array:
-    """Returns the telemetry of one step, float32[14] with columns `TELEMETRY`."""
+    """Returns the telemetry of one step, float32[14] with columns `TELEMETRY`.
+
+    Args:
+      opt_state: Optimizer state after the step.
+      loss: Training loss of the step, float32 scalar.
+    """
     read = lambda key: optax.tree.get(opt_state, key)  # noqa: E731
     return jnp.stack(
         [*read("sensors"), read("gate"), *read("actuators"), loss, read("log_grad_norm")]
@@ -125,18 +146,18 @@ def train_step(
     step: Any,
     total_steps: Any,
 ) -> tuple[TrainState, jax.Array]:
-    """Trains for one step: loss, gradient, policy, update.
+    """Trains for one step: computes the loss and gradient, and applies the policy's update.
 
     Args:
       task: Static description of the training.
       state: State before the step.
       candidate: Policy and recipe.
-      batch: One step of a segment: inputs and targets int32[B, T], gate float32[].
-      step: Number of the step, int32 scalar.
+      batch: One step of a segment, with inputs and targets int32[B, T] and gate float32[].
+      step: Index of the step, int32 scalar.
       total_steps: Horizon, int32 scalar.
 
     Returns:
-      (state after the step, telemetry float32[14]).
+      Tuple of the state after the step and the telemetry, float32[14].
     """
 
     def loss_fn(params):
@@ -174,7 +195,7 @@ def train_segment(
     start: Any,
     total_steps: Any,
 ) -> tuple[TrainState, jax.Array]:
-    """Trains for up to K steps, and not beyond the horizon.
+    """Trains for K steps, or fewer if the horizon is reached first.
 
     The number of steps is traced, so one program serves every horizon.
 
@@ -183,11 +204,12 @@ def train_segment(
       state: State before the segment.
       candidate: Policy and recipe.
       segment: Inputs of K steps.
-      start: Number of the first step, int32 scalar.
+      start: Index of the first step, int32 scalar.
       total_steps: Horizon, int32 scalar.
 
     Returns:
-      (state after the segment, telemetry float32[K, 14]); rows beyond the horizon are 0.
+      Tuple of the state after the segment and the telemetry, float32[K, 14]. Telemetry rows beyond
+      the horizon are 0.
     """
     length = segment.gate.shape[0]
 
@@ -205,7 +227,7 @@ def train_segment(
 def evaluate(
     task: Task, params: Any, rows: jax.Array, token_bytes: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the sums for bits per byte, per batch, so that the host can add in float64.
+    """Returns the sums needed for bits per byte, per batch, so that the host can add in float64.
 
     Args:
       task: Static description of the training.
@@ -214,7 +236,7 @@ def evaluate(
       token_bytes: Bytes per token, int32[vocab].
 
     Returns:
-      (nats float32[N], bytes int32[N]).
+      Tuple of the summed loss in nats, float32[N], and the number of bytes, int32[N].
     """
 
     def body(batch):
@@ -225,9 +247,15 @@ def evaluate(
 
 
 def over_lanes(function: Callable, lanes: int, in_axes: Any) -> Callable:
-    """Maps a function over a leading axis of `lanes`; a single lane is squeezed instead.
+    """Returns a function mapped over a leading axis of size `lanes`.
 
-    On a CPU a batched matrix product of one matrix is slower than a plain one.
+    A single lane is squeezed instead of vmapped, because on a CPU a batched matrix product of one
+    matrix is slower than an unbatched product.
+
+    Args:
+      function: Function of one lane.
+      lanes: Size of the leading axis.
+      in_axes: Axis to map per argument, 0 or None, as for `jax.vmap`.
     """
     if lanes > 1:
         return jax.vmap(function, in_axes=in_axes)
