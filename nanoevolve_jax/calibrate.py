@@ -2,8 +2,8 @@
 
   python -m nanoevolve_jax.calibrate --config=configs/screen.py --config.workdir=runs/calibration
 
-Writes `calibration.json` for `--config.calibration`. The same command resumes a calibration that
-was stopped.
+The command writes `calibration.json`, which is the value for `--config.calibration` of later
+commands. The same command resumes a stopped calibration.
 """
 
 from ml_collections import ConfigDict
@@ -28,7 +28,14 @@ OFTEN = (
 
 
 def calibrate(config: ConfigDict) -> None:
-    """Runs the command."""
+    """Calibrates the evaluation and writes `calibration.json`, or prints the plan of a campaign.
+
+    Args:
+      config: Full configuration.
+
+    Raises:
+      UserError: If the config, the run folder or the text cannot be used.
+    """
     if config.calibration != UNCALIBRATED:
         rule = "be none, because a calibration begins with the config's own recipe"
         raise ConfigError(must("config.calibration", rule, config.calibration))

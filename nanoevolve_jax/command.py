@@ -1,4 +1,4 @@
-"""What every command shares: `--config`, `--help`, and mistakes that end in one line."""
+"""Shared code of all commands: `--config`, `--help` and one-line error messages."""
 
 import errno
 import os
@@ -27,12 +27,16 @@ PLACE_ERRORS = (
 )
 BAD_INPUT = 2
 NO_READER = 141
-_LONGEST = 2000  # characters of an error
-_ILLEGAL = re.compile(r"flag --(\S+?)=(.*?): ", re.DOTALL)  # begins absl's error about a value
+_LONGEST = 2000  # largest number of characters in an error message
+_ILLEGAL = re.compile(r"flag --(\S+?)=(.*?): ", re.DOTALL)  # start of absl's error about a value
 
 
 def fail(message: object) -> None:
-    """Prints a message in one line and exits with code 2."""
+    """Prints an error message and exits with code 2.
+
+    Args:
+      message: Message, which is shortened if it is very long.
+    """
     text = str(message).strip() or "unknown error"
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
@@ -49,16 +53,16 @@ def run(
     arguments: bool = False,
     often: Sequence[str] = OFTEN,
 ) -> None:
-    """Parses flags, validates `--config`, calls the command with it and exits.
+    """Parses flags, validates the config, calls the command with it and exits.
 
     Args:
       command: Function that returns the exit code, or None for 0. The docstring of its module is
-        the help.
-      config_file: Default of `--config`.
-      settings: Fields of the config.
-      validate: Function that raises ConfigError for a config that cannot run.
-      arguments: Whether the command takes a list of arguments after the config.
-      often: Fields that `--help` shows.
+        the help text.
+      config_file: Default value of `--config`.
+      settings: Setting of each config field by dotted path.
+      validate: Function that raises ConfigError if the config is invalid.
+      arguments: Whether the command also takes a list of positional arguments.
+      often: Dotted paths of the config fields that `--help` shows.
     """
     config: Any = None
 
@@ -86,13 +90,13 @@ def run(
 def run_on_arguments(
     command: Callable[[list[str]], int | None], *, only_prints: bool = False
 ) -> None:
-    """Parses flags, calls a command without a config with its arguments, and exits.
+    """Parses flags, calls a command that does not have a config, and exits.
 
     Args:
-      command: Function that returns the exit code, or None for 0. The docstring of its module is
-        the help.
-      only_prints: Whether output is the only purpose of the command. It then ends when the reader
-        of its output is gone, and fails if its output cannot be written.
+      command: Function that takes the positional arguments and returns the exit code, or None for
+        0. The docstring of its module is the help text.
+      only_prints: Whether output is the only purpose of the command. If so, it ends when the reader
+        of a pipe has closed it, and fails if the output cannot be written.
     """
 
     def help_text(full: bool) -> str:
@@ -102,7 +106,7 @@ def run_on_arguments(
 
 
 def _docstring(command: Callable[..., Any]) -> str:
-    # The docstring of `__main__` may be that of a script that called the module.
+    # `__main__` may be another script that called the module, so its docstring cannot be used.
     return command.__globals__["__doc__"] or ""
 
 
@@ -118,11 +122,11 @@ def _run(
     """Parses flags, calls a command and exits.
 
     Args:
-      command: Function that takes the arguments and returns the exit code.
-      define: Defines the flags of the config, for a command line.
-      settings: Fields of the config.
-      help_text: Returns the help, full or short.
-      places: Returns values of the config that may be paths, by the names of their fields.
+      command: Function that takes the positional arguments and returns the exit code.
+      define: Function that takes the command line and defines the flags of the config.
+      settings: Setting of each config field by dotted path.
+      help_text: Function that returns the help text, in full if its argument is true.
+      places: Function that returns the config values that may be paths, by field name.
       only_prints: Whether output is the only purpose of the command.
     """
     streams.guard(strict=only_prints)
@@ -145,7 +149,7 @@ def _run(
         return rest
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # else every library reports what it does
+        logging.set_verbosity(logging.WARNING)  # hides the progress messages of libraries
         interrupt_on_signals()
         try:
             code = command(argv[1:])
@@ -182,10 +186,14 @@ def _run(
 
 
 def _checked(arguments: Sequence[str], settings: Mapping[str, Setting]) -> list[str]:
-    """Returns a command line whose `--config` is the path of a file.
+    """Returns the arguments with the value of `--config` replaced by the path of a file.
+
+    Args:
+      arguments: Arguments of the command line, without the program.
+      settings: Setting of each config field by dotted path.
 
     Raises:
-      UserError: if a field does not exist, or the file is missing.
+      UserError: If a field does not exist, or the file is missing.
     """
     checked: list[str] = []
     for i, argument in enumerate(arguments):
@@ -211,7 +219,7 @@ def _config_file(name: str) -> str:
 
 
 def _explain(error: BaseException, settings: Mapping[str, Setting]) -> str:
-    """Returns a line about an error that was raised while flags were parsed."""
+    """Returns a one-line message about an error that was raised while flags were parsed."""
     origin = error
     while cause := origin.__cause__ or (
         None if origin.__suppress_context__ else origin.__context__
@@ -233,11 +241,13 @@ def _explain(error: BaseException, settings: Mapping[str, Setting]) -> str:
 
 
 def _explain_place(error: OSError, places: Mapping[str, Any]) -> str:
-    """Returns a line about a path that cannot be used, with the field or flag that contains it.
+    """Returns a one-line message about a path that cannot be used.
+
+    The message names the config field or flag that contains the path, if there is one.
 
     Args:
       error: Error with a file name.
-      places: Values of fields and flags by name.
+      places: Values of config fields and flags by name.
     """
     path = Path(os.fsdecode(error.filename)).absolute()
     for name, value in places.items():

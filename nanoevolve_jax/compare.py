@@ -1,10 +1,10 @@
-"""Trains given specs side by side on the same seeds, and prints what each gains over the first.
+"""Trains given specs on the same seeds and prints the gain of each over the first.
 
   python -m nanoevolve_jax.compare nanochat annealing mine.json runs/mine:g002c06
 
-A spec is a preset, a JSON file, or a candidate of a run folder. Runs are kept in the folder
-`compare` of `--config.workdir`, apart from a search that may be there; known runs are not trained
-again. The comparison is exploratory: it uses neither the seeds nor the text of promotion and
+A spec is a preset, a JSON file or a candidate of a run folder. Runs are kept in the folder
+`compare` of `--config.workdir`, separate from any search there, and are reused by later
+comparisons. The comparison is exploratory. It uses neither the seeds nor the text of promotion and
 confirmation.
 """
 
@@ -24,18 +24,26 @@ from nanoevolve_jax.reporting.policies import distinct_arms
 from nanoevolve_jax.terminal.console import Console
 from nanoevolve_jax.terminal.pages import comparison_page, show
 
-FOLDER = "compare"  # folder in a work folder
-FILE = "comparison.json"  # file of the latest comparison
+FOLDER = "compare"  # subfolder of the run folder
+FILE = "comparison.json"  # file name of the latest comparison
 KIND = "comparison"
 _ORIGIN = ("config", "versions", "device", "fingerprints")
 
 
 def compare(config: ConfigDict, names: Sequence[str]) -> None:
-    """Runs the command."""
+    """Trains the named specs, prints their comparison and writes `comparison.json`.
+
+    Args:
+      config: Full configuration.
+      names: Presets, paths of JSON files, or candidates in the form `FOLDER:ID`.
+
+    Raises:
+      UserError: If the config, a name or the run folder cannot be used.
+    """
     if config.plan:
         rule = "be False, because a comparison has no stages"
         raise ConfigError(must("config.plan", rule, config.plan))
-    arms, _ = distinct_arms(config, names)  # a mistake is reported before text is read
+    arms, _ = distinct_arms(config, names)  # reports an invalid name before the text is read
     plugins.require_validated([arm.code for arm in arms], config.codegen.isolation)
     console, config = Console(), config.copy_and_resolve_references()
     config.workdir = str(Path(config.workdir) / FOLDER)

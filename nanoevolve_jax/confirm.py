@@ -1,9 +1,9 @@
-"""Tests one candidate against the tuned baseline, and attributes its gain.
+"""Tests a candidate against the tuned baseline and attributes its gain.
 
   python -m nanoevolve_jax.confirm --config=configs/confirm.py --config.workdir=runs/mine
 
-The search must have been started with a calibration. The same command resumes a confirmation that
-was stopped.
+The search must have been started with a calibration. The same command resumes a stopped
+confirmation.
 """
 
 import functools
@@ -35,11 +35,19 @@ OFTEN = ("workdir", "candidate", "until", "data.cache_dir", "data.corpus", "engi
 
 
 def export_check(candidate: Arm, isolation: str, log: trial.Log) -> ExportCheck:
-    """Returns how level 5 compares a policy with its file; settled before any run is made.
+    """Returns the function that compares a policy with its exported file for level 5.
+
+    Create it before training starts, so that a candidate that cannot be exported fails early.
+
+    Args:
+      candidate: Candidate to confirm.
+      isolation: Required isolation of the sandbox, one of the values of `codegen.isolation`.
+      log: Callback that takes one line for the user.
 
     Raises:
-      CertificateError: if a source is outside the language.
-      ConfigError: if there is code, and this machine lacks a wall of the sandbox for its file.
+      CertificateError: If a source is outside the language of rewritten functions.
+      ConfigError: If the candidate has rewritten code and this machine lacks a form of isolation
+        that the sandbox needs for the exported file.
     """
     plugins.require_exportable(candidate.code)
     check = plugins.export_check(candidate.code, isolation)
@@ -51,14 +59,18 @@ def export_check(candidate: Arm, isolation: str, log: trial.Log) -> ExportCheck:
 
 
 def confirm(settings: ConfigDict) -> None:
-    """Runs the command."""
+    """Confirms a candidate and writes its evidence card and report.
+
+    Args:
+      settings: Config with the fields of `configs.base.CONFIRM_SETTINGS`.
+    """
     console, search = Console(), read_search(settings)
     longest = search.here.confirm.steps * (2 if settings.until == "transfer" else 1)
     with open_run(
         search.here, console, "confirm", steps=longest, most=1, as_written=search.named
     ) as run:
         config, calibration, folder, log = run.config, run.calibration, run.folder, run.display.log
-        assert calibration is not None  # or `read_search` would have refused the folder
+        assert calibration is not None  # `read_search` rejects a folder without a calibration
         config.train.evaluations = config.confirm.evaluations
         selection = select(folder, settings.candidate)
         isolation = config.codegen.isolation

@@ -1,6 +1,6 @@
-"""The context of a command that trains: its site, run folder, trackers and display.
+"""Context of a command that trains: its site, run folder, trackers and display.
 
-A command that trains is its flags and one `with open_run(...) as run:` block.
+Such a command consists of its flags and one `with open_run(...) as run:` block.
 """
 
 import contextlib
@@ -59,19 +59,19 @@ SUMMARY = "summary.json"
 
 @dataclasses.dataclass(frozen=True)
 class OpenRun:
-    """What a command trains with.
+    """Resources of a command that trains.
 
     Attributes:
-      config: Full configuration, with its number of lanes settled and the calibrated recipe.
-      site: Where candidates are trained.
-      calibration: Calibration that the config names; None if it names none.
-      description: Contents of `config.json`, see `describe_run`.
+      config: Full configuration, including the final number of lanes and the calibrated recipe.
+      site: Place where candidates are trained.
+      calibration: Calibration that the config names, or None if it does not name one.
+      description: Content of `config.json`, as returned by `describe_run`.
       checkpoints: Checkpoints of the run folder.
-      tracking: What the command reports to trackers.
-      display: Progress on the terminal; the command sets the expected steps.
+      tracking: Log that reports to the trackers.
+      display: Progress display on the terminal. The command sets the expected number of steps.
       console: Console of the command.
-      started: `time.monotonic()` when the run was opened.
-      compiled_before: Number of compilations of each program when the run was opened.
+      started: Value of `time.monotonic()` when the run was opened.
+      compiled_before: Number of compilations per program when the run was opened.
     """
 
     config: ConfigDict
@@ -87,39 +87,41 @@ class OpenRun:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Path of the run folder."""
         return Path(self.config.workdir)
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens per training step."""
+        """Number of tokens per training step."""
         return self.config.train.batch_size * self.config.model.sequence_len
 
     @property
     def scale(self) -> Scale:
-        """The scale of scores: the calibration's, or sigma 1 and the config's cost weight."""
+        """Scale of scores. Without a calibration, it has sigma 1 and the config's cost weight."""
         if self.calibration:
             return self.calibration.scale
         return Scale(1.0, 0.0, self.config.search.cost_weight)
 
     @property
     def against(self) -> str:
-        """A phrase for what candidates are compared with."""
+        """Phrase that names the baseline with which candidates are compared."""
         return "the tuned baseline" if self.calibration else "an untuned baseline"
 
     @functools.cached_property
     def engine(self) -> Engine:
-        """The engine of the main program."""
+        """Engine of the main program."""
         return self.site.engine(self.config, MAIN, self.checkpoints)
 
     def runs(self, engine: Engine | None = None) -> Runs:
-        """Opens the folder's `runs.jsonl`; its runs are displayed and tracked.
+        """Opens `runs.jsonl` of the run folder.
+
+        Runs are displayed on the terminal and reported to trackers.
 
         Args:
-          engine: Engine of the main program; `self.engine` by default.
+          engine: Engine of the main program. The default is `self.engine`.
 
         Raises:
-          EvidenceError: if a complete line of `runs.jsonl` was changed.
+          EvidenceError: If a complete line of `runs.jsonl` was changed.
         """
         makers = engines(self.site, self.config, self.checkpoints)
         makers[MAIN] = lambda: engine or self.engine
@@ -132,14 +134,14 @@ class OpenRun:
         )
 
     def require_room(self, runs: int, engine: Engine | None = None) -> None:
-        """Refuses a disk that is too full for checkpoints and the telemetry of some runs.
+        """Checks that the disk has enough free space for checkpoints and telemetry.
 
         Args:
           runs: Number of runs that are still to be trained.
-          engine: Engine that trains them; `self.engine` by default.
+          engine: Engine that trains the runs. The default is `self.engine`.
 
         Raises:
-          ArchiveError: if there is too little space.
+          ArchiveError: If there is too little space.
         """
         candidate = Candidate(make_baseline(self.config), make_recipe(self.config))
         state = (engine or self.engine).checkpoint_bytes(Job(candidate, 0, self.config.train.steps))
@@ -148,7 +150,7 @@ class OpenRun:
         require_space(self.folder, 3 * state + telemetry)
 
     def seconds(self) -> float:
-        """Returns the wall time since the run was opened."""
+        """Returns the wall-clock time in seconds since the run was opened."""
         return time.monotonic() - self.started
 
     def write_summary(
@@ -156,12 +158,12 @@ class OpenRun:
     ) -> dict[str, Any]:
         """Writes `summary.json` and returns its contents.
 
-        Compilations and wall time are those of this process. Everything else follows from the
-        records, however often the search was stopped.
+        The numbers of compilations and the wall time cover only this process. All other fields
+        follow from the records, so they do not depend on how often the search was stopped.
 
         Args:
           records: All records of the search.
-          extra: Further fields.
+          extra: Additional fields of the summary.
         """
         now = compilations()
         summary = {
@@ -186,22 +188,25 @@ def open_run(
     tracked: bool = True,
     as_written: Callable[[ConfigDict], ConfigDict] | None = None,
 ) -> Iterator[OpenRun]:
-    """Opens everything that a command trains with, and closes it in reverse order.
+    """Opens all resources of a command that trains, and closes them at the end of the block.
 
-    Ctrl-C and SIGTERM save a checkpoint and end the command.
+    Within the block, Ctrl-C and SIGTERM save a checkpoint and end the command.
 
     Args:
       config: Full configuration.
       console: Console of the command.
-      task: What the command does, in one word, for the display.
-      steps: Longest horizon that the text must suffice for.
-      most: Largest number of jobs that are ready at the same time.
+      task: One word that describes the command in the display, such as `confirm`.
+      steps: Longest horizon in steps, for which the text must suffice.
+      most: Largest number of jobs that are ready to train at the same time.
       tracked: Whether the run is reported to trackers.
-      as_written: Returns the config to record in `config.json`. If given, a `config.json` that
-        already exists is kept.
+      as_written: Function that takes the config and returns the config to record in `config.json`.
+        If it is given, an existing `config.json` is kept.
+
+    Yields:
+      Resources of the run.
 
     Raises:
-      UserError: if the config, the folder, the text or the calibration cannot be used.
+      UserError: If the config, the folder, the text or the calibration cannot be used.
     """
     started = time.monotonic()
     require_free(Path(config.workdir))
@@ -247,7 +252,7 @@ def _open_folder(
     *,
     keep: bool,
 ) -> Iterator[Checkpoints]:
-    """Locks the run folder and yields its checkpoints; arguments as in `open_folder`."""
+    """Locks the run folder and yields its checkpoints."""
     folder = Path(config.workdir)
     with holding(folder), graceful_stop(log) as stopping:
         open_folder(folder, description, keep=keep)
@@ -263,7 +268,7 @@ def _open_folder(
 
 
 def _calibrated(config: ConfigDict, facts: Facts) -> tuple[ConfigDict, Calibration | None]:
-    """Returns the config with the recipe of its calibration, and the calibration."""
+    """Returns the config with the calibrated recipe, and the calibration, if any."""
     if config.calibration == UNCALIBRATED:
         return config, None
     evaluation = evaluation_facts(config, facts)
@@ -272,12 +277,12 @@ def _calibrated(config: ConfigDict, facts: Facts) -> tuple[ConfigDict, Calibrati
 
 
 def show_results(run: OpenRun, records: list[Record], *more: str) -> None:
-    """Prints the best candidates of a finished search, and writes its report.
+    """Prints the best candidates of a finished search and writes its report.
 
     Args:
-      run: The search, already closed.
-      records: All its records.
-      more: Further lines at the end.
+      run: Resources of the search, already closed.
+      records: All records of the search.
+      *more: Additional lines to print at the end.
     """
     run.console.page(results_table(records, count=5, against=run.against))
     run.console.print_line(f"baseline validation bpb: {baseline_curve(run.folder)}")

@@ -1,4 +1,4 @@
-"""Prints the plan of a campaign for `--config.plan=true`, without training."""
+"""Plan of a campaign, which `--config.plan=true` prints instead of training."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,10 +33,14 @@ _REPEATS = 3  # timed segments and validations, after one of each to warm up
 
 
 def print_plan(config: ConfigDict, console: Console) -> None:
-    """Prints the plan of a config's campaign, and two scenarios in round figures.
+    """Prints the plan of a config's campaign and two rough scenarios.
 
-    If `step_seconds` is given, the plan may be for another machine: devices and lanes are those of
-    the config, where 0 counts as 1.
+    If the config sets `step_seconds`, nothing is measured, so the plan can describe another
+    machine. The numbers of devices and lanes are then those of the config, where 0 counts as 1.
+
+    Args:
+      config: Full configuration.
+      console: Console that prints the plan.
     """
     segment_steps = min(config.train.segment_steps, config.train.steps)
     if config.step_seconds:
@@ -68,7 +72,13 @@ def print_plan(config: ConfigDict, console: Console) -> None:
 
 
 def measured_pace(config: ConfigDict, devices: int, segment_steps: int) -> Pace:
-    """Times the programs of a config on the devices of this process; medians after a warm-up."""
+    """Returns the pace of this process, from median times of the compiled programs.
+
+    Args:
+      config: Full configuration, with the number of lanes.
+      devices: Number of devices.
+      segment_steps: Steps per timed segment.
+    """
     task = make_task(config)
     programs = make_programs(task, devices=devices, lanes=config.lanes)
     candidate = Candidate(make_baseline(config), make_recipe(config))
@@ -88,7 +98,12 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def plan_table(parts: dict[str, list[Row]], machines: Sequence[int]) -> Table:
-    """Returns the table of all stages, with sums per phase, and without and with a win."""
+    """Returns the table of all stages, with sums per phase and totals without and with a win.
+
+    Args:
+      parts: Rows of the plan by phase.
+      machines: Numbers of machines for which hours are shown.
+    """
     numbers = ["runs", "tokens", "FLOPs"]
     table = _table("A calibrated campaign", ["stage"], numbers, machines)
     sums = {name: total(name, rows) for name, rows in parts.items()}
@@ -105,7 +120,11 @@ def plan_table(parts: dict[str, list[Row]], machines: Sequence[int]) -> Table:
 
 
 def scenario_table(machines: Sequence[int]) -> Table:
-    """Returns a table of the two scenarios in round figures."""
+    """Returns the table of the two rough scenarios.
+
+    Args:
+      machines: Numbers of machines for which hours are shown.
+    """
     words = ["scenario", "screening", "confirmation", "baselines"]
     table = _table("In round figures", words, [], machines)
     for name, own in SCENARIOS.items():

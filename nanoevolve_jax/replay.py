@@ -1,11 +1,11 @@
-"""Trains pairs of a confirmation again from its evidence card, and reports whether they agree.
+"""Repeats pairs of a confirmation from its evidence card and reports whether results agree.
 
   python -m nanoevolve_jax.replay runs/mine/evidence/g003c04.json --pairs=1
   python -m nanoevolve_jax.replay card.json --config.data.corpus=parquet:DIR
 
-The card determines what is trained; the fields below belong to this machine. A text that is a
-folder is found if it was used on this machine before. The result is written beside the card and
-counts for level 5.
+The card determines the training, and the fields below describe this machine. If the text is a
+folder that this machine has used before, it is found automatically. The result is written beside
+the card and counts for level 5.
 """
 
 from collections.abc import Mapping
@@ -45,25 +45,26 @@ _AS_ON_CARD = -1
 
 
 def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bool:
-    """Trains the first pairs again, compares, and records the result beside the card.
+    """Repeats the first pairs of a confirmation and records the comparison beside the card.
 
-    On the devices and versions of the card the figures must be equal. Elsewhere a pair's gain may
-    differ by three paired sigmas.
+    With the devices and versions of the card, the results must be equal. Otherwise the gain of a
+    pair may differ by up to three paired sigmas.
 
     Args:
-      settings: Fields of `configs.base.REPLAY_SETTINGS`.
+      settings: Config with the fields of `configs.base.REPLAY_SETTINGS`.
       path: Path of the card.
-      pairs: Number of pairs; at most all pairs of the card are trained.
-      console: Where results are printed.
+      pairs: Number of pairs to repeat, limited to the number of pairs on the card.
+      console: Console that prints the results.
 
     Returns:
-      Whether the results agree.
+      True if the results agree.
 
     Raises:
-      EvidenceError: if the card cannot be used, or the text is not the one it was made with.
-      ConfigError: if a field of its config is invalid, or its text is not found on this machine.
-      CertificateError: if the code of an arm is not in its run folder, was changed, or is refused
-        where this machine has not validated it before.
+      EvidenceError: If the card cannot be used, or the text differs from the text of the card.
+      ConfigError: If a field of the card's config is invalid, or its text is not found on this
+        machine.
+      CertificateError: If the code of an arm is missing from the run folder, was changed, or fails
+        validation on this machine.
     """
     card = read_confirmed_card(path)
     config = config_of(card, settings, path)
@@ -103,7 +104,19 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
 
 
 def config_of(card: Mapping[str, Any], settings: ConfigDict, path: Path) -> ConfigDict:
-    """Returns the config of a replay: what determines results from the card, places from here."""
+    """Returns the config of a replay.
+
+    Fields that determine results come from the card. Paths come from this machine.
+
+    Args:
+      card: Evidence card of a confirmation.
+      settings: Config with the fields of `configs.base.REPLAY_SETTINGS`.
+      path: Path of the card, for error messages.
+
+    Raises:
+      ConfigError: If a field of the card's config is invalid, or its text is not found on this
+        machine.
+    """
     config = received(card["config"], settings, str(path))
     config.data.corpus = corpus_here(
         *(config.data.corpus, settings.data.corpus, config.data.cache_dir),
@@ -116,7 +129,14 @@ def config_of(card: Mapping[str, Any], settings: ConfigDict, path: Path) -> Conf
 
 
 def keep(path: Path, card: Mapping[str, Any], record: ReplayDocument, console: Console) -> None:
-    """Writes the record of a replay, and the page of its card anew if there is one."""
+    """Writes the record of a replay and updates the page of its card if there is one.
+
+    Args:
+      path: Path of the card.
+      card: Evidence card of a confirmation.
+      record: Record of the replay.
+      console: Console that prints the path of the record, or why it cannot be written.
+    """
     target, page = record_path(path), path.with_suffix(".md")
     shown = page.is_file() and _is_page_of(card, page)
     try:
@@ -131,16 +151,16 @@ def keep(path: Path, card: Mapping[str, Any], record: ReplayDocument, console: C
 
 
 def _is_page_of(card: Mapping[str, Any], page: Path) -> bool:
-    """Returns whether a file is the page of a card, which may be written anew."""
+    """Returns whether a file is the page of a card, so that it may be overwritten."""
     try:
         title = to_markdown(card).partition("\n")[0]
         return page.read_bytes().startswith(f"{title}\n".encode())
     except (KeyError, TypeError, ValueError, AttributeError, OSError):
-        return False  # a card that has no page
+        return False  # the page cannot be read, or the card cannot be rendered
 
 
 def main(settings: ConfigDict, arguments: list[str]) -> int:
-    """Runs the command and returns its exit code."""
+    """Runs the command and returns its exit code, which is 1 if the results do not agree."""
     if len(arguments) != 1:
         command.fail(
             f"arguments must be one evidence card, such as evidence/g003c04.json, "

@@ -1,4 +1,4 @@
-"""Sites: the places where candidates are trained, this process or the workers of a Ray cluster."""
+"""Sites, which train candidates in this process or on the workers of a Ray cluster."""
 
 import contextlib
 import functools
@@ -46,13 +46,18 @@ RAY = "ray"
 
 
 def use_devices(config: ConfigDict) -> int:
-    """Sets threads, devices and the cache of compiled programs before JAX starts its backends.
+    """Sets up threads, devices and the cache of compiled programs.
+
+    Call this function before JAX starts its backends.
+
+    Args:
+      config: Full configuration.
 
     Returns:
-      Number of devices.
+      Number of devices to use.
 
     Raises:
-      ConfigError: if the config does not fit this machine.
+      ConfigError: If the config does not fit this machine.
     """
     if config.threads:
         limit_threads(config.threads)
@@ -80,12 +85,12 @@ def use_devices(config: ConfigDict) -> int:
 
 
 def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
-    """Returns the config with its number of lanes, which is measured if the config has 0.
+    """Returns the config with a fixed number of lanes, which is measured if the config has 0.
 
     Args:
       config: Full configuration.
       devices: Number of devices.
-      most: Largest number of jobs that are ready at the same time.
+      most: Largest number of jobs that are ready to train at the same time.
     """
     if config.lanes:
         return config
@@ -99,14 +104,27 @@ def with_lanes(config: ConfigDict, devices: int, most: int) -> ConfigDict:
 
 
 def with_own_folder(config: ConfigDict) -> ConfigDict:
-    """Returns the config with the run folder of this process, if several train together."""
+    """Returns the config with a private run folder if several processes train together.
+
+    The first process keeps the original folder, and each other process gets a copy.
+
+    Args:
+      config: Full configuration.
+    """
     owned = config.copy_and_resolve_references()
     owned.workdir = str(hosts.own_folder(Path(config.workdir), but=(CHECKPOINTS, *LOCAL_FOLDERS)))
     return owned
 
 
 def program_task(config: ConfigDict, program: str) -> Task:
-    """Returns the task of one of `PROGRAMS`; attribution and transfer need other static shapes."""
+    """Returns the static part of one of `PROGRAMS`.
+
+    The programs of attribution and transfer may need other shapes than the main program.
+
+    Args:
+      config: Full configuration.
+      program: One of `PROGRAMS`.
+    """
     task = make_task(transfer.wider(config) if program == transfer.WIDER else config)
     capacity = 2 if program == attribution.WIDE else 1
     return task._replace(batch_size=capacity * task.batch_size)
@@ -120,14 +138,14 @@ def make_engine(
     program: str = MAIN,
     checkpoints: Checkpoints | None = None,
 ) -> LocalEngine:
-    """Returns an engine that trains on this process's devices.
+    """Returns an engine that trains on the devices of this process.
 
     Args:
       config: Full configuration.
       rows: Packed rows of the corpus.
       devices: Number of devices.
       program: One of `PROGRAMS`.
-      checkpoints: Checkpoints of the run folder; None trains without any.
+      checkpoints: Checkpoints of the run folder, or None to train without checkpoints.
     """
     task = program_task(config, program)
     other_rows = None
@@ -158,15 +176,15 @@ def make_engine(
 
 
 def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
-    """Returns the packed rows of the config's corpus, from the cache or built now.
+    """Returns the packed rows of the config's corpus, which are built unless they are cached.
 
     Args:
       config: Full configuration.
       console: Console that shows the progress.
-      steps: Longest horizon that the text must suffice for; 0 means `train.steps`.
+      steps: Longest horizon in steps, for which the text must suffice. 0 means `train.steps`.
 
     Raises:
-      CorpusError: if the text cannot be used or is too short.
+      CorpusError: If the text cannot be used or is too short.
     """
     data = config.data
     with hosts.first_goes_first(), DataDisplay(console) as display:
@@ -198,31 +216,37 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
 
 
 class Site(Protocol):
-    """A place to train: this process, or the workers of a cluster."""
+    """Interface to a place that trains: this process or the workers of a cluster."""
 
     @property
     def config(self) -> ConfigDict:
-        """Config with its number of lanes settled."""
+        """Full configuration, including the final number of lanes."""
         ...
 
     @property
     def facts(self) -> Facts:
-        """Facts of the place that results depend on."""
+        """Facts about the hardware, software and data on which results depend."""
         ...
 
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
     ) -> Engine:
-        """Returns the engine of a config for one of `PROGRAMS`."""
+        """Returns an engine that trains with one of `PROGRAMS`.
+
+        Args:
+          config: Full configuration.
+          program: One of `PROGRAMS`.
+          checkpoints: Checkpoints of the run folder, or None to train without checkpoints.
+        """
         ...
 
 
 class LocalSite(NamedTuple):
-    """A `Site` with the devices and the rows of this process."""
+    """A `Site` that uses the devices of this process."""
 
-    config: ConfigDict
-    facts: Facts
-    rows: Rows
+    config: ConfigDict  # full configuration
+    facts: Facts  # facts about this process
+    rows: Rows  # packed rows of the corpus
 
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
@@ -233,11 +257,11 @@ class LocalSite(NamedTuple):
 
 
 class RaySite(NamedTuple):
-    """A `Site` with the workers of a Ray cluster."""
+    """A `Site` that uses the workers of a Ray cluster."""
 
-    config: ConfigDict
-    facts: Facts
-    pool: Any  # ray_pool.Pool, which exists only where Ray is installed
+    config: ConfigDict  # full configuration
+    facts: Facts  # facts that all workers share
+    pool: Any  # instance of ray_pool.Pool, whose module is available only if Ray is installed
 
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
@@ -257,22 +281,28 @@ class RaySite(NamedTuple):
 def engines(
     site: Site, config: ConfigDict, checkpoints: Checkpoints | None = None
 ) -> dict[str, Callable[[], Engine]]:
-    """Returns functions that make the engines of all programs."""
+    """Returns a function per program that makes its engine.
+
+    Args:
+      site: Site that trains.
+      config: Full configuration.
+      checkpoints: Checkpoints of the run folder, or None to train without checkpoints.
+    """
     make = functools.partial(site.engine, config, checkpoints=checkpoints)
     return {name: functools.partial(make, name) for name in PROGRAMS}
 
 
 def local_site(config: ConfigDict, console: Console, *, steps: int, most: int) -> LocalSite:
-    """Prepares devices, rows and lanes in this process.
+    """Prepares devices, rows and lanes in this process and returns its site.
 
     Args:
       config: Full configuration.
-      console: Console that shows the progress of the data.
-      steps: Longest horizon that the text must suffice for.
-      most: Largest number of jobs that are ready at the same time.
+      console: Console that shows the progress of data preparation.
+      steps: Longest horizon in steps, for which the text must suffice.
+      most: Largest number of jobs that are ready to train at the same time.
 
     Raises:
-      UserError: if the config does not fit this machine, or the text cannot be used.
+      UserError: If the config does not fit this machine, or the text cannot be used.
     """
     devices = use_devices(config)
     rows = load_rows(config, console, steps)
@@ -285,11 +315,21 @@ def local_site(config: ConfigDict, console: Console, *, steps: int, most: int) -
 def open_site(
     config: ConfigDict, console: Console, *, steps: int, most: int
 ) -> Iterator[LocalSite | RaySite]:
-    """Opens the site that the config selects; arguments as in `local_site`.
+    """Opens the site that the config selects.
+
+    Args:
+      config: Full configuration.
+      console: Console that shows the progress of data preparation.
+      steps: Longest horizon in steps, for which the text must suffice.
+      most: Largest number of jobs that are ready to train at the same time.
+
+    Yields:
+      Site, which is closed at the end of the block.
 
     Raises:
-      ConfigError: if it selects Ray, which is not installed.
-      ClusterError: if no worker can be used.
+      ConfigError: If the config selects Ray and Ray is not installed.
+      ClusterError: If no worker can be used.
+      UserError: If the config does not fit this machine, or the text cannot be used.
     """
     if config.engine != RAY:
         yield local_site(config, console, steps=steps, most=most)
@@ -317,7 +357,12 @@ def open_site(
 
 
 def for_every_node(config: ConfigDict, threads: int) -> ConfigDict:
-    """Returns the config for workers: with absolute paths and a number of threads."""
+    """Returns a config for workers, with absolute paths and a fixed number of threads.
+
+    Args:
+      config: Full configuration.
+      threads: Number of threads per worker.
+    """
     shared = config.copy_and_resolve_references()
     shared.threads = threads
     shared.data.cache_dir = str(expanded(config.data.cache_dir).absolute())
@@ -332,6 +377,12 @@ def _absolute(corpus: str) -> str:
 
 
 def worker_site(config: str, *, steps: int, most: int) -> LocalSite:
-    """Returns the site of a worker's process for a config in JSON."""
+    """Returns the site of a worker's process.
+
+    Args:
+      config: Full configuration as JSON.
+      steps: Longest horizon in steps, for which the text must suffice.
+      most: Largest number of jobs that are ready to train at the same time.
+    """
     console = Console(file=io.StringIO())
     return local_site(ConfigDict(json.loads(config)), console, steps=steps, most=most)

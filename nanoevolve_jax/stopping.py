@@ -1,8 +1,9 @@
 """Handling of Ctrl-C and SIGTERM.
 
-Within `graceful_stop` the first signal lets the current segment finish and be saved, and the second
-one stops at once. Elsewhere both signals raise KeyboardInterrupt, so that every block cleans up.
-Python handles a signal only when a call into a library returns; `exit_if_stuck` limits that wait.
+Within `graceful_stop`, the first signal lets the current segment finish and be saved, and the
+second one stops at once. Elsewhere both signals raise KeyboardInterrupt, so that context managers
+clean up. Python runs a signal handler only after a call into a library returns, and `exit_if_stuck`
+limits that wait.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ _handled = threading.Event()  # set when a handler has run
 
 
 def interrupt_on_signals() -> None:
-    """Makes both signals raise KeyboardInterrupt, unless the process ignores them."""
+    """Makes each signal raise KeyboardInterrupt, unless it is ignored or has a custom handler."""
     if _is_main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -27,7 +28,11 @@ def interrupt_on_signals() -> None:
 
 
 def handle(handler: Any) -> None:
-    """Sets the handler of both signals; does nothing outside the main thread."""
+    """Sets the handler of both signals, or does nothing outside the main thread.
+
+    Args:
+      handler: Handler, as for `signal.signal`.
+    """
     if _is_main_thread():
         for number in SIGNALS:
             signal.signal(number, handler)
@@ -35,7 +40,7 @@ def handle(handler: Any) -> None:
 
 @contextlib.contextmanager
 def unchanged_handlers() -> Iterator[None]:
-    """Restores the handlers of both signals after the block."""
+    """Restores the current handlers of both signals after the block."""
     if not _is_main_thread():
         yield
         return
@@ -73,8 +78,8 @@ def exit_if_stuck(seconds: float, clean_up: Callable[[], None]) -> Iterator[None
     """Ends the process if a library call in the block delays a signal handler for too long.
 
     Args:
-      seconds: Longest time from a signal to the call of its handler.
-      clean_up: Function to call in another thread before the process ends.
+      seconds: Longest allowed time in seconds from a signal to the call of its handler.
+      clean_up: Function to call, in another thread, before the process ends.
     """
     if not _is_main_thread():
         yield

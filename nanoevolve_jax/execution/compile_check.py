@@ -1,9 +1,11 @@
-"""Compiles training programs of rewritten code in a child process, within limits.
+"""Trial compilation of training programs with rewritten code in a child process, within limits.
 
-Some short functions take XLA minutes and gigabytes to compile, and a compilation cannot be
-interrupted. So this process compiles a program only after a child process, which runs this module,
-has compiled it in time. The child fills the persistent compilation cache, where this process finds
-the result. It reads a pickled request from its standard input, writes `BEGUN` when it starts to
+XLA needs minutes and gigabytes to compile some short functions, and a compilation cannot be
+interrupted. This process therefore compiles a program only after a child process, which runs this
+module, has compiled it within the limits. The child fills the persistent compilation cache, from
+which this process loads the result.
+
+The child reads a pickled request from its standard input. It writes `BEGUN` when it starts to
 compile and `DONE` at the end. It exits when its standard input is closed, so that it does not
 outlive its parent.
 """
@@ -38,31 +40,31 @@ BEGUN, DONE = b"compiling\n", b"compiled\n"
 """Lines that the child writes to its standard output."""
 _POLL_SECONDS = 0.1
 _START_SECONDS = 600.0  # time to import JAX and trace the program, even on a busy machine
-_SHOWN = 300  # longest part of the child's last line in messages
+_SHOWN = 300  # largest number of characters of the child's last line in a message
 _OUT_OF_MEMORY = re.compile(
     rb"MemoryError|bad_alloc|RESOURCE_EXHAUSTED|out of memory|(cannot|unable to) allocate", re.I
 )
 
 
 class CompileLimits(NamedTuple):
-    """Limits of the compilation of one training program."""
+    """Limits for the compilation of one training program."""
 
-    seconds: float = 600.0  # wall-clock time
-    memory: int = 8 << 30  # bytes of private memory beyond those in use before
+    seconds: float = 600.0  # wall-clock time in seconds
+    memory: int = 8 << 30  # private memory in bytes beyond the memory in use before compilation
 
 
 class TrainingProgram(NamedTuple):
-    """The static arguments of one training program."""
+    """Static arguments of one training program."""
 
-    task: Task
-    code: Code
-    devices: int
-    lanes: int
-    segment_steps: int
+    task: Task  # static description of the training
+    code: Code  # rewritten functions
+    devices: int  # number of devices in the mesh
+    lanes: int  # number of candidates per device
+    segment_steps: int  # steps per segment, K
 
 
 class Stopped(Exception):
-    """The user asked to stop while a program was compiling."""
+    """Stop on the user's request while a program was compiling."""
 
 
 _refusals: dict[tuple[TrainingProgram, CompileLimits], str | None] = {}
@@ -73,19 +75,19 @@ def refusal(
     limits: CompileLimits,
     stopping: Callable[[], bool] = lambda: False,
 ) -> str | None:
-    """Returns why a training program must not be compiled in this process, or None.
+    """Returns why a training program must not be compiled in this process, or None if it may be.
 
-    Each program is tried once per process.
+    Each pair of a program and limits is tried once per process.
 
     Args:
       program: Program to compile.
-      limits: Limits of its compilation.
+      limits: Limits for the compilation.
       stopping: Function that returns whether the user has asked to stop.
 
     Raises:
-      Stopped: If the user asked to stop; the child has been killed.
-      ConfigError: If the child fails before it starts to compile, so that the program is not to
-        blame.
+      Stopped: If the user asked to stop. The child has then been killed.
+      ConfigError: If the child fails before it starts to compile, which is not the fault of the
+        program.
     """
     key = (program, limits)
     if key not in _refusals:
@@ -112,7 +114,7 @@ def _tried(program: TrainingProgram, limits: CompileLimits, stopping) -> str | N
 
 @contextlib.contextmanager
 def _child(errors: IO[bytes]):
-    """Starts the child; kills it at the end."""
+    """Starts the child and kills it at the end of the block."""
     paths = [os.path.abspath(path or os.getcwd()) for path in sys.path]
     # The child shares a GPU with this process, which has reserved most of its memory.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -123,7 +125,7 @@ def _child(errors: IO[bytes]):
         stdout=subprocess.PIPE,
         stderr=errors,
         env=environment,
-        start_new_session=True,  # so that Ctrl-C in a terminal does not reach it
+        start_new_session=True,  # so that Ctrl-C in a terminal does not interrupt the child
     )
     try:
         yield child
@@ -136,13 +138,23 @@ def _child(errors: IO[bytes]):
 
 
 def _jax_settings() -> dict[str, Any]:
-    """Returns JAX's settings, on which the key of a program in the cache depends."""
+    """Returns the settings of JAX, which affect the cache key of a program."""
     plain = (bool, int, float, str)
     return {name: value for name, value in jax.config.values.items() if isinstance(value, plain)}
 
 
 def _reads(child: subprocess.Popen, line: bytes, seconds: float, stopping) -> bool:
-    """Waits for a line of the child; returns whether it came before the end or the deadline."""
+    """Waits for a line from the child and returns whether it arrived before the deadline.
+
+    Args:
+      child: Child process.
+      line: Expected line.
+      seconds: Longest wait in seconds.
+      stopping: Function that returns whether the user has asked to stop.
+
+    Raises:
+      Stopped: If the user asked to stop.
+    """
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
@@ -158,7 +170,7 @@ def _reads(child: subprocess.Popen, line: bytes, seconds: float, stopping) -> bo
 
 
 def _failure(child: subprocess.Popen, errors: IO[bytes], limits: CompileLimits) -> str:
-    """Returns why a child that had started to compile ended without a result."""
+    """Returns why the child failed after it had started to compile."""
     errors.seek(0)
     if _OUT_OF_MEMORY.search(errors.read()):
         memory = limits.memory / 2**30
@@ -169,7 +181,7 @@ def _failure(child: subprocess.Popen, errors: IO[bytes], limits: CompileLimits) 
 
 
 def _last_line(child: subprocess.Popen, errors: IO[bytes]) -> str:
-    """Returns the last line of the child's standard error, or how it ended."""
+    """Returns the last line of the child's standard error, or its exit code if there is none."""
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
     if lines and child.poll() is not None:
@@ -181,13 +193,13 @@ def _last_line(child: subprocess.Popen, errors: IO[bytes]) -> str:
 
 
 def main() -> None:
-    """Compiles the program of the request, within its limits."""
+    """Compiles the requested program within its limits. Runs in the child process."""
     program, limits, settings, platform = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     for name, value in settings.items():
         if jax.config.values.get(name) != value:
             jax.config.update(name, value)
-    if platform == "cpu":  # or JAX would start accelerators that the parent does not use
+    if platform == "cpu":  # prevents JAX from starting accelerators that the parent does not use
         jax.config.update("jax_platforms", platform)
     lowered = lower(program)
     _limit_memory(limits.memory)
@@ -197,20 +209,24 @@ def main() -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Limits private memory to a number of bytes beyond those in use.
+    """Limits private memory to the memory in use plus a number of bytes.
 
-    A client of a GPU has mapped many gigabytes before it compiles anything. Nothing is limited if
-    the kernel does not report the memory in use.
+    The limit is relative because a process that uses a GPU maps many gigabytes before it compiles
+    anything. Memory is not limited if the kernel does not report the memory in use.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(ValueError, OSError):  # no such file, or a lower limit is in force
+    with contextlib.suppress(ValueError, OSError):  # if the file is missing or a limit is lower
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         used = int(re.search(r"VmData:\s*(\d+) kB", status)[1]) * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
 
 
 def lower(program: TrainingProgram) -> Any:
-    """Lowers the training program for arguments as an engine passes them."""
+    """Returns the training program lowered for the arguments that an engine passes.
+
+    Args:
+      program: Program to lower.
+    """
     task = program.task
     programs = make_programs(task, devices=program.devices, lanes=program.lanes)
     width, model = programs.width, task.model
@@ -229,10 +245,10 @@ def lower(program: TrainingProgram) -> Any:
 
 
 def _result(lowered: Any) -> Any:
-    """Returns shapes, dtypes and shardings of the results of a program.
+    """Returns the shapes, dtypes and shardings of the results of a program.
 
-    On one device XLA chooses other shardings than `Programs.place`, and the key of a program in
-    the cache depends on them. The parent has compiled this program before.
+    On one device, XLA chooses other shardings than `Programs.place`, and the cache key of the
+    training program depends on them. The parent has compiled the same program before.
     """
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -1,7 +1,8 @@
-"""Counted cost: FLOPs of a training step under a spec, without running or compiling it.
+"""Cost of a training step in FLOPs, counted without running or compiling the step.
 
-XLA analyses the lowered program, which gives the same number on every machine. The optimizer step
-has no loops, which that analysis would count once. Wall-clock time never enters a score.
+XLA analyses the lowered program, so the result is the same on every machine. The analysis counts
+the body of a loop only once, but the optimizer step does not contain loops. Wall-clock time is not
+part of a score.
 """
 
 import functools
@@ -20,11 +21,19 @@ from nanoevolve_jax.policy.certified import Code, code_flops
 from nanoevolve_jax.policy.labels import MATRIX
 from nanoevolve_jax.policy.spec import FIELDS, OptimizerSpec, get_field, set_field
 
-_ANY_RECIPE = Recipe(*[0.1] * len(Recipe._fields))  # the numbers do not change the operations
+_ANY_RECIPE = Recipe(*[0.1] * len(Recipe._fields))  # the values do not affect the operations
 
 
 def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any, ...]]:
-    """Returns an optimizer step specialised to a spec, and its abstract arguments."""
+    """Returns an optimizer step specialised to a spec, and its abstract arguments.
+
+    Args:
+      task: Static description of the training.
+      spec: Policy of concrete numbers.
+
+    Returns:
+      Tuple of the function and its arguments as shapes and dtypes.
+    """
     optimizer = nanochat_optimizer(
         spec,
         _ANY_RECIPE,
@@ -41,9 +50,13 @@ def optimizer_step(task: Task, spec: OptimizerSpec) -> tuple[Callable, tuple[Any
 
 
 def lowered_flops(function: Callable, args: tuple[Any, ...]) -> float:
-    """Returns the FLOPs of a function of abstract arguments, transcendental functions included.
+    """Returns the FLOPs of a function, including transcendental functions.
 
-    XLA counts the arithmetic of the lowered program; `uncounted` adds the rest.
+    XLA counts the arithmetic of the lowered program, and `uncounted_flops` adds the rest.
+
+    Args:
+      function: Function to analyse.
+      args: Arguments as arrays or as shapes and dtypes.
     """
     traced = jax.jit(function).trace(*args)
     counted = traced.lower().cost_analysis() or {}
@@ -56,10 +69,13 @@ def _optimizer_flops(task: Task, spec: OptimizerSpec) -> float:
 
 
 def structure(spec: OptimizerSpec) -> OptimizerSpec:
-    """Returns a spec in which every number that cannot change the operations is at its default.
+    """Returns a spec with default values for all numbers that do not change the operations.
 
     Only switches, `ns_steps` and the poles of the orthogonal mix change the operations, so
-    thousands of specs need a handful of lowerings.
+    thousands of specs need only a few lowerings.
+
+    Args:
+      spec: Policy of concrete numbers.
     """
     spec = canonical(spec)
     for path, field in FIELDS.items():
@@ -71,7 +87,14 @@ def structure(spec: OptimizerSpec) -> OptimizerSpec:
 
 @functools.cache
 def matrix_shapes(model: gpt.GPTConfig) -> tuple[tuple[int, int], ...]:
-    """Returns (inputs, outputs) of every matrix that a policy updates, in parameter order."""
+    """Returns the shape of every matrix that a policy updates, in parameter order.
+
+    Args:
+      model: Architecture of the model.
+
+    Returns:
+      Pair (inputs, outputs) per matrix.
+    """
     params = jax.eval_shape(lambda: gpt.init_params(model, jax.random.key(0)))
     labels = nanochat_labels(params)
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels), strict=True)
@@ -79,12 +102,13 @@ def matrix_shapes(model: gpt.GPTConfig) -> tuple[tuple[int, int], ...]:
 
 
 def step_flops(task: Task, spec: OptimizerSpec, code: Code | None = None) -> float:
-    """Returns the FLOPs of one training step: model, optimizer and rewritten code.
+    """Returns the FLOPs of one training step, including model, optimizer and rewritten code.
 
     Args:
       task: Static description of the training.
       spec: Policy of concrete numbers.
-      code: Rewritten functions, whose certificates hold the difference to the built-in ones.
+      code: Rewritten functions, if any. Their certificates hold the difference in FLOPs from the
+        built-in functions.
     """
     model = task.model.flops_per_token * task.batch_tokens
     more = code_flops(code, matrix_shapes(task.model)) if code else 0.0

@@ -1,9 +1,10 @@
-"""Several processes that work as one through `jax.distributed`.
+"""Training by several processes that cooperate through `jax.distributed`.
 
-Every process runs the same host loop on the same numbers, so all take the same decisions. Facts
-that differ between processes, such as a clock, a signal or free memory, are gathered before a
+Every process runs the same host loop on the same numbers, so all processes make the same decisions.
+Values that differ between processes, such as clocks, signals and free memory, are gathered before a
 decision depends on them. The first process owns the console, the run folder and the checkpoints.
-The others write to private copies of the folder and receive restored state from the first.
+The other processes write to private copies of the folder and receive restored state from the first
+process.
 """
 
 import atexit
@@ -27,17 +28,18 @@ from nanoevolve_jax.execution.settings import ConfigError
 
 AUTO = "auto"
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_PART = 2**26  # bytes per message
+_PART = 2**26  # number of bytes per message
 _at_end = contextlib.ExitStack()
 atexit.register(_at_end.close)
 _without_handlers = False
 
 
 def join() -> None:
-    """Connects to the other processes; call it before JAX starts its backends.
+    """Connects to the other processes.
 
-    JAX detects Slurm, Kubernetes, Open MPI and TPUs. For other clusters three environment variables
-    are read here, because JAX itself reads only the address.
+    Call this function before JAX starts its backends. JAX detects Slurm, Kubernetes, Open MPI and
+    TPUs. For other clusters, this function reads `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`, because JAX itself reads only the address.
 
     Raises:
       ConfigError: If the other processes are unknown or cannot be reached.
@@ -61,10 +63,13 @@ def join() -> None:
 
 
 def exit_without_handlers() -> None:
-    """Makes this process skip the exit handlers of libraries, one of which would hang."""
+    """Makes this process skip the exit handlers of libraries.
+
+    Call this function if one of the handlers would hang.
+    """
     global _without_handlers
     _without_handlers = True
-    atexit.register(_exit, 1)  # runs before the other handlers
+    atexit.register(_exit, 1)  # runs before handlers that were registered earlier
 
 
 def leave_if_handlers_hang(code: Any) -> None:
@@ -89,8 +94,11 @@ def _exit(code: int) -> None:
 def leave(code: int) -> None:
     """Ends a failed process at once.
 
-    A normal exit would wait for the other processes, some of which may wait for this one. JAX ends
-    them when it loses this process.
+    A normal exit would wait for the other processes, which may in turn wait for this one. JAX ends
+    the others when this process ends.
+
+    Args:
+      code: Exit code.
     """
     if jax.distributed.is_initialized():
         _exit(code)
@@ -103,16 +111,20 @@ def is_first() -> bool:
 
 
 def votes(value: Any) -> np.ndarray:
-    """Returns the values of all processes, shape [processes, ...]; waits for all of them."""
+    """Waits for all processes and returns their values, stacked to shape [processes, ...].
+
+    Args:
+      value: Value of this process, a scalar or an array of the same shape in all processes.
+    """
     return multihost_utils.process_allgather(np.asarray(value))
 
 
 def require_same(value: Any, what: str) -> None:
-    """Checks that a value is the same in all processes; waits for all of them.
+    """Waits for all processes and checks that a value is the same in each of them.
 
     Args:
       value: Value whose `repr` is compared.
-      what: Name of the value in the error, a plural noun.
+      what: Plural noun that names the value in the error message.
 
     Raises:
       ConfigError: If the processes have different values.
@@ -126,7 +138,11 @@ def require_same(value: Any, what: str) -> None:
 
 
 def gather(tree: Any) -> Any:
-    """Returns a tree of device arrays as host arrays in every process."""
+    """Returns a tree of device arrays as host arrays in every process.
+
+    Args:
+      tree: Tree of arrays, which may be distributed over the processes.
+    """
 
     def fetch(x):
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
@@ -137,7 +153,12 @@ def gather(tree: Any) -> Any:
 
 
 def scatter(tree: Any, shardings: Any) -> Any:
-    """Places a tree that every process holds in full on the devices of all processes."""
+    """Places a tree of host arrays on the devices of all processes.
+
+    Args:
+      tree: Tree of arrays, which every process holds in full.
+      shardings: Tree of shardings with the same structure.
+    """
 
     def put(x, sharding):
         if sharding.is_fully_addressable:
@@ -149,7 +170,7 @@ def scatter(tree: Any, shardings: Any) -> Any:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-    """Runs the block in the first process, then in the others, which find its files."""
+    """Runs the block in the first process, and then in the others, which can use its files."""
     if not is_first():
         votes(0)
     try:
@@ -160,7 +181,11 @@ def first_goes_first() -> Iterator[None]:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """Calls `make` in the first process only, and returns its result in every process."""
+    """Calls a function in the first process only and returns its result in every process.
+
+    Args:
+      make: Function to call. Its result must be picklable.
+    """
     if jax.process_count() == 1:
         return make()
     data = np.frombuffer(pickle.dumps(make() if is_first() else None), np.uint8)
@@ -174,13 +199,13 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def own_folder(folder: Path, but: Collection[str]) -> Path:
-    """Returns the folder itself in the first process, and a private copy in the others.
+    """Returns the folder itself in the first process and a private copy in each other process.
 
-    Call it before anything is written to the folder. A copy is deleted when its process ends.
+    Call this function before writing to the folder. A copy is deleted when its process ends.
 
     Args:
-      folder: Folder of the first process; the others need no access to it.
-      but: Names of folders inside it that are not copied.
+      folder: Folder of the first process. The other processes do not need access to it.
+      but: Names of subfolders that are not copied.
     """
 
     def read():

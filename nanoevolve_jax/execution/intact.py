@@ -1,6 +1,7 @@
-"""Integrity of a job's folder that comes from another machine.
+"""Integrity check of a job folder that was sent from another machine.
 
-It imports the standard library only, so that nothing else of the folder runs before the check.
+This module imports only the standard library and the project's error class, so that no other code
+in the folder runs before the check.
 """
 
 import hashlib
@@ -14,16 +15,27 @@ JOB, FORMAT, PREFIX = "job.json", 2, "nano-"
 
 
 class FolderError(UserError):
-    """A job's folder that is damaged or cannot be made."""
+    """Error about a job folder that is damaged or cannot be created."""
 
 
 def job_id(content: bytes) -> str:
-    """Returns the id of a job from the bytes of its `job.json`."""
+    """Returns the id of a job.
+
+    Args:
+      content: Content of the job's `job.json`.
+    """
     return f"{PREFIX}{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file by its relative path; FolderError for links and devices."""
+    """Returns the SHA-256 digest of every file in a folder by its relative path.
+
+    Args:
+      folder: Job folder.
+
+    Raises:
+      FolderError: If the folder holds a link or a device.
+    """
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -35,10 +47,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def read_intact(folder: Path, job: str) -> dict[str, Any]:
-    """Returns the `job.json` of a folder after checking every file against its hash.
+    """Returns the `job.json` of a folder after checking every file against its digest.
+
+    Args:
+      folder: Job folder.
+      job: Id of the job.
 
     Raises:
-      FolderError: If a file is missing, changed or unknown, or the folder is another job's.
+      FolderError: If a file is missing, changed or unknown, or the folder belongs to another job.
     """
     try:
         content = (folder / JOB).read_bytes()

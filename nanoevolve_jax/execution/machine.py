@@ -1,8 +1,8 @@
-"""Facts of this machine and program that results depend on, and the user's cache of programs.
+"""Facts about this machine and program on which results depend, and the compilation cache.
 
-JAX loads native code from its compilation cache. Anyone who can write there can run code as the
-user, so the cache is a private folder of the user, and never inside a run folder or a corpus. A
-JAX_COMPILATION_CACHE_DIR that the user has set is used as it is.
+JAX loads native code from its compilation cache. Anyone who can write to the cache can run code as
+the user, so the cache is a private folder of the user and never lies in a run folder or a corpus.
+If the user has set JAX_COMPILATION_CACHE_DIR, that folder is used without these checks.
 """
 
 import hashlib
@@ -28,7 +28,13 @@ def visible_cores() -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Sets the number of threads of XLA's CPU client; call it before JAX starts its backends."""
+    """Sets the number of threads of XLA's CPU client.
+
+    Call this function before JAX starts its backends.
+
+    Args:
+      threads: Number of threads, at least 1.
+    """
     os.environ[_THREADS] = str(threads)
 
 
@@ -37,16 +43,16 @@ def compute_threads() -> int:
     return int(os.environ.get(_THREADS) or visible_cores())
 
 
-# In the repository these three lie beside `nanoevolve_jax/`; in an installation, inside it.
+# In the repository, `configs`, `data` and `model` lie beside `nanoevolve_jax/`. In an installation,
+# they lie inside it.
 _PACKAGES = ("nanoevolve_jax", *(f"nanoevolve_jax.{name}" for name in ("configs", "data", "model")))
 
 
 def source_files() -> dict[str, Path]:
-    """Returns every Python file of the program.
+    """Returns the paths of all Python files of the program.
 
     Returns:
-      Paths of the files, keyed by their place in an installation, such as
-      `nanoevolve_jax/model/gpt.py`.
+      Path of each file by its path in an installation, such as `nanoevolve_jax/model/gpt.py`.
     """
     files = {}
     for package in _PACKAGES:
@@ -57,19 +63,19 @@ def source_files() -> dict[str, Path]:
 
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy")
-_CONFIGS = "nanoevolve_jax/configs/"  # configs are compared by value
+_CONFIGS = "nanoevolve_jax/configs/"  # excluded from the fingerprint; configs compare by value
 
 
 class Facts(NamedTuple):
-    """Facts about a process that trains; equal facts and equal jobs give equal bits."""
+    """Facts about a process that trains. Equal facts and jobs give bitwise equal results."""
 
-    corpus: str  # fingerprint
-    tokenizer: str  # fingerprint
-    versions: dict[str, str]  # version of each library
-    device: dict[str, Any]  # platform, kind, devices in the mesh, cores (0 on an accelerator)
-    lanes: int  # candidates per device
-    data_parallel: int  # devices per candidate
-    code: str  # fingerprint of this program's sources
+    corpus: str  # fingerprint of the corpus
+    tokenizer: str  # fingerprint of the tokenizer
+    versions: dict[str, str]  # version by library
+    device: dict[str, Any]  # platform, kind, number of devices, number of cores (0 except on CPUs)
+    lanes: int  # number of candidates per device
+    data_parallel: int  # number of devices per candidate
+    code: str  # fingerprint of the program's sources
 
     @property
     def width(self) -> int:
@@ -106,7 +112,7 @@ def gather_facts(
 
 
 def _code() -> str:
-    """Returns a fingerprint of all source files that training depends on: 16 hex digits."""
+    """Returns a fingerprint of all source files except configs, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, path in source_files().items():
         if not name.startswith(_CONFIGS):
@@ -115,7 +121,13 @@ def _code() -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Returns one phrase per value in which two nested dicts differ."""
+    """Returns a phrase for each value in which two nested dicts differ.
+
+    Args:
+      old: Nested dict before the change, or a value inside it.
+      new: Nested dict after the change, or a value inside it.
+      path: Dotted path of the values inside the outermost dicts.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted(set(old) | set(new))
         return [d for n in names for d in differences(old.get(n), new.get(n), f"{path}.{n}")]
@@ -126,10 +138,14 @@ _PRIVATE = 0o700
 
 
 def user_cache() -> Path:
-    """Returns `nanoevolve` in XDG_CACHE_HOME if that is an absolute path, otherwise in ~/.cache.
+    """Returns the path of the user's cache folder.
+
+    The folder is `nanoevolve` in XDG_CACHE_HOME if that variable holds an absolute path, otherwise
+    in `~/.cache`.
 
     Raises:
-      FileError: If the user has neither, as in some containers.
+      FileError: If XDG_CACHE_HOME is not an absolute path and the user does not have a home folder,
+        as in some containers.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     home = Path(given) if os.path.isabs(given) else Path(os.path.expanduser("~/.cache"))
@@ -141,10 +157,13 @@ def user_cache() -> Path:
 
 
 def keep_programs(warn: Callable[[str], None]) -> None:
-    """Sets the folder of compiled programs; call it before JAX starts its backends.
+    """Sets the folder of JAX's compilation cache.
+
+    Call this function before JAX starts its backends.
 
     Args:
-      warn: Callback that takes one line if the folder is not private. Programs are then not kept.
+      warn: Callback that takes one line if the folder is not private. Compiled programs are then
+        not cached.
     """
     if jax.config.jax_compilation_cache_dir is None:
         try:
@@ -161,14 +180,18 @@ def keep_programs(warn: Callable[[str], None]) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Creates a folder that only the user may enter, unless it exists, and returns it."""
+    """Returns a folder, which is created with access for the user only unless it exists.
+
+    Args:
+      path: Path of the folder. Missing parents are created with default permissions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=_PRIVATE, exist_ok=True)
     return path
 
 
 def _not_private(path: Path) -> str | None:
-    """Returns why a folder cannot hold compiled programs, or None; creates it if necessary."""
+    """Creates a folder unless it exists, and returns why it cannot hold programs, or None."""
     try:
         private_folder(path)
         found = os.lstat(path)

@@ -1,4 +1,4 @@
-"""Measurements of the compiled programs: memory, pace, and how often each was compiled."""
+"""Measurements of the memory, speed and number of compilations of the compiled programs."""
 
 import re
 from collections import Counter
@@ -12,20 +12,26 @@ from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.execution.train import Candidate, Segment, Task, TrainState, segment_of
 from nanoevolve_jax.policy.spec import NANOCHAT
 
-_USABLE = 0.9  # fraction of a device's memory; the rest is for fragmentation and validation
+_USABLE = 0.9  # usable fraction of device memory, leaving room for fragmentation and validation
 
 
 class OutOfMemoryError(UserError):
-    """A config that needs more memory than a device has, even with one lane."""
+    """Error about a config that needs more memory than a device has."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Returns whether a runtime error of JAX means that a device's memory is full."""
+    """Returns whether a JAX runtime error means that the memory of a device is full."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
 def segment_bytes(task: Task, lanes: int, segment_steps: int) -> int:
-    """Returns the bytes that a segment takes on one device, according to the compiler."""
+    """Returns the compiler's estimate of the memory in bytes for a segment on one device.
+
+    Args:
+      task: Static description of the training.
+      lanes: Number of candidates on the device.
+      segment_steps: Steps per segment, K.
+    """
     programs = make_programs(task, devices=1, lanes=lanes)
     recipe = Recipe(*[0.0] * len(Recipe._fields))
     candidates = stack_candidates([Candidate(NANOCHAT, recipe)] * lanes)
@@ -39,7 +45,11 @@ def segment_bytes(task: Task, lanes: int, segment_steps: int) -> int:
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> int:
-    """Returns the bytes of arguments, results and scratch memory of a compiled program."""
+    """Returns the size in bytes of a program's arguments, results and temporary memory.
+
+    Args:
+      compiled: Compiled program.
+    """
     used = compiled.memory_analysis()
     return (
         used.argument_size_in_bytes
@@ -50,12 +60,12 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def choose_lanes(one: int, two: int, limit: int, most: int) -> int:
-    """Returns the largest power of two of lanes that fits.
+    """Returns the largest number of lanes that fits in memory and is a power of two.
 
     Args:
-      one: Bytes of a segment with one lane.
-      two: Bytes of a segment with two lanes; each further lane adds the difference.
-      limit: Bytes of the device.
+      one: Memory in bytes for a segment with one lane.
+      two: Memory in bytes for a segment with two lanes. Each additional lane adds the difference.
+      limit: Memory of the device in bytes.
       most: Largest useful number of lanes.
     """
     lane = max(1, two - one)
@@ -66,8 +76,13 @@ def choose_lanes(one: int, two: int, limit: int, most: int) -> int:
 def measured_lanes(task: Task, segment_steps: int, most: int) -> int:
     """Returns the number of lanes for the devices of this process.
 
-    It is 1 on a CPU, which reports no memory limit and gains nothing from lanes, and for candidates
-    that several devices share, which are too large for lanes.
+    The number is 1 on a CPU, which does not report a memory limit or benefit from lanes. It is also
+    1 if several devices share a candidate, because such candidates are too large for lanes.
+
+    Args:
+      task: Static description of the training.
+      segment_steps: Steps per segment, K.
+      most: Largest useful number of lanes.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
     limit = stats.get("bytes_limit", 0)
@@ -77,16 +92,16 @@ def measured_lanes(task: Task, segment_steps: int, most: int) -> int:
     return choose_lanes(one, two, limit, most)
 
 
-_FAR = np.int32(10**6)  # horizon at which every segment does the same work
+_FAR = np.int32(10**6)  # distant horizon, so that every segment does the same work
 
 
 class Rehearsal:
-    """A population that trains on random tokens, to time or profile the programs."""
+    """Population that trains on random tokens, used to time or profile the programs."""
 
     def __init__(
         self, task: Task, programs: Programs, candidate: Candidate, segment_steps: int, rows: int
     ):
-        """Places all inputs on the devices; compiles only the initial state.
+        """Places all inputs on the devices and compiles only `init_population`.
 
         Args:
           task: Static description of the training.
@@ -112,23 +127,23 @@ class Rehearsal:
 
     @property
     def state(self) -> TrainState:
-        """State of all lanes after the segments so far."""
+        """State of all lanes after all completed segments."""
         return self._state
 
     def _arguments(self) -> tuple:
         return self._state, self._candidates, self._segment, np.int32(0), _FAR
 
     def compile(self) -> jax.stages.Compiled:
-        """Compiles the training program, so that running a segment compiles nothing."""
+        """Compiles the training program before the first segment and returns it."""
         return self._programs.train_segment.lower(*self._arguments()).compile()
 
     def segment(self) -> None:
-        """Trains one segment and waits for it."""
+        """Trains one segment and waits until it is complete."""
         self._state, telemetry = self._programs.train_segment(*self._arguments())
         jax.block_until_ready(telemetry)
 
     def evaluation(self) -> None:
-        """Validates once and waits for it."""
+        """Validates all lanes once and waits until the validation is complete."""
         evaluate = self._programs.evaluate_population
         jax.block_until_ready(evaluate(self._state.params, self._rows, self._token_bytes))
 
@@ -139,12 +154,12 @@ PROGRAMS = ("init_population", "train_segment", "evaluate_population")
 
 _compiled: Counter = Counter()
 _cache_hits: Counter = Counter()
-_loaded = False  # whether the current program came from the persistent cache
+_loaded = False  # True if the current program was loaded from the persistent cache
 _listening = False
 
 
 def start_counting() -> None:
-    """Starts counting compilations in this process; further calls do nothing."""
+    """Starts counting compilations in this process. Repeated calls have no effect."""
     global _listening
     if _listening:
         return
@@ -154,7 +169,7 @@ def start_counting() -> None:
         global _loaded
         del duration
         if event == _COMPILE_EVENT and _loaded:
-            _loaded = False  # JAX reports a load as a compilation too
+            _loaded = False  # JAX also reports a cache hit as a compilation
         elif event == _COMPILE_EVENT:
             name = re.sub(r"^jit\((.*)\)$", r"\1", str(facts.get("fun_name", "")))
             _compiled[name.removeprefix("jit_")] += 1
@@ -171,5 +186,8 @@ def start_counting() -> None:
 
 
 def compilations() -> dict[str, int]:
-    """Returns compilations per program since counting started, and all cache hits."""
+    """Returns the number of compilations per program, and of cache hits as `cache_hits`.
+
+    Only events after `start_counting` are counted.
+    """
     return {name: _compiled[name] for name in PROGRAMS} | {"cache_hits": _cache_hits["all"]}

@@ -1,7 +1,8 @@
-"""Connection of a command to a Ray cluster, which ends in bounded time even if Ray hangs.
+"""Connection to a Ray cluster that closes in bounded time even if Ray hangs.
 
-Import `ray` from this module. Ray would otherwise start a new cluster when one of its functions is
-called without a connection, for example after the connection has ended. Needs the extra `ray`.
+Always import `ray` from this module. Otherwise Ray starts a new cluster when one of its functions
+is called without a connection, for example after the connection was closed. This module needs the
+extra `ray`.
 """
 
 import contextlib
@@ -32,19 +33,26 @@ _KILL_SECONDS = 2.0  # longest wait for killed processes to end
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[dict[str, float]]:
-    """Connects to a cluster, or starts a local one; yields the resources it has now.
+    """Connects to a Ray cluster, or starts a local one.
 
-    On leaving, the processes of a local cluster have ended, and Ctrl-C and SIGTERM are handled as
-    they were before. Both are ignored while it ends, which takes a few seconds.
+    When the block ends, all processes of a local cluster are ended and the previous handlers of
+    Ctrl-C and SIGTERM are restored. Ctrl-C and SIGTERM are ignored during this shutdown, which
+    takes a few seconds.
+
+    Args:
+      address: Address of the cluster, `auto` to find a running one, or `local` to start one.
+
+    Yields:
+      Amounts of the resources that the cluster has at present, by name.
 
     Raises:
-      ClusterError: If there is no cluster at the address.
-      KeyboardInterrupt: If a signal asks to stop while it connects.
+      ClusterError: If the cluster cannot be reached or started.
+      KeyboardInterrupt: If Ctrl-C or SIGTERM arrives while connecting.
     """
     before, started = set(_children()), []
     try:
         try:
-            with unchanged_handlers():  # Ray installs one for SIGTERM
+            with unchanged_handlers():  # because Ray installs a handler of SIGTERM
                 _connect(address)
         finally:
             started += [child for child in _children() if child not in before]
@@ -74,33 +82,37 @@ def _connect(address: str) -> None:
 
 
 def _require_listener(address: str) -> None:
-    """Raises an OSError if no server listens at an address; Ray itself would try for minutes."""
+    """Raises OSError if nothing listens at an address, where Ray would retry for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _end(started: list[psutil.Process]) -> None:
-    """Disconnects, and ends all processes of a local cluster.
+    """Disconnects and ends all processes of a local cluster.
 
     Args:
-      started: Child processes that Ray has started.
+      started: Child processes that Ray started in this process.
     """
     family = _family(started)
     shutdown = threading.Thread(target=ray.shutdown, daemon=True)
     shutdown.start()
     until = time.monotonic() + _SHUTDOWN_SECONDS
     while shutdown.is_alive() and time.monotonic() < until:
-        handle(signal.SIG_IGN)  # Ray's shutdown restores the system's handler of SIGTERM
+        handle(signal.SIG_IGN)  # because Ray's shutdown restores the default handler of SIGTERM
         shutdown.join(_TICK)
     handle(signal.SIG_IGN)
     _kill(family)
-    if shutdown.is_alive():  # Ray would call it again when the interpreter exits
+    if shutdown.is_alive():  # Ray's exit handler would call it again and hang
         hosts.exit_without_handlers()
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the type and the first line of an error, or of the cause that Ray has wrapped."""
+    """Returns the type and first line of an error.
+
+    Args:
+      error: Error to describe. If Ray has wrapped another error, that error is described.
+    """
     cause = getattr(error, "cause", None)
     shown = cause if isinstance(cause, Exception) else error
     lines = [line for line in str(shown).splitlines() if line.strip()]
@@ -112,7 +124,7 @@ def _children() -> list[psutil.Process]:
 
 
 def _family(started: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Returns processes and their descendants."""
+    """Returns the given processes and their descendants."""
     family = list(started)
     for process in started:
         with contextlib.suppress(psutil.Error):
@@ -121,8 +133,8 @@ def _family(started: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def _kill(processes: Sequence[psutil.Process]) -> None:
-    """Kills processes that still run, and waits for their end."""
+    """Kills processes that are still running and waits until they end."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.kill()  # psutil spares a process that was given the number of another one
+            process.kill()  # psutil checks that the process id has not been reused
     psutil.wait_procs(processes, timeout=_KILL_SECONDS)

@@ -1,7 +1,7 @@
-"""Engine that trains jobs on other machines: on the workers of a Ray cluster, or as its jobs.
+"""Engine that trains jobs on other machines, as workers or jobs of a Ray cluster.
 
-Jobs are grouped into the batches that a local engine would train, so with the same lanes, devices
-and threads they give the same bits, in whatever order the batches end.
+Jobs are grouped into the same batches as in a local engine. With the same lanes, devices and
+threads, results are therefore bitwise identical, regardless of the order in which batches finish.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from nanoevolve_jax.execution.train import Task
 
 
 class Pool(Protocol):
-    """Machines that train batches of jobs."""
+    """Interface to machines that train batches of jobs."""
 
     def train(
         self,
@@ -28,29 +28,44 @@ class Pool(Protocol):
         batches: Sequence[list[Job]],
         on_progress: Callable[[Progress], None],
     ) -> Iterator[tuple[int, list[RunResult] | Lost] | None]:
-        """Trains batches; yields their numbers and results, and None about once a second."""
+        """Trains batches and yields their results.
+
+        Args:
+          wanted: Config as JSON and name of the program, which select the engine of a machine.
+          batches: Batches of jobs.
+          on_progress: Callback that takes the `Progress` of running batches.
+
+        Yields:
+          Tuple of the index of a batch and its results, or the reason why it was lost, in the order
+          in which batches finish. None about once per second, so that the caller can check whether
+          to stop.
+        """
         ...
 
 
 class RayEngine(NamedTuple):
     """An `Engine` whose batches are trained by a pool of other machines."""
 
-    task: Task
-    pool: Pool
+    task: Task  # static part of the training program
+    pool: Pool  # machines that train
     wanted: tuple[str, str]  # config as JSON and name of the program, for the engines of the pool
-    width: int  # jobs of a full batch
-    checkpoints: Checkpoints | None = None
+    width: int  # number of jobs in a full batch
+    checkpoints: Checkpoints | None = None  # checkpoints of the run folder, if any
 
     def run(
         self, jobs: Sequence[Job], on_progress: Callable[[Progress], None] = lambda progress: None
     ) -> Generator[RunResult, None, None]:
         """Yields one result per job, in order.
 
-        A batch that was lost too often yields failures. After a stop or a kill, finished batches
-        are kept and unfinished ones start again.
+        The jobs of a batch that was lost too often yield failures. If the process is stopped or
+        killed and restarted, finished batches are kept and unfinished batches are repeated.
+
+        Args:
+          jobs: Jobs to train.
+          on_progress: Callback that takes the `Progress` of running batches.
 
         Raises:
-          ClusterError: If no machine can train.
+          ClusterError: If none of the machines can train.
           CheckpointError: If a checkpoint cannot be written.
           Interrupted: If the user asked to stop.
         """
@@ -70,7 +85,11 @@ class RayEngine(NamedTuple):
                 yield finished[key]
 
     def checkpoint_bytes(self, job: Job) -> int:
-        """Always 0: checkpoints stay on the remote worker."""
+        """Returns 0, because checkpoints of this engine do not hold the state of training.
+
+        Args:
+          job: Example of the jobs to be trained.
+        """
         del job
         return 0
 
@@ -87,7 +106,7 @@ class RayEngine(NamedTuple):
             self.checkpoints.boundary(lambda: to_checkpoint(Call(self._program, finished)))
 
     def _resume(self, keys: list[str]) -> dict[str, RunResult]:
-        """Returns the results of these jobs that an earlier process has kept."""
+        """Returns the saved results of an earlier process for these jobs, by key."""
 
         def wanted(search: dict[str, Any]) -> bool:
             known = not set(search["finished"]).isdisjoint(keys)
@@ -102,7 +121,7 @@ class RayEngine(NamedTuple):
 
 
 def _by_key(jobs: Sequence[Job], results: Sequence[RunResult] | Lost) -> dict[str, RunResult]:
-    """Returns results by the keys of their jobs, in arrays that this process owns."""
+    """Returns results by the keys of their jobs, with copies of all arrays."""
     if isinstance(results, Lost):
         return {job.key: lost_result(results.reason) for job in jobs}
     copied = jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, results)

@@ -1,9 +1,9 @@
-"""Workers of a Ray cluster: starting them, checking that they agree, and training on them.
+"""Pool of workers on a Ray cluster that train batches of jobs.
 
-A worker is an actor with one accelerator, or with some cores. It builds its own site, so the rows
-stay on its node. A worker whose facts (see `machine.Facts`) differ from the first worker's is
-refused. Actors for which the cluster has no room wait in Ray until a node joins. Needs the extra
-`ray`.
+A worker is an actor that uses GPUs or CPU cores of its node. Each worker builds its own site, so
+the packed rows stay on its node. A worker is refused if its facts (see `machine.Facts`) differ from
+those of the first worker. An actor that does not fit on the cluster waits in Ray until a node
+joins. This module needs the extra `ray`.
 """
 
 import contextlib
@@ -34,18 +34,22 @@ MISTAKES = (ConfigError, CorpusError, OutOfMemoryError)
 class Refusal(NamedTuple):
     """Reason why a node cannot train."""
 
-    reason: str
+    reason: str  # error message
 
 
 class Worker:
-    """An actor with one accelerator, or some cores."""
+    """Actor that trains batches of jobs on its node."""
 
     def __init__(self, make_site: Callable[[], Any]):
         self._make_site = make_site
         self._engines: dict[tuple[str, str], Any] = {}
 
     def join(self) -> tuple[str, Facts | Refusal]:
-        """Builds the site; returns the name of the node and its facts, or why it has no site."""
+        """Builds the site of this worker.
+
+        Returns:
+          Tuple of the host name of the node and its facts, or the reason why it cannot train.
+        """
         try:
             self._site = self._make_site()
         except MISTAKES as error:
@@ -56,12 +60,12 @@ class Worker:
         """Trains one batch.
 
         Args:
-          wanted: Config as JSON and name of the program, for the engine.
+          wanted: Config as JSON and name of the program, which select the engine.
           jobs: Jobs of one batch, at most one per lane.
 
         Yields:
-          A `Progress` per segment, lines for the user, and finally the list of results or one of
-          `MISTAKES`.
+          A `Progress` per segment and lines for the user. The last item is the list of results or
+          an instance of one of `MISTAKES`.
         """
         if wanted not in self._engines:
             config, program = wanted
@@ -69,7 +73,7 @@ class Worker:
         items: queue.SimpleQueue = queue.SimpleQueue()
         engine = self._engines[wanted]._replace(log=items.put)
         threading.Thread(target=_train, args=(engine, jobs, items), daemon=True).start()
-        # The last item is a list: of results, or of the one error that ended them.
+        # The last item is a list that holds either all results or a single error.
         while not isinstance(item := items.get(), list):
             yield item
         (first, *_) = item
@@ -81,38 +85,38 @@ class Worker:
 def _train(engine: Any, jobs: list[Job], items: queue.SimpleQueue) -> None:
     try:
         items.put(list(engine.run(jobs, items.put)))
-    except Exception as error:  # the driver decides whether the batch is tried again
+    except Exception as error:  # the driver decides whether to retry the batch
         items.put([error])
 
 
-AUTOMATIC = -1  # config.ray.gpus: one if the cluster has any
-_TICK = 1.0  # seconds between checks for workers that send nothing
-_STARTS = 3  # workers in a row that may die while they start
-_GRACE = 10.0  # seconds to wait for another node after one was refused
+AUTOMATIC = -1  # value of config.ray.gpus that uses GPUs if the cluster has any
+_TICK = 1.0  # longest wait in seconds for the next item of any worker
+_STARTS = 3  # number of consecutive workers that may die while they start
+_GRACE = 10.0  # time in seconds to wait for another node after a node was refused
 
 
 class _Batch:
-    """Jobs to train together, and the nodes on which that failed."""
+    """Jobs to train together, and the nodes on which an attempt failed."""
 
     def __init__(self, number: int, jobs: list[Job]):
         self.number, self.jobs = number, jobs
-        self.failed_on: list[str] = []  # nodes
+        self.failed_on: list[str] = []  # node of each failed attempt
 
 
 class _Member:
-    """State of one worker in the driver."""
+    """Driver's record of one worker."""
 
     def __init__(self, actor: Any):
         self.actor = actor
-        self.waiting_for: Any = actor.join.remote()  # or the stream of its batch
-        self.node = ""  # set when it has joined
+        self.waiting_for: Any = actor.join.remote()  # later the stream of its batch
+        self.node = ""  # host name of the node, set when the worker has joined
         self.joined = self.refused = False
         self.batch: _Batch | None = None
         self.last_item = time.monotonic()
 
 
 class Pool(contextlib.AbstractContextManager):
-    """Workers of one command; close it before the connection ends."""
+    """Workers of one command. Close the pool before the connection to Ray ends."""
 
     def __init__(
         self,
@@ -123,13 +127,14 @@ class Pool(contextlib.AbstractContextManager):
         gpus: int,
         log: Callable[[str], None],
     ):
-        """Prepares the pool; the first worker starts when it is needed.
+        """Prepares the pool without starting a worker.
 
         Args:
-          make_site: Function that builds the site of a worker, called in the worker's process.
-          settings: `config.ray`.
-          cpus: CPUs per worker.
-          gpus: GPUs per worker.
+          make_site: Function that builds the site of a worker. It is called in the worker's
+            process.
+          settings: Settings of the cluster, `config.ray`.
+          cpus: Number of CPUs per worker.
+          gpus: Number of GPUs per worker.
           log: Callback that takes one line for the user.
         """
         self._settings, self._log = settings, log
@@ -139,16 +144,16 @@ class Pool(contextlib.AbstractContextManager):
         self._make_site = make_site
         self._needs = {"CPU": cpus, "GPU": gpus}
         self._members: list[_Member] = []
-        self._facts: Facts | None = None  # facts of the first worker, which all others must share
-        self._refusals: dict[str, str] = {}  # reason by node
+        self._facts: Facts | None = None  # facts of the first worker, which all others must match
+        self._refusals: dict[str, str] = {}  # reason of the refusal by node
         self._failed_starts = 0
 
     def __exit__(self, *error: object) -> None:
-        """Drops all workers, which end with the connection; calls no function of Ray."""
+        """Drops all workers without calling Ray, which ends them when the connection closes."""
         self._members.clear()
 
     def facts(self) -> Facts:
-        """Returns the facts of the workers; waits for the first worker.
+        """Waits for the first worker and returns the facts that all workers share.
 
         Raises:
           ClusterError: If no worker can be used.
@@ -167,19 +172,23 @@ class Pool(contextlib.AbstractContextManager):
         batches: Sequence[list[Job]],
         on_progress: Callable[[Progress], None],
     ) -> Iterator[tuple[int, list[RunResult] | Lost] | None]:
-        """Trains batches, as many at once as there are workers.
+        """Trains batches, with one batch per worker at a time.
 
-        Workers that still train when the generator is closed are killed, so close it before the
-        pool.
+        Close the generator before the pool. Workers that are still training when the generator is
+        closed are killed.
 
         Args:
-          wanted: Config as JSON and name of the program, for the engines of the workers.
-          batches: Batches of jobs that share a horizon and a fold.
+          wanted: Config as JSON and name of the program, which select the engines of the workers.
+          batches: Batches of jobs. The jobs of a batch share a horizon and a fold.
           on_progress: Callback that takes the `Progress` of running batches.
 
         Yields:
-          (number of a batch, its results or why it was given up) in the order in which batches
-          end, and None about once a second, so that the caller can check for a stop.
+          Tuple of the index of a batch and its results, or the reason why it was abandoned, in the
+          order in which batches finish. None about once per second, so that the caller can check
+          whether to stop.
+
+        Raises:
+          ClusterError: If no worker can be used.
         """
         waiting = deque(_Batch(number, jobs) for number, jobs in enumerate(batches))
         done: dict[int, list[RunResult] | Lost] = {}
@@ -197,19 +206,19 @@ class Pool(contextlib.AbstractContextManager):
                 yield from done.items()
                 done.clear()
                 yield None
-        finally:  # these workers still train batches of an interrupted call
+        finally:  # after an interruption, some workers are still training
             for member in [m for m in self._members if m.batch is not None]:
                 self._dismiss(member)
 
     def _hire(self, wanted: int) -> None:
-        """Starts workers, at most one per batch; those without room wait in Ray."""
+        """Creates workers, at most one per batch. Workers that do not fit yet wait in Ray."""
         wanted = min(wanted, self._settings.workers or wanted)
         useful = sum(not member.refused for member in self._members)
         for _ in range(wanted - useful):
             self._members.append(_Member(self._actors.remote(self._make_site)))
 
     def _assign(self, waiting: deque, wanted: tuple[str, str]) -> None:
-        """Gives batches to idle workers, preferably on nodes where they have not failed."""
+        """Assigns batches to idle workers, preferably on nodes where the batch has not failed."""
         idle = [m for m in self._members if m.joined and m.batch is None]
         while waiting and idle:
             batch = waiting.popleft()
@@ -220,7 +229,7 @@ class Pool(contextlib.AbstractContextManager):
             member.batch, member.last_item = batch, time.monotonic()
 
     def _receive(self, waiting: deque, done: dict, on_progress) -> None:
-        """Handles items that workers have sent; waits for up to a second."""
+        """Waits for up to one second for items from workers and handles them."""
         by_reference = {m.waiting_for: m for m in self._members if m.waiting_for is not None}
         if not by_reference:
             time.sleep(_TICK)
@@ -238,7 +247,7 @@ class Pool(contextlib.AbstractContextManager):
                 self._lose(member, first_line(error), waiting, done)
 
     def _admit(self, member: _Member, answer: tuple[str, Facts | Refusal]) -> None:
-        """Accepts a worker whose facts agree, or refuses it."""
+        """Accepts a worker if its facts match those of the first worker, otherwise refuses it."""
         member.waiting_for = None
         member.node, facts = answer
         self._failed_starts = 0
@@ -253,7 +262,7 @@ class Pool(contextlib.AbstractContextManager):
         if reason and member.node not in self._refusals:
             self._log(f"refused: node {member.node}: {reason}")
         if reason:
-            # It keeps its resources, so that no other worker starts on this node.
+            # The refused worker keeps its resources, so that Ray does not start another one there.
             self._refusals[member.node] = reason
 
     def _take(self, member: _Member, item: Any, done: dict, on_progress) -> None:
@@ -276,7 +285,7 @@ class Pool(contextlib.AbstractContextManager):
                 self._lose(member, f"it was silent for {limit} s", waiting, done)
 
     def _lose(self, member: _Member, reason: str, waiting: deque, done: dict) -> None:
-        """Removes a dead worker; its batch is tried again or given up."""
+        """Removes a dead worker and either retries or abandons its batch."""
         self._dismiss(member)
         batch = member.batch
         if batch is None:
@@ -302,7 +311,7 @@ class Pool(contextlib.AbstractContextManager):
             ray.kill(member.actor, no_restart=True)
 
     def _room(self) -> int:
-        """Returns how many workers fit on the nodes, without those that were refused."""
+        """Returns the number of workers that fit on the nodes, minus the refused workers."""
         places = 0
         for node in ray.nodes():
             has = node["Resources"] if node["Alive"] else {}
@@ -310,7 +319,10 @@ class Pool(contextlib.AbstractContextManager):
         return places - sum(member.refused for member in self._members)
 
     def _require_workers(self, since: float) -> None:
-        """Checks that there is a worker, or that one may still come.
+        """Checks that a worker has joined or may still join.
+
+        Args:
+          since: Value of `time.monotonic()` when a worker was last available.
 
         Raises:
           ClusterError: If no worker can be used.

@@ -1,9 +1,10 @@
-"""Connection to the jobs server of a Ray cluster, and the head node of a local Ray.
+"""Connection to the jobs server of a Ray cluster, and management of a local Ray cluster.
 
-An address is `http://HOST:PORT` of a cluster's jobs server, `local` for a Ray on this machine, or
-`local:DIR` for one whose file is in DIR instead of `cache/cluster`. A local Ray outlives the
-process that starts it. It accepts jobs on 127.0.0.1 only and requires Ray's token. Its processes
-inherit a few harmless environment variables and no others. Needs the extra `ray`.
+An address is `http://HOST:PORT` of a cluster's jobs server, `local` for a cluster on this machine,
+or `local:DIR` to keep the files of the local cluster in DIR instead of `cache/cluster`. A local
+cluster outlives the process that starts it. It accepts jobs only on 127.0.0.1 and requires Ray's
+authentication token. Its processes inherit only a few harmless environment variables. This module
+needs the extra `ray`.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ LOCAL, FILE, LOG, _LOCK = "local", "head.json", "head.log", "head.lock"
 _PLACE = Path("cache") / "cluster"
 _FORMS = "be local, local:DIR or http://HOST:PORT of a running cluster's jobs server"
 _START_SECONDS, _STOP_SECONDS, _FIRST_NODE_SECONDS, _TICK = 60.0, 20.0, 30.0, 0.2
-_ANSWER_SECONDS = 60.0  # longest wait for the next byte of an answer
+_ANSWER_SECONDS = 60.0  # longest wait for the next byte of a response
 _INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"),
     *("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "XLA_FLAGS", "RAY_AUTH_TOKEN_PATH"),
@@ -40,12 +41,15 @@ _INHERITED = (
 class Server(NamedTuple):
     """A connected jobs server."""
 
-    url: str
-    client: Any  # ray.job_submission.JobSubmissionClient
-    headers: dict[str, str]
+    url: str  # HTTP address of the server
+    client: Any  # instance of ray.job_submission.JobSubmissionClient
+    headers: dict[str, str]  # HTTP headers of each request
 
     def nodes(self) -> list[dict[str, float]]:
-        """Returns the total resources of every living node; waits for the first one to start."""
+        """Returns the total resources of every live node.
+
+        Waits up to 30 seconds for the first node to start.
+        """
         from ray.util.state import StateApiClient
         from ray.util.state.common import ListApiOptions, StateResource
 
@@ -61,11 +65,14 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
-    """Connects to the server at an address; yields None for a local Ray that does not run.
+    """Connects to the jobs server at an address.
 
     Args:
-      address: Address in one of the forms above.
-      start: Whether to start a local Ray that does not run.
+      address: Address in one of the forms that the module describes.
+      start: Whether to start a local cluster that is not running.
+
+    Yields:
+      Connected server, or None if the address is that of a local cluster that is not running.
 
     Raises:
       ConfigError: If Ray is not installed.
@@ -77,14 +84,14 @@ def connected(address: str, *, start: bool = False) -> Iterator[Server | None]:
         url = _started(place) if start else find(place)
     elif not re.fullmatch(r"https?://[^\s/]+/?", address):
         raise ClusterError(must("address", _FORMS, address))
-    logging.getLogger("ray").setLevel(logging.ERROR)  # or it reports every package that is sent
+    logging.getLogger("ray").setLevel(logging.ERROR)  # hides a message per uploaded package
     try:
         headers = _headers(local=place is not None)
         yield url and Server(url, _client(url, headers), headers)
     except ClusterError:
         raise
-    except Exception as error:  # errors of Ray, of HTTP and of the system share no base class
-        # The server sends tracebacks, whose last line holds the reason.
+    except Exception as error:  # Ray, HTTP and the system do not share an exception class
+        # The server sends tracebacks. Their last line holds the reason.
         lines = [line for line in str(error).splitlines() if line.strip(" .")] or ["no reason"]
         reason = f"{type(error).__name__}: {lines[-1][:300]}"
         raise ClusterError(f"{must('address', _FORMS, address)} ({reason})") from None
@@ -101,7 +108,7 @@ def _client(url: str, headers: dict[str, str]) -> Any:
 
 
 def _headers(*, local: bool) -> dict[str, str]:
-    """Returns Ray's own token, if there is one; a local Ray only knows the one in the file."""
+    """Returns headers with Ray's token, if any. For a local cluster it is read only from a file."""
     token = "" if local else os.environ.get("RAY_AUTH_TOKEN", "")
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
     with contextlib.suppress(OSError):
@@ -115,7 +122,12 @@ def _local_place(address: str) -> Path | None:
 
 
 def absolute(address: str, cache: Path) -> str:
-    """Returns an address that holds in every working directory; `local` is in the cache."""
+    """Returns an address that does not depend on the working directory.
+
+    Args:
+      address: Address in one of the forms that the module describes.
+      cache: Cache folder, which holds the files of the cluster `local`.
+    """
     place = cache / _PLACE.name if address == LOCAL else _local_place(address)
     return address if place is None else f"{LOCAL}:{expanded(place).absolute()}"
 
@@ -130,13 +142,23 @@ class _Head(TypedDict):
 
 
 def find(place: Path) -> str | None:
-    """Returns the address of the Ray that was started in a directory, or None if none runs."""
+    """Returns the URL of a running local cluster, or None if it is not running.
+
+    Args:
+      place: Folder that holds the files of the cluster.
+    """
     head, process = _running(place)
     return head["address"] if process else None
 
 
 def stop(address: str) -> bool:
-    """Ends a local Ray and its jobs; returns whether one was running.
+    """Ends a local cluster and its jobs.
+
+    Args:
+      address: Address `local` or `local:DIR`.
+
+    Returns:
+      True if the cluster was running.
 
     Raises:
       ClusterError: If the address is not a local one.
@@ -153,15 +175,19 @@ def stop(address: str) -> bool:
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment of a local Ray, given that of this process."""
+    """Returns the environment variables of a local cluster.
+
+    Args:
+      given: Environment variables of this process.
+    """
     kept = {name: given[name] for name in _INHERITED if name in given}
-    # The `python` of a job must be the one of this process.
+    # A job must run the same `python` as this process.
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     return kept | {"PATH": path, "RAY_AUTH_MODE": "token"}
 
 
 def _started(place: Path) -> str:
-    """Returns the address of the Ray of a directory, which is started unless it runs."""
+    """Returns the URL of a local cluster, which is started if it is not running."""
     place.mkdir(parents=True, exist_ok=True)
     with locked(place / _LOCK):
         return find(place) or _start(place)
@@ -189,31 +215,31 @@ def _start(place: Path) -> str:
                 raise ClusterError(f"a local Ray does not start; see {place / LOG}")
             time.sleep(_TICK)
         write_json(place / FILE, head | {"started": process.create_time()})
-    except BaseException:  # also Ctrl-C: without its file the Ray could never be found again
+    except BaseException:  # includes Ctrl-C, because a cluster without its file cannot be found
         _end(process)
         raise
     return head["address"]
 
 
 def _end(head: Any) -> None:
-    """Ends the process of a head and its descendants."""
+    """Ends the process of a head node and its descendants."""
     psutil = _psutil()
     with contextlib.suppress(psutil.Error, ProcessLookupError):
         family = [head, *head.children(recursive=True)]
-        head.terminate()  # it ends its children
+        head.terminate()  # which makes the head end its children
         for process in psutil.wait_procs(family, timeout=_STOP_SECONDS)[1]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        os.killpg(head.pid, signal.SIGKILL)  # children that started meanwhile
+        os.killpg(head.pid, signal.SIGKILL)  # ends children that started in the meantime
 
 
 def _running(place: Path) -> tuple[Any, Any]:
-    """Returns the head of a directory and its process, or two None if it does not run."""
+    """Returns the head of a local cluster and its process, or (None, None) if it is not running."""
     psutil = _psutil()
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         head = read_json(place / FILE, _Head)
         process = psutil.Process(head["process"])
-        # Another process may have been given its number.
+        # Another process may have the same process id by now.
         same = abs(process.create_time() - head["started"]) < 1.0
         if same and process.status() != psutil.STATUS_ZOMBIE:
             return head, process
@@ -221,7 +247,7 @@ def _running(place: Path) -> tuple[Any, Any]:
 
 
 def _psutil() -> Any:
-    """Returns the module `psutil`, which Ray installs; ConfigError if Ray is not installed."""
+    """Returns the module `psutil`, a dependency of Ray. Raises ConfigError if Ray is missing."""
     try:
         import ray.job_submission  # noqa: F401
 

@@ -1,8 +1,8 @@
-"""NanoChat's recipe: learning rates, parameter groups and schedules, as traced numbers.
+"""NanoChat's training recipe: learning rates, parameter groups and schedules as traced numbers.
 
 The recipe is data, like the spec, so one compiled program trains any recipe at any horizon. The
-numbers are those of NanoChat's `scripts/base_train.py`. Durations that NanoChat counts in steps are
-fractions of the run here, so that a short proxy run covers the whole schedule.
+numbers are those of NanoChat's `scripts/base_train.py`. Durations that NanoChat gives in steps are
+fractions of the horizon here, so that a short proxy run covers the full schedule.
 """
 
 from collections.abc import Callable
@@ -37,19 +37,30 @@ class Recipe(NamedTuple):
     scalar_lr: Any
     smear_lr: Any
     weight_decay: Any  # weight decay of matrices at step 0
-    warmup_fraction: Any  # fraction of the horizon, linear
-    warmdown_fraction: Any  # fraction of the horizon, linear
-    final_lr_fraction: Any  # fraction of the peak
-    momentum_warmup_fraction: Any  # fraction of the horizon
+    warmup_fraction: Any  # length of the linear warm-up as a fraction of the horizon
+    warmdown_fraction: Any  # length of the linear warm-down as a fraction of the horizon
+    final_lr_fraction: Any  # final learning rate as a fraction of the peak
+    momentum_warmup_fraction: Any  # length of the momentum warm-up as a fraction of the horizon
 
 
 def scale_recipe(recipe: Recipe, *, batch_tokens: float, total_steps: int, width: int) -> Recipe:
     """Returns a recipe scaled from NanoChat's reference batch, horizon and width.
 
-    Learning rates are proportional to the square root of the batch. AdamW's for embeddings and head
-    are also inversely proportional to the square root of the width. Weight decay is scaled by
-    `sqrt(B / B_ref) * D_ref / D`, which keeps the total shrinkage of a run (arXiv:2405.13698). The
-    smear group is not scaled.
+    Learning rates are proportional to the square root of the batch size. AdamW's learning rates for
+    the embeddings and the head are also inversely proportional to the square root of the width.
+    Weight decay is scaled by `sqrt(B / B_ref) * D_ref / D`, where B is the batch size and D the
+    number of training tokens, which preserves the total shrinkage of a run. The learning rate of
+    the smear group is not scaled.
+
+    Args:
+      recipe: Recipe at the reference batch size, horizon and width.
+      batch_tokens: Number of tokens per step.
+      total_steps: Horizon in steps.
+      width: Embedding dimension of the model.
+
+    References:
+      Wang and Aitchison, How to set AdamW's weight decay as you scale model and dataset size,
+      arXiv:2405.13698.
     """
     batch = (batch_tokens / REFERENCE_BATCH_TOKENS) ** 0.5
     adam = batch * (width / REFERENCE_WIDTH) ** -0.5
@@ -73,7 +84,13 @@ def _round_steps(fraction: Any, total_steps: Any) -> jax.Array:
 
 
 def lr_multiplier(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
-    """Returns the factor on the learning rate: linear warm-up, 1, linear warm-down."""
+    """Returns the factor on the learning rate, with a linear warm-up, a plateau and a warm-down.
+
+    Args:
+      recipe: Recipe with the lengths of the phases.
+      step: Index of the step.
+      total_steps: Horizon in steps.
+    """
     warmup = _round_steps(recipe.warmup_fraction, total_steps)
     warmdown = _round_steps(recipe.warmdown_fraction, total_steps)
     rising = (step + 1.0) / jnp.maximum(warmup, 1.0)
@@ -84,7 +101,14 @@ def lr_multiplier(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
 
 
 def muon_momentum(plateau: Any, recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
-    """Returns Muon's momentum: up to the plateau in the warm-up, down in the warm-down."""
+    """Returns Muon's momentum, which rises to a plateau and falls in the warm-down.
+
+    Args:
+      plateau: Momentum between warm-up and warm-down.
+      recipe: Recipe with the lengths of the phases.
+      step: Index of the step.
+      total_steps: Horizon in steps.
+    """
     start = jnp.maximum(1.0 - _WARMUP_GAP * (1.0 - plateau), 0.0)
     end = jnp.maximum(1.0 - _WARMDOWN_GAP * (1.0 - plateau), 0.0)
     warmup = _round_steps(recipe.momentum_warmup_fraction, total_steps)
@@ -98,7 +122,13 @@ def muon_momentum(plateau: Any, recipe: Recipe, step: Any, total_steps: Any) -> 
 
 
 def muon_weight_decay(recipe: Recipe, step: Any, total_steps: Any) -> jax.Array:
-    """Returns Muon's weight decay: a cosine from the recipe's value to 0."""
+    """Returns Muon's weight decay, which follows a cosine from the recipe's value to 0.
+
+    Args:
+      recipe: Recipe with the initial weight decay.
+      step: Index of the step.
+      total_steps: Horizon in steps.
+    """
     return recipe.weight_decay * 0.5 * (1.0 + jnp.cos(jnp.pi * step / total_steps))
 
 
@@ -109,7 +139,7 @@ def nanochat_groups(
 
     Args:
       recipe: Recipe with the peak learning rates.
-      schedule: Function from a peak learning rate to a schedule.
+      schedule: Function that maps a peak learning rate to a schedule.
     """
     return {
         "unembedding": AdamWGroup(schedule(recipe.unembedding_lr), 0.8, 0.96, 0.01),
@@ -121,7 +151,7 @@ def nanochat_groups(
     }
 
 
-# The first match counts; parameters without a match are matrices.
+# The first match determines the label. Parameters without a match are matrices.
 _LABELS = (
     ("lm_head", "unembedding"),
     ("value_embed", "value_embedding"),
@@ -134,7 +164,14 @@ _LABELS = (
 
 
 def nanochat_labels(params: Any) -> Any:
-    """Returns the group of every parameter of NanoChat's model."""
+    """Returns the label of every parameter of NanoChat's model.
+
+    Args:
+      params: Parameters of the model.
+
+    Returns:
+      Tree of labels with the structure of `params`.
+    """
 
     def label(path, leaf):
         del leaf
@@ -151,7 +188,14 @@ def nanochat_optimizer(
     total_steps: Any,
     **policy_args: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the candidate optimizer for NanoChat's GPT under a recipe."""
+    """Returns the optimizer of a candidate for NanoChat's GPT.
+
+    Args:
+      spec: Policy for the matrices.
+      recipe: Recipe with the learning rates and schedules.
+      total_steps: Horizon in steps.
+      **policy_args: Further arguments of `candidate_optimizer`.
+    """
 
     def scheduled(peak):
         return lambda step: peak * lr_multiplier(recipe, step, total_steps)

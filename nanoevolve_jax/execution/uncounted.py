@@ -1,7 +1,7 @@
 """FLOPs that XLA does not count: transcendental functions, sorts, gathers and integer products.
 
-XLA counts a sine, a square root and a power as 0 FLOPs, and a comparison in a sort as 1. Here each
-operation counts as the number of multiplications that take as long.
+XLA counts a sine, a square root or a power as 0 FLOPs and a comparison in a sort as 1 FLOP. This
+module counts each operation as the number of multiplications that take the same time.
 """
 
 import math
@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-# FLOPs per element of the result: time relative to an elementwise multiplication in float32, on one
-# core of an x86-64 CPU with AVX-512 (jaxlib 0.10, arrays of 65,536 elements, rounded).
+# FLOPs per element of the result. A weight is the measured time relative to an elementwise float32
+# multiplication, on one core of an x86-64 CPU with AVX-512 (jaxlib 0.10, arrays of 65,536 elements,
+# rounded).
 WEIGHTS = {
     "sqrt": 2,
     "rsqrt": 3,
@@ -25,12 +26,16 @@ WEIGHTS = {
 }
 # FLOPs per element of the operand.
 _OF_OPERANDS = dict.fromkeys(("argmax", "argmin"), 50)
-_INTEGER_PRODUCT = 60  # time of an integer matrix product relative to one of floats
+_INTEGER_PRODUCT = 60  # time of an integer matrix product relative to a float matrix product
 _COMPARISON = 70  # FLOPs of a sort per element and per doubling of the sorted length
 
 
 def inner(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
-    """Yields the closed jaxprs of an equation: bodies of loops, branches and calls."""
+    """Yields the closed jaxprs inside an equation, which are bodies of loops, branches and calls.
+
+    Args:
+      equation: Equation of a jaxpr.
+    """
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):
@@ -42,7 +47,11 @@ def inner(equation: JaxprEqn) -> Iterator[ClosedJaxpr]:
 def uncounted_flops(closed: ClosedJaxpr) -> float:
     """Returns the FLOPs of a computation that XLA does not count.
 
-    The body of a loop counts once per iteration; all branches of a condition count.
+    The body of a scan counts once per iteration, and the body of any other loop counts once. All
+    branches of a conditional count.
+
+    Args:
+      closed: Computation to analyse.
     """
     total = 0.0
     for equation in closed.jaxpr.eqns:
