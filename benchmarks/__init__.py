@@ -1,1 +1,1 @@
-"""Benchmarks: one command per file. Their results are kept in `results/`."""
+"""Benchmarks, with one command per file. Results are kept in `results/`."""

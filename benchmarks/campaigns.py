@@ -3,18 +3,19 @@
   python -m benchmarks.campaigns --out=results/campaigns.json
 
 A campaign has five generations of eight candidates, screened on one seed. `tournament` picks
-survivors and parents, `score` scores, `promotion` promotes in two rounds, and `confirmation` tests
-at two looks. All numbers are in sigmas, the standard deviation of the baseline between seeds.
+survivors and parents, `score` computes scores and promotes candidates in two rounds, and
+`confirmation` tests at two looks. All quantities are in units of sigma, the standard deviation of
+the baseline between seeds.
 
-The bpb of a run is the effect of its seed, shared by all arms, plus its own noise. The gain of a
-pair then has the standard deviation `paired`, which is 1.4 for independent arms. In a campaign with
-an effect, each child of a parent without it acquires it with probability 1/8 and passes it on.
-Candidates do not differ otherwise.
+The bpb of a run is the sum of an effect of its seed, which all arms share, and its own noise. The
+gain of a pair then has the standard deviation `paired`, which is about 1.4 for independent arms. In
+a campaign with an effect, each child of a parent without the effect acquires it with probability
+1/8, and descendants inherit it. Candidates do not differ in any other way.
 
-The candidate must beat the baseline, and the best control if that scored better. All arms of a
-confirmation choose their learning rate from noisy runs, with the real code. Each is best at its own
-rate; at f times that rate a run is worse by `curvature * log2(f)^2`. On a flat curve the optimum is
-missed by far, at little cost.
+The candidate must beat the baseline. It must also beat the best control if that control scored
+above the baseline. All arms of a confirmation choose their learning rate from noisy runs, with the
+real code. Each arm has its own best rate. At f times that rate, the loss of a run is higher by
+`curvature * log2(f)^2`. On a flat curve, the chosen rate is far from the optimum but costs little.
 """
 
 import math
@@ -53,13 +54,13 @@ PAIRED = (0.7, 1.0, 1.4)
 EFFECTS = (0.5, 1.0, 1.5)
 GENERATIONS, POPULATION, SURVIVORS, TOURNAMENT, CONTROL_EVERY = 5, 8, 4, 2, 8
 ACQUIRED = 1 / 8
-CURVATURES = (0.05, 0.25, 1.0)  # sigmas an octave squared
+CURVATURES = (0.05, 0.25, 1.0)  # sigmas per squared octave of the learning rate
 CURVATURE = 0.25
 LR_SEEDS = SETTINGS["confirm.lr_seeds"].default
 
 
 class Simulated(NamedTuple):
-    """A candidate: the fields of a record that `tournament` reads, and its true effect."""
+    """Candidate with its true effect and the fields that `tournament` reads."""
 
     id: str
     generation: int
@@ -71,21 +72,30 @@ class Simulated(NamedTuple):
 
 
 class World(NamedTuple):
-    """The distribution of runs, in sigmas."""
+    """Distribution of the bpb of runs, in sigmas."""
 
     rng: np.random.Generator
-    paired: float
-    curvature: float = CURVATURE  # loss over learning rate, per octave squared
+    paired: float  # standard deviation of the gain of a pair
+    curvature: float = CURVATURE  # curvature of the loss in log2 of the learning rate
 
     def run(self, effects: Sequence[float], seeds: int) -> np.ndarray:
-        """Returns the bpb of arms on shared seeds, float[arms, seeds], about 0 for the baseline."""
+        """Returns the bpb of arms on shared seeds, float[arms, seeds], relative to the baseline.
+
+        Args:
+          effects: True gain of each arm over the baseline, in sigmas.
+          seeds: Number of seeds.
+        """
         own = self.paired / math.sqrt(2.0)
         shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(seeds)
         noise = own * self.rng.standard_normal((len(effects), seeds))
         return shared + noise - np.asarray(effects)[:, None]
 
     def misset(self, arms: int) -> list[float]:
-        """Returns what each arm loses by choosing its rate from noisy runs, float[arms]."""
+        """Returns the loss of each arm from choosing its learning rate by noisy runs, float[arms].
+
+        Args:
+          arms: Number of arms.
+        """
         own = self.paired / math.sqrt(2.0)
         shared = math.sqrt(max(0.0, 1.0 - own**2)) * self.rng.standard_normal(LR_SEEDS)
 
@@ -109,9 +119,9 @@ def _score(gains: list[float], paired: float) -> float:
 
 
 def _screen(world: World, effect: float) -> list[Simulated]:
-    """Returns all candidates of a campaign, screened on one seed, the baseline first."""
+    """Returns the baseline and all candidates of a campaign, screened on one seed."""
     own = world.paired / math.sqrt(2.0)
-    baseline = own * world.rng.standard_normal()  # the effect of the seed cancels
+    baseline = own * world.rng.standard_normal()  # the effect of the seed cancels in a gain
 
     def tried(name, generation, recipe, truth):
         gain = float(baseline - own * world.rng.standard_normal() + truth)
@@ -138,7 +148,18 @@ def _screen(world: World, effect: float) -> list[Simulated]:
 def run_campaign(
     world: World, effect: float, rules: ConfirmationRules, promotion: PromotionRules
 ) -> tuple[bool, bool]:
-    """Returns (whether a campaign ended in a win, whether its tested candidate had the effect)."""
+    """Simulates one campaign.
+
+    Args:
+      world: Distribution of runs.
+      effect: Gain that candidates can acquire, in sigmas. 0 simulates a campaign without effect.
+      rules: Rules of the confirmation.
+      promotion: Rules of the promotion.
+
+    Returns:
+      Tuple of two booleans: whether the campaign ended in a win, and whether the confirmed
+      candidate had the effect.
+    """
     known = _screen(world, effect)
     control = best_control(known)
     by_id = {c.id: c for c in known if c.recipe is None and c.id != "baseline"}
@@ -169,12 +190,12 @@ def run_campaign(
 
 
 class Rates(NamedTuple):
-    """Counts and shares over all campaigns of one cell."""
+    """Counts and fractions over all campaigns of one cell."""
 
-    campaigns: int
-    wins: int
-    win_rate: float
-    tested_had_effect: float
+    campaigns: int  # number of campaigns
+    wins: int  # number of campaigns that ended in a win
+    win_rate: float  # fraction of campaigns that ended in a win
+    tested_had_effect: float  # fraction of campaigns whose confirmed candidate had the effect
 
 
 def simulate(
@@ -186,7 +207,17 @@ def simulate(
     rules: ConfirmationRules | None = None,
     promotion: PromotionRules | None = None,
 ) -> Rates:
-    """Runs many campaigns with the default rules or given ones."""
+    """Simulates many campaigns and returns their rates.
+
+    Args:
+      effect: Gain that candidates can acquire, in sigmas.
+      paired: Standard deviation of the gain of a pair, in sigmas.
+      campaigns: Number of campaigns.
+      seed: Seed of the simulation.
+      curvature: Curvature of the loss in log2 of the learning rate, in sigmas.
+      rules: Rules of the confirmation, or None for the defaults.
+      promotion: Rules of the promotion, or None for the defaults.
+    """
     rules, promotion = rules or ConfirmationRules(), promotion or PromotionRules()
     rng = np.random.default_rng([seed, *(round(100 * x) for x in (paired, effect, curvature))])
     world = World(rng, paired, curvature)

@@ -2,10 +2,10 @@
 
   python -m benchmarks.code --rounds=40 --out=results/code_cpu.json
 
-The built-in functions of all four slots are certified like any other source. The same training
-step runs in turn with the built-in and the certified functions, with ratios within a round.
-The reported difference compares how far both move the parameters in 50 steps on the same gradients,
-as a relative L2 norm.
+The built-in functions of all four slots are certified like any other source. In each round, the
+same training step runs once with the built-in functions and once with the certified functions, and
+ratios are taken within a round. The reported difference is the relative L2 norm between the
+parameter changes that both make in 50 steps on the same gradients.
 """
 
 import functools
@@ -38,7 +38,12 @@ _PAIRS = {"baseline": BUILT_IN, "gated": GATED}
 
 
 def seed_code(task: Task, dtype: str) -> Code:
-    """Returns the built-in functions of all slots as code certified on this machine."""
+    """Returns the built-in functions of all slots as code that was certified on this machine.
+
+    Args:
+      task: Static description of the training.
+      dtype: Dtype of the model, such as `float32`.
+    """
     walls = runner.isolation(runner.AVAILABLE)
     limits = runner.Limits(seconds=600.0, cpu_seconds=1200)
     functions = []
@@ -52,10 +57,16 @@ def seed_code(task: Task, dtype: str) -> Code:
 
 
 def difference(task: Task, ours: Subject, theirs: Subject) -> float:
-    """Returns the relative L2 difference between the changes that two optimizers make in 50 steps.
+    """Returns the relative L2 difference between the parameter changes of two optimizers.
 
-    Both receive the gradients at the first one's parameters, because training would amplify a
-    difference in the last bit, and that is not a property of the optimizer.
+    Both optimizers run for 50 steps on the gradients at the parameters of the first one. With their
+    own gradients, training would amplify a difference in the last bit, which is not a property of
+    the optimizer.
+
+    Args:
+      task: Static description of the training.
+      ours: First optimizer.
+      theirs: Second optimizer.
     """
     shape = (STEPS, task.batch_size, task.model.sequence_len + 1)
     rows = np.random.default_rng(1).integers(0, task.model.vocab_size, shape, np.int32)
@@ -87,7 +98,15 @@ def difference(task: Task, ours: Subject, theirs: Subject) -> float:
 
 
 def measure(task: Task, baseline: Candidate, code: Code, steps: int, rounds: int) -> dict[str, Any]:
-    """Measures step time, optimizer time and difference of results for both specs."""
+    """Measures step time, optimizer time and difference of results for both specs.
+
+    Args:
+      task: Static description of the training.
+      baseline: Baseline candidate.
+      code: Certified functions.
+      steps: Steps per timed run.
+      rounds: Number of repeats.
+    """
     ours, theirs = subjects(task, baseline), subjects(task._replace(code=code), baseline)
     measured = {}
     for name, key in _PAIRS.items():

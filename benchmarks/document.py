@@ -2,9 +2,10 @@
 
   python -m benchmarks.document
 
-A generated part stands between `<!-- NAME -->` and `<!-- end -->`. `settings`, `sensors`
-and `actuators` are tables of the code, `plan` is the output of a planned campaign, and every other
-name is a file `results/NAME.json` that a benchmark wrote. Cells stay empty without that file.
+A generated part lies between `<!-- NAME -->` and `<!-- end -->`. The names `settings`, `sensors`
+and `actuators` stand for tables made from the code, and `plan` for the output of a planned
+campaign. Every other name refers to a file `results/NAME.json` that a benchmark has written. If
+that file is missing, the table has empty cells.
 """
 
 import json
@@ -48,7 +49,12 @@ Rows = list[list[str]]
 
 
 def markdown(header: Sequence[str], rows: Rows) -> str:
-    """Returns a table whose first column holds words and whose others hold numbers."""
+    """Returns a Markdown table with words in the first column and numbers in the others.
+
+    Args:
+      header: Titles of the columns.
+      rows: Cells of each row.
+    """
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -123,7 +129,7 @@ def goals(results: dict[str, Any]) -> Rows:
 
 
 def search(results: dict[str, Any]) -> Rows:
-    """Returns one row per part of both runs, the largest first, then the sums."""
+    """Returns one row per part of both runs, the longest part first, followed by the totals."""
     rows = []
     for variant, runs in results.items():
         first, second = runs["first run"], runs["second run"]
@@ -179,7 +185,8 @@ def step(results: dict[str, Any]) -> Rows:
     ]
 
 
-# Header and rows by the start of a result's name; `.goals` is a second table of the same file.
+# Header and function for the rows by the start of a result's name. The suffix `.goals` selects a
+# second table of the same file.
 TABLES: dict[str, tuple[Sequence[str], Callable[[dict[str, Any]], Rows]]] = {
     "population": (
         ("", "tokens/s", "relative to one lane", "of matmul peak", "memory, MB", "compile, s"),
@@ -205,9 +212,9 @@ def table(name: str, results: Path) -> str:
     """Returns the table of a result, followed by the command and the device.
 
     Args:
-      name: Name of the result: `gpu/population_d4` for `results/gpu/population_d4.json`,
+      name: Name of the result, such as `gpu/population_d4` for `results/gpu/population_d4.json` or
         `optimizer_cpu.goals` for the goals in `results/optimizer_cpu.json`.
-      results: Folder of the results.
+      results: Folder that holds the results.
     """
     file, _, part = name.partition(".")
     header, rows = TABLES[part or file.rpartition("/")[2].partition("_")[0]]
@@ -216,7 +223,7 @@ def table(name: str, results: Path) -> str:
         reason = _NO_GPU if file.startswith("gpu/") else _NOT_YET
         return markdown(header, [[reason, *[""] * (len(header) - 1)]])
     document = json.loads(path.read_text(encoding="utf-8"))
-    machine = document.get("machine")  # of results that are older than `device`
+    machine = document.get("machine")  # field of older results, which do not have `device`
     if device := document.get("device"):
         machine = f"{device['count']} x {device['kind']}, {device['cores']} cores"
     origin = f"`{document['command']}`; {machine}, JAX {document['versions']['jax']}."
@@ -224,7 +231,7 @@ def table(name: str, results: Path) -> str:
 
 
 def plan() -> str:
-    """Returns the command that plans a campaign of the default search, and its output."""
+    """Returns a command that plans a campaign of the default search, followed by its output."""
     planned = subprocess.run(
         [sys.executable, "-m", "nanoevolve_jax", *PLAN.split()[1:]],
         env=os.environ | {"COLUMNS": "80"},
@@ -236,7 +243,7 @@ def plan() -> str:
 
 
 def settings() -> str:
-    """Returns a table of the config fields of each group, under the title of the group."""
+    """Returns a table of config fields for each group, under the title of the group."""
     groups: dict[str, str] = dict.fromkeys(_TITLES, "")
     for path, setting in SETTINGS.items():
         limits = setting.limits.removeprefix("an integer from ").removeprefix("a number from ")
@@ -275,7 +282,12 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str, results: Path) -> str:
-    """Returns a page with its generated parts replaced by current ones."""
+    """Returns the text of a page with all generated parts updated.
+
+    Args:
+      text: Text of the page.
+      results: Folder that holds the results.
+    """
 
     def part(place: re.Match) -> str:
         generate = GENERATED.get(place[2])

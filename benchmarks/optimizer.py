@@ -1,15 +1,17 @@
-"""Measures what a policy costs, per optimizer step and per training step, against optax.
+"""Measures the cost of a policy per optimizer step and per training step, compared with optax.
 
   python -m benchmarks.optimizer --variants=cpu --out=results/optimizer_cpu.json
 
-The subjects are AdamW and Muon of optax, and NanoChat's optimizer in this project's form: traced
-(the numbers of the spec are inputs, as in a search), specialised (they are constants, as a user
-deploys it), and both with the annealing gate. One traced program runs any spec, so the traced gate
-uses the baseline's program with other numbers. Each subject is timed alone (updates with fixed
-gradients) and inside the training step. Subjects take turns, and ratios are taken within a round.
+The subjects are optax's AdamW and Muon, and this project's form of NanoChat's optimizer. The latter
+is measured traced, where the numbers of the spec are inputs as in a search, and specialised, where
+they are constants as in deployment, each without and with a gate. A traced program runs any spec,
+so the traced gate uses the baseline's program with other numbers. Each subject is timed alone, as
+updates with fixed gradients, and inside the training step. Subjects take turns, and ratios are
+taken within a round.
 
-The goals are judged on the training step, because a user waits for it and because the small kernels
-of an update alone scatter on a CPU by more than the percents in question. Both are printed.
+The goals apply to the training step, because that is the time a user waits. On a CPU, moreover, the
+times of the small kernels of an update alone vary by more than the few percent in question. Both
+ratios are printed.
 """
 
 import functools
@@ -43,7 +45,7 @@ BASELINE, SPECIALISED = "baseline, traced", "baseline, specialised"
 GATED, GATED_SPECIALISED = "gated, traced", "gated, specialised"
 ADAMW, MUON = "optax.adamw", "optax.contrib.muon"
 _HORIZON = 10**6
-# (name, subject, subject to compare with, largest ratio of their times)
+# Tuples of name, subject, reference subject and largest allowed ratio of their times.
 GOALS = (
     ("gated traced to baseline traced", GATED, BASELINE, 1.03),
     ("gated specialised to baseline specialised", GATED_SPECIALISED, SPECIALISED, 1.01),
@@ -52,14 +54,19 @@ STATE_GOAL = 1.05
 
 
 class Subject(NamedTuple):
-    """An optimizer whose numbers are constants or inputs of the program."""
+    """Optimizer whose numbers are either constants or inputs of the program."""
 
-    make: Callable[[Any], optax.GradientTransformation]
+    make: Callable[[Any], optax.GradientTransformation]  # function from `inputs` to the optimizer
     inputs: Any = ()  # traced argument of `make`
 
 
 def optax_muon(learning_rate: float = 0.02, ns_steps: int = 5) -> optax.GradientTransformation:
-    """Returns optax's Muon on the matrices that a policy updates, with AdamW elsewhere."""
+    """Returns optax's Muon for the matrices that a policy updates, with AdamW for the rest.
+
+    Args:
+      learning_rate: Learning rate.
+      ns_steps: Number of Newton-Schulz iterations.
+    """
 
     def matrices(params):
         numbers = contrib.MuonDimensionNumbers()
@@ -76,7 +83,12 @@ def optax_muon(learning_rate: float = 0.02, ns_steps: int = 5) -> optax.Gradient
 
 
 def subjects(task: Task, baseline: Candidate) -> dict[str, Subject]:
-    """Returns all optimizers to compare, by name."""
+    """Returns all optimizers to compare, by name.
+
+    Args:
+      task: Static description of the training.
+      baseline: Baseline candidate.
+    """
     gated = baseline._replace(spec=set_field(baseline.spec, "control.enabled", 1))
 
     def traced(candidate):
@@ -108,8 +120,9 @@ def step_alone(task: Task, subject: Subject, steps: int, program: dict) -> Run:
     Args:
       task: Task that defines the parameters.
       subject: Optimizer to run.
-      steps: Updates per run.
-      program: Compiled programs by key, filled here; traced subjects share one.
+      steps: Number of updates per run.
+      program: Cache of compiled programs by key, which this function fills. Traced subjects share
+        one program.
     """
     params = gpt.init_params(task.model, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
@@ -128,7 +141,15 @@ def step_alone(task: Task, subject: Subject, steps: int, program: dict) -> Run:
 
 
 def step_in_training(task: Task, subject: Subject, steps: int, program: dict) -> Run:
-    """Returns a run of whole training steps, with the arguments of `step_alone`."""
+    """Returns a run of full training steps.
+
+    Args:
+      task: Static description of the training.
+      subject: Optimizer to run.
+      steps: Number of training steps per run.
+      program: Cache of compiled programs by key, which this function fills. Traced subjects share
+        one program.
+    """
     params = gpt.init_params(task.model, jax.random.key(0))
     shape = (steps, task.batch_size, task.model.sequence_len + 1)
     rows = np.random.default_rng(1).integers(0, task.model.vocab_size, shape, np.int32)
@@ -148,7 +169,7 @@ def step_in_training(task: Task, subject: Subject, steps: int, program: dict) ->
 
 
 def _looped(run: Callable, subject: Subject, params: Any, program: dict, fed: tuple) -> Run:
-    # All specs that are inputs share one program.
+    # All traced subjects share one program.
     key = "traced" if subject.inputs else id(subject)
     compiled = program.setdefault(key, jax.jit(run, donate_argnums=(2, 3)))
     state = jax.jit(lambda inputs, p: subject.make(inputs).init(p))(subject.inputs, params)
@@ -162,7 +183,12 @@ def _looped(run: Callable, subject: Subject, params: Any, program: dict, fed: tu
 
 
 def update_flops(task: Task, subject: Subject) -> float:
-    """Returns the FLOPs of one update in the lowered program; loops count once."""
+    """Returns the FLOPs of one update in the lowered program, where the body of a loop counts once.
+
+    Args:
+      task: Task that defines the parameters.
+      subject: Optimizer to analyse.
+    """
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     state = jax.eval_shape(subject.make(subject.inputs).init, params)
     update = functools.partial(_update, subject)
@@ -171,7 +197,13 @@ def update_flops(task: Task, subject: Subject) -> float:
 
 
 def iteration_flops(task: Task) -> float:
-    """Returns the FLOPs of one Newton-Schulz iteration (x x^T, its square, times x)."""
+    """Returns the FLOPs of one Newton-Schulz iteration over all matrices.
+
+    An iteration computes x x^T, its square and the product of their combination with x.
+
+    Args:
+      task: Task that defines the parameters.
+    """
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     labels = jax.tree.leaves(nanochat_labels(params))
     shapes = [
@@ -182,15 +214,28 @@ def iteration_flops(task: Task) -> float:
 
 
 def flops_of(task: Task, name: str, subject: Subject) -> float:
-    """Returns the FLOPs of one update of a subject."""
-    if name == MUON:  # the analysis counts only one of its iterations
+    """Returns the FLOPs of one update of a subject.
+
+    Args:
+      task: Task that defines the parameters.
+      name: Name of the subject.
+      subject: Optimizer to analyse.
+    """
+    if name == MUON:  # the analysis counts only one iteration of its loop
         once = Subject(lambda inputs: optax_muon(ns_steps=1))
         return update_flops(task, once) + 4 * iteration_flops(task)
     return update_flops(task, subject)
 
 
 def measure(task: Task, baseline: Candidate, steps: int, rounds: int) -> dict[str, Any]:
-    """Measures times, state bytes and FLOPs of all subjects and compares them with the goals."""
+    """Measures times, state size and FLOPs of all subjects and compares them with the goals.
+
+    Args:
+      task: Static description of the training.
+      baseline: Baseline candidate.
+      steps: Steps per timed run.
+      rounds: Number of repeats.
+    """
     compared = subjects(task, baseline)
     alone_programs: dict = {}
     training_programs: dict = {}
@@ -225,12 +270,12 @@ def measure(task: Task, baseline: Candidate, steps: int, rounds: int) -> dict[st
 def goals(
     rows: dict[str, dict], times: dict[str, dict[str, np.ndarray]], state: float
 ) -> list[dict]:
-    """Returns each goal with its measured ratio; the one in the training step decides.
+    """Returns each goal with its measured ratio, which is taken in the training step.
 
     Args:
       rows: Results by subject.
-      times: Seconds by place and subject, float64[rounds].
-      state: Bytes of optimizer state relative to the same optimizer without sensors.
+      times: Times in seconds by place (`alone` or `training`) and subject, float64[rounds].
+      state: Size of the optimizer state relative to the same optimizer without sensors.
     """
     extra = rows[SPECIALISED]["training_flops"] / rows[MUON]["training_flops"]
     pairs = (*GOALS, (f"baseline to {MUON}, by its extra FLOPs", SPECIALISED, MUON, extra))
@@ -250,7 +295,7 @@ def goals(
 
 
 def show(console: Console, variant: str, results: dict[str, Any]) -> None:
-    """Prints one line per subject, then the goals."""
+    """Prints one line per subject, followed by the goals."""
     table = Table(title=f":{variant}, medians; ratios to the specialised baseline, in turn")
     columns = ("", "alone, ms", "ratio", "training, ms", "ratio", "state, MB", "MFLOP, update")
     for column in columns:

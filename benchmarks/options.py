@@ -1,4 +1,4 @@
-"""Flags of all benchmarks, defined once so that tests can import several of them together."""
+"""Flags of all benchmarks, defined once so that tests can import several benchmarks together."""
 
 import json
 from pathlib import Path
@@ -20,11 +20,15 @@ _BATCH = flags.DEFINE_integer("batch_size", 0, "rows per step; 0: as in the conf
 _SET = flags.DEFINE_multi_string("set", [], "changed fields: search.generations=1,train.steps=4")
 _SECONDS = flags.DEFINE_float("seconds", 300.0, "largest time of a cell in seconds", 0.0)
 
-_EFFICIENCY = 0.4  # assumed share of the peak, to predict how long a cell takes
+_EFFICIENCY = 0.4  # assumed fraction of the peak, used to predict the time of a cell
 
 
 def write(document: dict[str, Any]) -> None:
-    """Writes the document to `--out` if given; may be called again with more results."""
+    """Writes the document to the file `--out`, if given, and replaces any earlier content.
+
+    Args:
+      document: Results as JSON.
+    """
     if _OUT.value:
         path = Path(_OUT.value)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,19 +36,25 @@ def write(document: dict[str, Any]) -> None:
 
 
 def rounds(default: int) -> int:
-    """Returns `--rounds`, or the default of the benchmark."""
+    """Returns the number of repeats, which is `--rounds` or the default of the benchmark."""
     return _ROUNDS.value or default
 
 
 def steps(variant: str, on_cpu: bool) -> int:
-    """Returns `--steps`, or a number that suits the device."""
+    """Returns the number of steps per run, which is `--steps` or a number that suits the device."""
     return _STEPS.value or (1 if on_cpu and variant != "cpu" else 10)
 
 
 def configs(on_cpu: bool) -> dict[str, ConfigDict]:
-    """Returns the screening configs of `--variants`, changed to what the device can run.
+    """Returns the screening configs of `--variants` by name, adapted to the device.
 
     A CPU has neither cuDNN nor fast bfloat16, so it uses XLA's attention in float32.
+
+    Args:
+      on_cpu: Whether the device is a CPU.
+
+    Raises:
+      absl.app.UsageError: If a variant or a field of `--set` does not exist.
     """
     chosen = {}
     for variant in _VARIANTS.value:
@@ -71,11 +81,11 @@ def suit_cpu(config: ConfigDict) -> None:
 
 
 def too_long(flops: float, peak: float) -> str | None:
-    """Returns why a cell is skipped, or None if it is short enough.
+    """Returns why a cell is skipped, or None if its predicted time is short enough.
 
     Args:
       flops: FLOPs of the cell, including warm-up.
-      peak: Peak FLOPs per second of the device.
+      peak: Peak of the device in FLOPs per second.
     """
     needed = flops / (_EFFICIENCY * peak)
     if needed <= _SECONDS.value:

@@ -1,12 +1,13 @@
-"""Measures tokens per second over all lanes, for 1, 2, 4, ... lanes until memory ends.
+"""Measures tokens per second over all lanes, for 1, 2, 4, ... lanes until memory is full.
 
   python -m benchmarks.population --variants=cpu,d4 --out=results/population_cpu.json
 
-Each number of lanes is timed in turn with one lane and with a big matmul, whose rate is the
-measured peak of the device. Utilisation is the model's FLOPs divided by that peak. A CPU gains
-nothing from lanes, so there the benchmark also times one candidate on each of two virtual devices
-against two candidates in turn on one device. On a CPU, `:d4` and `:d12` use XLA's attention in
-float32. A cell that would take longer than `--seconds` is skipped, with a message.
+Each number of lanes takes turns with one lane and with a large matrix product, whose rate is the
+measured peak of the device. Utilisation is the rate of the model's FLOPs divided by that peak. A
+CPU does not benefit from lanes, so on a CPU the benchmark also compares one candidate on each of
+two virtual devices with two candidates in turn on one device. On a CPU, `:d4` and `:d12` use XLA's
+attention in float32. A size stops, with a message, at the first cell that would take longer than
+`--seconds`.
 """
 
 from collections.abc import Sequence
@@ -37,33 +38,43 @@ _LANES = flags.DEFINE_integer("max_lanes", 0, "most lanes; 0: as memory allows, 
 
 
 class Bench:
-    """One size of the default search on the device of this process."""
+    """Size of the default search on the device of this process."""
 
     def __init__(self, config: Any, steps: int):
         self.config, self.steps, self.task = config, steps, make_task(config)
         self.step_flops = self.task.model.flops_per_token * self.task.batch_tokens
 
     def rehearsal(self, lanes: int, devices: int = 1) -> Rehearsal:
-        """Returns the training program for a number of lanes."""
+        """Returns a population that trains on random tokens.
+
+        Args:
+          lanes: Number of candidates per device.
+          devices: Number of devices.
+        """
         programs = make_programs(self.task, devices=devices, lanes=lanes)
         candidate = Candidate(make_baseline(self.config), make_recipe(self.config))
         return Rehearsal(self.task, programs, candidate, self.steps, rows=1)
 
     def tokens(self, candidates: int) -> float:
-        """Returns the tokens of a segment."""
+        """Returns the number of tokens per segment for a number of candidates."""
         return candidates * self.steps * self.task.batch_tokens
 
     def flops(self, candidates: int, rounds: int) -> float:
-        """Returns the FLOPs of a cell: warm-up and rounds, each with one extra lane."""
+        """Returns the FLOPs of a cell, which are those of the warm-up and all rounds.
+
+        Args:
+          candidates: Number of candidates, to which one is added for the run with one lane.
+          rounds: Number of repeats.
+        """
         return (rounds + 1) * (candidates + 1) * self.steps * self.step_flops
 
 
 def peak_bytes(compiled: Any, before: int) -> tuple[int, str]:
-    """Returns the peak memory in bytes, and its source, `device` or `compiler`.
+    """Returns the peak memory in bytes and its source, `device` or `compiler`.
 
     Args:
       compiled: Compiled program.
-      before: Peak of the device in bytes before the program ran.
+      before: Peak memory of the device in bytes before the program ran.
     """
     stats = jax.devices()[0].memory_stats() or {}
     if stats.get("peak_bytes_in_use", 0) > before:
@@ -72,12 +83,20 @@ def peak_bytes(compiled: Any, before: int) -> tuple[int, str]:
 
 
 def device_peak() -> int:
-    """Returns the peak memory that the device reports, or 0 if it reports none."""
+    """Returns the peak memory in bytes that the device reports, or 0 if it does not report it."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def measure_lanes(bench: Bench, lanes: int, big: tuple, clock: CompileClock, rounds: int) -> dict:
-    """Measures one cell: the given lanes, one lane and the matmul, in turn."""
+    """Measures one cell, in which several lanes, one lane and a matrix product take turns.
+
+    Args:
+      bench: Size to measure.
+      lanes: Number of lanes.
+      big: Run of the matrix product, and its FLOPs.
+      clock: Clock of compilations.
+      rounds: Number of repeats.
+    """
     before = device_peak()
     clock.restart()
     subject = bench.rehearsal(lanes)
@@ -108,7 +127,12 @@ def measure_lanes(bench: Bench, lanes: int, big: tuple, clock: CompileClock, rou
 
 
 def measure_devices(bench: Bench, rounds: int) -> dict[str, float]:
-    """Measures one candidate per virtual device against as many in turn on one device."""
+    """Compares one candidate per virtual device with as many candidates in turn on one device.
+
+    Args:
+      bench: Size to measure.
+      rounds: Number of repeats.
+    """
     count = len(jax.devices())
     together, alone = bench.rehearsal(1, devices=count), bench.rehearsal(1)
 
@@ -134,11 +158,11 @@ def measure(
 
     Args:
       bench: Size to measure.
-      on_cpu: Whether the devices are virtual ones.
+      on_cpu: Whether the devices are virtual devices of a CPU.
       clock: Clock of compilations.
-      rounds: Repeats per cell.
-      results: Results, filled cell by cell.
-      save: Function that is called after each cell.
+      rounds: Number of repeats per cell.
+      results: Dict that this function fills with results, cell by cell.
+      save: Function to call after each cell.
     """
     model = bench.config.model
     results |= {

@@ -1,4 +1,4 @@
-"""A fixed recipe, so that results stay comparable when the recipe of `:cpu` is tuned again."""
+"""Fixed recipe, so that results stay comparable when the recipe of `:cpu` is tuned again."""
 
 RECIPE = {
     "recipe.matrix_lr": 1.936,

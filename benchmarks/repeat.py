@@ -1,11 +1,11 @@
-"""Measures whether a run repeats bit for bit under flags of XLA, and what the flags cost.
+"""Measures whether XLA flags make a run repeatable bit for bit, and how much time they cost.
 
   python -m benchmarks.repeat --variants=d4 --out=results/gpu/repeat.json
 
-The same segments are trained in two fresh processes under each set of flags, in turn, and the whole
-states are compared. Processes share nothing except the autotuner's choices, if the flags ask for
-it: every other compilation measures again which kernel is fastest, and kernels round differently.
-The flags concern GPUs. On a CPU they change nothing, and all states must agree.
+Under each set of flags in turn, the same segments are trained in two fresh processes, and the full
+states are compared. Without a cache of the autotuner's choices, each compilation measures again
+which kernel is fastest, and kernels round differently. One set of flags lets the two processes
+share such a cache. The flags affect only GPUs. On a CPU, all states must agree.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ FLAGS = {
 
 
 def digest(tree: Any) -> str:
-    """Returns a hash of all bits of a tree."""
+    """Returns a hash of all arrays of a tree, 16 hexadecimal digits."""
     hashed = hashlib.sha256()
     for leaf in jax.tree.leaves(jax.device_get(tree)):
         hashed.update(np.ascontiguousarray(leaf).tobytes())
@@ -49,7 +49,16 @@ def digest(tree: Any) -> str:
 
 
 def train(config: ConfigDict, steps: int) -> dict[str, Any]:
-    """Trains twice from the start in this process; the second time is warm."""
+    """Trains twice from the start in this process.
+
+    Args:
+      config: Full configuration.
+      steps: Steps per segment.
+
+    Returns:
+      Dict with the `digests` of both final states, and `step_ms`, the median time in milliseconds
+      per step and lane of the second training, which is warm.
+    """
     logging.set_verbosity(logging.WARNING)
     if jax.devices()[0].platform == "cpu":
         options.suit_cpu(config)
@@ -65,7 +74,13 @@ def train(config: ConfigDict, steps: int) -> dict[str, Any]:
 
 
 def in_fresh_process(config: ConfigDict, steps: int, flags: str) -> dict[str, Any]:
-    """Runs `train` in a process that starts with the given XLA flags."""
+    """Returns the result of `train` in a new process with additional XLA flags.
+
+    Args:
+      config: Full configuration.
+      steps: Steps per segment.
+      flags: XLA flags, separated by spaces.
+    """
     own = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{own} {flags}".strip()
     try:
@@ -77,7 +92,12 @@ def in_fresh_process(config: ConfigDict, steps: int, flags: str) -> dict[str, An
 
 
 def measure(config: ConfigDict, steps: int) -> dict[str, dict[str, Any]]:
-    """Compares the states under each set of flags, and its time with that of the default flags."""
+    """Compares the states and the time under each set of flags, the latter with the default flags.
+
+    Args:
+      config: Full configuration.
+      steps: Steps per segment.
+    """
     runs: dict[str, list[dict]] = {name: [] for name in FLAGS}
     with tempfile.TemporaryDirectory() as cache:
         for _ in range(2):
@@ -122,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     results = {
-        # This process must not look at the device, because that would take a GPU's memory.
+        # This process must not use the device yet, because JAX would reserve a GPU's memory.
         variant: measure(config, options.steps(variant, on_cpu=False))
         for variant, config in options.configs(on_cpu=False).items()
     }

@@ -3,9 +3,9 @@
   python -m benchmarks.scaling --out=results/scaling_cpu.json
 
 Each worker has one thread. A round trains the same candidates of `configs/screen.py` with the local
-engine on one thread, then on one worker, then on two. Everything is warmed, and ratios are taken
-within a round. Then a population that does not divide evenly runs on eight virtual devices and on
-one, and the largest difference of the losses is reported.
+engine on one thread, then on one worker, then on two workers. All programs are compiled beforehand,
+and ratios are taken within a round. Finally, a population that does not divide evenly runs on eight
+virtual devices and on one, and the largest difference in losses is reported.
 """
 
 import functools
@@ -31,9 +31,9 @@ from nanoevolve_jax.site import make_engine
 from nanoevolve_jax.terminal.console import Console
 
 ROUNDS = 5
-DEVICES = 8  # virtual devices of the check, more than there are cores
-UNEVEN = 11  # candidates of the check; three devices are idle in the last batch
-JOBS = 4  # candidates per round
+DEVICES = 8  # number of virtual devices in the check
+UNEVEN = 11  # number of candidates in the check, for which the last batch is not full
+JOBS = 4  # number of candidates per round
 
 
 def make_config() -> ConfigDict:
@@ -46,7 +46,12 @@ def make_config() -> ConfigDict:
 
 
 def make_jobs(config, count: int) -> list[Job]:
-    """Returns jobs that cycle through the presets, each with its own seed."""
+    """Returns jobs that cycle through the baseline and the presets, each with its own seed.
+
+    Args:
+      config: Full configuration.
+      count: Number of jobs.
+    """
     specs = [make_baseline(config), *PRESETS.values()]
     recipe = make_recipe(config)
     return [
@@ -56,7 +61,13 @@ def make_jobs(config, count: int) -> list[Job]:
 
 
 def ray_engine(config, workers: int, log: Callable[[str], None]) -> Engine:
-    """Returns an engine over a number of workers of the running Ray."""
+    """Returns an engine that trains on workers of the running Ray cluster.
+
+    Args:
+      config: Full configuration.
+      workers: Largest number of workers.
+      log: Callback that takes one line for the user.
+    """
     settings = config.copy_and_resolve_references()
     settings.ray.workers = workers
     shared = site.for_every_node(settings, threads=1)
@@ -66,12 +77,17 @@ def ray_engine(config, workers: int, log: Callable[[str], None]) -> Engine:
 
 
 def train(engine: Engine, jobs: Sequence[Job]) -> None:
-    """Trains all jobs and requires that none fails."""
+    """Trains all jobs and checks that every run succeeds."""
     assert all(result.failure is None for result in engine.run(jobs))
 
 
 def eight_devices(config, rows) -> dict[str, float]:
-    """Returns the largest differences between eight devices and one for the same candidates."""
+    """Returns the largest differences in losses between eight devices and one device.
+
+    Args:
+      config: Full configuration.
+      rows: Packed rows of the corpus.
+    """
     jobs = make_jobs(config, UNEVEN)
     one, eight = (list(make_engine(config, rows, n).run(jobs)) for n in (1, DEVICES))
     loss = np.array([[r.train_loss for r in results] for results in (one, eight)])
@@ -89,10 +105,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     console, config = Console(width=110, soft_wrap=True), make_config()
-    # The pools keep their idle workers, so there are more places than cores.
+    # The pools keep their idle workers, so Ray needs room for three workers at the same time.
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     local_config = config.copy_and_resolve_references()
-    local_config.devices = DEVICES  # devices of the process; the timed engine uses one
+    local_config.devices = DEVICES  # for the check of eight devices; the timed engine uses one
     local = site.local_site(local_config, console, steps=config.train.steps, most=1)
     subjects = {
         "local engine": make_engine(config, local.rows, 1),

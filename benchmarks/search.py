@@ -1,12 +1,13 @@
-"""Measures candidates per hour, and how much of a search is not training.
+"""Measures candidates per hour, and the fraction of a search that is not spent on training.
 
   python -m benchmarks.search --out=results/search_cpu.json
 
-The real command runs twice, each time in a fresh process: first with empty caches, then in another
-run folder with the packed rows and compiled programs of the first run. Functions that cost time are
-wrapped and timed without the timed functions that they call, so the parts add up to the wall time
-of the process. Compiled work is the three programs for initial state, training and validation. The
-goal is that at most 10 % of the second run is anything else.
+The actual command runs twice, each time in a fresh process. The first run has empty caches. The
+second run uses another run folder, with the packed rows and compiled programs of the first run.
+Slow functions are wrapped and timed, and time inside a nested timed function counts only for that
+function, so the parts add up to the wall time of the process. Compiled work consists of the three
+programs for initial state, training and validation. The goal is to spend at most 10 % of the second
+run on other work.
 """
 
 import contextlib
@@ -44,9 +45,9 @@ _PREPARED = flags.DEFINE_bool(
 )
 
 COMPILED = ("init_population", "train_segment", "evaluate_population")
-GOAL = 0.10  # share of the second run outside compiled work
+GOAL = 0.10  # largest fraction of the second run outside compiled work
 _COMPILATION, _START = "tracing, compiling, loading programs", "interpreter, imports"
-# Timed functions by part: (owner, attribute).
+# Timed functions by part, as pairs of owner and attribute.
 _PARTS = {
     "devices": [(site, "use_devices")],
     "rows": [(site, "load_rows")],
@@ -60,15 +61,15 @@ _PARTS = {
 
 
 class Parts:
-    """Seconds per part; time inside a nested part counts only for the nested one."""
+    """Clock of the time per part. Time in a nested part counts only for the nested part."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
-        self._inner = [0.0]  # seconds of the nested parts of each open part
+        self._inner = [0.0]  # time in seconds of the nested parts, per open part
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Times the body of a `with` statement."""
+        """Adds the time of the block to a part."""
         started = time.perf_counter()
         self._inner.append(0.0)
         try:
@@ -79,14 +80,28 @@ class Parts:
             self._inner[-1] += whole
 
     def on_event(self, event: str, duration: float, **facts: Any) -> None:
-        """Records a duration that JAX reports; it lies in the open part."""
+        """Adds a duration that JAX reports to the part of compilation.
+
+        The duration is subtracted from the part that is open.
+
+        Args:
+          event: Name of the event.
+          duration: Duration in seconds.
+          **facts: Unused details of the event.
+        """
         del facts
         if event in COMPILING:
             self._take(_COMPILATION, duration)
             self._inner[-1] += duration
 
     def wrap(self, part: str, function: Callable, wait: bool = False) -> Callable:
-        """Returns the function with timing; `wait` includes the computation of its result."""
+        """Returns a timed version of a function.
+
+        Args:
+          part: Part to which the time is added.
+          function: Function to time.
+          wait: Whether to wait until the result is computed on the device.
+        """
 
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
@@ -101,7 +116,7 @@ class Parts:
 
 
 class _Compiled:
-    """A compiled program whose calls are timed and which can still be traced."""
+    """Compiled program whose calls are timed and which can still be traced."""
 
     def __init__(self, parts: Parts, name: str, program: Any):
         self._program, self._run = program, parts.wrap(name, program, wait=True)
@@ -116,7 +131,7 @@ def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
 
     Args:
       config: Config of the search.
-      spawned: Time when this process was requested, in seconds since the epoch.
+      spawned: Time at which this process was requested, in seconds since the epoch.
     """
     logging.set_verbosity(logging.WARNING)
     parts = Parts()
@@ -154,14 +169,18 @@ def timed_search(config: ConfigDict, spawned: float) -> dict[str, Any]:
 
 
 def in_fresh_process(config: ConfigDict) -> dict[str, Any]:
-    """Runs `timed_search` in a new process."""
+    """Returns the timings of a search in a new process.
+
+    Args:
+      config: Config of the search.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(timed_search, config, time.time()).result()
 
 
 def show(console: Console, results: dict[str, dict]) -> None:
-    """Prints one line per part, compiled work first."""
+    """Prints one line per part, beginning with compiled work."""
     table = Table(title="Seconds of a search by part, and their share of its wall time")
     table.add_column("")
     for name in results:

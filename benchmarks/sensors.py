@@ -1,13 +1,14 @@
-"""Measures whether sensors mean the same at another model size, horizon or batch.
+"""Measures whether sensor ranges are the same at other model sizes, horizons and batch sizes.
 
   python -m benchmarks.sensors --out=results/sensors.json
 
-The baseline trains on real text at a base size, and with width, depth, horizon and batch doubled,
-on two seeds each. The benchmark compares the 5-95 % range of each sensor in the gate's scale, where
-1 is saturation. The start of a run is compared separately: falling from the loss of a uniform guess
-takes a number of tokens and not a share of the run, so sensors cannot transfer there, above all the
-alignment of gradients. Raw ranges for the normalisers are printed too, and other batch sizes, which
-show that the alignment needs no correction for the batch.
+The baseline trains on real text at a base size and with the width, depth, horizon or batch size
+doubled, on two seeds each. The benchmark compares the 5-95 % range of each sensor on the scale of
+the gate, where 1 is saturation. The start of a run is compared separately. There the loss falls
+from that of a uniform guess, which takes a fixed number of tokens rather than a fraction of the
+run, so sensors cannot transfer. This affects the alignment of gradients most. The benchmark also
+prints raw ranges, which are needed for the normalisers, and ranges at other batch sizes, which show
+whether the alignment needs a correction for the batch size.
 """
 
 import platform
@@ -30,8 +31,8 @@ from nanoevolve_jax.policy.spec import NANOCHAT, Sensors
 from nanoevolve_jax.site import make_engine
 from nanoevolve_jax.terminal.console import Console
 
-START = 0.15  # share of the run that is compared separately
-SKIP = 0.05  # share of the run that is left out, because averages have too few steps
+START = 0.15  # end of the start of a run, which is compared separately, as a fraction of the run
+SKIP = 0.05  # fraction of the run that is left out, because moving averages have too few steps
 
 VARIANTS = {
     "base": {},
@@ -44,7 +45,7 @@ OTHER_BATCHES = {"batch / 2": {"train.batch_size": 4}, "batch x4": {"train.batch
 
 
 def base_config():
-    """Returns the base size: the `:cpu` model at 200 steps with a long warm-up."""
+    """Returns the config of the base size, which is the `:cpu` model at 200 steps."""
     config = get_config()
     config.update_from_flattened_dict(RECIPE)
     config.train.steps = 200
@@ -55,7 +56,13 @@ def base_config():
 
 
 def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> np.ndarray:
-    """Returns the telemetry of the baseline, float32[seeds, steps, columns]."""
+    """Trains the baseline and returns its telemetry, float32[seeds, steps, columns].
+
+    Args:
+      changes: Values that differ from the base size, by dotted path.
+      cache: Folder of packed rows.
+      seeds: Seeds of the runs.
+    """
     config = base_config()
     config.update_from_flattened_dict(changes)
     rows = build_rows(
@@ -72,7 +79,13 @@ def measure(changes: dict, cache: str, seeds: Sequence[int] = (0, 1)) -> np.ndar
 
 
 def ranges_of(telemetry: np.ndarray, start: float = START, end: float = 1.0) -> dict:
-    """Returns the 5th and 95th percentile of each sensor over seeds and a part of the run."""
+    """Returns the 5th and 95th percentiles of each sensor over all seeds and a part of the run.
+
+    Args:
+      telemetry: Telemetry, float32[seeds, steps, columns].
+      start: Start of the part as a fraction of the run.
+      end: End of the part as a fraction of the run.
+    """
     steps = telemetry.shape[1]
     part = telemetry[:, int(start * steps) : int(end * steps)]
     return {
@@ -82,12 +95,17 @@ def ranges_of(telemetry: np.ndarray, start: float = START, end: float = 1.0) -> 
 
 
 def shift(base: list[float], other: list[float]) -> float:
-    """Returns the largest move of an end of a range, where 1 is saturation."""
+    """Returns the larger of the distances between the ends of two ranges, where 1 is saturation."""
     return max(abs(a - b) for a, b in zip(base, other, strict=True))
 
 
 def raw_ends(name: str, ends: list[float]) -> list[float]:
-    """Returns a range before tanh is applied."""
+    """Returns the range of a sensor before normalisation and tanh.
+
+    Args:
+      name: Name of the sensor.
+      ends: Ends of the range on the scale of the gate.
+    """
     if name == "step_fraction":
         return ends
     normaliser = getattr(NANOCHAT.control.normalisers, name)
@@ -122,7 +140,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def show(console: Console, ranges: dict, part: str) -> None:
-    """Prints each range, and how far its ends are from those of the base."""
+    """Prints each range and its distance from the range at the base size.
+
+    Args:
+      console: Console that prints the table.
+      ranges: Range of each sensor by size.
+      part: Phrase that names the part of the run.
+    """
     table = Table(title=f"5-95 % range of each sensor under the baseline {part} (ends move by)")
     table.add_column("sensor")
     table.add_column("raw, base")

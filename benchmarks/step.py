@@ -1,12 +1,13 @@
-"""Measures a whole training step on this CPU relative to NumPy's matmul.
+"""Measures a full training step on this CPU relative to NumPy's matrix product.
 
   python -m benchmarks.step --out=results/step_cpu.json
 
-The model has width 128, 4 layers, 4 heads, 128 tokens per row and a vocabulary of 1024; the batch
-has 8 rows. Each round times, in turn, NumPy with the step's FLOPs as 1024 x 128 x 512 matmuls, and
-segments of training: the traced program of a search on one and two virtual devices, and programs
-specialised to one spec. Results are medians over rounds, and ratios are taken within a round. The
-first call, which compiles, is reported separately.
+The model has width 128, 4 layers, 4 heads, 128 tokens per row and a vocabulary of 1024 tokens. The
+batch has 8 rows. Each round times NumPy and segments of training in turn. NumPy computes products
+of size 1024 x 128 x 512 with the same total FLOPs as a step. The segments run the traced program of
+a search on one and two virtual devices, programs specialised to one spec, and the model without a
+policy. Results are medians over rounds, and ratios are taken within a round. The first call, which
+compiles, is reported separately.
 """
 
 import functools
@@ -30,17 +31,17 @@ from nanoevolve_jax.execution.schedules import Recipe
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 from nanoevolve_jax.terminal.console import Console
 
-STEPS = 10  # per segment
+STEPS = 10  # steps per segment
 TASK = train.Task(
     gpt.GPTConfig(sequence_len=128, vocab_size=1024, n_layer=4, n_head=4, n_kv_head=4, n_embd=128),
     batch_size=8,
 )
 RECIPE = Recipe(0.01, 0.1, 0.004, 0.1, 0.1, 0.1, 0.02, 0.65, 0.05, 0.16)
-HORIZON = np.int32(10**6)  # far away, so all segments do the same work
+HORIZON = np.int32(10**6)  # distant horizon, so that every segment does the same work
 
 
 def numpy_matmuls(total_flops: float) -> Callable[[], None]:
-    """Returns a run of NumPy matmuls with the FLOPs of one step."""
+    """Returns a run of NumPy matrix products with a given total number of FLOPs."""
     rng = np.random.default_rng(0)
     a = rng.normal(size=(1024, 128)).astype(np.float32)
     b = rng.normal(size=(128, 512)).astype(np.float32)
@@ -60,7 +61,7 @@ def make_rows(width: int) -> np.ndarray:
 
 
 def population_segment(devices: int) -> Callable[[], None]:
-    """Returns a segment of the search's program with one candidate per device."""
+    """Returns a run of one segment of the search program, with one candidate per device."""
     programs = population.make_programs(TASK, devices=devices, lanes=1)
     stacked = population.stack_candidates([train.Candidate(NANOCHAT, RECIPE)] * devices)
     candidates = programs.place(stacked)
@@ -77,7 +78,7 @@ def population_segment(devices: int) -> Callable[[], None]:
 
 
 def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
-    """Returns a segment of a program that is specialised to a spec."""
+    """Returns a run of one segment of a program that is specialised to a spec."""
     candidate = train.Candidate(spec, RECIPE)
     fed = jax.tree.map(jnp.asarray, train.segment_of(make_rows(1)[0]))
     state = jax.jit(functools.partial(train.init_state, TASK, candidate))(np.uint32(0), HORIZON)
@@ -95,7 +96,10 @@ def specialised_segment(spec: OptimizerSpec) -> Callable[[], None]:
 
 
 def model_segment() -> Callable[[], None]:
-    """Returns forward and backward passes with gradient descent, so none is optimised away."""
+    """Returns a run of forward and backward passes.
+
+    Each pass applies a step of gradient descent, so that the compiler cannot remove it.
+    """
     rows = jnp.asarray(make_rows(1)[0])
     params = gpt.init_params(TASK.model, jax.random.key(0))
 
@@ -122,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     cores = visible_cores()
     jax.config.update("jax_num_cpu_devices", 2)
     total_flops = step_flops(TASK, NANOCHAT)
-    # name: (function that prepares a run, steps x candidates per run)
+    # Pairs of a function that prepares a run, and the number of steps times candidates per run.
     subjects = {
         "numpy, the same FLOPs": (lambda: numpy_matmuls(total_flops), 1),
         "search program, one device": (lambda: population_segment(1), STEPS),

@@ -1,4 +1,4 @@
-"""Timing of benchmarks: warmed subjects take turns, and ratios are taken within a round."""
+"""Timing of benchmarks, where warm subjects take turns and ratios are taken within a round."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ import numpy as np
 
 from nanoevolve_jax.execution.machine import visible_cores
 
-Run = Callable[[], None]  # does its work and waits until it is done
+Run = Callable[[], None]  # function that does its work and waits until it is complete
 COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 )
-_PRIVATE = ("out", "cache", "workdir")  # flags that name folders of this machine
+_PRIVATE = ("out", "cache", "workdir")  # flags with paths of this machine, left out of results
 
 
 def seconds(run: Run) -> float:
@@ -29,17 +29,26 @@ def seconds(run: Run) -> float:
 
 
 def interleaved(runs: Mapping[str, Run], rounds: int) -> dict[str, np.ndarray]:
-    """Times all subjects in turn, once per round, so that other load affects them alike.
+    """Times all subjects in turn, once per round, so that other load affects them equally.
+
+    Args:
+      runs: Run of each subject, already warm.
+      rounds: Number of rounds.
 
     Returns:
-      Seconds by subject, float64[rounds].
+      Times in seconds by subject, float64[rounds].
     """
     times = [{name: seconds(run) for name, run in runs.items()} for _ in range(rounds)]
     return {name: np.array([row[name] for row in times]) for name in runs}
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> float:
-    """Returns the median over rounds of the ratio of two subjects' times."""
+    """Returns the median over rounds of the ratio between the times of two subjects.
+
+    Args:
+      above: Times of the numerator, float64[rounds].
+      below: Times of the denominator, float64[rounds].
+    """
     return float(np.median(above / below))
 
 
@@ -51,7 +60,7 @@ class CompileClock:
         jax.monitoring.register_event_duration_secs_listener(self._take)
 
     def restart(self) -> None:
-        """Sets the clock to 0."""
+        """Resets the clock to 0."""
         self.seconds = 0.0
 
     def _take(self, event: str, duration: float, **facts: Any) -> None:
@@ -61,7 +70,13 @@ class CompileClock:
 
 
 def matmul(size: int, dtype: Any, repeats: int) -> tuple[Run, float]:
-    """Returns a chain of square matmuls on the first device, and its FLOPs."""
+    """Returns a run of a chain of square matrix products on the first device, and its FLOPs.
+
+    Args:
+      size: Number of rows and columns.
+      dtype: Dtype of the matrices.
+      repeats: Number of products.
+    """
     a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype) / np.sqrt(size)
 
     @jax.jit
@@ -74,7 +89,11 @@ def matmul(size: int, dtype: Any, repeats: int) -> tuple[Run, float]:
 
 
 def big_matmul(dtype: Any) -> tuple[Run, float]:
-    """Returns a warmed matmul that reaches the peak of this device, and its FLOPs."""
+    """Returns a warm run of products that are large enough for peak speed, and its FLOPs.
+
+    Args:
+      dtype: Dtype of the matrices.
+    """
     on_cpu = jax.devices()[0].platform == "cpu"
     run, flops = matmul(2048, dtype, 8) if on_cpu else matmul(8192, dtype, 50)
     run()
@@ -82,7 +101,10 @@ def big_matmul(dtype: Any) -> tuple[Run, float]:
 
 
 def this_device() -> dict[str, Any]:
-    """Returns a description of the device; on a GPU, this process then holds its memory."""
+    """Returns a description of the device.
+
+    On a GPU, this call makes JAX reserve device memory for this process.
+    """
     device = jax.devices()[0]
     return {
         "platform": device.platform,
@@ -93,7 +115,12 @@ def this_device() -> dict[str, Any]:
 
 
 def environment(module: str, device: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the command, device (by default this one) and versions of a result."""
+    """Returns the command, device and versions that belong to a result.
+
+    Args:
+      module: Name of the benchmark's module.
+      device: Description of the device, or None for the device of this process.
+    """
     return {
         "command": f"python -m {module} {' '.join(_flags(sys.argv[1:]))}".strip(),
         "device": device or this_device(),

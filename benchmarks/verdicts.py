@@ -1,22 +1,23 @@
-"""Runs cases with a known answer on the real GPT, and compares the labels of the evidence.
+"""Runs cases with a known answer on the real GPT and compares their labels with the answers.
 
   python -m benchmarks.verdicts --out=results/verdicts.json
 
 The model has two layers of width 32 and trains for 100 steps on real text.
 
-The null search runs the commands `calibrate`, `search` and `confirm` with five generations of
-eight. Every policy is a disguised baseline and trains on its own seeds.
+The null search runs the commands `calibrate`, `search` and `confirm` with five generations of eight
+candidates. Every policy is equivalent to the baseline and trains on its own seeds.
 
 The other cases compare two arms with the code of `confirm`: noise from the baseline's runs, a
 learning rate for each arm, two looks, placebos and perturbations.
 
-- schedule: there is no warm-down, and targets are random from 80 to 90 % of every run. The
-  candidate's gate reads only the step and takes smaller steps at first.
-- constants: the baseline does not orthogonalise. The candidate does in part, with a stuck gate.
-- sensing: targets are random for a tenth of every run, at a time that its seed draws. The
-  candidate's gate takes smaller steps while the loss gets worse.
-- retuned: the baseline's learning rate is a quarter of the right one. The candidate only has a
-  larger multiplier.
+- schedule: The recipe does not have a warm-down, and targets are random from 80 to 90 % of every
+  run. The candidate's gate reads only the step and makes the first updates smaller.
+- constants: The baseline does not orthogonalise. The candidate orthogonalises in part, with a gate
+  that does not change.
+- sensing: Targets are random for a tenth of every run, at a time that depends on the seed. The
+  candidate's gate makes updates smaller while the loss rises.
+- retuned: The baseline's learning rate is a quarter of the right value. The candidate differs only
+  in a larger update multiplier.
 """
 
 import contextlib
@@ -82,7 +83,7 @@ SETTINGS = {
     "train.segment_steps": 25,
     "confirm.steps": 100,
     **RECIPE,
-    # Slow embeddings leave something to learn for the matrices.
+    # With a small learning rate of the embeddings, the matrices have more to learn.
     "recipe.embedding_lr": 0.3,
 }
 FOLD = 2  # validation fold of the confirmation
@@ -92,7 +93,7 @@ STILL = Actuators(*(row.default for row in ACTUATORS))  # actuators of the basel
 
 
 def baseline_spec(config: ConfigDict) -> OptimizerSpec:
-    """Returns NanoChat's optimizer with the momentum and decay of the config."""
+    """Returns NanoChat's policy with the momentum and second-moment decay of the config."""
     return NANOCHAT._replace(
         momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
     )
@@ -105,7 +106,15 @@ def gated(
     aggressive: Mapping[str, float],
     conservative: Mapping[str, float],
 ) -> OptimizerSpec:
-    """Returns the spec with a steep gate between two poles around its static actuators."""
+    """Returns a spec with a steep gate between two poles.
+
+    Args:
+      spec: Spec without a gate.
+      coefficients: Coefficients of the gate by sensor. Missing coefficients are 0.
+      bias: Bias of the gate.
+      aggressive: Actuators of the aggressive pole that differ from those of the baseline.
+      conservative: Actuators of the conservative pole that differ from those of the baseline.
+    """
     still = STILL._replace(second_moment_beta=spec.second_moment_beta)
     control = spec.control._replace(
         enabled=1,
@@ -120,17 +129,25 @@ def gated(
 
 
 class CalendarBench(Bench):
-    """A bench where targets are random for a tenth of every run, at a fixed time."""
+    """Bench where targets are random for a tenth of every run, at a fixed time."""
 
     __slots__ = ()
 
     def start(self, seed: int) -> float:
-        """Returns when the random targets start, as a share of the run."""
+        """Returns the start of the random targets as a fraction of the run."""
         del seed
         return 0.8
 
     def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
-        """Returns the job of an arm, with random targets unless the panel perturbs it."""
+        """Returns the job of an arm, with random targets unless it has another disturbance.
+
+        Args:
+          arm: Arm to train.
+          seed: Seed of the run.
+          fold: Index of the validation fold.
+          steps: Horizon, as for `Bench.job`.
+          **changes: Further fields of the job.
+        """
         job = super().job(arm, seed, fold, steps, **changes)
         if job.disturbance is not None:
             return job
@@ -140,22 +157,23 @@ class CalendarBench(Bench):
 
 
 class SurpriseBench(CalendarBench):
-    """A bench where the seed of a run draws the time of its random targets."""
+    """Bench where the time of the random targets depends on the seed of the run."""
 
     __slots__ = ()
 
     def start(self, seed: int) -> float:
-        """Returns when the random targets start, as a share of the run."""
+        """Returns the start of the random targets as a fraction of the run."""
         return np.random.default_rng([seed, 7]).uniform(0.4, 0.9)
 
 
 class Case(NamedTuple):
-    """Two arms, and the label that their comparison must get."""
+    """Two arms and the expected label of their comparison."""
 
-    expected: str
-    bench: type[Bench]
-    recipe: dict[str, float]  # changes for both arms
-    arms: Callable[[OptimizerSpec], tuple[OptimizerSpec, OptimizerSpec]]  # baseline, candidate
+    expected: str  # expected label
+    bench: type[Bench]  # bench that makes the jobs
+    recipe: dict[str, float]  # changes for both arms; `matrix_lr` is a factor
+    # Function from the spec of the baseline to the specs of the two arms, baseline and candidate.
+    arms: Callable[[OptimizerSpec], tuple[OptimizerSpec, OptimizerSpec]]
 
 
 def _schedule(spec: OptimizerSpec) -> tuple[OptimizerSpec, OptimizerSpec]:
@@ -180,7 +198,7 @@ CASES = {
     "schedule": Case(
         SCHEDULE,
         CalendarBench,
-        # Near its best learning rate, so the noise is that of a tuned baseline.
+        # The learning rate is near its optimum, so the noise is that of a tuned baseline.
         {"matrix_lr": 2.8, "warmdown_fraction": 0.0, "final_lr_fraction": 1.0},
         _schedule,
     ),
@@ -191,14 +209,23 @@ CASES = {
 
 
 def make_config(changes: Mapping[str, Any]) -> ConfigDict:
-    """Returns the config of all cases with changes."""
+    """Returns the config of all cases with some fields changed.
+
+    Args:
+      changes: New values by dotted path.
+    """
     config = get_config()
     config.update_from_flattened_dict(SETTINGS | dict(changes))
     return config
 
 
 def measure_noise(bench: Bench, arm: Arm) -> Calibration:
-    """Returns a calibration that holds only the noise of the baseline."""
+    """Returns a calibration that holds only the noise of the baseline.
+
+    Args:
+      bench: Bench that trains the runs.
+      arm: Baseline.
+    """
     config = bench.config
     near = arm._replace(spec=arm.spec._replace(update_multiplier=1.1 * arm.spec.update_multiplier))
     seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]
@@ -220,7 +247,14 @@ def measure_noise(bench: Bench, arm: Arm) -> Calibration:
 
 
 def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) -> trial.Trial:
-    """Confirms and attributes like the command `confirm`."""
+    """Confirms and attributes a candidate with the code of the command `confirm`.
+
+    Args:
+      bench: Bench that trains the runs.
+      winner: Candidate.
+      baseline: Baseline.
+      calibration: Calibration of the noise.
+    """
     seeds = tuple(confirmation_seeds(Stage.CONFIRM, bench.config.seed, 0))
     protocol = trial.Protocol(
         slot=Confirmation(0, "", winner.id, FOLD, seeds, False, 1, None),
@@ -232,7 +266,14 @@ def compare(bench: Bench, winner: Arm, baseline: Arm, calibration: Calibration) 
 
 
 def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """Runs one case from the measurement of noise to the verdict."""
+    """Runs one case, from the measurement of noise to the verdict.
+
+    Args:
+      case: Case to run.
+      rows: Packed rows of the corpus.
+      changes: Values of the config that differ from those of all cases, by dotted path.
+      devices: Number of devices.
+    """
     config = make_config(changes)
     for name, value in case.recipe.items():
         relative = name == "matrix_lr"
@@ -261,18 +302,27 @@ def run_case(case: Case, rows: Rows, changes: Mapping[str, Any], devices: int) -
 
 
 def disguised(spec: OptimizerSpec, rng: np.random.Generator) -> OptimizerSpec:
-    """Returns the baseline with a gate that moves the multiplier by a millionth."""
+    """Returns the baseline with a gate that changes the update multiplier by at most a millionth.
+
+    Args:
+      spec: Spec of the baseline.
+      rng: Generator of the random bias.
+    """
     nearly = {"update_multiplier": 1.0 + 1e-6}
     return gated(spec, {"loss_ema": 1.0}, float(rng.uniform(-1.0, 1.0)), nearly, {})
 
 
 @contextlib.contextmanager
 def null_world(devices: int, ledger: Path) -> Iterator[None]:
-    """Makes every policy a disguised baseline that trains on its own seeds.
+    """Replaces every policy in the block by one that is equivalent to the baseline.
 
-    Policies that share a seed would have equal results, so there would be no luck to choose from.
-    The bias of the gate identifies a policy. The ledger is private too, so that a repeated
-    benchmark does not use up the folds of an evaluation.
+    Each policy trains on its own seeds, which depend on the bias of its gate. On shared seeds, all
+    policies would have equal results, so the search could not select one by chance. The block also
+    has its own ledger, so that a repeated benchmark does not use up the folds of an evaluation.
+
+    Args:
+      devices: Number of devices.
+      ledger: Path of the ledger.
     """
     train = LocalEngine.run
 
@@ -307,7 +357,12 @@ def null_world(devices: int, ledger: Path) -> Iterator[None]:
 
 
 def run_null_search(changes: Mapping[str, Any], devices: int) -> dict[str, Any]:
-    """Runs `calibrate`, `search` and `confirm` where all policies are equally good."""
+    """Runs `calibrate`, `search` and `confirm` on policies that are equally good.
+
+    Args:
+      changes: Values of the config that differ from those of all cases, by dotted path.
+      devices: Number of devices.
+    """
     with tempfile.TemporaryDirectory() as name, null_world(devices, Path(name) / "ledger.jsonl"):
         folder = Path(name)
         config = make_config(SEARCH | dict(changes) | {"workdir": str(folder / "calibration")})

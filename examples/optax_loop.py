@@ -1,12 +1,12 @@
-"""Trains another model, a Flax MLP that reads digits, with a policy in an optax loop.
+"""Trains a Flax MLP that classifies digits with a policy in an optax loop.
 
-The policy updates the two hidden matrices, and AdamW the output head and the biases. The spec is a
-preset or a JSON file that holds a spec or a candidate's line of an `archive.jsonl`.
+The policy updates the two hidden matrices, and AdamW updates the output head and the biases. The
+policy is a preset or a JSON file that holds a spec or a candidate's line of an `archive.jsonl`.
 
   python examples/optax_loop.py
   python examples/optax_loop.py --spec=winner.json
 
-It takes 20 s on 2 busy cores and ends with
+The example takes 20 s on 2 busy cores. Its output ends with
 
   step  240: loss 0.0001, gate 0.769
   step  299: loss 0.0002, gate 0.879
@@ -32,27 +32,35 @@ _BATCH = 64
 
 
 class Classifier(nnx.Module):
-    """A network from 64 pixels to 10 digits."""
+    """Network that classifies 64 pixels as one of 10 digits."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first = nnx.Linear(64, 128, rngs=rngs)
         self.second = nnx.Linear(128, 128, rngs=rngs)
-        self.head = nnx.Linear(128, 10, rngs=rngs)  # AdamW updates it because of its name
+        self.head = nnx.Linear(128, 10, rngs=rngs)  # updated by AdamW because of its name
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """Returns logits, float32[B, 10], of pixels, float32[B, 64]."""
+        """Returns the logits, float32[B, 10].
+
+        Args:
+          pixels: Pixels of each image, float32[B, 64].
+        """
         return self.head(jax.nn.relu(self.second(jax.nn.relu(self.first(pixels)))))
 
 
 def load_policy(name: str) -> ne.OptimizerSpec:
-    """A preset by name, or the spec in a file."""
+    """Returns a preset or the spec in a file.
+
+    Args:
+      name: Name of a preset or path of a JSON file.
+    """
     return ne.PRESETS[name] if name in ne.PRESETS else ne.load_spec(name)
 
 
 def main(arguments: list[str]) -> None:
-    """Trains and prints what the gate did."""
+    """Trains the network and prints the loss, the gate and the test accuracy."""
     del arguments
-    logging.set_verbosity(logging.WARNING)  # JAX says which accelerators it has not found
+    logging.set_verbosity(logging.WARNING)  # hides JAX's messages about missing accelerators
     digits = load_digits()
     pixels = (digits.data / 16).astype(np.float32)
     train_x, test_x, train_y, test_y = train_test_split(pixels, digits.target, random_state=0)

@@ -1,14 +1,15 @@
 """Searches on your own text files.
 
-NanoChat's layout is a folder of parquet shards with one column `text`, where the last shard is for
+NanoChat stores text in a folder of parquet shards with one column, `text`. The last shard is for
 validation. This example writes such a folder from text files and searches on it with a tiny model.
-It takes a minute on 2 busy cores:
+The command takes a minute on 2 busy cores:
 
   python examples/own_corpus.py README.md docs/*.md
 
-It ends with the table of a search and the paths of its results in `runs/own_corpus`: shards in
-`corpus`, the search in `search`. The same command continues the search; other files need another
-`--folder`. For a useful search, remove the tiny settings and pass megabytes of text.
+Its output ends with the table of the search and the paths of the results. In `runs/own_corpus`, the
+folder `corpus` holds the shards and the folder `search` holds the run. The same command continues
+the search. Use another `--folder` for other text files. For a useful search, remove the tiny
+settings and pass megabytes of text.
 """
 
 import subprocess
@@ -22,7 +23,7 @@ from absl import app, flags
 
 _FOLDER = flags.DEFINE_string("folder", "runs/own_corpus", "folder of the shards and the search")
 _STEPS = flags.DEFINE_integer("steps", 20, "optimizer steps of each candidate", lower_bound=1)
-_PIECE = 256  # characters; text beyond a row of tokens is cut off, so pieces are short
+_PIECE = 256  # largest number of characters, so that a piece is not cut off at the end of a row
 _VALIDATION = 5  # every fifth piece is for validation
 _TINY = {
     "data.vocab_size": 512,
@@ -39,7 +40,15 @@ _TINY = {
 
 
 def write_corpus(files: list[Path], folder: Path) -> tuple[int, int]:
-    """Writes two shards; returns the numbers of training and validation pieces."""
+    """Writes a training shard and a validation shard.
+
+    Args:
+      files: Paths of the text files.
+      folder: Folder of the shards.
+
+    Returns:
+      Tuple of the number of training pieces and the number of validation pieces.
+    """
     pieces = [
         piece
         for file in files
@@ -55,7 +64,7 @@ def write_corpus(files: list[Path], folder: Path) -> tuple[int, int]:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the corpus and searches on it."""
+    """Writes the corpus, searches on it and returns the exit code of the search."""
     files = [Path(name) for name in arguments[1:]]
     if not files:
         raise app.UsageError("pass text files, such as README.md docs/*.md", exitcode=2)
