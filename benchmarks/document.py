@@ -60,7 +60,7 @@ def markdown(header: Sequence[str], rows: Rows) -> str:
 
 
 def population(results: dict[str, Any]) -> Rows:
-    """Returns one row per number of lanes, and one for virtual devices."""
+    """Returns one row per number of lanes and one row for virtual devices."""
     rows = []
     for variant, result in results.items():
         rows += [

@@ -81,7 +81,7 @@ def suit_cpu(config: ConfigDict) -> None:
 
 
 def too_long(flops: float, peak: float) -> str | None:
-    """Returns why a cell is skipped, or None if its predicted time is short enough.
+    """Returns the reason to skip a cell, or None if its predicted time is short enough.
 
     Args:
       flops: FLOPs of the cell, including warm-up.

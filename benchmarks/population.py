@@ -154,7 +154,7 @@ def measure_devices(bench: Bench, rounds: int) -> dict[str, float]:
 def measure(
     bench: Bench, on_cpu: bool, clock: CompileClock, rounds: int, results: dict[str, Any], save: Run
 ) -> None:
-    """Measures all cells of a size until memory or time ends.
+    """Measures all cells of a size until memory is full or a cell would take too long.
 
     Args:
       bench: Size to measure.

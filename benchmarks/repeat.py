@@ -92,7 +92,7 @@ def in_fresh_process(config: ConfigDict, steps: int, flags: str) -> dict[str, An
 
 
 def measure(config: ConfigDict, steps: int) -> dict[str, dict[str, Any]]:
-    """Compares the states and the time under each set of flags, the latter with the default flags.
+    """Measures whether states agree under each set of flags, and the relative time of each set.
 
     Args:
       config: Full configuration.

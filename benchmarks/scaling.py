@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
     }
     jobs = make_jobs(config, JOBS)
     for engine in subjects.values():
-        train(engine, jobs)  # compiles
+        train(engine, jobs)  # compiles the programs before timing
     runs = {name: functools.partial(train, engine, jobs) for name, engine in subjects.items()}
     times = interleaved(runs, options.rounds(ROUNDS))
     ray.shutdown()

@@ -142,7 +142,7 @@ def _run(
             checked = [argv[0], *_checked(argv[1:], settings)]
             define(checked)
             rest = flags.FLAGS(checked)
-        except Exception as error:  # a configuration file may raise anything
+        except Exception as error:  # a configuration file may raise any exception
             return fail(_explain(error, settings))
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = logging.WARNING  # absl's default is INFO

@@ -50,7 +50,7 @@ def compare(config: ConfigDict, names: Sequence[str]) -> None:
     steps, seeds = config.train.steps, config.compare.seeds
     most = len(arms) * seeds
     with open_run(config, console, "compare", steps=steps, most=most, tracked=False) as run:
-        arms, same = distinct_arms(run.config, names)  # presets on the calibrated baseline
+        arms, same = distinct_arms(run.config, names)  # on the calibrated baseline
         total = len(arms) * seeds
         run.require_room(total)
         run.display.expect(total * steps)

@@ -68,7 +68,7 @@ def replay(settings: ConfigDict, path: Path, pairs: int, console: Console) -> bo
     """
     card = read_confirmed_card(path)
     config = config_of(card, settings, path)
-    code = Library(path.resolve().parent.parent / FOLDER)  # code of the run folder with the card
+    code = Library(path.resolve().parent.parent / FOLDER)  # in the card's run folder
     recorded = recorded_pairs(card, config, path, pairs, code.get)
     codes = [job.candidate.code for job in recorded.jobs]
     plugins.require_validated(codes, config.codegen.isolation)
@@ -160,7 +160,12 @@ def _is_page_of(card: Mapping[str, Any], page: Path) -> bool:
 
 
 def main(settings: ConfigDict, arguments: list[str]) -> int:
-    """Runs the command and returns its exit code, which is 1 if the results do not agree."""
+    """Runs the command and returns its exit code, which is 1 if the results do not agree.
+
+    Args:
+      settings: Config with the fields of `configs.base.REPLAY_SETTINGS`.
+      arguments: Positional arguments, which must be the path of one evidence card.
+    """
     if len(arguments) != 1:
         command.fail(
             f"arguments must be one evidence card, such as evidence/g003c04.json, "

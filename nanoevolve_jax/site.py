@@ -216,7 +216,7 @@ def load_rows(config: ConfigDict, console: Console, steps: int = 0) -> Rows:
 
 
 class Site(Protocol):
-    """Interface to a place that trains: this process or the workers of a cluster."""
+    """Interface of a site, which trains in this process or on the workers of a cluster."""
 
     @property
     def config(self) -> ConfigDict:
@@ -244,14 +244,14 @@ class Site(Protocol):
 class LocalSite(NamedTuple):
     """A `Site` that uses the devices of this process."""
 
-    config: ConfigDict  # full configuration
+    config: ConfigDict  # full configuration, including the final number of lanes
     facts: Facts  # facts about this process
     rows: Rows  # packed rows of the corpus
 
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
     ) -> Engine:
-        """See `Site`."""
+        """Returns a local engine; the arguments are those of `Site.engine`."""
         devices = self.facts.device["devices"]
         return make_engine(config, self.rows, devices, program=program, checkpoints=checkpoints)
 
@@ -259,14 +259,14 @@ class LocalSite(NamedTuple):
 class RaySite(NamedTuple):
     """A `Site` that uses the workers of a Ray cluster."""
 
-    config: ConfigDict  # full configuration
+    config: ConfigDict  # full configuration, including the final number of lanes
     facts: Facts  # facts that all workers share
     pool: Any  # instance of ray_pool.Pool, whose module is available only if Ray is installed
 
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
     ) -> Engine:
-        """See `Site`."""
+        """Returns an engine on the pool; the arguments are those of `Site.engine`."""
         from nanoevolve_jax.execution.ray_engine import RayEngine
 
         return RayEngine(
@@ -341,7 +341,7 @@ def open_site(
             f"config.engine='ray' needs Ray, which cannot be imported ({error}); run "
             "`pip install 'nanoevolve-jax[ray]'`"
         ) from None
-    jax.config.update("jax_platforms", "cpu")  # the workers use the accelerators
+    jax.config.update("jax_platforms", "cpu")  # leaves the accelerators to the workers
     with ray_connection.connected(config.ray.address) as resources:
         automatic = config.data_parallel if resources.get("GPU", 0) else 0
         gpus = automatic if config.ray.gpus == ray_pool.AUTOMATIC else config.ray.gpus

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-INTERRUPTED = 130  # exit code
+INTERRUPTED = 130  # exit code of an interrupted command
 _handled = threading.Event()  # set when a handler has run
 
 

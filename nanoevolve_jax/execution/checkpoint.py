@@ -35,7 +35,7 @@ class CheckpointError(UserError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Stop on the user's request, after all work up to a segment boundary was saved."""
+    """Exception raised when the user stops a command, after its work has been saved."""
 
 
 class Checkpoint(NamedTuple):
@@ -100,9 +100,9 @@ class Checkpoints:
             return
         try:
             self._manager = self._open()
-        except FileError:  # a link, whose target must not be deleted
+        except FileError:  # the folder is a link, whose target must not be deleted
             raise
-        except Exception as error:  # Orbax has no exception class for a damaged folder
+        except Exception as error:  # Orbax does not define an exception class for damaged folders
             log(f"{self._folder} cannot be read ({_line(error)}); starting without checkpoints")
             shutil.rmtree(self._folder, ignore_errors=True)
             self._manager = self._open()
@@ -146,7 +146,7 @@ class Checkpoints:
                     self._save(checkpoint)
             if stopping and first:
                 self._manager.wait_until_finished()
-        except Exception as error:  # errors of Orbax, TensorStore or the disk, also delayed ones
+        except Exception as error:  # from Orbax, TensorStore or the disk, possibly delayed
             raise self._unwritable(error) from None
         if stopping:
             raise Interrupted
@@ -249,7 +249,11 @@ def _line(error: Exception) -> str:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Returns the total size in bytes of a tree of arrays or of their shapes and dtypes."""
+    """Returns the total size in bytes of the arrays of a tree.
+
+    Args:
+      tree: Tree of arrays or of shapes and dtypes.
+    """
     return sum(
         int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
     )
@@ -261,7 +265,7 @@ _ARRAYS = ("telemetry", "curve")
 
 
 class Batch(NamedTuple):
-    """A batch of lanes at a segment boundary."""
+    """State of a batch of lanes at a segment boundary."""
 
     step: int  # number of completed steps
     state: TrainState  # state of all lanes
@@ -279,7 +283,11 @@ class Call(NamedTuple):
 
 
 def to_checkpoint(call: Call) -> Checkpoint:
-    """Returns a checkpoint that holds the state of a call."""
+    """Returns a checkpoint that holds the state of a call.
+
+    Args:
+      call: State of a call of `Engine.run`.
+    """
     search: dict[str, Any] = {"program": call.program, "finished": {}, "batch": list(call.keys)}
     records = {}
     for key, result in call.finished.items():
@@ -296,7 +304,11 @@ def to_checkpoint(call: Call) -> Checkpoint:
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Call:
-    """Returns the state of the call that a checkpoint holds, with its arrays on the host."""
+    """Returns the state of the call that a checkpoint holds, with arrays on the host.
+
+    Args:
+      checkpoint: Checkpoint made by `to_checkpoint`.
+    """
     search, records, population = checkpoint
     finished = {
         key: RunResult(**document, **{name: records[f"{key}.{name}"] for name in _ARRAYS})

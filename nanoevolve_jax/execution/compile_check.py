@@ -64,7 +64,7 @@ class TrainingProgram(NamedTuple):
 
 
 class Stopped(Exception):
-    """Stop on the user's request while a program was compiling."""
+    """Exception raised when the user stops a command while a program is compiling."""
 
 
 _refusals: dict[tuple[TrainingProgram, CompileLimits], str | None] = {}
@@ -75,7 +75,7 @@ def refusal(
     limits: CompileLimits,
     stopping: Callable[[], bool] = lambda: False,
 ) -> str | None:
-    """Returns why a training program must not be compiled in this process, or None if it may be.
+    """Returns the reason why a program must not be compiled in this process, or None.
 
     Each pair of a program and limits is tried once per process.
 
@@ -170,7 +170,7 @@ def _reads(child: subprocess.Popen, line: bytes, seconds: float, stopping) -> bo
 
 
 def _failure(child: subprocess.Popen, errors: IO[bytes], limits: CompileLimits) -> str:
-    """Returns why the child failed after it had started to compile."""
+    """Returns the reason why the child failed after it had started to compile."""
     errors.seek(0)
     if _OUT_OF_MEMORY.search(errors.read()):
         memory = limits.memory / 2**30

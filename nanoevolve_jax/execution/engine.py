@@ -129,7 +129,7 @@ def batches(jobs: Sequence[Job], width: int) -> list[list[Job]]:
 
 
 class Engine(Protocol):
-    """Interface for training jobs in this process or on other machines."""
+    """Interface of an engine, which trains jobs in this process or on other machines."""
 
     @property
     def task(self) -> Task:
@@ -296,7 +296,7 @@ class LocalEngine(NamedTuple):
         return Batch(end, state, np.concatenate([batch.telemetry, telemetry], axis=1), curve)
 
     def _refusal(self, code: Code | None, call: Call) -> str | None:
-        """Returns why the training program with `code` must not be compiled, or None if it may be.
+        """Returns the reason why the program with `code` must not be compiled, or None.
 
         Args:
           code: Rewritten functions of the batch, if any.
@@ -309,7 +309,7 @@ class LocalEngine(NamedTuple):
         if code is None:
             return None
         mesh = self.programs.mesh
-        # A child process sees only the devices of its host.
+        # A child process can use only the devices of its host.
         devices = mesh.size if jax.process_count() == 1 else jax.local_device_count()
         lanes = self.programs.width // mesh.shape[POPULATION]
         program = TrainingProgram(self.task, code, devices, lanes, self.segment_steps)

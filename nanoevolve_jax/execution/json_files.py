@@ -108,7 +108,11 @@ def typed(document: Any, kind: type[_T], name: str = "") -> _T:
 
 
 def is_id(name: Any) -> bool:
-    """Returns whether a value may be the id of a candidate, a run or a job."""
+    """Returns whether a value is a valid id of a candidate, a run or a job.
+
+    Args:
+      name: Value to check.
+    """
     try:
         typed(name, Id)
     except ValueError:

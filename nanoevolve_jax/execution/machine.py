@@ -180,7 +180,7 @@ def keep_programs(warn: Callable[[str], None]) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Returns a folder, which is created with access for the user only unless it exists.
+    """Creates a folder that only the user can access, unless it exists, and returns its path.
 
     Args:
       path: Path of the folder. Missing parents are created with default permissions.
@@ -191,7 +191,7 @@ def private_folder(path: Path) -> Path:
 
 
 def _not_private(path: Path) -> str | None:
-    """Creates a folder unless it exists, and returns why it cannot hold programs, or None."""
+    """Creates a folder unless it exists, and returns the reason to reject it, or None."""
     try:
         private_folder(path)
         found = os.lstat(path)

@@ -20,7 +20,11 @@ class OutOfMemoryError(UserError):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Returns whether a JAX runtime error means that the memory of a device is full."""
+    """Returns whether a JAX runtime error means that the memory of a device is full.
+
+    Args:
+      error: Error raised by JAX.
+    """
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 

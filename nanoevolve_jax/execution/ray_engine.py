@@ -20,7 +20,7 @@ from nanoevolve_jax.execution.train import Task
 
 
 class Pool(Protocol):
-    """Interface to machines that train batches of jobs."""
+    """Interface of a pool of machines that train batches of jobs."""
 
     def train(
         self,

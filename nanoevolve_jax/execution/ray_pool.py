@@ -145,7 +145,7 @@ class Pool(contextlib.AbstractContextManager):
         self._needs = {"CPU": cpus, "GPU": gpus}
         self._members: list[_Member] = []
         self._facts: Facts | None = None  # facts of the first worker, which all others must match
-        self._refusals: dict[str, str] = {}  # reason of the refusal by node
+        self._refusals: dict[str, str] = {}  # reason for the refusal by node
         self._failed_starts = 0
 
     def __exit__(self, *error: object) -> None:
@@ -273,7 +273,7 @@ class Pool(contextlib.AbstractContextManager):
         elif isinstance(item, str):
             self._log(f"node {member.node}: {item}")
         elif isinstance(item, MISTAKES):
-            raise item  # it would fail on every worker
+            raise item  # the batch would fail on every worker
         else:
             done[batch.number] = item
             member.batch = member.waiting_for = None

@@ -88,7 +88,7 @@ def unknown_field(path: str, settings: Mapping[str, Setting] = SETTINGS) -> str:
 
     Args:
       path: Dotted path of the unknown field.
-      settings: Setting of each known field by dotted path; the closest path is suggested.
+      settings: Setting of each known field by dotted path. The message suggests the closest path.
     """
     near = difflib.get_close_matches(path, settings, n=1)
     hint = f"; did you mean config.{near[0]}?" if near else ""
@@ -150,7 +150,7 @@ def with_recipe(config: ConfigDict, recipe: dict[str, float]) -> ConfigDict:
     """Returns a copy of a config with some fields of the recipe replaced.
 
     Args:
-      config: Full configuration; it is not changed.
+      config: Full configuration, which is left unchanged.
       recipe: New values by field name.
     """
     changed = config.copy_and_resolve_references()
@@ -163,7 +163,7 @@ def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
 
     Args:
       config: Full configuration.
-      steps: Horizon in steps; 0 means `train.steps`.
+      steps: Horizon in steps, where 0 means `train.steps`.
     """
     return scale_recipe(
         Recipe(**{name: config.recipe[name] for name in Recipe._fields}),
@@ -174,7 +174,11 @@ def make_recipe(config: ConfigDict, steps: int = 0) -> Recipe:
 
 
 def make_baseline(config: ConfigDict) -> OptimizerSpec:
-    """Returns NanoChat's policy with the momentum and second-moment decay of a config."""
+    """Returns NanoChat's policy with the momentum and second-moment decay of a config.
+
+    Args:
+      config: Full configuration.
+    """
     return NANOCHAT._replace(
         momentum=config.recipe.momentum, second_moment_beta=config.recipe.second_moment_beta
     )

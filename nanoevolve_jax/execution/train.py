@@ -25,7 +25,7 @@ TELEMETRY = (*Sensors._fields, "gate", *Actuators._fields, "loss", "log_grad_nor
 ALIVE = -1  # `failed_step` of a run that has not failed
 FAILURES = ("none", "non-finite loss", "non-finite gradient")
 NO_FAILURE, LOSS_FAILURE, GRADIENT_FAILURE = range(3)
-_LOG_NORM_LIMIT = 44.0  # above it the square of the norm overflows float32
+_LOG_NORM_LIMIT = 44.0  # log of about the largest norm whose square fits in float32
 
 
 class Candidate(NamedTuple):

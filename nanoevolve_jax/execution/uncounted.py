@@ -24,7 +24,7 @@ WEIGHTS = {
     **dict.fromkeys(("rem", "pow"), 50),
     **dict.fromkeys(("cbrt", "atan2", "digamma", "lgamma"), 100),
 }
-# FLOPs per element of the operand.
+# FLOPs per element of the operand, measured in the same way.
 _OF_OPERANDS = dict.fromkeys(("argmax", "argmin"), 50)
 _INTEGER_PRODUCT = 60  # time of an integer matrix product relative to a float matrix product
 _COMPARISON = 70  # FLOPs of a sort per element and per doubling of the sorted length
