@@ -2,8 +2,8 @@
 
   python -m nanoevolve_jax.calibrate --config=configs/screen.py --config.workdir=runs/calibration
 
-The command writes `calibration.json`, which is the value for `--config.calibration` of later
-commands. The same command resumes a stopped calibration.
+The command writes `calibration.json` for `--config.calibration`. The same command resumes a stopped
+calibration.
 """
 
 from ml_collections import ConfigDict

@@ -39,7 +39,7 @@ _INHERITED = (
 
 
 class Server(NamedTuple):
-    """A connected jobs server."""
+    """Connected jobs server of a Ray cluster."""
 
     url: str  # HTTP address of the server
     client: Any  # instance of ray.job_submission.JobSubmissionClient

@@ -73,7 +73,7 @@ class Task(NamedTuple):
 
     @property
     def batch_tokens(self) -> float:
-        """Tokens per step."""
+        """Number of tokens per step."""
         return float(self.batch_size * self.model.sequence_len)
 
     def optimizer(self, candidate: Candidate, total_steps: Any):
