@@ -251,7 +251,7 @@ class LocalSite(NamedTuple):
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
     ) -> Engine:
-        """Returns a local engine; the arguments are those of `Site.engine`."""
+        """Returns a local engine. Implements `Site.engine`."""
         devices = self.facts.device["devices"]
         return make_engine(config, self.rows, devices, program=program, checkpoints=checkpoints)
 
@@ -266,7 +266,7 @@ class RaySite(NamedTuple):
     def engine(
         self, config: ConfigDict, program: str, checkpoints: Checkpoints | None = None
     ) -> Engine:
-        """Returns an engine on the pool; the arguments are those of `Site.engine`."""
+        """Returns an engine that trains on the pool. Implements `Site.engine`."""
         from nanoevolve_jax.execution.ray_engine import RayEngine
 
         return RayEngine(

@@ -92,10 +92,10 @@ def _exit(code: int) -> None:
 
 
 def leave(code: int) -> None:
-    """Ends a failed process at once.
+    """Ends a failed process, at once if several processes train together.
 
-    A normal exit would wait for the other processes, which may in turn wait for this one. JAX ends
-    the others when this process ends.
+    In that case, a normal exit would wait for the other processes, which may in turn wait for this
+    one. JAX ends the others when this process ends.
 
     Args:
       code: Exit code.

@@ -220,7 +220,8 @@ def received(document: Any, here: ConfigDict, source: str) -> ConfigDict:
       scope `machine` come from `here`.
 
     Raises:
-      ConfigError: If the document is not a config, or the combined config is invalid.
+      ConfigError: If the document is not a config, has an unknown field or an invalid value, or the
+        combined config is invalid.
     """
     if not isinstance(document, Mapping):
         raise ConfigError(f"the config of {source} must be an object, got {document!r:.80}")
