@@ -18,10 +18,16 @@ from nanoevolve_jax.policy.select import is_known
 
 
 def require_horizon(total_steps: Any) -> Any:
-    """Returns `total_steps` if it is a whole number of at least 1; traced values pass unchecked.
+    """Checks that a number of steps is an integer of at least 1.
+
+    Args:
+      total_steps: Number of steps of the run; a number, an array of one element or a traced scalar.
+
+    Returns:
+      The number, unchanged. A traced value is returned without a check.
 
     Raises:
-      ValueError: If it is anything else.
+      ValueError: If the number is not an integer or is less than 1.
     """
     if not is_known(total_steps):
         return total_steps
@@ -36,8 +42,11 @@ def require_horizon(total_steps: Any) -> Any:
 def require_arrays(params: Any) -> None:
     """Checks that every leaf of a tree is a numeric array or a number.
 
+    Args:
+      params: Tree of parameters.
+
     Raises:
-      TypeError: Naming the first leaf that is not.
+      TypeError: If a leaf is not numeric. The message names the first such leaf.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
@@ -51,10 +60,13 @@ def require_arrays(params: Any) -> None:
 
 
 def require_matrices(params: Any) -> None:
-    """Checks that every leaf of a tree has two axes or more.
+    """Checks that every leaf of a tree has at least two axes.
+
+    Args:
+      params: Tree of parameters.
 
     Raises:
-      ValueError: Naming the first leaf that has fewer.
+      ValueError: If a leaf has fewer axes. The message names the first such leaf.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if np.ndim(leaf) < 2:
@@ -65,7 +77,14 @@ def require_matrices(params: Any) -> None:
 
 
 def only_updated(params: Any, updates: Any) -> Any:
-    """Returns the parameters without leaves that have no update, such as a module's functions.
+    """Removes the parameters that have no update, such as a module's functions.
+
+    Args:
+      params: Tree of parameters.
+      updates: Tree with the structure of `params`; None marks a leaf without an update.
+
+    Returns:
+      The parameters, with None in place of every leaf that has no update.
 
     Raises:
       ValueError: If a floating-point array has no update.
@@ -85,10 +104,16 @@ def only_updated(params: Any, updates: Any) -> Any:
 
 
 def scalar_loss(value: Any) -> jax.Array:
-    """Returns a loss of one element as float32[].
+    """Converts a loss to a float32 scalar.
+
+    Args:
+      value: Loss; a number or an array of one element.
+
+    Returns:
+      The loss; float32[].
 
     Raises:
-      ValueError: If it has more elements or none.
+      ValueError: If the loss does not have exactly one element.
     """
     if np.size(value) != 1:
         raise ValueError(f"value must be the loss, a scalar, got shape {np.shape(value)}")
@@ -98,16 +123,17 @@ def scalar_loss(value: Any) -> jax.Array:
 def at_boundary(
     make: Callable[..., optax.GradientTransformationExtraArgs], *settings: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes a transform for matrices accept what optax.adamw accepts.
+    """Wraps a transform for matrices so that it accepts the same arguments as `optax.adamw`.
 
     Args:
-      make: Function from the settings to a transform whose `update` takes `value`. The transform
-        sees one dtype per matrix, that of gradient and parameter promoted, and a float32[] loss.
-      *settings: Numbers, schedules or trees of them; arrays among them may be traced.
+      make: Function that maps the settings to a transform whose `update` takes `value`. Every
+        gradient that the transform receives has the promoted dtype of gradient and parameter. The
+        loss is a float32 scalar.
+      *settings: Numbers, schedules, or trees of numbers and schedules. Arrays may be traced.
 
     Returns:
-      A transform that keeps the dtype of every leaf of its state, does nothing to a tree without
-      entries, and works under meshes with Explicit axes.
+      A transform that keeps the dtype of every leaf of its state, returns a tree without entries
+      unchanged, and works under meshes with Explicit axes.
     """
     leaves, treedef = jax.tree.flatten(settings)
     traced = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
@@ -142,17 +168,30 @@ def at_boundary(
 
 
 def cast_like(tree: Any, like: Any) -> Any:
-    """Returns a tree with the dtypes of another tree of its structure."""
+    """Casts a tree to the dtypes of another tree.
+
+    Args:
+      tree: Tree of arrays.
+      like: Tree of arrays with the same structure and the desired dtypes.
+
+    Returns:
+      The values of `tree` in the dtypes of `like`.
+    """
     return jax.tree.map(lambda x, y: jnp.asarray(x, jnp.result_type(y)), tree, like)
 
 
 def in_auto_mode(function: Any, like: Any, arguments: tuple[Any, ...]) -> Any:
-    """Calls a function whose operations XLA may partition, whatever the type of the mesh axes.
+    """Calls a function with all Explicit mesh axes in Auto mode.
+
+    XLA chooses how to partition the operations of the function.
 
     Args:
-      function: Takes `arguments`.
+      function: Function to call with `arguments`.
       like: Tree of arrays with the structure and the shardings of the result.
-      arguments: Trees of arrays; their axes may be sharded over Explicit mesh axes.
+      arguments: Trees of arrays. Their axes may be sharded over Explicit mesh axes.
+
+    Returns:
+      The result of the function, with the shardings of `like`.
     """
     shardings = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(arguments)]
     meshes = [x.mesh for x in shardings if AxisType.Explicit in x.mesh.axis_types]

@@ -33,22 +33,29 @@ def _moves(spec: OptimizerSpec, actuator: str) -> bool:
 
 
 def _dead_actuators(spec: OptimizerSpec) -> set[str]:
-    """Returns the actuators whose stage of the optimizer is switched off."""
+    """Returns the names of the actuators whose stage of the optimizer is switched off."""
     stages = {name: row.stage for name, row in ACTUATORS._asdict().items()}
     return {name for name, stage in stages.items() if stage and not getattr(spec, stage)}
 
 
 def moving_actuators(spec: OptimizerSpec) -> list[str]:
-    """Returns the actuators that an enabled gate moves: those in use whose poles differ."""
+    """Returns the actuators that an enabled gate moves.
+
+    Args:
+      spec: Policy of concrete numbers.
+
+    Returns:
+      Names of the actuators whose stage is on and whose poles differ.
+    """
     dead = _dead_actuators(spec)
     return [name for name in Actuators._fields if name not in dead and _moves(spec, name)]
 
 
 def _clip_never_binds(spec: OptimizerSpec) -> bool:
-    """Returns whether an RMS limit is provably never reached.
+    """Returns whether the limit on the update's RMS can never take effect.
 
-    Without a trust ratio, the RMS of an update is at most that of an orthogonal matrix times the
-    multiplier.
+    Without a trust ratio, the RMS of an update is at most the update multiplier times the RMS of a
+    semi-orthogonal matrix.
     """
     if spec.clip != CLIP_UPDATE_RMS or spec.trust_ratio:
         return False
@@ -60,14 +67,14 @@ def _clip_never_binds(spec: OptimizerSpec) -> bool:
 
 
 def with_fixed_actuators(spec: OptimizerSpec, actuators: Actuators) -> OptimizerSpec | None:
-    """Returns the policy without a gate whose actuators always have these values.
+    """Replaces the gate of a policy by fixed values of its actuators.
 
     Args:
       spec: Policy of concrete numbers.
-      actuators: Values that the gate would set, scaled as `gate.blended_actuators` returns them.
+      actuators: Fixed values, scaled as `gate.blended_actuators` returns them.
 
     Returns:
-      A policy whose gate is off, or None where fixed fields cannot express a value, such as a
+      A policy without a gate, or None if its fields cannot express one of the values, such as a
       partial mix.
     """
     dead = _dead_actuators(spec)
@@ -86,12 +93,19 @@ def with_fixed_actuators(spec: OptimizerSpec, actuators: Actuators) -> Optimizer
 
 
 def unread_fields(spec: OptimizerSpec) -> set[str]:
-    """Returns the paths of the fields that have no effect on the policy."""
+    """Returns the paths of the fields that have no effect on the policy.
+
+    Args:
+      spec: Policy of concrete numbers.
+
+    Returns:
+      Keys of `FIELDS`.
+    """
     unread: set[str] = set()
     dead = _dead_actuators(spec)
     control = spec.control
     if control.enabled:
-        # The poles of the gate replace these numbers.
+        # The gate sets these actuators from its poles instead.
         replaced = {row.field for row in ACTUATORS if row.field and not row.scales_field}
         unread |= {name for name in replaced if not FIELDS[name].choices}
         for actuator in dead:
@@ -134,8 +148,14 @@ def unread_fields(spec: OptimizerSpec) -> set[str]:
 def canonical(spec: OptimizerSpec) -> OptimizerSpec:
     """Returns the canonical form of a spec.
 
-    Specs with equal forms give the same training run. Specs with different forms may do so too,
-    where no rule here proves it.
+    Specs with the same form lead to the same training run. The converse does not hold, because the
+    rules do not find every field without an effect.
+
+    Args:
+      spec: Policy of concrete numbers.
+
+    Returns:
+      The spec with default values in all fields that have no effect.
     """
     if _clip_never_binds(spec):
         spec = spec._replace(clip=CLIP_NONE)

@@ -1,7 +1,7 @@
 """Rewritten functions as StableHLO programs with a certificate.
 
-Sources are never executed here. A function consists of one exported program per matrix shape. All
-arguments and results of a program have a leading symbolic axis `lanes`, into which stacks of
+This module never executes a source. A function consists of one exported program per matrix shape.
+All arguments and results of a program have a leading symbolic axis `lanes`, into which stacks of
 matrices and lanes of candidates are folded.
 """
 
@@ -32,18 +32,25 @@ class CertificateError(UserError):
 
 
 def digest(content: bytes) -> str:
-    """Returns the SHA-256 of bytes, in hexadecimal."""
+    """Returns the SHA-256 hash of bytes as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Certified:
-    """The validated function of one slot; compared and hashed by its certificate.
+    """The validated function of one slot.
 
-    The certificate is JSON with `slot`, `dtype` (of the iteration), `source_sha256`, `computation`
-    (a hash, equal for sources with the same computation), `programs` (by `shape_key`: `sha256`,
-    `flops`, `bytes`, `memory`, and `baseline_flops` of the built-in function), `checks`,
-    `versions` and `isolation`.
+    Two instances are equal if they have the same certificate. A certificate is a JSON object with
+    the fields `format`, `slot`, `dtype` (the dtype of the matrix iteration), `source_sha256`,
+    `computation` (a hash that sources with the same computation share), `programs`, `checks`,
+    `versions` and `isolation`. `programs` maps each `shape_key` to `sha256`, `flops`, `bytes`,
+    `memory` and `baseline_flops`, the FLOPs of the built-in function.
+
+    Attributes:
+      source: Source of the function.
+      certificate: Certificate of the function.
+      programs: Serialised programs by `shape_key`.
+      id: First 16 hexadecimal digits of the SHA-256 hash of the certificate.
     """
 
     source: str = field(compare=False, repr=False)
@@ -62,21 +69,22 @@ class Certified:
 
     @property
     def computation(self) -> str:
-        """Hash that is equal for all sources with the same computation."""
+        """Hash that all sources with the same computation share."""
         return self.certificate["computation"]
 
     def require_intact(self) -> None:
-        """Checks source and programs against the certificate.
+        """Checks the source and the programs against the certificate.
 
         Raises:
-          CertificateError: If one differs; the message names it.
+          CertificateError: If the certificate has an unknown format, slot or dtype, or if the
+            source or a program has another hash. The message names the part.
         """
         slot = self.certificate.get("slot")
         if self.certificate.get("format") != FORMAT or slot not in SLOTS:
             rule = f"have format {FORMAT} and a slot among {', '.join(SLOTS)}"
             given = self.certificate.get("format"), slot
             raise CertificateError(must(f"certificate {self.id}", rule, given))
-        if self.certificate.get("dtype") not in DTYPES:  # it is written into exported files
+        if self.certificate.get("dtype") not in DTYPES:  # exported files contain the dtype
             rule, given = f"have dtype {' or '.join(DTYPES)}", self.certificate.get("dtype")
             raise CertificateError(must(f"certificate {self.id}", rule, given))
         if digest(self.source.encode()) != self.certificate["source_sha256"]:
@@ -90,8 +98,14 @@ class Certified:
     def load(self, shape: Shape) -> export.Exported:
         """Returns the program for a matrix shape after checking its hash, operations and types.
 
+        Args:
+          shape: Shape of the matrix, (inputs, outputs), or `SCALAR`.
+
+        Returns:
+          The exported program.
+
         Raises:
-          CertificateError: If there is none, or it differs from the certificate.
+          CertificateError: If there is no program for the shape, or it fails a check.
         """
         key = shape_key(shape)
         if key not in self.certificate["programs"]:
@@ -103,7 +117,18 @@ class Certified:
         return _loaded(self.programs[key], self.slot, shape)
 
     def call(self, shape: Shape, *arguments: Any) -> tuple[jax.Array, ...]:
-        """Calls the function on flat arguments with one leading axis. It works under any `vmap`."""
+        """Calls the program for a matrix shape. The call works under any number of `vmap`s.
+
+        Args:
+          shape: Shape of the matrix, (inputs, outputs), or `SCALAR`.
+          *arguments: Flat arguments of the slot, each with one additional leading axis.
+
+        Returns:
+          The flat results, with the same leading axis.
+
+        Raises:
+          CertificateError: If there is no program for the shape, or it fails a check.
+        """
         return _mapped(self.load(shape), arguments)
 
 
@@ -113,7 +138,7 @@ def _loaded(program: bytes, slot: str, shape: Shape) -> export.Exported:
         return _checked(program, slot, shape)
     except CertificateError:
         raise
-    except Exception as error:  # readers raise anything on a damaged program
+    except Exception as error:  # a damaged program can raise any exception
         raise CertificateError(f"a program of slot {slot} cannot be read: {error!r}") from None
 
 
@@ -167,31 +192,31 @@ class Code:
 
     @property
     def id(self) -> str:
-        """Id of the combination, sixteen hexadecimal digits."""
+        """Id of the combination; 16 hexadecimal digits."""
         return digest(" ".join(f.id for f in self.functions).encode())[:16]
 
     @property
     def computation(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of slot and computation."""
+        """Slot and computation of each function."""
         return tuple((f.slot, f.computation) for f in self.functions)
 
     def of(self, slot: str) -> Certified | None:
-        """Returns the function of a slot, or None if it is not rewritten."""
+        """Returns the function of a slot, or None if the slot is not rewritten."""
         return next((f for f in self.functions if f.slot == slot), None)
 
     def replaced(self, function: Certified) -> "Code":
-        """Returns the code with one more slot rewritten."""
+        """Returns a copy in which a function replaces the one of the same slot, if any."""
         others = {f.slot: f for f in self.functions} | {function.slot: function}
         return Code(tuple(others[name] for name in sorted(others)))
 
     def require(self, matrices: Iterable[tuple[int, int]]) -> None:
-        """Checks that every matrix of a model has a program.
+        """Checks that there is a program for every matrix of a model.
 
         Args:
-          matrices: (inputs, outputs) of every matrix.
+          matrices: Shape (inputs, outputs) of every matrix.
 
         Raises:
-          CertificateError: If a program is missing or damaged; the message names the first.
+          CertificateError: If a program is missing or damaged. The message names the first one.
         """
         matrices = list(matrices)
         for function in self.functions:
@@ -199,7 +224,7 @@ class Code:
                 function.load(shape)
 
     def slots(self) -> Slots:
-        """Returns the functions to pass to `evolved_muon`."""
+        """Returns the functions in the form that `evolved_muon` takes."""
         return Slots(**{f.slot: _caller(f) for f in self.functions})
 
 
@@ -211,14 +236,18 @@ def code_to_json(code: Code) -> dict[str, str]:
 def code_from_json(
     document: Mapping[str, str] | None, find: Callable[[str], Certified] | None
 ) -> Code | None:
-    """Returns the code of a JSON document, or None if the document is empty.
+    """Returns the code of a JSON document.
 
     Args:
       document: Ids of certificates by slot, see `code_to_json`.
-      find: Function from an id to certified code.
+      find: Function that returns the certified function with a given id. None is allowed only if
+        the document is empty.
+
+    Returns:
+      The code, or None if the document is empty or None.
 
     Raises:
-      CertificateError: If `find` is missing, or a slot has the code of another slot.
+      CertificateError: If `find` is None, or a slot has the code of another slot.
     """
     if not document:
         return None
@@ -233,7 +262,7 @@ def code_from_json(
 
 
 def _flat(slot: str, shape: Shape, arguments: tuple[Any, ...]) -> list[jax.Array]:
-    """Returns the arguments flat, in the dtypes of the contract."""
+    """Flattens the arguments and casts them to the dtypes of the contract."""
     wanted = SLOTS[slot].arguments(shape)
     return [
         jnp.asarray(x).astype(like.dtype)
@@ -242,7 +271,7 @@ def _flat(slot: str, shape: Shape, arguments: tuple[Any, ...]) -> list[jax.Array
 
 
 def _caller(function: Certified) -> Callable[..., Any]:
-    """Returns a function with the parameters and results of its slot that calls the program."""
+    """Returns a function that has the signature of the slot and calls the program."""
     contract = SLOTS[function.slot]
 
     def on_matrices(gradient, *arguments):
@@ -266,14 +295,14 @@ def _caller(function: Certified) -> Callable[..., Any]:
 
 
 def code_flops(code: Code, matrices: Sequence[tuple[int, int]]) -> float:
-    """Returns the FLOPs per step that code costs more than the built-in functions.
+    """Returns the additional FLOPs per step of code, relative to the built-in functions.
 
     Args:
       code: Rewritten functions.
-      matrices: (inputs, outputs) of every matrix of the model.
+      matrices: Shape (inputs, outputs) of every matrix of the model.
 
     Returns:
-      Difference in FLOPs, negative if the code costs less.
+      Difference in FLOPs; negative if the code costs less.
     """
     total = 0.0
     for function in code.functions:

@@ -1,4 +1,4 @@
-"""`optimizer`, one call that creates a policy for the parameters of any JAX library.
+"""`optimizer`, which creates a policy for the parameters of any JAX library.
 
 tx = ne.optimizer("winner.json", total_steps=1000, learning_rate=0.02)
 state = tx.init(params)
@@ -25,13 +25,16 @@ OTHERS = AdamWGroup(learning_rate=3e-4, b1=0.9, b2=0.95, weight_decay=0.0)
 
 
 def resolve_spec(policy: OptimizerSpec | str | Path) -> OptimizerSpec:
-    """Returns a spec from a spec, the name of a preset, or a JSON file.
+    """Returns the spec of a policy.
 
     Args:
       policy: Spec, name of a preset, or path of a JSON file with a spec, a record or an export.
 
+    Returns:
+      The spec.
+
     Raises:
-      SpecError: If there is no such preset or file, or the file contains no valid spec.
+      SpecError: If there is no such preset or file, or the file does not contain a valid spec.
     """
     if isinstance(policy, OptimizerSpec):
         return policy
@@ -51,9 +54,15 @@ def resolve_spec(policy: OptimizerSpec | str | Path) -> OptimizerSpec:
 
 
 def transposed(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Runs a transform for `[..., inputs, outputs]` on matrices `[..., outputs, inputs]`.
+    """Transposes all matrices for a transform that expects the layout [..., inputs, outputs].
 
-    State of a matrix has the layout of the matrix, so both can be sharded and mapped alike.
+    The state of a matrix has the layout of the matrix, so both can be sharded in the same way.
+
+    Args:
+      inner: Transform for matrices of shape [..., inputs, outputs].
+
+    Returns:
+      The same transform for matrices of shape [..., outputs, inputs].
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -73,7 +82,7 @@ def transposed(inner: optax.GradientTransformation) -> optax.GradientTransformat
             lambda x: turn(x) if is_like_params(x) else x, state, is_leaf=is_like_params
         )
 
-    # Trees are put into a list, because a single array has the structure of every scalar.
+    # A list around each tree distinguishes parameters that are a single array from scalars.
     def init_fn(params):
         params = [turn(params)]
         return turn_state(inner.init(params), jax.tree.structure(params))
@@ -107,38 +116,40 @@ def optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Creates the policy for the matrices of a model, with AdamW for all other parameters.
 
-    It accepts the parameters of Flax (NNX and Linen), Haiku, Equinox or any other tree of arrays.
-    None means that there is no parameter, as in all of optax. It can be wrapped like `optax.adamw`:
-    `optax.inject_hyperparams(ne.optimizer)` needs `static_args` only for arguments that are
-    functions, such as `labels`.
+    The parameters may come from Flax (NNX or Linen), Haiku, Equinox or any other library that uses
+    trees of arrays. As in optax, None stands for a missing parameter. The function can be wrapped
+    like `optax.adamw`. `optax.inject_hyperparams(ne.optimizer)` needs `static_args` only for
+    arguments that are functions, such as `labels`.
 
     Args:
       policy: Spec, name of a preset, or JSON file with a spec, a record or an export. To use a
         policy with rewritten functions, export it for optax and call that file.
       total_steps: Number of steps of the run, at least 1. The windows of the sensors and
         `step_fraction` are relative to it.
-      learning_rate: Learning rate of the matrices; a number or a schedule from the step count.
-        There is no default: the best one depends on the model, the batch and the horizon.
-      weight_decay: Weight decay of the matrices; a number or a schedule, multiplied by the
-        learning rate.
-      momentum: Number or schedule; by default the policy's plateau at every step.
-      others: AdamW hyperparameters by label; a single group serves the label `other`.
-      labels: Tree like the parameters, or function from parameters to one, with `matrix` or a key
-        of `others` for every array; by default `ne.labels`.
+      learning_rate: Learning rate of the matrices; a number or a schedule, which is a function of
+        the step count. There is no default, because the best learning rate depends on the model,
+        the batch size and the horizon.
+      weight_decay: Weight decay of the matrices, which is multiplied by the learning rate; a number
+        or a schedule.
+      momentum: Momentum coefficient of the matrices, from 0 to below 1; a number or a schedule. By
+        default, it is the policy's own at every step.
+      others: AdamW hyperparameters by label, or a single group for the label `other`.
+      labels: Tree of labels, or a function that maps parameters to such a tree. The label of an
+        array is `matrix` or a key of `others`. By default, `ne.labels` computes the labels.
       stacked: Words that name stacked layers, see `ne.labels`.
-      layout: Layout of a matrix: `inputs_outputs` (Flax, Haiku) or `outputs_inputs` (Equinox,
+      layout: Layout of the matrices, `inputs_outputs` (Flax, Haiku) or `outputs_inputs` (Equinox,
         PyTorch). It matters because the policy normalises the weights of each output.
       dtype: Dtype of the Polar Express iteration, such as "bfloat16"; float32 by default.
-      report: Function that `init` calls with one line that says which arrays the policy updates,
-        such as `print`.
+      report: Callback such as `print`. `init` passes it one line that lists the arrays that the
+        policy updates and those that AdamW updates.
 
     Returns:
-      A transform; call `update(grads, state, params, value=loss)`. `value` may be omitted if the
-      policy has no gate.
+      A transform whose update is called as `update(grads, state, params, value=loss)`. `value` may
+      be omitted if the policy has no gate.
 
     Raises:
       SpecError: If there is no such policy.
-      ValueError: If the layout is unknown or `total_steps` is not a whole number of at least 1.
+      ValueError: If the layout is unknown, or `total_steps` is not an integer of at least 1.
 
     References:
       Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024,

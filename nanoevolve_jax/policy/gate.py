@@ -1,4 +1,8 @@
-"""The gate as an optax transform: senses, sets the actuators and runs an inner transform."""
+"""The gate of a policy as an optax transform around an inner transform.
+
+At every step, the transform computes the sensors and the gate, sets the actuators, and passes them
+to the inner transform.
+"""
 
 from typing import Any, NamedTuple
 
@@ -33,16 +37,23 @@ class GateState(NamedTuple):
     first_log_loss: jax.Array  # shape=(), dtype=jnp.float32
     averages: sensing.Averages
     last_log_update_ratio: jax.Array  # shape=(), dtype=jnp.float32
-    previous_sample: Any  # like the parameters, each matrix a 1-D sample of its entries
+    previous_sample: Any  # structure of the parameters, with a sample of each matrix's entries
     log_grad_norm: jax.Array  # shape=(), dtype=jnp.float32
-    sensors: Sensors  # of float32[], the inputs of the gate
+    sensors: Sensors  # inputs of the gate; each shape=(), dtype=jnp.float32
     gate: jax.Array  # shape=(), dtype=jnp.float32
-    actuators: Actuators  # of float32[], as they were applied
+    actuators: Actuators  # values that were applied; each shape=(), dtype=jnp.float32
     inner_state: Any
 
 
 def static_actuators(spec: OptimizerSpec) -> Actuators:
-    """Returns the actuators of a policy whose gate is off."""
+    """Returns the actuators of a policy whose gate is off.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+
+    Returns:
+      Actuators as the fields of the spec set them; scalars.
+    """
 
     def value(row: Actuator) -> Any:
         if row.field is None:
@@ -54,13 +65,30 @@ def static_actuators(spec: OptimizerSpec) -> Actuators:
 
 
 def blend(gate: Any, poles: Poles) -> Actuators:
-    """Returns the actuators at a gate in [0, 1]; the built-in function of the slot `actuate`."""
+    """Interpolates between the poles; the built-in function of the slot `actuate`.
+
+    Args:
+      gate: Value of the gate in [0, 1]; scalar.
+      poles: Actuators at a gate of 0 and at a gate of 1; scalars.
+
+    Returns:
+      Actuators at the given gate; scalars.
+    """
     pairs = zip(poles.aggressive, poles.conservative, strict=True)
     return Actuators(*(low + gate * (high - low) for low, high in pairs))
 
 
 def blended_actuators(spec: OptimizerSpec, gate: Any, slots: Slots = BUILT_IN) -> Actuators:
-    """Returns the actuators at a gate in [0, 1]: 0 is aggressive, 1 is conservative."""
+    """Returns the actuators that a policy applies at a given value of the gate.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+      gate: Value of the gate in [0, 1], where 0 is aggressive and 1 is conservative; scalar.
+      slots: Functions that replace the built-in ones.
+
+    Returns:
+      Actuators; scalars. The update multiplier includes that of the spec.
+    """
     moved = (slots.actuate or blend)(gate, poles_of(spec))
     scaled = {
         name: getattr(spec, row.field) * getattr(moved, name)
@@ -71,7 +99,16 @@ def blended_actuators(spec: OptimizerSpec, gate: Any, slots: Slots = BUILT_IN) -
 
 
 def gate_of(spec: OptimizerSpec, sensors: Sensors, slots: Slots = BUILT_IN) -> Any:
-    """Returns the gate in [0, 1] for values of the sensors; float32[]."""
+    """Computes the gate of a policy from its sensors.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+      sensors: Squashed sensors; float32 scalars.
+      slots: Functions that replace the built-in ones.
+
+    Returns:
+      Value of the gate in [0, 1]; float32[].
+    """
     extra = slots.features(sensors) if slots.features else ()
     if slots.gate is None:
         return sensing.gate_value(spec.control, sensors, extra)
@@ -85,31 +122,31 @@ def gated(
     total_steps: Any,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs `inner` with actuators that the policy's gate sets at every step.
+    """Runs an inner transform with actuators that the policy's gate sets at every step.
 
-    A signal that is not finite, such as a NaN loss, is not averaged at that step.
+    A signal that is not finite, such as a NaN loss, does not enter the averages.
 
     Args:
       inner: Transform that returns a direction not yet scaled by a learning rate. Its `update`
-        gets three extra arguments: `actuators`, an `Actuators` of scalars; `log_grad_norm`, the
-        log of the global gradient norm, float32[]; and `log_running_norm`, the log of the running
-        mean of that norm before this step, float32[].
+        receives three extra arguments: `actuators`, an `Actuators` of scalars; `log_grad_norm`, the
+        log of the global gradient norm, float32[]; and `log_running_norm`, the running mean of
+        that log before this step, float32[].
       spec: Policy of numbers or traced scalars.
       total_steps: Number of steps of the run, at least 1; a number or a traced scalar.
       slots: Functions that replace the built-in ones.
 
     Returns:
-      A transform whose `update` takes `params`, the loss as `value`, and `gate`. The loss may be
-      omitted only if the gate is known to be off; the loss sensors are then 0. `gate` is a scalar
-      that replaces the sensed gate unless it is NaN. With it, constants and recorded trajectories
-      run through the same program as a sensing policy.
+      A transform whose `update` takes `params` and two extra arguments. `value` is the loss; it may
+      be omitted only if the gate is known to be off, in which case the loss sensors are 0. `gate`
+      is an optional scalar that replaces the computed gate unless it is NaN. It lets constant gates
+      and recorded trajectories run through the same program as a sensing policy.
     """
     inner = optax.with_extra_args_support(inner)
     control = spec.control
     value_optional = is_known(control.enabled) and not control.enabled
 
     def init_fn(params):
-        def zero():  # every leaf has a buffer of its own, so that the state can be donated
+        def zero():  # every leaf has its own buffer, so that the state can be donated
             return jnp.zeros((), jnp.float32)
 
         def no_sample(x):
@@ -158,7 +195,7 @@ def gated(
         gate = sensed if gate is None else jnp.where(jnp.isnan(gate), sensed, gate)
         moved = blended_actuators(spec, gate, slots)
         actuators = select(control.enabled, moved, static_actuators(spec))
-        # The norm before this step: a spike must not raise the limit it is measured against.
+        # The mean excludes this step, so that a spike cannot raise its own limit.
         usual = state.averages.mean(1).log_grad_norm
         running = jnp.where(state.averages.seen(1).log_grad_norm, usual, log_grad_norm)
         direction, inner_state = inner.update(
