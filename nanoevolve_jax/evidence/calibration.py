@@ -113,8 +113,8 @@ def tune_recipe(
       expect_more: Callback that takes candidate-steps that `planned_calls` does not count.
 
     Raises:
-      EvidenceError: if all runs of the tuning fail.
-      ConfigError: if every recipe of the shortlist has a failed run.
+      EvidenceError: If all runs of the tuning fail.
+      ConfigError: If every recipe of the shortlist has a failed run.
     """
     start = config.recipe.to_dict()
     steps = config.train.steps
@@ -193,7 +193,7 @@ def _best_mean(listed: dict[str, Point], values: np.ndarray, log: Log) -> str:
       log: Callback that takes one line for the user.
 
     Raises:
-      ConfigError: if every point has a failed run.
+      ConfigError: If every point has a failed run.
     """
     means = dict(zip(listed, values.mean(1), strict=True))
     for name, mean in means.items():
@@ -252,7 +252,7 @@ def measure(
       log: Callback that takes one line for the user.
 
     Raises:
-      EvidenceError: if a run of the baseline or of its variant fails.
+      EvidenceError: If a run of the baseline or of its variant fails.
     """
     screen, full, horizons = config.train.steps, config.confirm.steps, _horizons(config)
     seeds = [stage_seed(Stage.NOISE, config.seed, i) for i in range(config.calibrate.seeds)]

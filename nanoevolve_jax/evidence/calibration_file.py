@@ -64,7 +64,7 @@ def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:
     """Reads a calibration and checks that it applies to an evaluation.
 
     Raises:
-      EvidenceError: if the file is missing, truncated or edited, or was made for another
+      EvidenceError: If the file is missing, truncated or edited, or was made for another
         evaluation, naming what differs.
     """
     document = read_sealed(path, KIND, CalibrationDocument)

@@ -104,7 +104,7 @@ def read_card(path: Path) -> Card:
     """Reads an evidence card.
 
     Raises:
-      EvidenceError: if it is missing, damaged or edited, or does not have the fields of a card.
+      EvidenceError: If it is missing, damaged or edited, or does not have the fields of a card.
     """
     card = read_sealed(path, KIND, Card)
     require_consistent(card, path)

@@ -108,8 +108,8 @@ def decide(baseline: Floats, candidate: Floats, sigma: float, rules: Confirmatio
       rules: Rules of this campaign.
 
     Raises:
-      ValueError: if there is no look after n pairs.
-      EvidenceError: if a run of the baseline failed, because nothing can be compared with it.
+      ValueError: If there is no look after n pairs.
+      EvidenceError: If a run of the baseline failed, because nothing can be compared with it.
     """
     n = len(baseline)
     if n not in (rules.first_seeds, rules.seeds) or len(candidate) != n:
@@ -286,7 +286,7 @@ def confirm(study: Study, candidate: Arm, references: Sequence[Arm]) -> Confirme
     candidate does worst. A candidate that fails at every learning rate has failed without a test.
 
     Raises:
-      EvidenceError: if a reference fails at every learning rate, or on a pair.
+      EvidenceError: If a reference fails at every learning rate, or on a pair.
     """
     bench, slot, sigma, log = study
     rules = rules_of(bench.config, slot.confirmations)

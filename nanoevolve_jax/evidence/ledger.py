@@ -75,7 +75,7 @@ class Ledger:
           workdir: Name of its run folder, for people.
 
         Raises:
-          EvidenceError: if it was started with another seed or number of confirmations.
+          EvidenceError: If it was started with another seed or number of confirmations.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
@@ -101,7 +101,7 @@ class Ledger:
         a finished one, whose `outcome` is known, does not get a second chance.
 
         Raises:
-          EvidenceError: if the campaign is not registered, or all folds or seeds are used up.
+          EvidenceError: If the campaign is not registered, or all folds or seeds are used up.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
@@ -116,7 +116,7 @@ class Ledger:
         """Enters the outcome of a confirmation; entering the same again changes nothing.
 
         Raises:
-          EvidenceError: if there is no such confirmation, or it has another outcome.
+          EvidenceError: If there is no such confirmation, or it has another outcome.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
@@ -163,7 +163,7 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
       folds: `config.data.folds`, which the fingerprint covers.
 
     Raises:
-      EvidenceError: if the ledger belongs to another evaluation, was changed after it was written,
+      EvidenceError: If the ledger belongs to another evaluation, was changed after it was written,
         lacks events, or cannot be written.
     """
     try:

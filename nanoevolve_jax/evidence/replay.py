@@ -56,7 +56,7 @@ def read_confirmed_card(path: Path) -> Mapping[str, Any]:
     """Reads a card that holds a confirmation.
 
     Raises:
-      EvidenceError: if it cannot be read or holds none.
+      EvidenceError: If it cannot be read or holds none.
     """
     card = read_card(path)
     if card["confirmation"] is None:
@@ -81,7 +81,7 @@ def recorded_pairs(
       find_code: Returns certified code by its id.
 
     Raises:
-      EvidenceError: if the card has no pairs, or names a fold or a recipe that does not exist.
+      EvidenceError: If the card has no pairs, or names a fold or a recipe that does not exist.
     """
     confirmation, seeds = card["confirmation"], card["seeds"][:pairs]
     if not seeds:
@@ -160,7 +160,7 @@ def read_replay(card: Path) -> dict[str, Any] | None:
     """Returns the record of a card's replay, or None if there is none.
 
     Raises:
-      EvidenceError: if the record was edited or is damaged.
+      EvidenceError: If the record was edited or is damaged.
     """
     path = record_path(card)
     return read_sealed(path, KIND) if path.exists() else None

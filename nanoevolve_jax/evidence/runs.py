@@ -113,7 +113,7 @@ def read_runs(folder: Path, *, older: bool = False) -> list[Run]:
       older: Whether seals may be those of an older format, see `journal.read`.
 
     Raises:
-      EvidenceError: if a complete line was changed.
+      EvidenceError: If a complete line was changed.
     """
     return _read(folder / FILE, older)[0]
 
@@ -150,7 +150,7 @@ class Runs:
           on_event: Callbacks that take each run in file order, starting with known runs.
 
         Raises:
-          EvidenceError: if a complete line was changed; an unfinished last line is cut off.
+          EvidenceError: If a complete line was changed; an unfinished last line is cut off.
         """
         self.folder = folder
         self._makers = engines
@@ -178,7 +178,7 @@ class Runs:
         """Trains the jobs whose runs are missing; returns a run for each job, in order.
 
         Raises:
-          ClusterError: if a machine was lost, because that says nothing about the candidate.
+          ClusterError: If a machine was lost, because that says nothing about the candidate.
         """
         missing = {job.key: job for job in jobs if f"{program}-{job.key}" not in self._known}
         if missing:
@@ -204,7 +204,7 @@ class Runs:
         """Returns a run's per-step columns, named as in `TELEMETRY`.
 
         Raises:
-          EvidenceError: if the file is missing or damaged.
+          EvidenceError: If the file is missing or damaged.
         """
         columns = read_telemetry(self.folder, run.key)
         if columns is None:

@@ -47,7 +47,7 @@ def read_sealed(path: Path, kind: str, form: type = Any) -> dict[str, Any]:
       form: Type of the document, such as a `TypedDict`.
 
     Raises:
-      EvidenceError: if it is missing, truncated, edited, of another kind or another format.
+      EvidenceError: If it is missing, truncated, edited, of another kind or another format.
     """
     wanted = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} file"
     try:

@@ -41,7 +41,7 @@ def stage_seed(stage: Stage, campaign: int, index: int) -> int:
       index: Number of the run within the stage, from 0 to 2,047.
 
     Raises:
-      ValueError: if an argument is out of its range.
+      ValueError: If an argument is out of its range.
     """
     if not 0 <= campaign < 2**_CAMPAIGN_BITS:
         raise ValueError(must("campaign", f"be from 0 to {2**_CAMPAIGN_BITS - 1}", campaign))
@@ -62,7 +62,7 @@ def confirmation_seeds(
       count: Number of seeds, at most `CONFIRMATION_SEEDS`.
 
     Raises:
-      ValueError: if the count is out of its range.
+      ValueError: If the count is out of its range.
     """
     if not 0 <= count <= CONFIRMATION_SEEDS:
         raise ValueError(must("count", f"be from 0 to {CONFIRMATION_SEEDS}", count))
@@ -78,7 +78,7 @@ def confirmation_fold(number: int, folds: int) -> int:
       folds: `config.data.folds`.
 
     Raises:
-      EvidenceError: if every fold has been used.
+      EvidenceError: If every fold has been used.
     """
     if number >= folds - _FIRST_CONFIRM_FOLD:
         used = folds - _FIRST_CONFIRM_FOLD

@@ -83,7 +83,7 @@ def seed_noise(baseline: Floats, other: Floats) -> SeedNoise:
       other: Bits per byte of the variant on the same seeds, float[n].
 
     Raises:
-      EvidenceError: if a run is not finite.
+      EvidenceError: If a run is not finite.
     """
     a, b = np.asarray(baseline, np.float64), np.asarray(other, np.float64)
     if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):

@@ -55,7 +55,7 @@ def read_telemetry(
       more: Columns that must be there in addition to those of every run, such as `SCREENED`.
 
     Raises:
-      EvidenceError: if the file is damaged, or holds anything but columns of numbers.
+      EvidenceError: If the file is damaged, or holds anything but columns of numbers.
     """
     path = _path(folder, name)
     try:

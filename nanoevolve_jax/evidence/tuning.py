@@ -152,7 +152,7 @@ def ranked(tuning: Tuning) -> list[Point]:
     """Returns the points whose run was finite, best first.
 
     Raises:
-      EvidenceError: if all runs failed.
+      EvidenceError: If all runs failed.
     """
     pairs = zip(tuning.bpb, tuning.points, strict=True)
     finite = [(bpb, i, point) for i, (bpb, point) in enumerate(pairs) if math.isfinite(bpb)]

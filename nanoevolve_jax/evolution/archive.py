@@ -144,8 +144,8 @@ def record_from_json(document: dict[str, Any]) -> Record:
     """Returns the record of a JSON object.
 
     Raises:
-      ArchiveError: if a field is missing, unknown or of the wrong type.
-      SpecError: if its spec is invalid.
+      ArchiveError: If a field is missing, unknown or of the wrong type.
+      SpecError: If its spec is invalid.
     """
     document = {"code": None} | document
     try:
@@ -191,7 +191,7 @@ def load(
       log: Callback that takes one line for the user.
 
     Raises:
-      ArchiveError: if a complete line of these generations is not a record.
+      ArchiveError: If a complete line of these generations is not a record.
     """
     lines = _journal(path)
     complete = 0
@@ -221,7 +221,7 @@ def read(path: Path, *, older: bool = False) -> list[Record]:
       older: Whether records may lack seals, see `journal.read`.
 
     Raises:
-      ArchiveError: if it cannot be read, or a complete line is not a record.
+      ArchiveError: If it cannot be read, or a complete line is not a record.
     """
     return _records(path, _journal(path, older=older).documents)
 
@@ -230,7 +230,7 @@ def load_all(path: Path) -> list[Record]:
     """Returns the records of a finished search.
 
     Raises:
-      ArchiveError: if it cannot be read, or any line is not a record.
+      ArchiveError: If it cannot be read, or any line is not a record.
     """
     lines = _journal(path)
     if lines.torn or not lines.documents:

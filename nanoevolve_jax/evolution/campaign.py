@@ -56,7 +56,7 @@ class Campaign(NamedTuple):
           log: Callback that takes one line for the user.
 
         Raises:
-          ArchiveError: if a record's generation does not match its place in the archive.
+          ArchiveError: If a record's generation does not match its place in the archive.
         """
         first, later = generation_sizes(self.config)
         records = archive.load(self.folder / ARCHIVE, [first, later], log)
@@ -82,8 +82,8 @@ class Campaign(NamedTuple):
           Number of the finished generation, and all records up to it.
 
         Raises:
-          ConfigError: if the baseline fails.
-          ClusterError: if no machine could train the baseline.
+          ConfigError: If the baseline fails.
+          ClusterError: If no machine could train the baseline.
         """
         require_baseline(records)
         finished = records[-1].generation if records else -1
@@ -186,8 +186,8 @@ def require_baseline(records: list[Record]) -> None:
     """Refuses a recipe under which the baseline fails, because nothing can be compared with it.
 
     Raises:
-      ConfigError: if the first record has failed.
-      ClusterError: if no machine could train it.
+      ConfigError: If the first record has failed.
+      ClusterError: If no machine could train it.
     """
     failure = records[0].failure if records else None
     if failure is not None and failure["reason"].startswith(LOST):

@@ -51,8 +51,8 @@ def select(folder: Path, candidate: str) -> Selection:
       candidate: Id of a candidate, or `promoted` for the one that promotion picked.
 
     Raises:
-      EvidenceError: if promotion has not ended, or picked no candidate.
-      ConfigError: if the candidate is not in the archive.
+      EvidenceError: If promotion has not ended, or picked no candidate.
+      ConfigError: If the candidate is not in the archive.
     """
     picked = read_sealed(folder / promotion.FILE, promotion.KIND, PromotionDocument)
     records = archive.load_all(folder / ARCHIVE)

@@ -38,7 +38,7 @@ class Library:
         """Stores a function atomically, if it is not stored yet, and returns its folder.
 
         Raises:
-          CertificateError: if it does not match its certificate.
+          CertificateError: If it does not match its certificate.
         """
         function.require_intact()
         target = self.folder / function.id
@@ -60,7 +60,7 @@ class Library:
         """Returns the function of a certificate.
 
         Raises:
-          CertificateError: if it is missing, or anything in its folder was changed.
+          CertificateError: If it is missing, or anything in its folder was changed.
         """
         if not isinstance(id, str) or not _ID.fullmatch(id):
             raise CertificateError(must("certificate", "be 16 hexadecimal digits", str(id)[:40]))
@@ -104,7 +104,7 @@ class Library:
           ids: Certificate ids by slot.
 
         Raises:
-          CertificateError: if one is missing, damaged, or of another slot.
+          CertificateError: If one is missing, damaged, or of another slot.
         """
         if not ids:
             return None
@@ -173,6 +173,6 @@ def code_of(folder: Path, document: Mapping[str, Any] | None) -> Code | None:
       document: Field `code` of the record.
 
     Raises:
-      CertificateError: if it is missing, damaged or replaced.
+      CertificateError: If it is missing, damaged or replaced.
     """
     return Library(folder / FOLDER).code(document and document["certificates"])

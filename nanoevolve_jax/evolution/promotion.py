@@ -42,7 +42,7 @@ def campaign_id(folder: Path) -> str:
     confirmation are not part of the id. Otherwise new rules would allow another confirmation.
 
     Raises:
-      ArchiveError: if the folder has no fingerprints.
+      ArchiveError: If the folder has no fingerprints.
     """
     try:
         return typed(read_description(folder).get("fingerprints"), dict[str, Id])["campaign"]

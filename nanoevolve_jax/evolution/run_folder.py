@@ -62,8 +62,8 @@ def read_description(folder: Path) -> Description:
     """Reads the `config.json` of a run folder.
 
     Raises:
-      FileError: if its fields are invalid, or this version does not know its format.
-      OSError: if it is missing or cannot be read.
+      FileError: If its fields are invalid, or this version does not know its format.
+      OSError: If it is missing or cannot be read.
     """
     document = read_json(folder / FILE, Description)
     if document.get("format", 1) > FORMAT:
@@ -126,7 +126,7 @@ def require_own(folder: Path) -> None:
     """Refuses a run folder with links out of it, before anything is written.
 
     Raises:
-      FileError: if it contains a link, or anything else that is not a regular file or a folder.
+      FileError: If it contains a link, or anything else that is not a regular file or a folder.
     """
     require_own_files(folder, _OTHERS)
 
@@ -136,7 +136,7 @@ def holding(folder: Path) -> Iterator[None]:
     """Locks the folder for this process; the system releases it when the process ends.
 
     Raises:
-      ArchiveError: if another process has locked it, or it cannot be written.
+      ArchiveError: If another process has locked it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,8 @@ def require_free(folder: Path) -> None:
     """Refuses a folder that cannot be used, before anything else is prepared.
 
     Raises:
-      ArchiveError: if another process has locked it.
-      FileError: if it contains a link, or anything else that is not a regular file or a folder.
+      ArchiveError: If another process has locked it.
+      FileError: If it contains a link, or anything else that is not a regular file or a folder.
     """
     # `holding` reports every other problem of the folder.
     with contextlib.suppress(OSError):
@@ -186,7 +186,7 @@ def require_space(folder: Path, needed: int) -> None:
       needed: Required free space in bytes.
 
     Raises:
-      ArchiveError: if there is less free space.
+      ArchiveError: If there is less free space.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -208,7 +208,7 @@ def config_of(document: Any, folder: Path, here: ConfigDict) -> ConfigDict:
       here: Config of this machine, see `received`.
 
     Raises:
-      ConfigError: if it is not a config, or a field is invalid.
+      ConfigError: If it is not a config, or a field is invalid.
     """
     config = received(document, here, str(folder / "config.json"))
     tuned = document.get("calibration", UNCALIBRATED) != UNCALIBRATED
@@ -234,7 +234,7 @@ def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False
         which the run was started.
 
     Raises:
-      ArchiveError: if the folder has a run with other fingerprints, or its `config.json` is
+      ArchiveError: If the folder has a run with other fingerprints, or its `config.json` is
         damaged.
     """
     path = folder / FILE
@@ -314,9 +314,9 @@ def read_search(settings: ConfigDict) -> Search:
       settings: Fields of `configs.base.CONFIRM_SETTINGS`.
 
     Raises:
-      ArchiveError: if the folder has no run.
-      EvidenceError: if its search had no calibration, or the calibration is missing.
-      ConfigError: if its config is invalid, or a corpus is not found on this machine.
+      ArchiveError: If the folder has no run.
+      EvidenceError: If its search had no calibration, or the calibration is missing.
+      ConfigError: If its config is invalid, or a corpus is not found on this machine.
     """
     folder = Path(settings.workdir)
     try:

@@ -118,7 +118,7 @@ def children(
       control_every: Distance between controls in children; 0 means that there are none.
 
     Raises:
-      ExhaustedError: if no new child exists.
+      ExhaustedError: If no new child exists.
     """
     rng = np.random.default_rng([seed, generation])
     pool = survivors(records, parents)

@@ -1,1 +1,1 @@
-"""A policy in forms that others can use: a JSON file, a file for optax, a file for PyTorch."""
+"""Exports of a policy as a JSON file, a Python file for optax or a Python file for PyTorch."""

@@ -1,25 +1,25 @@
-"""Compares an exported file with the library's optimizer, step for step.
+"""Compares an exported file with the library's optimizer, step by step.
 
 Both optimizers start every step from the library's state, so the comparison measures the rounding
-of one step and not its growth over fifty steps.
+errors of single steps and not their growth over fifty steps.
 
-The measure is the distance of the parameters after a step: the L2 norm of their difference over
-the L2 norm of the parameters, for the worst matrix and step. The learning rate is set at every
-step so that the matrix that moves most moves by a twentieth of its norm. The limit `PARAMETERS`
-therefore requires updates to agree within 2e-5. That is a few times the rounding error of Polar
-Express in float32, and a fifth of the effect of a coefficient that is wrong by 1e-4. The states
-after a step are compared too, because a mistake in them would show one step later.
+The distance of the parameters after a step is the L2 norm of their difference divided by the L2
+norm of the parameters. The largest distance over all matrices and steps decides. The learning rate
+of each step is chosen so that the matrix that changes most changes by a twentieth of its norm. The
+limit `PARAMETERS` therefore requires updates to agree within 2e-5. This is a few times the rounding
+error of Polar Express in float32, and a fifth of the effect of an error of 1e-4 in a coefficient.
+The states after a step are compared too, because an error in them would affect only later steps.
 
-Two effects of rounding are allowed for, and counted:
+Two effects of rounding are permitted and counted:
 
-*   Cautious decay depends on the sign of update times parameter, which may flip where the update is
-    within rounding of 0. An entry counts as a flip if only one of the two optimizers decayed it and
-    if, in both, `abs(update * parameter)` is at most `ROUNDING * rms(update) * abs(parameter)`.
-    Flips are left out of the L2 norm.
-*   The slope of the loss is a difference of averages over a difference of averages, which are
-    nearly equal at the first steps of a run. There, float32 determines a gate that reads it only
-    to about 1e-5. A step that would fail is therefore compared once more with the library's gate
-    held at the exported one, if the two differ by at most `GATE`.
+*   Cautious decay depends on the sign of update times parameter, which rounding can flip if the
+    update is close to 0. An entry counts as flipped if only one of the optimizers decayed it and,
+    in both, `abs(update * parameter)` is at most `ROUNDING * rms(update) * abs(parameter)`. Flipped
+    entries are excluded from the L2 norm.
+*   The slope of the loss is a quotient of two differences of averages. These averages are nearly
+    equal during the first steps of a run, so a gate that depends on the slope is accurate only to
+    about 1e-5 in float32. If the gates differ by at most `GATE`, a step that fails is compared
+    again after setting the library's gate to the exported one.
 """
 
 import functools
@@ -45,32 +45,32 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 
 STEPS = 50
 PARAMETERS = 1e-6  # limit of the relative L2 distance of a matrix after a step
-STATES = 5e-5  # the same for states, where second moments square the rounding of directions
-ROUNDING = 3e-5  # of an entry of the update, in RMS of the update
-GATE = 1e-4  # largest difference of two gates that is rounding
-HELD = 0.2  # largest share of steps with a held gate
-FLIPS = 1e-3  # largest share of entries that flip
+STATES = 5e-5  # limit for states; it is larger because second moments square rounding errors
+ROUNDING = 3e-5  # rounding error of an entry of the update, relative to the RMS of the update
+GATE = 1e-4  # largest difference of two gates that rounding can explain
+HELD = 0.2  # largest share of steps that need the exported gate
+FLIPS = 1e-3  # largest share of flipped entries
 Shape = tuple[int, int]  # (inputs, outputs)
 SHAPES: tuple[Shape, ...] = ((8, 8), (12, 12), (8, 24), (8, 24), (24, 8))
 _WEIGHT_DECAY = 0.1
-_MOVE = 0.05  # relative distance by which a step moves the matrix that moves most
-_SPIKE = 20  # the step whose gradient is 30 times as large
-_UNSENSED = 30  # the step whose loss is NaN
+_MOVE = 0.05  # relative change of the matrix that changes most in a step
+_SPIKE = 20  # step whose gradient is 30 times as large
+_UNSENSED = 30  # step whose loss is NaN
 
 
 class Agreement(NamedTuple):
     """Distance of an export from the library's optimizer, over all matrices and steps."""
 
-    max_relative_l2: float  # of the parameters after a step
-    state: float  # relative L2 distance of the states after a step
-    flips: int  # entries of the cautious mask that flip by rounding
-    held: int  # steps that were compared with a held gate
-    entries: int  # of all matrices in all steps
-    steps: int
+    max_relative_l2: float  # largest relative L2 distance of a matrix after a step
+    state: float  # largest relative L2 distance of a state after a step
+    flips: int  # number of entries of the cautious mask that rounding flipped
+    held: int  # number of steps in which the library used the exported gate
+    entries: int  # number of entries of all matrices in all steps
+    steps: int  # number of steps
 
     @property
     def passes(self) -> bool:
-        """Whether every distance and count is within its limit."""
+        """Returns whether every distance and count is within its limit."""
         return bool(
             self.max_relative_l2 <= PARAMETERS
             and self.state <= STATES
@@ -79,7 +79,7 @@ class Agreement(NamedTuple):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the entry of an evidence card; a distance that is not finite is null."""
+        """Returns the entry `export` of an evidence card; a distance that is not finite is null."""
         return {
             "max_relative_l2": self.max_relative_l2 if np.isfinite(self.max_relative_l2) else None,
             "flips": self.flips,
@@ -95,17 +95,20 @@ Check = Callable[[OptimizerSpec, str, Code | None], Agreement]
 def export_result(
     name: str, spec: OptimizerSpec, code: Code | None, check: Check, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Compares a policy with its file for optax; returns the result as a card holds it.
+    """Compares a policy with its file for optax.
 
-    A file that cannot be compared, such as one that does not terminate, does not agree. Code must
-    not be able to prevent a card from being written.
+    A file that cannot be compared, for example because it does not terminate, is reported as
+    different, so that rewritten code cannot prevent a card from being written.
 
     Args:
       name: Id of the policy.
-      spec: The policy.
-      code: Its rewritten functions.
-      check: Compares a policy with the text of a file.
+      spec: Policy of concrete numbers.
+      code: Rewritten functions of the policy, or None.
+      check: Function that compares a policy with the text of a file.
       log: Callback that takes one line for the user.
+
+    Returns:
+      The entry `export` of an evidence card, see `Agreement.to_json`.
     """
     source = source_of(spec, "optax", name, code=code)
     try:
@@ -123,7 +126,18 @@ def compare(
     steps: int,
     shapes: Sequence[Shape] = SHAPES,
 ) -> Agreement:
-    """Compares two optimizers over random gradients, every step from the state of `own`."""
+    """Compares two optimizers on random gradients.
+
+    Args:
+      spec: Policy of concrete numbers.
+      own: Optimizer of the library, from whose state every step starts.
+      exported: Optimizer of the exported file.
+      steps: Number of steps to compare.
+      shapes: Shapes (inputs, outputs) of the matrices.
+
+    Returns:
+      The agreement of both optimizers.
+    """
     rng = np.random.default_rng(0)
     params = [np.float32(rng.normal(size=s) / np.sqrt(max(s))) for s in shapes]
     state = initial_state(spec, params)
@@ -139,7 +153,7 @@ def compare(
 
 
 def _with_step(agreement: Agreement, own: Optimizer, exported: Optimizer, step: Step) -> Agreement:
-    """Returns the agreement with one more step."""
+    """Returns the agreement after comparing another step."""
     own_gate = own(step)[1]["gate"]
     gate = exported(step)[1].get("gate", own_gate)
     distance, state, flips = _compare_step(own, exported, step)
@@ -157,7 +171,7 @@ def _with_step(agreement: Agreement, own: Optimizer, exported: Optimizer, step: 
 
 
 def _compare_step(own: Optimizer, exported: Optimizer, step: Step) -> tuple[float, float, int]:
-    """Returns the distances of parameters and states after one step, and the flips."""
+    """Returns the distances of parameters and states after a step, and the number of flips."""
     undecayed = step._replace(weight_decay=np.float32(0.0))
     (own_params, own_state), (params, state) = own(step), exported(step)
     own_undecayed, params_undecayed = own(undecayed)[0], exported(undecayed)[0]
@@ -175,25 +189,34 @@ def _compare_step(own: Optimizer, exported: Optimizer, step: Step) -> tuple[floa
 def check_optax(
     spec: OptimizerSpec, source: str, code: Code | None = None, *, steps: int = STEPS
 ) -> Agreement:
-    """Compares a file exported for optax with the policy that it was made from.
+    """Compares a file exported for optax with its policy.
 
-    The file is executed, and with it the sources of rewritten functions.
+    This executes the file, including the sources of rewritten functions.
 
     Args:
       spec: Policy of concrete numbers.
       source: Text of the exported file.
-      code: Rewritten functions of the policy.
+      code: Rewritten functions of the policy, or None.
       steps: Number of steps to compare.
+
+    Returns:
+      The agreement of the file with the policy.
     """
     exported = optax_optimizer(load_module(source), steps)
     return compare(spec, library_optimizer(spec, steps, code), exported, steps, shapes_for(code))
 
 
 def shapes_for(code: Code | None) -> Sequence[Shape]:
-    """Returns the matrices of a comparison: square, wide and tall ones.
+    """Returns the shapes of the matrices of a comparison.
 
-    A rewritten direction has programs only for the matrices for which it was certified. Of these,
-    the smallest of each form is returned, twice.
+    Square, wide and tall matrices are included. A rewritten direction has programs only for the
+    shapes for which it was certified, so the smallest certified shape of each form is used twice.
+
+    Args:
+      code: Rewritten functions of the policy, or None.
+
+    Returns:
+      Shapes (inputs, outputs).
     """
     function = code and code.of("direction")
     if not function:
@@ -206,7 +229,15 @@ def shapes_for(code: Code | None) -> Sequence[Shape]:
 
 
 def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agreement:
-    """Compares a file exported for PyTorch with the policy that it was made from.
+    """Compares a file exported for PyTorch with its policy.
+
+    Args:
+      spec: Policy of concrete numbers.
+      source: Text of the exported file.
+      steps: Number of steps to compare.
+
+    Returns:
+      The agreement of the file with the policy.
 
     Raises:
       ImportError: If torch is not installed.
@@ -215,7 +246,7 @@ def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agre
 
     exported = torch_optimizer(load_module(source), steps)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the matrices are so small that threads would only wait
+    torch.set_num_threads(1)  # the matrices are too small for several threads
     try:
         return compare(spec, library_optimizer(spec, steps), exported, steps)
     finally:
@@ -225,10 +256,11 @@ def check_torch(spec: OptimizerSpec, source: str, *, steps: int = STEPS) -> Agre
 def _steps(
     rng: np.random.Generator, momentum: float, steps: int, shapes: Sequence[Shape]
 ) -> Iterator[Step]:
-    """Yields steps with similar gradients and falling losses.
+    """Yields steps with correlated gradients and falling losses.
 
-    One gradient is 30 times as large, and one loss is NaN. One output of the last matrix never has
-    a gradient. Settings change at every step, as they do under a schedule.
+    The gradients of one step are 30 times as large, and the loss of one step is NaN. The gradient
+    of the first output of the last matrix is always 0. Momentum and weight decay change at every
+    step, as under a schedule.
     """
     grads = [np.zeros(shape) for shape in shapes]
     for count in range(steps):
@@ -254,11 +286,11 @@ def _flipped(
     own: tuple[np.ndarray, np.ndarray],
     exported: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Returns the entries that only one of two steps decayed because of rounding.
+    """Returns a mask of the entries that only one optimizer decayed, because of rounding.
 
     Args:
       p: Matrix before the step.
-      limit: Share of `p` above which a change counts as decay.
+      limit: Smallest change that counts as decay, relative to `p`.
       own: Matrix after the library's step, with and without weight decay.
       exported: Matrix after the exported step, with and without weight decay.
     """
@@ -270,7 +302,7 @@ def _flipped(
 
 
 def _relative_l2(value: Any, expected: Any, where: Any = True) -> float:
-    """Returns the L2 norm of the difference over that of `expected`; infinite if not finite."""
+    """Returns the L2 norm of the difference relative to that of `expected`; inf instead of NaN."""
     value, expected = np.float64(value), np.float64(expected)
     distance = np.sqrt(np.sum((value - expected) ** 2, where=where))
     size = max(np.linalg.norm(expected), np.finfo(np.float32).tiny)
@@ -278,9 +310,10 @@ def _relative_l2(value: Any, expected: Any, where: Any = True) -> float:
 
 
 def _state_distance(state: State, expected: State) -> float:
-    """Returns the relative L2 distance of the worst entry of a state.
+    """Returns the largest relative L2 distance of the entries of a state.
 
-    For a scalar it is the difference, divided by the expected value where that is above 1.
+    The distance of a scalar is the absolute difference, divided by the expected value if its
+    magnitude is above 1.
     """
     worst = 0.0
     for name, value in state.items():

@@ -1,4 +1,4 @@
-"""The parts of a policy that have an effect, from which the exported files are made."""
+"""The parts of a policy that have an effect, which exported files contain."""
 
 import math
 from collections.abc import Collection
@@ -26,18 +26,18 @@ from nanoevolve_jax.policy.spec import (
 
 CALL_ORDER = ("features", "gate", "actuate", "direction")
 SWITCHES = tuple(x for x in Knobs._fields if x not in (*Actuators._fields, "momentum"))
-_DIGITS = 9  # of a product of two numbers of a spec: beyond the precision of float32
+_DIGITS = 9  # significant digits of a product of two fields, more than float32 has
 
 
 class Dial(NamedTuple):
-    """The values of an actuator at both poles, which are equal if the gate does not move it."""
+    """The values of an actuator at both poles. They are equal if the gate does not move it."""
 
     aggressive: float
     conservative: float
 
     @property
     def moves(self) -> bool:
-        """Whether the gate moves the actuator."""
+        """Returns whether the gate moves the actuator."""
         return self.aggressive != self.conservative
 
 
@@ -47,52 +47,52 @@ _UNKNOWN = Dial(0.0, 1.0)  # an actuator whose values the rewritten slot `actuat
 class Features(NamedTuple):
     """A policy, reduced to the parts that have an effect."""
 
-    momentum: float  # on its plateau
+    momentum: float  # plateau of the momentum coefficient
     nesterov: bool
-    momentum_after: bool  # after the direction instead of before it
+    momentum_after: bool  # whether momentum follows the direction instead of preceding it
     polar_express: tuple[tuple[float, float, float], ...]  # coefficients of the iterations
-    orthogonal: str  # only, mixed or never
+    orthogonal: str  # use of the orthogonal factor: only, mixed or never
     second_moment: bool
     trust_ratio: tuple[float, float] | None  # lower and upper clamp
     clip: str  # none, update_rms or global_norm
     decay: str  # none, decoupled or cautious
-    dials: Actuators  # of Dial
+    dials: Actuators  # a `Dial` per actuator
     acting: tuple[str, ...]  # actuators whose values the file needs
     sharpness: float
     bias: float
-    weights: dict[str, float]  # of the sensors that the built-in gate reads
-    sensed: tuple[str, ...]  # sensors that are read at all
-    normalisers: dict[str, float]  # of the sensors that are read and squashed
+    weights: dict[str, float]  # coefficients of the sensors that the built-in gate uses
+    sensed: tuple[str, ...]  # sensors that any function uses
+    normalisers: dict[str, float]  # normalisers of those sensors that are squashed
     signals: tuple[str, ...]  # signals that are averaged
     ema_beta: float
     rewritten: tuple[str, ...]  # slots whose rewritten functions are called, in call order
-    coefficients: dict[str, float]  # weights of all sensors, for a rewritten gate
+    coefficients: dict[str, float]  # coefficients of all sensors, for a rewritten `gate`
     poles: tuple[Actuators, Actuators]  # aggressive and conservative, for a rewritten `actuate`
-    multiplier: float  # the spec's update multiplier, for a rewritten `actuate`
-    switches: dict[str, int]  # the spec's switches, for a rewritten `direction`
+    multiplier: float  # update multiplier of the spec, for a rewritten `actuate`
+    switches: dict[str, int]  # switches of the spec, for a rewritten `direction`
 
     @property
     def gate(self) -> bool:
-        """Whether the gate is computed."""
+        """Returns whether the gate is computed."""
         return bool(self.sensed) or "actuate" in self.rewritten
 
     @property
     def reads_loss(self) -> bool:
-        """Whether the policy needs the loss of every step."""
+        """Returns whether the policy needs the loss of every step."""
         return "log_loss" in self.signals
 
     @property
     def counts_steps(self) -> bool:
-        """Whether the policy depends on the step number."""
+        """Returns whether the policy depends on the number of the step."""
         return bool(self.sensed or self.signals)
 
 
 def features_of(spec: OptimizerSpec, code: Collection[str] = ()) -> Features:
     """Reduces a policy to the parts that have an effect.
 
-    Left out are stages that are switched off, actuators that never act, sensors of weight 0 and a
-    gate that moves nothing. An actuator with equal poles becomes a constant. A rewritten function
-    may read all of its arguments, so everything it could read is kept.
+    Stages that are switched off, actuators without an effect, sensors with a coefficient of 0, and
+    a gate that moves no actuator are left out. An actuator with equal poles becomes a constant. All
+    arguments of a rewritten function are kept, because it may use any of them.
 
     Args:
       spec: Policy of concrete numbers.
@@ -155,7 +155,15 @@ def features_of(spec: OptimizerSpec, code: Collection[str] = ()) -> Features:
 
 
 def called(spec: OptimizerSpec, code: Collection[str]) -> tuple[str, ...]:
-    """Returns the rewritten slots that a policy calls and whose results act, in call order."""
+    """Returns the rewritten slots that affect a policy.
+
+    Args:
+      spec: Policy of concrete numbers.
+      code: Names of the slots that are rewritten.
+
+    Returns:
+      Names of the slots that the policy calls and whose results have an effect, in call order.
+    """
     read = {slot for slot in code if is_read(slot, spec)}
     if not _moving(spec, read):
         read -= {"gate", "features"}
@@ -169,7 +177,7 @@ def _moving(spec: OptimizerSpec, code: Collection[str]) -> list[str]:
         return []
     if "actuate" in code:
         return list(Actuators._fields)
-    if "direction" in code:  # it may read every actuator
+    if "direction" in code:  # it may use any actuator
         poles = zip(Actuators._fields, control.aggressive, control.conservative, strict=True)
         return [name for name, low, high in poles if low != high]
     return moving_actuators(canonical(spec))
@@ -180,7 +188,7 @@ def _dials(spec: OptimizerSpec, moving: Collection[str], senses: bool) -> Actuat
     if not control.enabled:
         return Actuators(*(Dial(x, x) for x in map(float, static_actuators(spec))))
     ends = blended_actuators(spec, 0.0), blended_actuators(spec, 1.0)
-    if not senses:  # the gate has the constant value of its bias
+    if not senses:  # the gate depends only on its bias
         gate = 1.0 / (1.0 + math.exp(-control.sharpness * control.bias))
         ends = (blended_actuators(spec, gate),) * 2
     dials = {
@@ -195,7 +203,7 @@ def _product(value: float) -> float:
 
 
 def _acting(spec: OptimizerSpec, dials: Actuators, rewritten_direction: bool) -> tuple[str, ...]:
-    """Returns the actuators whose stage is on and whose values are not neutral throughout."""
+    """Returns the actuators whose values the exported file needs."""
 
     def acts(name: str) -> bool:
         row, dial = getattr(ACTUATORS, name), getattr(dials, name)

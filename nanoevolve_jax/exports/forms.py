@@ -1,4 +1,4 @@
-"""Exports a policy in one of three forms, and compares what was written with the policy."""
+"""Exports a policy in one of three forms and compares the file with the policy."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Policy(NamedTuple):
 
     spec: OptimizerSpec
     origin: Origin
-    source: str  # where it was found, in words
+    source: str  # description of the place that it was read from
     code: Code | None = None
 
 
@@ -29,14 +29,14 @@ class Exported(NamedTuple):
 
     path: Path
     agrees: bool
-    summary: str  # one line
+    summary: str  # one line for the user
 
 
 class Form(NamedTuple):
     """One form of export."""
 
-    suffix: str  # of the file's name, after the id
-    write: Callable[[Policy], str]
+    suffix: str  # end of the file name, after the id of the policy
+    write: Callable[[Policy], str]  # function that returns the text of the file
 
 
 def _source(framework: str) -> Callable[[Policy], str]:
@@ -64,13 +64,13 @@ def export(
       to: Form of the file, a key of `FORMS`.
       check_optax: Function that compares a file for optax with the policy.
       out: File to write; by default it is named after the id.
-      force: Whether to overwrite a file that exists.
+      force: Whether to overwrite an existing file.
 
     Returns:
-      The file, whether it agrees, and both in words.
+      The path of the file, whether it agrees with the policy, and a summary.
 
     Raises:
-      UserError: If the form is unknown, or the file exists already or cannot be written.
+      UserError: If the form is unknown, or the file already exists or cannot be written.
     """
     if to not in FORMS:
         raise UserError(must("--to", f"be {', '.join(FORMS)}", to))
@@ -89,7 +89,7 @@ def export(
 
 
 def _compare(policy: Policy, to: str, text: str, check_optax: Check) -> tuple[bool, str]:
-    """Returns whether a file agrees with its policy, and the result in words."""
+    """Returns whether a file agrees with its policy, and a description of the result."""
     if to == "json":
         return _read_back(policy, text)
     try:

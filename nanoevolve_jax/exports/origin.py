@@ -1,4 +1,4 @@
-"""The origin of an exported policy, in words and as JSON."""
+"""The origin of an exported policy, as sentences and as JSON."""
 
 import json
 import math
@@ -18,24 +18,24 @@ class Compared(NamedTuple):
 
     id: str
     tuned: bool
-    val_bpb: float  # mean over the policy's seeds
+    val_bpb: float  # mean over the seeds of the policy
 
 
 class Origin(NamedTuple):
-    """Facts about a policy besides its spec."""
+    """Facts about the history of a policy."""
 
     id: str
     lineage: str  # 'nanochat, then annealing, then ns_steps 5 -> 4'
     claim: str = UNTESTED  # result of its confirmation, as a clause
-    level: int | None = None  # on the win ladder; None without an evidence card
+    level: int | None = None  # win level; None without an evidence card
     val_bpb: float = math.nan  # mean over `seeds`; NaN if it was not trained
-    seeds: int = 0
+    seeds: int = 0  # number of seeds that it was trained on
     reference: Compared | None = None
     trained_with: Mapping[str, Any] | None = None  # see `reporting.policies.trained_with`
 
 
 def in_sentences(origin: Origin) -> list[str]:
-    """Returns the origin as sentences for the reader of an exported file."""
+    """Returns the sentences about the origin that an exported file contains."""
     sentences = [f"Lineage: {origin.lineage}."]
     reference, recipe = origin.reference, origin.trained_with
     if reference is not None and math.isfinite(origin.val_bpb):
@@ -59,7 +59,18 @@ def in_sentences(origin: Origin) -> list[str]:
 
 
 def to_document(spec: OptimizerSpec, origin: Origin, code: Code | None = None) -> dict[str, Any]:
-    """Returns the JSON form, which `load_spec` and `optimizer` read unless it contains code."""
+    """Returns a policy and its origin as a JSON object.
+
+    `load_spec` and `optimizer` accept the object unless it contains code.
+
+    Args:
+      spec: Policy of concrete numbers.
+      origin: Origin of the policy.
+      code: Rewritten functions of the policy, or None.
+
+    Returns:
+      The JSON object; numbers that are not finite are null.
+    """
     reference = origin.reference
     functions = code.functions if code else ()
     sources = {f.slot: {"certificate": f.id, "source": f.source} for f in functions}
@@ -83,7 +94,14 @@ def _finite(value: float) -> float | None:
 
 
 def origin_from_file(path: Path) -> Origin:
-    """Returns the origin of a JSON file with a spec; an exported file contains its lineage."""
+    """Returns the origin of a policy that is read from a JSON file.
+
+    Args:
+      path: Path of a JSON file with a spec.
+
+    Returns:
+      The id and the lineage in the file. Where these are missing, the name of the file serves.
+    """
     document = json.loads(path.read_text(encoding="utf-8"))
     name, lineage = (document.get(key) for key in ("id", "lineage"))
     return Origin(

@@ -1,4 +1,4 @@
-"""Writes a policy as the source of one Python file, for optax or for PyTorch."""
+"""The source of a Python file that implements a policy for optax or for PyTorch."""
 
 import ast
 import functools
@@ -19,21 +19,21 @@ from nanoevolve_jax.policy.spec_json import SpecError
 
 FRAMEWORKS = ("optax", "torch")
 _ARRAYS = {"optax": ("jnp", "jax.nn.sigmoid"), "torch": ("torch", "torch.sigmoid")}
-_WIDTH = 88  # of a line: the default of common linters
+_WIDTH = 88  # maximum length of a line, the default of common formatters
 _INDENT = "    "
-_MODULES = ("math", "lax")  # modules that a rewritten function may name and other files lack
+_MODULES = ("math", "lax")  # modules that are imported only if a rewritten function uses them
 
 
 class Piece(NamedTuple):
     """A rewritten function in an exported file."""
 
     slot: str
-    certificate: str  # its id
-    body: str  # its source, indented once, in a scope of its own so that names cannot clash
+    certificate: str  # id of its certificate
+    body: str  # source, indented once because it is placed in a scope of its own
 
 
 def module_name(name: str) -> str:
-    """Returns a name that Python can import, from the id of a policy."""
+    """Returns a valid name of a Python module for the id of a policy."""
     plain = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)
     return f"policy_{plain}" if not plain.isidentifier() or keyword.iskeyword(plain) else plain
 
@@ -45,18 +45,22 @@ def source_of(
     about: Sequence[str] = (),
     code: Code | None = None,
 ) -> str:
-    """Returns the text of a file that contains only what the policy uses.
+    """Returns the text of a Python file with the parts of the optimizer that a policy uses.
 
     Args:
       spec: Policy of concrete numbers.
       framework: "optax" or "torch".
       name: Name of the policy.
       about: Sentences for the file's docstring, such as the origin of the policy.
-      code: Rewritten functions. The file contains the sources of those that the spec calls.
+      code: Rewritten functions, or None. The file contains the sources of those that have an
+        effect.
+
+    Returns:
+      The text of the file.
 
     Raises:
-      SpecError: If the policy calls rewritten functions, which are written in JAX, and the
-        framework is another one.
+      SpecError: If the framework is not optax and the policy calls rewritten functions, which are
+        written in JAX.
     """
     code = code or Code(())
     features = features_of(spec, [function.slot for function in code.functions])
@@ -107,7 +111,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _values_at_gate(features: Features) -> dict[str, str]:
-    """Returns the expression of every actuator's value at the gate."""
+    """Returns the Python expression for the value of each actuator."""
 
     def expression(name: str, moves: bool) -> str:
         if "actuate" in features.rewritten:
@@ -126,25 +130,25 @@ def _pieces(code: Code, slots: Collection[str]) -> tuple[Piece, ...]:
 
 
 def _imports(pieces: Sequence[Piece]) -> tuple[str, ...]:
-    """Returns the modules among `_MODULES` that the rewritten functions name."""
+    """Returns the modules of `_MODULES` that the rewritten functions use."""
     trees = [ast.parse(textwrap.dedent(piece.body)) for piece in pieces]
     names = {x.id for tree in trees for x in ast.walk(tree) if isinstance(x, ast.Name)}
     return tuple(name for name in _MODULES if name in names)
 
 
 def _switch_types() -> dict[str, str]:
-    """Returns the dtypes of the knobs of `direction` by name, as `jax.numpy` spells them."""
+    """Returns the names of the `jax.numpy` dtypes of the knobs of `direction`."""
     knobs: Any = SLOTS["direction"].inputs["knobs"]
     return {name: x.dtype + "_" * (x.dtype == "bool") for name, x in knobs._asdict().items()}
 
 
 def _dtype(code: Code) -> str:
-    """Returns the dtype of the matrix iteration, for which the direction was certified."""
+    """Returns the dtype of the matrix iteration for which `direction` was certified."""
     function = code.of("direction")
     return function.certificate["dtype"] if function else "float32"
 
 
 def _plain(text: str) -> str:
-    """Returns text in one line that cannot end the docstring it is put into."""
+    """Returns text as a single line that cannot end a docstring."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return line.replace("\\", "/").replace('"""', "'''")

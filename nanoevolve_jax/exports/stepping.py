@@ -1,7 +1,7 @@
-"""Runs single steps of the library's optimizer and of exported ones, from any state.
+"""Single steps of the library's optimizer and of exported optimizers, from any state.
 
-All optimizers here have one interface: matrices are [inputs, outputs], and states are dictionaries
-with the library's names. So steps can be compared whatever the framework.
+All optimizers have the same interface, so that their steps can be compared. Matrices have the
+shape [inputs, outputs], and states are dictionaries with the names that the library uses.
 """
 
 import functools
@@ -21,7 +21,7 @@ from nanoevolve_jax.policy.spec import OptimizerSpec
 from nanoevolve_jax.policy.transform import evolved_muon
 
 Matrices = list[np.ndarray]  # float32[inputs, outputs]
-State = dict[str, Any]  # arrays, or lists of one array per matrix, by name
+State = dict[str, Any]  # by name, an array or a list with an array per matrix
 
 _SCALARS = ("count", "gate", "first_log_loss", "last_log_update_ratio")
 _MOMENTS = ("momentum", "second_moment")
@@ -40,11 +40,11 @@ class Step(NamedTuple):
     params: Matrices
     grads: Matrices
     loss: np.float32
-    state: State  # the whole state of the library's optimizer
+    state: State  # complete state of the library's optimizer
     learning_rate: np.float32
     momentum: np.float32
     weight_decay: np.float32
-    gate: np.float32 = np.float32(np.nan)  # replaces the library's gate unless it is NaN
+    gate: np.float32 = np.float32(np.nan)  # value that replaces the library's gate unless it is NaN
 
 
 Optimizer = Callable[[Step], tuple[Matrices, State]]
@@ -52,7 +52,7 @@ Optimizer = Callable[[Step], tuple[Matrices, State]]
 
 
 def load_module(source: str) -> types.ModuleType:
-    """Returns the module of an exported file's text."""
+    """Executes the text of an exported file and returns the resulting module."""
     module = types.ModuleType("exported_policy")
     exec(compile(source, "exported_policy", "exec"), module.__dict__)
     return module
@@ -63,7 +63,12 @@ def _as_numpy(tree: Any) -> Any:
 
 
 def initial_state(spec: OptimizerSpec, params: Matrices) -> State:
-    """Returns the state of the library's optimizer before the first step."""
+    """Returns the state of the library's optimizer before the first step.
+
+    Args:
+      spec: Policy of concrete numbers.
+      params: Matrices; float32[inputs, outputs] each.
+    """
     shapes = jax.eval_shape(
         lambda params: _state_by_name(evolved_muon(spec, 1.0, total_steps=1).init(params)), params
     )
@@ -72,7 +77,13 @@ def initial_state(spec: OptimizerSpec, params: Matrices) -> State:
 
 @functools.lru_cache(maxsize=2)  # one policy is compared with each of its exports
 def library_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None = None) -> Optimizer:
-    """Returns the policy as a search trains it; rewritten functions run as certified programs."""
+    """Returns the optimizer that a search uses for a policy.
+
+    Args:
+      spec: Policy of concrete numbers.
+      total_steps: Number of steps of the run.
+      code: Rewritten functions, which run as certified programs, or None.
+    """
     slots = code.slots() if code else BUILT_IN
 
     def run(spec: OptimizerSpec, step: Step):
@@ -93,8 +104,8 @@ def library_optimizer(spec: OptimizerSpec, total_steps: int, code: Code | None =
         )
         return optax.apply_updates(step.params, updates), _state_by_name(state)
 
-    # Certified programs take the numbers of the spec as traced arguments, as in a search. JAX
-    # would fold constants into programs whose leading axis has no size yet, and fail.
+    # For certified programs, the numbers of the spec are traced arguments, as in a search. As
+    # constants, they would make JAX fail, because the leading axis of a program has no size yet.
     if code:
         known = functools.partial(jax.jit(run), jax.tree.map(jnp.asarray, spec))
     else:
@@ -132,7 +143,12 @@ def _with_state(state: Any, values: State) -> Any:
 
 
 def optax_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
-    """Returns the optimizer of a file exported for optax."""
+    """Returns the optimizer of a file exported for optax.
+
+    Args:
+      module: Module of the file, see `load_module`.
+      total_steps: Number of steps of the run.
+    """
 
     @jax.jit
     def run(step: Step):
@@ -160,7 +176,11 @@ def optax_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
 
 
 def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
-    """Returns the optimizer of a file exported for PyTorch, with one group per shape.
+    """Returns the optimizer of a file exported for PyTorch, with a parameter group per shape.
+
+    Args:
+      module: Module of the file, see `load_module`.
+      total_steps: Number of steps of the run.
 
     Raises:
       ImportError: If torch is not installed.
@@ -181,7 +201,7 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
             "lr": float(step.learning_rate),
             "momentum": float(step.momentum),
             "weight_decay": float(step.weight_decay),
-            **{"ns_steps": 1, "beta2": 0.5},  # which the policy overrides
+            **{"ns_steps": 1, "beta2": 0.5},  # overridden by the policy
         }
         shapes = dict.fromkeys(p.shape for p in params)
         groups = [
@@ -204,10 +224,10 @@ def torch_optimizer(module: types.ModuleType, total_steps: int) -> Optimizer:
 
 
 def _torch_names(module: types.ModuleType) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the library's names by those in the state of a file for PyTorch.
+    """Maps the names in the state of a file for PyTorch to the names that the library uses.
 
     Returns:
-      (names of what every matrix has of its own, names of what all matrices share).
+      (names of arrays that each matrix has, names of values that all matrices share).
     """
     import torch
 

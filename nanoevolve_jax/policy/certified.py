@@ -42,9 +42,10 @@ class Certified:
 
     Two instances are equal if they have the same certificate. A certificate is a JSON object with
     the fields `format`, `slot`, `dtype` (the dtype of the matrix iteration), `source_sha256`,
-    `computation` (a hash that sources with the same computation share), `programs`, `checks`,
-    `versions` and `isolation`. `programs` maps each `shape_key` to `sha256`, `flops`, `bytes`,
-    `memory` and `baseline_flops`, the FLOPs of the built-in function.
+    `computation` (a hash that sources with the same computation share), `seed_computation` (that
+    hash for the built-in function), `programs`, `checks`, `versions`, `isolation` and `limits`.
+    `programs` maps each `shape_key` to `sha256`, `flops`, `bytes`, `memory` and `baseline_flops`,
+    the FLOPs of the built-in function.
 
     Attributes:
       source: Source of the function.

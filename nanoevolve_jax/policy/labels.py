@@ -1,4 +1,4 @@
-"""Labels the parameters that a policy updates, by their shapes and the words of their paths."""
+"""Labels that decide which parameters a policy updates, from their shapes and paths."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -21,53 +21,55 @@ def _word_set(text: str) -> frozenset[str]:
     return frozenset(_words(text))
 
 
-# Words that name an output layer wherever they occur in a path.
+# Words that name an output layer at any place in a path.
 _OUTPUTS = _word_set(
     "classifier classification readout vocab unemb lmhead clshead mlmhead logit logits"
 )
-# Words that name an embedding unless they describe another layer: `embed_proj` is a projection.
+# Words that name an embedding, except before a word for another layer: `embed_proj` is a
+# projection.
 _EMBEDDINGS = _word_set("emb embs embd wte wpe codebook")
 _PROJECTIONS = _word_set("proj projection projector mlp ffn")
-# Words that name an embedding at the end of a component, or before a word for a table.
+# Words that name an embedding at the end of a path component or before a word for a table.
 _LOOKUPS = _word_set("pos position positions positional pe tok token tokens prompt prompts")
 _TABLES = _word_set("enc encoding encodings table tables")
-# A head is an output layer unless it is one of the heads of an attention layer.
+# Words for an output layer, except where they refer to the heads of an attention layer.
 _HEADS = frozenset(("head", "heads"))
 _ATTENTION = _word_set("attention attn mha mhsa mqa gqa multihead sa")
 _COUNTED_HEADS = _word_set("multi per num n kv q k v qkv query key talking") | _ATTENTION
 _OF_HEADS = _word_set("dim dims size count mix mixing mixer norm gate") | (
     _ATTENTION | _PROJECTIONS
 )
-# A first component of these words, and none but those of layers, is an end of the model.
+# The first component of a path names an embedding or an output layer if it contains a word of
+# _OUTERMOST, and otherwise only words of _LAYERS.
 _OUTERMOST = _word_set("input inputs out output outputs final")
 _LAYERS = _word_set("layer linear dense fc proj projection")
-# Words that name vectors: with a leading axis for layers or heads they have two axes or more.
+# Words that name vectors. Vectors stacked over layers or heads have at least two axes.
 _VECTORS = _word_set("bias biases scale scales gain gamma beta offset")
 _NORMS = _word_set("norm norms layernorm rmsnorm batchnorm groupnorm ln rms")
-# Components that hold arrays and say nothing about them.
+# Path components that do not describe the array that they contain.
 _HOLDERS = frozenset(["params", "value", "raw_value"])
 
 
 def labels(params: Any, stacked: Collection[str] = ()) -> Any:
     """Labels every array `matrix` or `other`, as `ne.optimizer` does by default.
 
-    A matrix is a floating-point array of two axes that is neither an embedding, nor an output
-    layer, nor a bias or scale (https://kellerjordan.github.io/posts/muon/ says why embeddings and
-    output layers stay with AdamW). The words of an array's path decide; words end at `_`, `.`,
-    digits and changes of case, so that `tok_emb`, `posEmb1` and `lm_head` are recognised and
-    `header` is not. A module whose class name ends in `Embedding` counts as an embedding.
+    A matrix is a floating-point array of two axes that is neither an embedding, an output layer, a
+    bias nor a scale. https://kellerjordan.github.io/posts/muon/ explains why AdamW updates
+    embeddings and output layers. They are recognised by the words of an array's path. Words end at
+    `_`, `.`, digits and changes of case, so `tok_emb`, `posEmb1` and `lm_head` are recognised, but
+    `header` is not. A module whose class name ends in `Embedding` is an embedding.
 
-    Arrays of three axes or more are convolutions or attention kernels in some libraries and stacks
-    of matrices in others, which their shape does not tell, so they are `other` by default.
+    Arrays of three or more axes are labelled `other` by default, because their shape does not show
+    whether they are convolutions, attention kernels or stacks of matrices.
 
     Args:
       params: Tree of arrays.
-      stacked: Words that name stacked layers, such as `layers` or `layer_stack`. Each word found
-        in an array's path accounts for one leading axis. What remains is a matrix if it has two
-        axes or more, and belongs to AdamW if it is a vector.
+      stacked: Words that name stacked layers, such as `layers` or `layer_stack`. Each of these
+        words in an array's path accounts for one leading axis of the array. An array with two or
+        more further axes is a matrix, and one with fewer is labelled `other`.
 
     Returns:
-      A tree like `params` with a label for every array.
+      A tree with the structure of `params` and a label for every array.
     """
 
     def label(path, node):
@@ -91,7 +93,7 @@ default_labels = labels
 
 
 def has_end(params: Any) -> bool:
-    """Whether any array of two axes or more looks like an embedding or an output layer."""
+    """Returns whether any array of two or more axes looks like an embedding or an output layer."""
     leaves = jax.tree_util.tree_leaves_with_path(
         params, is_leaf=lambda node: node is not params and _is_embedding(node)
     )
@@ -102,7 +104,12 @@ def has_end(params: Any) -> bool:
 
 
 def is_stacked(path: Sequence[Any], word: str) -> bool:
-    """Whether a word occurs in a path of `jax.tree_util`; singular and plural are one word."""
+    """Returns whether a path contains a word, in the singular or the plural.
+
+    Args:
+      path: Path of `jax.tree_util`.
+      word: One or more words, such as `layers` or `layer_stack`.
+    """
     wanted = [part.removesuffix("s") for part in _words(word)]
     for component in path_words(path):
         singular = [part.removesuffix("s") for part in component]
@@ -121,7 +128,11 @@ def path_words(path: Sequence[Any]) -> list[list[str]]:
 
 
 def names_an_end(components: Sequence[Sequence[str]]) -> bool:
-    """Whether the words of a path name an embedding or an output layer."""
+    """Returns whether a path names an embedding or an output layer.
+
+    Args:
+      components: Words of each component of the path, see `path_words`.
+    """
     first = set(components[0]) if components else set()
     if first & _OUTERMOST and first <= _OUTERMOST | _LAYERS:
         return True
@@ -138,7 +149,7 @@ def _is_end(
     following: Sequence[str],
     parents: Sequence[Sequence[str]],
 ) -> bool:
-    """Whether a word, among the others of its component, names an embedding or an output layer."""
+    """Returns whether a word names an embedding or an output layer in the context of its path."""
     if word in _HEADS:
         context = preceding or [word for words in parents for word in words]
         counted = _COUNTED_HEADS if preceding else _ATTENTION
@@ -151,7 +162,7 @@ def _is_end(
 
 
 def _names_a_vector(components: Sequence[Sequence[str]]) -> bool:
-    """Whether the array is a bias or scale, or belongs to a normalisation layer."""
+    """Returns whether a path names a bias, a scale or an array of a normalisation layer."""
     if not components:
         return False
     layer = {word for words in components[-2:] for word in words}
@@ -159,6 +170,6 @@ def _names_a_vector(components: Sequence[Sequence[str]]) -> bool:
 
 
 def _is_embedding(node: Any) -> bool:
-    """Whether a node is a module whose class name ends in a word such as `Embedding`."""
+    """Returns whether a node is a module whose class name ends in a word such as `Embedding`."""
     words = _words(type(node).__name__)
     return bool(words) and "embed" in words[-1]

@@ -1,12 +1,17 @@
-"""Muon as in NanoChat, where the policy's switches select between complete results.
+"""Muon as in NanoChat, with switches for the parts that a policy may turn off.
 
-Per matrix: Nesterov momentum; row equilibration (MuonEq, arXiv:2603.28254); Polar Express
-(arXiv:2505.16932) towards the orthogonal factor; renormalisation to the Frobenius norm of a
-semi-orthogonal matrix (Muon+, arXiv:2602.21545); factored second moment (NorMuon,
-arXiv:2510.05491). Decay and learning rate come after, in `transform.py`.
+One step of a matrix consists of these parts:
 
-Matrices are Flax kernels, `[..., inputs, outputs]`. NanoChat uses PyTorch's `(outputs, inputs)`:
-its rows are columns here, and its wide matrices are tall here.
+1.  Nesterov momentum.
+2.  Row equilibration (MuonEq, arXiv:2603.28254).
+3.  Polar Express (arXiv:2505.16932), which approximates the orthogonal factor.
+4.  Renormalisation to the Frobenius norm of a semi-orthogonal matrix (Muon+, arXiv:2602.21545).
+5.  Division by a factored second moment (NorMuon, arXiv:2510.05491).
+
+`transform.py` then applies weight decay and the learning rate.
+
+Matrices are Flax kernels of shape [..., inputs, outputs]. NanoChat uses PyTorch's layout,
+[outputs, inputs], so its rows are columns here, and its wide matrices are tall here.
 """
 
 import functools
@@ -38,37 +43,63 @@ class MuonState(NamedTuple):
     """State of `scale_by_muon`."""
 
     count: jax.Array  # shape=(), dtype=jnp.int32
-    momentum: Any  # like the matrices
-    second_moment: Any  # [..., 1, outputs] or [..., inputs, 1]: the longer side is kept
+    momentum: Any  # tree with the shapes of the matrices
+    second_moment: Any  # tree of [..., 1, outputs] or [..., inputs, 1], whichever is longer
 
 
 def frobenius(x: jax.Array) -> jax.Array:
-    """Returns the Frobenius norm of each matrix; [..., m, n] -> [..., 1, 1]."""
+    """Returns the Frobenius norm of each matrix.
+
+    Args:
+      x: Matrices; [..., inputs, outputs].
+
+    Returns:
+      Norms; [..., 1, 1].
+    """
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(INPUTS, OUTPUTS), keepdims=True))
 
 
 def prescale(x: jax.Array) -> jax.Array:
-    """Divides matrices with entries above 1e15 by a power of two, which is exact."""
+    """Divides each matrix that has entries above 1e15 by a power of two, which does not round.
+
+    Args:
+      x: Matrices; float32[..., inputs, outputs].
+
+    Returns:
+      Matrices whose squared entries do not overflow; float32[..., inputs, outputs].
+    """
     peak = jnp.max(jnp.abs(x), axis=(INPUTS, OUTPUTS), keepdims=True)
-    bits = jax.lax.bitcast_convert_type(peak, jnp.int32) & 0x7F800000  # the exponent alone
+    bits = jax.lax.bitcast_convert_type(peak, jnp.int32) & 0x7F800000  # mask of the exponent
     power = jax.lax.bitcast_convert_type(bits, jnp.float32)
     return x / jnp.where(peak > _PRESCALE_ABOVE, power, 1.0)
 
 
 def equilibrate(x: jax.Array) -> jax.Array:
-    """Scales the weights of every output to the root mean square of all outputs' norms."""
+    """Scales each column of a matrix to the root mean square of its columns' norms (MuonEq).
+
+    Args:
+      x: Matrices; [..., inputs, outputs].
+
+    Returns:
+      Scaled matrices; [..., inputs, outputs]. A column of zeros remains zero.
+    """
     target = frobenius(x) / math.sqrt(x.shape[OUTPUTS])
     norms = jnp.sqrt(jnp.sum(jnp.square(x), axis=INPUTS, keepdims=True))
     return x * (target / jnp.maximum(norms, _SMALL_NORM))
 
 
 def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
-    """Moves the singular values of `x` (Frobenius norm below 1) towards 1.
+    """Moves the singular values of matrices towards 1 by Polar Express (arXiv:2505.16932).
+
+    The Gram matrix is computed on the shorter side. A square matrix is treated like one that is
+    wide in PyTorch's layout.
 
     Args:
-      x: Matrices; [..., inputs, outputs]. The Gram matrix is computed on the shorter side, and a
-        square matrix counts as wide in PyTorch's layout.
-      ns_steps: Number of iterations that apply, from 1 to 5.
+      x: Matrices with a Frobenius norm below 1; [..., inputs, outputs].
+      ns_steps: Number of iterations, from 1 to 5; an integer or a traced scalar.
+
+    Returns:
+      Matrices with the same singular vectors; [..., inputs, outputs].
     """
     tall = x.shape[OUTPUTS] > x.shape[INPUTS]
     for i, (a, b, c) in enumerate(POLAR_EXPRESS):
@@ -80,7 +111,14 @@ def polar_express(x: jax.Array, ns_steps: Any) -> jax.Array:
 
 
 def renormalise(x: jax.Array) -> jax.Array:
-    """Scales a matrix to the Frobenius norm of a semi-orthogonal one, `sqrt(min(m, n))`."""
+    """Scales matrices to the Frobenius norm of semi-orthogonal ones, `sqrt(min(inputs, outputs))`.
+
+    Args:
+      x: Matrices; [..., inputs, outputs].
+
+    Returns:
+      Scaled matrices; [..., inputs, outputs].
+    """
     target = math.sqrt(min(x.shape[INPUTS], x.shape[OUTPUTS]))
     return x * (target / jnp.maximum(frobenius(x), _SMALL_NORM))
 
@@ -88,13 +126,17 @@ def renormalise(x: jax.Array) -> jax.Array:
 def direction(g: jax.Array, knobs: Knobs, dtype: Any) -> jax.Array:
     """Returns the orthogonal factor of each matrix, the normalised matrix, or a mix of both.
 
-    Factor and normalised matrix have the Frobenius norm of a semi-orthogonal matrix, so a switch
-    changes the shape of an update and not its size.
+    Both have the Frobenius norm of a semi-orthogonal matrix, so switching from one to the other
+    does not change the size of an update.
 
     Args:
       g: Momentum or gradients; float32[..., inputs, outputs].
       knobs: Actuators and switches; scalars.
-      dtype: Dtype of the iteration. NanoChat uses bfloat16 only where it computes in bfloat16.
+      dtype: Dtype of the Polar Express iteration. NanoChat uses bfloat16 only if bfloat16 is its
+        compute dtype.
+
+    Returns:
+      Directions; float32[..., inputs, outputs].
     """
     g = prescale(g)
     x = equilibrate(g.astype(dtype).astype(jnp.float32))
@@ -109,12 +151,26 @@ def direction(g: jax.Array, knobs: Knobs, dtype: Any) -> jax.Array:
 
 
 def reduced_axis(shape: tuple[int, ...]) -> int:
-    """Returns the axis over which the factored second moment averages."""
+    """Returns the axis over which the factored second moment is averaged.
+
+    Args:
+      shape: Shape of the matrices, (..., inputs, outputs).
+
+    Returns:
+      -2 or -1, the axis of the shorter side.
+    """
     return INPUTS if shape[OUTPUTS] >= shape[INPUTS] else OUTPUTS
 
 
 def second_moment_like(x: jax.Array) -> jax.Array:
-    """Returns zeros with the shape of a matrix's factored second moment."""
+    """Returns the initial factored second moment of matrices.
+
+    Args:
+      x: Matrices; [..., inputs, outputs].
+
+    Returns:
+      Zeros; [..., 1, outputs] if `outputs >= inputs`, otherwise [..., inputs, 1].
+    """
     shape = list(x.shape)
     shape[reduced_axis(x.shape)] = 1
     return jnp.zeros(shape, x.dtype)
@@ -123,7 +179,16 @@ def second_moment_like(x: jax.Array) -> jax.Array:
 def normalise_variance(
     u: jax.Array, second_moment: jax.Array, beta: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Divides each neuron by its running RMS and restores the matrix norm (NorMuon)."""
+    """Divides each neuron by its running RMS and restores the norm of the matrix (NorMuon).
+
+    Args:
+      u: Directions; float32[..., inputs, outputs].
+      second_moment: Factored second moment, see `second_moment_like`.
+      beta: Decay of the second moment; scalar.
+
+    Returns:
+      (normalised directions, new second moment).
+    """
     axis = reduced_axis(u.shape)
     size = u.shape[axis]
     square = jnp.mean(jnp.square(u), axis=axis, keepdims=True)
@@ -137,7 +202,17 @@ def normalise_variance(
 def momentum_step(
     g: jax.Array, buffer: jax.Array, coefficient: Any, nesterov: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the momentum direction and the new buffer, without bias correction."""
+    """Averages gradients exponentially, without bias correction.
+
+    Args:
+      g: Gradients; [..., inputs, outputs].
+      buffer: Average before this step; [..., inputs, outputs].
+      coefficient: Decay of the average; scalar.
+      nesterov: Whether the direction looks ahead along the momentum; boolean scalar.
+
+    Returns:
+      (momentum direction, new average).
+    """
     buffer = buffer + (1.0 - coefficient) * (g - buffer)
     return select(nesterov, g + coefficient * (buffer - g), buffer), buffer
 
@@ -151,13 +226,13 @@ def muon_step(
     *,
     dtype: Any = jnp.float32,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes one step of matrices of one shape; the built-in function of the slot `direction`.
+    """Computes the update of matrices of one shape; the built-in function of slot `direction`.
 
     Args:
       gradient: Gradients; float32[..., inputs, outputs].
-      momentum: Momentum, like the gradients.
+      momentum: Momentum; float32[..., inputs, outputs].
       second_moment: Factored second moment, see `second_moment_like`.
-      parameter: Matrices, which the built-in function ignores.
+      parameter: Matrices, which this function does not use.
       knobs: Actuators and switches; scalars.
       dtype: Dtype of the Polar Express iteration.
 
@@ -188,16 +263,16 @@ def scale_by_muon(
     dtype: Any = None,
     slots: Slots = BUILT_IN,
 ) -> optax.GradientTransformationExtraArgs:
-    """Turns gradients of matrices into Muon directions of Frobenius norm `sqrt(min(m, n))`.
+    """Turns gradients into Muon directions of Frobenius norm `sqrt(min(inputs, outputs))`.
 
     Args:
       spec: Policy of numbers or traced scalars.
-      momentum: Momentum coefficient, a number or a schedule; by default the spec's.
+      momentum: Momentum coefficient, a number or a schedule; by default `spec.momentum`.
       dtype: Dtype of the Polar Express iteration; float32 by default.
       slots: Functions that replace the built-in ones.
 
     Returns:
-      A transform that reads `actuators` from its extra arguments.
+      A transform whose `update` takes `actuators` as an extra argument.
     """
     momentum = spec.momentum if momentum is None else momentum
     dtype = jnp.float32 if dtype is None else dtype

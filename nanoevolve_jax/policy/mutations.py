@@ -23,7 +23,7 @@ _DIGITS = 4  # significant digits of a mutated number
 
 
 class Mutation(NamedTuple):
-    """A child with the one field that changed."""
+    """A child policy and its difference from the parent."""
 
     spec: OptimizerSpec
     operator: str
@@ -31,11 +31,11 @@ class Mutation(NamedTuple):
 
 
 class ExhaustedError(UserError):
-    """Every drawn child was without effect or a duplicate."""
+    """An error raised if every drawn child has no effect or equals an earlier candidate."""
 
 
 def _other_choice(path: str) -> Operator:
-    """Switches to another of the field's values."""
+    """Returns an operator that sets a switch to another value."""
 
     def operator(spec, rng):
         field = FIELDS[path]
@@ -51,7 +51,7 @@ def _bounded(path: str, value: float) -> float:
 
 
 def _scale(path: str, spread: float) -> Operator:
-    """Multiplies by a log-normal factor."""
+    """Returns an operator that multiplies a field by a log-normal factor."""
 
     def operator(spec, rng):
         value = get_field(spec, path) * float(np.exp(rng.normal(0.0, spread)))
@@ -61,7 +61,7 @@ def _scale(path: str, spread: float) -> Operator:
 
 
 def _shift(path: str, spread: float) -> Operator:
-    """Adds a normal step."""
+    """Returns an operator that adds a normally distributed step to a field."""
 
     def operator(spec, rng):
         value = get_field(spec, path) + float(rng.normal(0.0, spread))
@@ -71,7 +71,10 @@ def _shift(path: str, spread: float) -> Operator:
 
 
 def _scale_memory(path: str, spread: float) -> Operator:
-    """Multiplies the memory length `1 / (1 - beta)` of an average by a log-normal factor."""
+    """Returns an operator that multiplies a memory length by a log-normal factor.
+
+    The memory length of an average with decay `beta` is `1 / (1 - beta)`.
+    """
 
     def operator(spec, rng):
         gap = (1.0 - get_field(spec, path)) * float(np.exp(rng.normal(0.0, spread)))
@@ -81,7 +84,7 @@ def _scale_memory(path: str, spread: float) -> Operator:
 
 
 def _step_integer(path: str) -> Operator:
-    """Moves an integer up or down by one, inwards at a bound."""
+    """Returns an operator that adds 1 to or subtracts 1 from an integer, within its bounds."""
 
     def operator(spec, rng):
         field, value = FIELDS[path], get_field(spec, path)
@@ -142,7 +145,7 @@ def changed_fields(parent: OptimizerSpec, child: OptimizerSpec) -> list[str]:
 
 
 def describe_change(parent: OptimizerSpec, child: OptimizerSpec) -> str:
-    """Returns the changed fields, such as 'decay cautious -> none', separated by '; '."""
+    """Describes the fields that changed, such as 'decay cautious -> none', separated by '; '."""
     return "; ".join(
         f"{path} {field_to_json(path, get_field(parent, path))} -> "
         f"{field_to_json(path, get_field(child, path))}"
@@ -156,16 +159,19 @@ def mutate(
     seen: Collection[OptimizerSpec],
     operators: dict[str, Operator] | None = None,
 ) -> Mutation:
-    """Draws a child that differs from its parent in one field with an effect.
+    """Draws a child that differs from its parent in exactly one field that has an effect.
 
     Args:
       parent: Spec of concrete numbers.
-      rng: Source of randomness, which is advanced.
-      seen: Canonical forms of all earlier candidates, which are not drawn again.
+      rng: Random number generator, which is advanced.
+      seen: Canonical forms of earlier candidates, none of which is drawn again.
       operators: Operators by name; by default `OPERATORS`.
 
+    Returns:
+      The child, the name of its operator and a description of the change.
+
     Raises:
-      ExhaustedError: If 300 draws give no new child.
+      ExhaustedError: If none of 300 draws is a new child.
     """
     operators = OPERATORS if operators is None else operators
     names = list(operators)

@@ -1,4 +1,4 @@
-"""Summarises in one line which parameters a policy updates, and warns of doubtful cases."""
+"""Reports which parameters a policy updates, and warns about doubtful cases."""
 
 import warnings
 from collections.abc import Collection
@@ -11,11 +11,15 @@ from nanoevolve_jax.policy.labels import MATRIX, has_end, is_stacked, labels
 
 
 def summary_of(params: Any, labelled: Any) -> str:
-    """Returns one line that says what the policy updates and what AdamW updates.
+    """Returns one line about the arrays that the policy updates and those that AdamW updates.
 
     Args:
       params: Tree of arrays.
-      labelled: Tree of labels, or a prefix of one.
+      labelled: Tree of labels, or a prefix of such a tree.
+
+    Returns:
+      For each label, the number of arrays and of parameters, and the names of those arrays of two
+      or more axes that the policy does not update.
     """
     by_label: dict[str, list[tuple[Any, Any]]] = {MATRIX: []}
     labelled = jax.tree.leaves(jax.tree.broadcast(labelled, params))
@@ -37,7 +41,12 @@ def summary_of(params: Any, labelled: Any) -> str:
 
 
 def warn_of_doubts(params: Any, stacked: Collection[str]) -> None:
-    """Warns where the default labels of these parameters are probably not what is meant."""
+    """Warns if the default labels of parameters are probably not the intended ones.
+
+    Args:
+      params: Tree of arrays.
+      stacked: Words that name stacked layers, see `ne.labels`.
+    """
     paths = [
         path for path, leaf in jax.tree_util.tree_leaves_with_path(params) if np.ndim(leaf) > 1
     ]

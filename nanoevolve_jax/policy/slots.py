@@ -1,10 +1,11 @@
 """Slots: the four functions of a policy that may be rewritten as code, and their contracts.
 
 A policy consists of these functions and the numbers of its spec. Everything around them is fixed.
-A contract states the arguments and results of ONE matrix of ONE candidate. Stacks of matrices and
-lanes of candidates are mapped over outside, so a rewritten function cannot see either.
+A contract describes the arguments and results for a single matrix of a single candidate. The caller
+maps a function over stacks of matrices and lanes of candidates, so a rewritten function has access
+to neither.
 
-The contracts here can be read without importing JAX. `certified.py` runs a rewritten function.
+Contracts can be read without importing JAX. `certified.py` runs rewritten functions.
 """
 
 import ast
@@ -40,7 +41,7 @@ _LAYOUTS = {
 
 
 class Control(NamedTuple):
-    """Numbers of the spec that `gate` depends on; scalars."""
+    """Parameters of the spec that `gate` depends on; scalars."""
 
     sharpness: Any
     bias: Any
@@ -55,7 +56,11 @@ class Poles(NamedTuple):
 
 
 def second_moment_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Returns the shape of a matrix's factored second moment, which keeps the longer side."""
+    """Returns the shape of a matrix's factored second moment, which keeps the longer side.
+
+    Args:
+      shape: Shape of the matrix, (inputs, outputs).
+    """
     inputs, outputs = shape
     return (1, outputs) if outputs >= inputs else (inputs, 1)
 
@@ -67,16 +72,16 @@ class Leaf:
     meaning: str
     layout: str = "scalar"  # a key of _LAYOUTS
     dtype: str = "float32"
-    low: float | None = None  # values are within these bounds; results are clipped to them
-    high: float | None = None
+    low: float | None = None  # lower bound; results are clipped to both bounds
+    high: float | None = None  # upper bound
 
     @property
     def form(self) -> str:
-        """Dtype and shape in words."""
+        """Description of dtype and shape, such as 'float32 [inputs, outputs]'."""
         return f"{self.dtype} {_LAYOUTS[self.layout]}"
 
     def abstract(self, shape: Shape) -> Any:
-        """Returns the `jax.ShapeDtypeStruct` for a matrix shape."""
+        """Returns the `jax.ShapeDtypeStruct` of this array for a matrix of a given shape."""
         import jax  # here, so that reading a contract does not import JAX
 
         if self.layout == "scalar":
@@ -92,11 +97,11 @@ class Slot:
 
     name: str
     scope: str
-    inputs: dict[str, Any]  # tree of Leaf by parameter, in the order of the parameters
-    outputs: Any  # tree of Leaf
+    inputs: dict[str, Any]  # tree of `Leaf`s by the name of the parameter, in order
+    outputs: Any  # tree of `Leaf`s
     result_names: tuple[str, ...]
-    meaning: str  # completes "The function turns ..."
-    outside: str  # what is done before and after the function
+    meaning: str  # continuation of the sentence "The function turns ..."
+    outside: str  # description of the computation before and after the function
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -105,7 +110,7 @@ class Slot:
 
     @property
     def takes_matrix(self) -> bool:
-        """Whether a program is compiled for each matrix shape."""
+        """Returns whether the function is compiled separately for each matrix shape."""
         return any(leaf.layout != "scalar" for _, leaf in self.named_arguments())
 
     def arguments(self, shape: Shape) -> tuple[Any, ...]:
@@ -113,20 +118,20 @@ class Slot:
         return tuple(_map(lambda leaf: leaf.abstract(shape), x) for x in self.inputs.values())
 
     def results(self, shape: Shape) -> tuple[Any, ...]:
-        """Returns the abstract results for a matrix shape, flat."""
+        """Returns the abstract results for a matrix shape as a flat tuple."""
         return tuple(leaf.abstract(shape) for _, leaf in self.named_results())
 
     def named_arguments(self) -> list[tuple[str, Leaf]]:
-        """Returns the arguments by dotted name, such as `control.bias`."""
+        """Returns pairs of a dotted name, such as `control.bias`, and an argument."""
         return [pair for name, tree in self.inputs.items() for pair in _named(name, tree)]
 
     def named_results(self) -> list[tuple[str, Leaf]]:
-        """Returns the results by name, flat."""
+        """Returns pairs of a name and a result."""
         leaves = [leaf for _, leaf in _named("", self.outputs)]
         return list(zip(self.result_names, leaves, strict=True))
 
     def pack(self, results: Iterable[Any]) -> Any:
-        """Returns flat results in the structure that the caller of the slot expects."""
+        """Arranges flat results in the structure of `outputs`."""
         remaining = iter(results)
         return _map(lambda leaf: next(remaining), self.outputs)
 
@@ -248,23 +253,26 @@ SLOTS: dict[str, Slot] = {
 SCOPES = {
     "matrix": ("direction",),
     "gating": ("gate", "actuate", "features"),
-    # `direction` decides which matrix is treated how: it knows the shape while it is traced.
+    # `direction` can treat matrices differently, because their shapes are known during tracing.
     "routing": ("direction",),
 }
 """Slots by the purpose of a campaign."""
 
 
 def shape_key(shape: Shape) -> str:
-    """Returns the name of a shape: '64x256', or 'scalar'."""
+    """Returns the name of a shape, such as '64x256' or 'scalar'."""
     return "scalar" if shape is None else f"{shape[0]}x{shape[1]}"
 
 
 def shapes_of(slot: str, matrices: Any) -> tuple[Shape, ...]:
-    """Returns the shapes that a slot is compiled for, in ascending order.
+    """Returns the shapes for which the function of a slot is compiled.
 
     Args:
       slot: Name of the slot, a key of `SLOTS`.
-      matrices: (inputs, outputs) of every matrix of a model.
+      matrices: Shape (inputs, outputs) of every matrix of a model.
+
+    Returns:
+      Distinct shapes in ascending order, or only `SCALAR` for a slot that takes no matrix.
     """
     if not SLOTS[slot].takes_matrix:
         return (SCALAR,)
@@ -272,7 +280,13 @@ def shapes_of(slot: str, matrices: Any) -> tuple[Shape, ...]:
 
 
 def knobs_of(spec: OptimizerSpec, actuators: Actuators, momentum: Any) -> Knobs:
-    """Returns the knobs of `direction` at actuators that the gate has set."""
+    """Returns the argument `knobs` of `direction`.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+      actuators: Actuators at this step; scalars.
+      momentum: Momentum coefficient at this step; scalar.
+    """
     return Knobs(
         **actuators._asdict(),
         momentum=momentum,
@@ -296,18 +310,26 @@ def poles_of(spec: OptimizerSpec) -> Poles:
 
 
 def is_read(slot: str, spec: OptimizerSpec) -> bool:
-    """Returns whether a spec calls a slot: without a gate, it calls only `direction`."""
+    """Returns whether a policy calls the function of a slot.
+
+    Without a gate, a policy calls only `direction`.
+
+    Args:
+      slot: Name of the slot, a key of `SLOTS`.
+      spec: Policy of concrete numbers.
+    """
     return slot == "direction" or bool(spec.control.enabled)
 
 
 class Slots(NamedTuple):
-    """Functions that replace the built-in ones; None keeps the built-in function.
+    """Functions that replace the built-in ones. None keeps the built-in function.
 
-    direction(gradient, momentum, second_moment, parameter, knobs) on [..., inputs, outputs]
-      -> (update, momentum, second_moment)
-    gate(sensors, features, control) -> scalar in [0, 1]
-    actuate(gate, poles) -> Actuators within their bounds
-    features(sensors) -> tuple of `EXTRA_SENSORS` scalars in [-1, 1]
+    Attributes:
+      direction: `direction(gradient, momentum, second_moment, parameter, knobs)` for arrays of
+        shape [..., inputs, outputs] returns (update, momentum, second_moment).
+      gate: `gate(sensors, features, control)` returns a scalar in [0, 1].
+      actuate: `actuate(gate, poles)` returns `Actuators` within their bounds.
+      features: `features(sensors)` returns a tuple of `EXTRA_SENSORS` scalars in [-1, 1].
     """
 
     direction: Callable[..., Any] | None = None
@@ -329,7 +351,7 @@ def _blends() -> str:
 
 @functools.cache
 def built_in_source(slot: str) -> str:
-    """Returns the source of a slot's built-in function, in the layout in which sources are kept."""
+    """Returns the source of a slot's built-in function, formatted by `ast.unparse`."""
     text = (_BUILT_IN / f"{slot}.py").read_text(encoding="utf-8")
     text = text.replace("WEIGHTED_SUM", _weighted_sum()).replace("BLENDS", _blends())
     return ast.unparse(ast.parse(text)) + "\n"

@@ -1,8 +1,9 @@
 """The optimizer policy as a pytree of numbers, and the tables that describe its parts.
 
-Every leaf of an `OptimizerSpec` is a number, switches included, so one compiled program runs any
-spec. `SENSORS`, `ACTUATORS` and `FIELDS` hold one row for each sensor, each actuator and each leaf.
-Validation, mutation, code generation, exports, reports and documentation read these rows.
+Every leaf of an `OptimizerSpec` is a number, including switches, so a single compiled program can
+run any spec. The tables `SENSORS`, `ACTUATORS` and `FIELDS` have a row for each sensor, each
+actuator and each leaf. Validation, mutation, code generation, exports, reports and documentation
+use these tables.
 """
 
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ class Actuators(NamedTuple):
 
 
 class Knobs(NamedTuple):
-    """The actuators, the momentum and the switches that the direction of a matrix depends on."""
+    """Actuators, momentum and switches that the update direction of a matrix depends on."""
 
     update_multiplier: Any
     trust_ratio_mix: Any
@@ -48,7 +49,8 @@ class Knobs(NamedTuple):
 class StatefulControl(NamedTuple):
     """The gate: `sigmoid(sharpness * (bias + sum(coefficients * sensors)))`.
 
-    A gate of 0 puts every actuator at its `aggressive` pole, a gate of 1 at `conservative`.
+    A gate of 0 sets every actuator to its value in `aggressive`, and a gate of 1 to its value in
+    `conservative`.
     """
 
     enabled: Any
@@ -62,7 +64,7 @@ class StatefulControl(NamedTuple):
 
 
 class OptimizerSpec(NamedTuple):
-    """A policy for matrix parameters. `FIELDS` has the meaning and the range of every leaf."""
+    """A policy for matrix parameters. `FIELDS` describes the meaning and range of every leaf."""
 
     momentum: Any
     nesterov: Any
@@ -84,8 +86,8 @@ class OptimizerSpec(NamedTuple):
 class Sensor(NamedTuple):
     """One row of `SENSORS`."""
 
-    signals: tuple[str, ...]  # fields of `sensors.Signals` whose averages it reads
-    normaliser: float | None  # default raw value at which it saturates; None: it needs no squashing
+    signals: tuple[str, ...]  # fields of `sensors.Signals` whose averages it uses
+    normaliser: float | None  # default raw value at which it saturates; None: it is not squashed
     coefficient: float  # default weight in the gate
     meaning: str
 
@@ -93,24 +95,24 @@ class Sensor(NamedTuple):
 class Actuator(NamedTuple):
     """One row of `ACTUATORS`."""
 
-    default: float  # value that has the effect of the baseline
-    low: float  # hard bound, included
-    high: float  # hard bound, included
+    default: float  # value with the same effect as in the baseline
+    low: float  # lower bound, inclusive
+    high: float  # upper bound, inclusive
     aggressive: float  # default pole at a gate of 0
     conservative: float  # default pole at a gate of 1
     meaning: str
-    phrase: str  # name in a sentence
+    phrase: str  # name for use in a sentence
     unit: str  # unit of its axis in figures
-    mutation: str  # how a mutation moves a pole; a key of `mutations.MOVES`
-    field: str | None = None  # spec field that it has the value of while the gate is off
-    stage: str | None = None  # switch of the stage that reads it; None: it is always read
-    scales_field: bool = False  # the gate's value multiplies `field` instead of replacing it
-    changes_operations: bool = False  # its poles decide which operations are computed
+    mutation: str  # kind of mutation of its poles, a key of `mutations.MOVES`
+    field: str | None = None  # spec field that sets its value while the gate is off
+    stage: str | None = None  # switch of the stage that uses it; None: it is always used
+    scales_field: bool = False  # whether its value multiplies `field` instead of replacing it
+    changes_operations: bool = False  # whether its poles decide which operations are computed
 
 
-# Normalisers are the raw values of a baseline run, from `python -m benchmarks.sensors`, whose
-# measurements are in results/sensors.json. The default gate reads the calendar alone: it is
-# aggressive in the first half of the run and conservative in the second.
+# Normalisers are raw values from a baseline run. `python -m benchmarks.sensors` measures them and
+# writes results/sensors.json. The default gate depends only on the step fraction. It is aggressive
+# in the first half of a run and conservative in the second half.
 SENSORS = Sensors(
     loss_ema=Sensor(
         ("log_loss",), 0.5, 0.0, "share of the first loss by which the mean loss has fallen"
@@ -212,19 +214,19 @@ ACTUATORS = Actuators(
 class Field(NamedTuple):
     """One row of `FIELDS`.
 
-    A number has no `choices`. Of a switch, the spec holds an index into `choices` and JSON the
-    word.
+    A field is a number or a switch. Only a switch has `choices`. A spec represents it by an index
+    into `choices`, and JSON by the word.
     """
 
     default: float | int
-    low: float  # hard bound, included
-    high: float  # hard bound, included
+    low: float  # lower bound, inclusive
+    high: float  # upper bound, inclusive
     meaning: str
     choices: tuple[str, ...] = ()
     integer: bool = False
-    changes_operations: bool = False  # a number whose value decides which operations are computed
-    phrase: str = ""  # name in a sentence
-    effects: tuple[str, ...] = ()  # by choice: what follows "It" in a sentence about the policy
+    changes_operations: bool = False  # whether its value decides which operations are computed
+    phrase: str = ""  # name for use in a sentence
+    effects: tuple[str, ...] = ()  # per choice, the rest of a sentence that begins with "It"
 
 
 def _switch(
@@ -337,7 +339,7 @@ FIELDS: dict[str, Field] = {
 
 
 def get_field(spec: OptimizerSpec, path: str) -> Any:
-    """Returns the leaf at a dotted path of `FIELDS`."""
+    """Returns the leaf of a spec at a path such as `control.bias`."""
     node = spec
     for name in path.split("."):
         node = getattr(node, name)
@@ -345,7 +347,7 @@ def get_field(spec: OptimizerSpec, path: str) -> Any:
 
 
 def set_field(spec: OptimizerSpec, path: str, value: Any) -> OptimizerSpec:
-    """Returns a copy of the spec with one leaf replaced."""
+    """Returns a copy of a spec with another value at a path such as `control.bias`."""
     name, _, rest = path.partition(".")
     if rest:
         value = set_field(getattr(spec, name), rest, value)
@@ -353,10 +355,17 @@ def set_field(spec: OptimizerSpec, path: str, value: Any) -> OptimizerSpec:
 
 
 def build_spec(values: dict[str, float | int]) -> OptimizerSpec:
-    """Builds a spec from a value for every path of `FIELDS`; nothing is checked here."""
+    """Builds a spec without checking its values.
+
+    Args:
+      values: Value for every path of `FIELDS`.
+
+    Returns:
+      The spec.
+    """
 
     def group(kind, prefix):
-        # A sensor that needs no squashing has a normaliser of 1 and no field for it.
+        # A sensor that is not squashed has a normaliser of 1, which is not a field.
         return kind(**{n: values.get(f"{prefix}.{n}", 1.0) for n in kind._fields})
 
     control = StatefulControl(
@@ -386,10 +395,16 @@ PRESETS: dict[str, OptimizerSpec] = {
 
 
 def presets_on(baseline: OptimizerSpec) -> dict[str, OptimizerSpec]:
-    """The presets on top of a baseline whose momentum and second moment were tuned.
+    """Returns the presets, with the momentum and the second-moment decay of a tuned baseline.
 
-    The poles of a gate keep their place around the baseline's second-moment decay: aggressive
-    has its memory, conservative twice as long a one.
+    The aggressive pole has the baseline's second-moment decay. The conservative pole has twice the
+    memory `1 / (1 - beta)`, up to the bound of the field.
+
+    Args:
+      baseline: Spec of the tuned baseline.
+
+    Returns:
+      Specs by the name of the preset.
     """
     if baseline == NANOCHAT:
         return dict(PRESETS)

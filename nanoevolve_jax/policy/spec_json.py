@@ -1,4 +1,4 @@
-"""Reads and writes specs as JSON. Every error is one line that names the field."""
+"""Specs as JSON. Every error message is a single line that names the field."""
 
 import json
 import math
@@ -11,11 +11,11 @@ from nanoevolve_jax.policy.spec import FIELDS, Field, OptimizerSpec, build_spec,
 
 
 class SpecError(UserError):
-    """A spec that breaks a rule; the message names the field, the rule and the value."""
+    """An error in a spec. The message names the field, the rule and the value."""
 
 
 def range_of(field: Field) -> str:
-    """Returns the range of a field in words: 'off or on', 'an integer from 1 to 5'."""
+    """Describes the range of a field, such as 'off or on' or 'an integer from 1 to 5'."""
     if field.choices:
         return " or ".join(field.choices)
     kind = "an integer" if field.integer else "a number"
@@ -23,7 +23,18 @@ def range_of(field: Field) -> str:
 
 
 def check_value(path: str, value: Any) -> float | int:
-    """Returns the stored number for a JSON value, or raises `SpecError`."""
+    """Converts a JSON value to the number that a spec contains.
+
+    Args:
+      path: Path of the field, a key of `FIELDS`.
+      value: JSON value of the field.
+
+    Returns:
+      The number, or the index of the choice for a switch.
+
+    Raises:
+      SpecError: If the value has the wrong type or is out of range.
+    """
     field = FIELDS[path]
     problem = SpecError(must(f"spec.{path}", f"be {range_of(field)}", value))
     if field.choices:
@@ -51,10 +62,16 @@ def _flatten(node: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def spec_from_json(document: Any) -> OptimizerSpec:
-    """Returns the spec of a nested JSON object that contains every field.
+    """Returns the spec of a JSON object.
+
+    Args:
+      document: Nested JSON object that contains every field of a spec.
+
+    Returns:
+      The spec, with concrete numbers within their bounds.
 
     Raises:
-      SpecError: If a field is unknown, missing, not finite, out of bounds or of a wrong type.
+      SpecError: If a field is unknown, missing, not finite, out of bounds or of the wrong type.
     """
     if not isinstance(document, Mapping):
         raise SpecError(must("spec", "be a JSON object with the fields of a spec", document))
@@ -69,7 +86,14 @@ def spec_from_json(document: Any) -> OptimizerSpec:
 
 
 def spec_to_json(spec: OptimizerSpec) -> dict[str, Any]:
-    """Returns a spec of concrete numbers as a nested JSON object, with switches as words."""
+    """Returns a spec as a nested JSON object with words for switches.
+
+    Args:
+      spec: Policy of concrete numbers.
+
+    Returns:
+      The JSON object, see `spec_from_json`.
+    """
     document: dict[str, Any] = {}
     for path in FIELDS:
         *groups, name = path.split(".")
@@ -81,7 +105,15 @@ def spec_to_json(spec: OptimizerSpec) -> dict[str, Any]:
 
 
 def field_to_json(path: str, value: Any) -> str | int | float:
-    """Returns the JSON form of one leaf."""
+    """Returns the JSON value of a leaf.
+
+    Args:
+      path: Path of the field, a key of `FIELDS`.
+      value: Concrete number in the spec.
+
+    Returns:
+      The number, or the word for a switch.
+    """
     field = FIELDS[path]
     if field.choices:
         return field.choices[int(value)]
@@ -89,13 +121,13 @@ def field_to_json(path: str, value: Any) -> str | int | float:
 
 
 def load_spec(path: str | Path) -> OptimizerSpec:
-    """Reads a spec from a JSON file with a spec, a record of an archive or an export.
+    """Reads a spec from a JSON file.
 
     Args:
-      path: Path of the file.
+      path: Path of a file that contains a spec, a record of an archive or an export.
 
     Returns:
-      The spec, an `OptimizerSpec` of concrete numbers within their bounds.
+      The spec, with concrete numbers within their bounds.
 
     Raises:
       SpecError: If the file is missing, is not JSON, or contains an invalid spec or code.

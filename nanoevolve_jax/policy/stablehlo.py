@@ -1,4 +1,4 @@
-"""The operations that an exported program may contain: only arithmetic on arrays."""
+"""The operations that an exported program may contain, which are only arithmetic on arrays."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,17 +28,24 @@ ALLOWED = frozenset(
     | {f"stablehlo.{name}" for name in (*_ELEMENTWISE, *_SHAPING, *_CONTROL)}
 )
 _CUSTOM_CALL = "stablehlo.custom_call"
-_CALLED = ("shape_assertion",)  # what `jax.export` checks a symbolic axis with
+_CALLED = ("shape_assertion",)  # used by `jax.export` to check a symbolic axis
 
 
 def operations(module: str) -> set[str]:
-    """Returns the names of a module's operations; those of custom calls include the target."""
+    """Returns the names of all operations of a module.
+
+    Args:
+      module: MLIR text.
+
+    Returns:
+      Names such as `stablehlo.add`. The name of a custom call includes its target.
+    """
     with mlir.make_ir_context():
         return set(_named(mlir.ir.Module.parse(module).operation))
 
 
 def without_lines(module: str) -> str:
-    """Returns MLIR text without source locations."""
+    """Returns the MLIR text of a module without source locations."""
     with mlir.make_ir_context():
         return mlir.ir.Module.parse(module).operation.get_asm(enable_debug_info=False)
 
@@ -55,11 +62,14 @@ def _named(operation: Any) -> Iterator[str]:
 
 
 def require_plain(module: str, error: type[Exception]) -> None:
-    """Checks that a module contains only listed operations.
+    """Checks that a module contains only permitted operations.
 
     Args:
       module: MLIR text.
-      error: Type of the exception that is raised otherwise; its message names the operation.
+      error: Type of the exception to raise.
+
+    Raises:
+      error: If the module contains another operation. The message names the operation.
     """
     called = {f"{_CUSTOM_CALL} {name}" for name in _CALLED}
     foreign = operations(module) - ALLOWED - called

@@ -1,8 +1,8 @@
 """The candidate optimizer as an optax chain.
 
 `evolved_muon` is the policy for matrices. `candidate_optimizer` combines it with AdamW by
-`optax.partition`. The order is NanoChat's: clipping, Muon, trust ratio, multiplier, decay, learning
-rate.
+`optax.partition`. The parts of an update have the same order as in NanoChat: clipping, Muon, trust
+ratio, multiplier, decay and learning rate.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,15 +39,15 @@ _TINY = 1.2e-38
 class AdamWGroup(NamedTuple):
     """AdamW hyperparameters of a group of parameters whose optimizer does not evolve.
 
-    Every field is a number, or a traced scalar. The learning rate may also be a schedule, a
+    Every field is a number or a traced scalar. The learning rate may also be a schedule, which is a
     function of the step count.
 
-    Args:
+    Attributes:
       learning_rate: Learning rate, at least 0.
       b1: Decay of the first moment, from 0 to below 1.
       b2: Decay of the second moment, from 0 to below 1.
-      weight_decay: Weight decay, at least 0; it is multiplied by the learning rate.
-      eps: Number above 0 that is added to the root of the second moment.
+      weight_decay: Weight decay, at least 0, which is multiplied by the learning rate.
+      eps: Term above 0 that is added to the square root of the second moment.
     """
 
     learning_rate: Any
@@ -58,7 +58,7 @@ class AdamWGroup(NamedTuple):
 
 
 class CountState(NamedTuple):
-    """State of a transform with its own schedule."""
+    """State of a transform that depends only on the step count."""
 
     count: jax.Array  # shape=(), dtype=jnp.int32
 
@@ -71,9 +71,16 @@ def _stateless(update: Callable) -> optax.GradientTransformationExtraArgs:
 
 
 def clip_by_running_norm(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
-    """Limits the global gradient norm to `clip_threshold` running mean norms.
+    """Limits the global gradient norm to `clip_threshold` times its running mean.
 
-    The limit is relative because an absolute norm would not carry over to another model.
+    The limit is relative because an absolute one would not transfer to other models.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+
+    Returns:
+      A transform whose `update` takes `actuators`, `log_running_norm` and `log_grad_norm` as extra
+      arguments, see `gated`.
     """
 
     def update(updates, params, *, actuators, log_running_norm, log_grad_norm, **extra_args):
@@ -87,7 +94,17 @@ def clip_by_running_norm(spec: OptimizerSpec) -> optax.GradientTransformationExt
 
 
 def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
-    """Scales each matrix by its clamped parameter norm over update norm (arXiv:1708.03888)."""
+    """Scales each update by the clamped ratio of parameter norm to update norm (LARS).
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+
+    Returns:
+      A transform whose `update` takes `actuators` as an extra argument.
+
+    References:
+      LARS (arXiv:1708.03888).
+    """
 
     def scale(u, p, mix):
         p_norm, u_norm = frobenius(p.astype(jnp.float32)), frobenius(u.astype(jnp.float32))
@@ -106,7 +123,7 @@ def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExt
 
 
 def scale_by_update_multiplier() -> optax.GradientTransformationExtraArgs:
-    """Applies the update multiplier actuator."""
+    """Scales updates by the actuator `update_multiplier`."""
 
     def update(updates, params, *, actuators, **extra_args):
         del params, extra_args
@@ -116,9 +133,16 @@ def scale_by_update_multiplier() -> optax.GradientTransformationExtraArgs:
 
 
 def clip_update_rms(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
-    """Limits each matrix's RMS to `clip_threshold` times that of a semi-orthogonal matrix.
+    """Limits the RMS of each update to `clip_threshold` times that of a semi-orthogonal matrix.
 
-    This is Adafactor's update clipping (arXiv:1804.04235) in units that suit any width.
+    This is the update clipping of Adafactor (arXiv:1804.04235) in units that do not depend on the
+    width of the model.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+
+    Returns:
+      A transform whose `update` takes `actuators` as an extra argument.
     """
 
     def clip(u, threshold):
@@ -135,10 +159,17 @@ def clip_update_rms(spec: OptimizerSpec) -> optax.GradientTransformationExtraArg
 
 
 def add_decay(spec: OptimizerSpec, weight_decay: Any) -> optax.GradientTransformationExtraArgs:
-    """Adds no weight decay, decay everywhere, or decay where update and parameter agree.
+    """Adds weight decay, cautious weight decay or neither, as the spec selects.
 
-    The mask of cautious decay is `update * parameter >= 0`, so entries with no gradient still
-    decay, as in NanoChat.
+    Cautious weight decay applies where `update * parameter >= 0`. As in NanoChat, it includes
+    entries whose update is 0.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+      weight_decay: Weight decay, a number or a schedule of the step count.
+
+    Returns:
+      A transform whose `update` needs `params`.
     """
 
     def init_fn(params):
@@ -163,7 +194,7 @@ def add_decay(spec: OptimizerSpec, weight_decay: Any) -> optax.GradientTransform
 
 
 def scale_by_aspect() -> optax.GradientTransformationExtraArgs:
-    """Scales update and decay by `sqrt(max(1, outputs / inputs))`, NanoChat's shape factor."""
+    """Scales updates, including weight decay, by NanoChat's `sqrt(max(1, outputs / inputs))`."""
 
     def update(updates, params, **extra_args):
         del params, extra_args
@@ -186,21 +217,23 @@ def evolved_muon(
 ) -> optax.GradientTransformationExtraArgs:
     """Creates the policy for a tree of matrices.
 
-    With a gradient g, momentum m, learning rate lr and actuators a, one step of a matrix W is
+    Let g be the gradient, m the momentum, lr the learning rate and a the actuators. In the
+    baseline, a step of a matrix W is
 
         m <- m + (1 - beta) (g - m)
         u <- a.update_multiplier * direction(g + beta (m - g))
         W <- W - lr * sqrt(max(1, outputs / inputs)) * (u + weight_decay * W)
 
-    in the baseline, where `direction` is orthogonalisation by Polar Express and normalisation by a
-    factored second moment, and decay applies only where u and W have the same sign. The spec
-    switches these parts, and its gate sets the actuators at every step.
+    where `direction` is orthogonalisation by Polar Express followed by normalisation by a factored
+    second moment, and weight decay applies only where u and W have the same sign. The spec switches
+    these parts on or off, and its gate sets the actuators at every step.
 
-    Updates have the promoted dtype of gradient and parameter, as in `optax.adamw`, and the state
-    keeps its dtypes. A loss or gradient that is not finite does not enter the averages.
+    As in `optax.adamw`, updates have the promoted dtype of gradient and parameter, and the state
+    keeps its dtypes. A loss or a gradient that is not finite does not enter the averages of the
+    sensors.
 
     Args:
-      spec: Policy of numbers, or of traced scalars for a program that runs any spec.
+      spec: Policy of numbers, or of traced scalars for a program that can run any spec.
       learning_rate: Learning rate, a number or a schedule of the step count.
       total_steps: Number of steps of the run, at least 1. The windows of the sensors and
         `step_fraction` are relative to it.
@@ -213,10 +246,10 @@ def evolved_muon(
 
     Returns:
       A transform for kernels of shape [..., inputs, outputs]. Its `update` needs `params`, and
-      `value=loss` unless the gate is known to be off.
+      also `value=loss` unless the gate is known to be off.
 
     Raises:
-      ValueError: If `total_steps` is known and is not a whole number of at least 1.
+      ValueError: If `total_steps` is known and is not an integer of at least 1.
 
     References:
       Polar Express (arXiv:2505.16932), NorMuon (arXiv:2510.05491), MuonEq (arXiv:2603.28254),
@@ -244,7 +277,14 @@ def evolved_muon(
 
 
 def adamw(group: AdamWGroup) -> optax.GradientTransformation:
-    """Creates AdamW for a group of parameters whose optimizer does not evolve."""
+    """Creates AdamW for a group of parameters whose optimizer does not evolve.
+
+    Args:
+      group: Hyperparameters of the group.
+
+    Returns:
+      The AdamW transform.
+    """
     return optax.chain(
         optax.scale_by_adam(group.b1, group.b2, group.eps),
         optax.add_decayed_weights(group.weight_decay),
@@ -259,7 +299,13 @@ def beside_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """Combines a transform for matrices with AdamW for all other parameters.
 
-    See `candidate_optimizer` for the arguments.
+    Args:
+      policy: Transform for the arrays with the label `matrix`.
+      others: AdamW hyperparameters by label, or a single group for the label `other`.
+      labels: Tree of labels, or a function that maps parameters to such a tree.
+
+    Returns:
+      A transform for all parameters. Leaves whose update is None are left out.
     """
     groups = {OTHER: others} if isinstance(others, AdamWGroup) else dict(others)
     transforms = {MATRIX: policy} | {name: adamw(group) for name, group in groups.items()}
@@ -296,9 +342,9 @@ def candidate_optimizer(
       spec: Policy of numbers or traced scalars.
       learning_rate: Learning rate of the matrices, a number or a schedule of the step count.
       total_steps: Number of steps of the run, at least 1.
-      others: AdamW hyperparameters by label, or one group for the label `other`.
-      labels: Tree of labels, or a function from parameters to one. A label is `matrix` or a key
-        of `others`. By default, `default_labels` computes them.
+      others: AdamW hyperparameters by label, or a single group for the label `other`.
+      labels: Tree of labels, or a function that maps parameters to such a tree. A label is `matrix`
+        or a key of `others`. By default, `default_labels` computes the labels.
       momentum: Momentum coefficient of the matrices, a number or a schedule; by default
         `spec.momentum`.
       weight_decay: Weight decay of the matrices, a number or a schedule, multiplied by their
@@ -308,11 +354,11 @@ def candidate_optimizer(
       slots: Functions that replace the built-in ones.
 
     Returns:
-      A transform; call `update(grads, state, params, value=loss)`. `value` may be omitted if the
-      gate is known to be off.
+      A transform whose update is called as `update(grads, state, params, value=loss)`. `value` may
+      be omitted if the gate is known to be off.
 
     Raises:
-      ValueError: If `total_steps` is known and is not a whole number of at least 1.
+      ValueError: If `total_steps` is known and is not an integer of at least 1.
     """
     policy = evolved_muon(
         spec,
