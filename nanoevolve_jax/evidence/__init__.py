@@ -1,1 +1,1 @@
-"""What a result is worth."""
+"""Statistical evidence for results: calibration, confirmation, attribution and transfer."""

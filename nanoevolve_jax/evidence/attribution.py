@@ -1,8 +1,8 @@
-"""Attribution of a win: is it the sensing, a schedule, or better constants?
+"""Attribution of a win to sensing, a schedule, rewritten functions or better constants.
 
-Placebos have everything that the winner has except its senses, and run through the same compiled
-program: the gate held at constants, its mean trajectory replayed open loop, the trajectory of
-another seed. The perturbation panel then tries events that no schedule can anticipate.
+A placebo is the winner without its sensors. It uses the same compiled program, but its gate is a
+constant, the mean trajectory of the winner, or the trajectory of another seed. The perturbation
+panel compares the arms under events that no schedule can anticipate.
 """
 
 import itertools
@@ -35,21 +35,21 @@ _DONORS, _PLACEBOS, _PERTURBED = (  # stages of `runs.jsonl`
 
 
 class Placebos(NamedTuple):
-    """Bits per byte of every placebo on the confirmation's seeds, float64[seeds]; NaN: failed.
+    """Bits per byte of every placebo on the seeds of the confirmation; float64[seeds] each.
 
-    If every donor failed, there is nothing to replay: `schedule` and `yoked` are NaN throughout.
+    Failed runs are NaN. If every donor failed, all values of `schedule` and `yoked` are NaN.
     """
 
     constants: dict[str, np.ndarray]
     schedule: np.ndarray
     yoked: np.ndarray
-    trajectory: np.ndarray | None  # float32[steps], the trajectory that the schedule replays
-    donors: int  # number of runs that the trajectory is the mean of
-    built_in: np.ndarray | None = None  # the spec without its code; None if it has no code
+    trajectory: np.ndarray | None  # gate trajectory of the schedule; float32[steps]
+    donors: int  # number of runs over which the trajectory is averaged
+    built_in: np.ndarray | None = None  # winner with built-in functions; None if it has no others
 
 
 class PerturbationPanel(NamedTuple):
-    """Bits per byte by seed and perturbation, float64[seeds, 4]; NaN: failed."""
+    """Bits per byte by seed and perturbation; float64[seeds, 4] each, NaN for failed runs."""
 
     winner: np.ndarray
     schedule: np.ndarray
@@ -65,12 +65,15 @@ class Attributed(NamedTuple):
 
 
 def attribute(study: Study, arms: Arms, pairs: int) -> Attributed:
-    """Trains the placebos, and the perturbation panel if they leave open whether it is sensing.
+    """Trains the placebos and, unless they decide between sensing and a schedule, the panel.
 
     Args:
-      study: What the candidate was confirmed with.
+      study: Resources of the confirmation.
       arms: Winner and baseline as they were tested.
-      pairs: Number of pairs; the runs of the confirmation are among them.
+      pairs: Number of pairs, which include those of the confirmation.
+
+    Returns:
+      The verdict, the results, and the runs of the winner.
     """
     bench, slot, _, log = study
     seeds = slot.seeds[:pairs]
@@ -115,7 +118,15 @@ def attribute(study: Study, arms: Arms, pairs: int) -> Attributed:
 
 
 def gates(bench: Bench, runs: Sequence[Run]) -> np.ndarray:
-    """Returns the gate's trajectory in full-horizon runs, float32[runs, steps]; NaN: run failed."""
+    """Returns the gate trajectories of runs with the full horizon.
+
+    Args:
+      bench: Config and runs of the comparison.
+      runs: Runs with the full horizon.
+
+    Returns:
+      Trajectories; float32[runs, steps]. Rows of failed runs are NaN.
+    """
     trajectories = np.full((len(runs), bench.config.confirm.steps), np.nan, np.float32)
     for row, run in zip(trajectories, runs, strict=True):
         if run.failure is None:
@@ -124,9 +135,16 @@ def gates(bench: Bench, runs: Sequence[Run]) -> np.ndarray:
 
 
 def donors(bench: Bench, winner: Arm) -> np.ndarray:
-    """Returns gate trajectories of runs on promotion seeds that survived, float32[donors, steps].
+    """Trains the winner on promotion seeds and returns its gate trajectories.
 
-    The learning rates were chosen on the first promotion seeds; donors use the seeds after these.
+    Learning rates are chosen on the first promotion seeds. Donors use the seeds after these.
+
+    Args:
+      bench: Config and runs of the comparison.
+      winner: Confirmed candidate.
+
+    Returns:
+      Trajectories of the runs that did not fail; float32[donors, steps].
     """
     first, count = bench.config.confirm.lr_seeds, bench.config.attribute.donors
     seeds = [stage_seed(Stage.PROMOTE, bench.config.seed, first + i) for i in range(count)]
@@ -136,7 +154,17 @@ def donors(bench: Bench, winner: Arm) -> np.ndarray:
 
 
 def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> Placebos:
-    """Trains every placebo on the confirmation's seeds."""
+    """Trains every placebo.
+
+    Args:
+      bench: Config and runs of the comparison.
+      winner: Confirmed candidate.
+      seeds: Seeds of the confirmation.
+      fold: Validation fold of the confirmation.
+
+    Returns:
+      The results of the placebos.
+    """
     trajectories = donors(bench, winner)
     count, steps = trajectories.shape
     held_at = {f"gate {x:g}": x for x in CONSTANTS}
@@ -172,7 +200,15 @@ def run_placebos(bench: Bench, winner: Arm, seeds: Sequence[int], fold: int) -> 
 
 
 def draw_perturbations(seed: int, steps: int) -> tuple[float, dict[str, Disturbance]]:
-    """Returns what happens under a seed of the panel: a learning-rate factor and three events."""
+    """Draws the perturbations of a seed of the panel.
+
+    Args:
+      seed: Seed of the panel.
+      steps: Horizon in steps.
+
+    Returns:
+      (factor on the learning rate, other events by the kind of perturbation).
+    """
     rng = np.random.default_rng([seed, 1])
     lr_factor = float(2.0 ** rng.uniform(-1.0, 1.0))
     starts = [int(steps * rng.uniform(0.2, 0.7)) for _ in range(3)]
@@ -188,9 +224,12 @@ def run_perturbations(study: Study, arms: Arms, trajectory: np.ndarray) -> Pertu
     """Trains winner, schedule and baseline under events that no schedule can anticipate.
 
     Args:
-      study: What the candidate was confirmed with.
+      study: Resources of the confirmation.
       arms: Winner and baseline as they were tested.
-      trajectory: Gate that the schedule replays, float32[steps].
+      trajectory: Gate trajectory of the schedule; float32[steps].
+
+    Returns:
+      The results of the panel.
     """
     bench, slot = study.bench, study.slot
     count, steps = bench.config.attribute.panel_seeds, bench.config.confirm.steps
@@ -216,20 +255,20 @@ def run_perturbations(study: Study, arms: Arms, trajectory: np.ndarray) -> Pertu
 
 
 def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> PhasesResult | None:
-    """Returns how gate and actuators move with training, and what drives the gate.
+    """Describes the changes of gate and actuators during training, and the sensors behind them.
 
-    Actuators that nothing reads, or whose poles coincide, are left out because they have no effect.
+    Actuators that are not used, or whose poles are equal, are left out because they have no effect.
 
     Args:
-      bench: Where the runs were made.
-      runs: Runs of one policy; failed runs are left out.
-      spec: The policy.
+      bench: Config and runs of the comparison.
+      runs: Runs of a policy. Failed runs are left out.
+      spec: Spec of the policy.
 
     Returns:
-      None if no run survived. Otherwise `n`, the number of runs; `thirds`, the means of gate and
-      actuators in each third of training, by name; and `drivers`, the share of the variance of the
-      gate's drive within a run that each sensor accounts for, see `drive_shares`. Each figure is a
-      mean over runs with its 95 % interval.
+      `n`, the number of runs; `thirds`, the means of gate and actuators in each third of training,
+      by name; and `drivers`, the share of each sensor in the variance of the gate's drive, see
+      `drive_shares`. Each value is a mean over runs with its 95 % confidence interval. None if
+      every run failed.
     """
     telemetry = [bench.runs.telemetry(run) for run in runs if run.failure is None]
     if not telemetry:
@@ -249,14 +288,18 @@ def phases(bench: Bench, runs: Sequence[Run], spec: OptimizerSpec) -> PhasesResu
 
 
 def drive_shares(telemetry: Mapping[str, np.ndarray], spec: OptimizerSpec) -> dict[str, float]:
-    """Returns each sensor's share of the variance of a run's drive; all 0 if it is constant.
+    """Returns the share of each sensor in the variance of the gate's drive during a run.
 
-    The share is the covariance of the sensor's term with the drive over the drive's variance, so
-    shares add up to 1.
+    The drive is the sum of the coefficients times the sensors. The share of a sensor is the
+    covariance of its term with the drive, divided by the variance of the drive, so all shares add
+    up to 1.
 
     Args:
-      telemetry: Columns of the run, float[steps] each.
-      spec: The policy whose gate it was.
+      telemetry: Columns of the run; float[steps] each.
+      spec: Spec of the policy.
+
+    Returns:
+      Shares by sensor; all are 0 if the drive is constant.
     """
     weights = spec.control.coefficients._asdict()
     terms = {name: weights[name] * telemetry[name] for name in Sensors._fields}

@@ -1,4 +1,4 @@
-"""Calibration: the seed noise, the best recipe of the baseline, and whether the evaluator ranks."""
+"""Calibration: tunes the baseline's recipe and measures the noise and power of the evaluation."""
 
 import functools
 import itertools
@@ -31,16 +31,22 @@ from nanoevolve_jax.policy.spec import FIELDS
 
 Log = Callable[[str], None]
 _ADAMW = ("embedding_lr", "unembedding_lr", "scalar_lr")  # fields that `adamw_lr` multiplies
-_SHORTLIST = 5  # recipes that are run on several seeds
+_SHORTLIST = 5  # number of recipes that are run on several seeds
 _TUNE, _TUNE_FINAL, _NOISE, _PANEL = (  # stages of `runs.jsonl`
     f"calibrate: {name}" for name in ("tune", "tune_final", "noise", "panel")
 )
-_WIDENINGS = 2  # how often tuning continues because the best recipe lies at an edge
+_WIDENINGS = 2  # how many times tuning continues because the best recipe lies at an edge
 _VARIANT = "multiplier x1.1"  # spec of the panel whose runs are paired with the baseline's
 
 
 def candidate_at(config: ConfigDict, recipe: dict[str, float], steps: int) -> Candidate:
-    """Returns the baseline under a recipe, scaled to a horizon."""
+    """Returns the baseline with a recipe that is scaled to a horizon.
+
+    Args:
+      config: Full configuration.
+      recipe: Fields of the recipe.
+      steps: Horizon in steps.
+    """
     config = with_recipe(config, recipe)
     return Candidate(make_baseline(config), make_recipe(config, steps))
 
@@ -49,10 +55,13 @@ def candidate_at(config: ConfigDict, recipe: dict[str, float], steps: int) -> Ca
 
 
 def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
-    """Returns the dimensions that tuning varies, and the point that stands for `start` itself.
+    """Returns the dimensions that tuning varies, and the point that represents the start.
 
-    Learning rates are factors on the start, decay rates of averages are `1 - beta`, and all other
-    values are absolute.
+    Learning rates are factors relative to the start, decay rates of averages are `1 - beta`, and
+    all other values are absolute.
+
+    Args:
+      start: Recipe from which tuning starts.
     """
     decay = start["weight_decay"] or 0.01
     bounds = FIELDS["momentum"], FIELDS["second_moment_beta"]
@@ -74,7 +83,7 @@ def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
         "beta2_gap": 1.0 - start["second_moment_beta"],
     }
     default |= {d.name: start[d.name] for d in usual if d.name not in default}
-    # A start outside its usual range extends the range.
+    # If the start is outside the usual range, the range is extended.
     return [
         d._replace(low=min(d.low, default[d.name]), high=max(d.high, default[d.name]))
         for d in usual
@@ -82,7 +91,12 @@ def dimensions(start: dict[str, float]) -> tuple[list[Dimension], Point]:
 
 
 def recipe_of(point: Point, start: dict[str, float]) -> dict[str, float]:
-    """Returns the recipe that a point stands for, to four significant digits."""
+    """Returns the recipe that a point represents, with four significant digits.
+
+    Args:
+      point: Value of each dimension, see `dimensions`.
+      start: Recipe from which tuning starts.
+    """
     changed = {name: start[name] * point["adamw_lr"] for name in _ADAMW} | {
         "matrix_lr": start["matrix_lr"] * point["matrix_lr"],
         "momentum": 1.0 - point["momentum_gap"],
@@ -102,15 +116,19 @@ def tune_recipe(
 ) -> TuningResult:
     """Tunes the baseline's recipe at the screening horizon.
 
-    If the best recipe of the shortlist lies at an edge of a range, that range is widened, a quarter
+    If the best recipe of the shortlist lies at an edge of a range, the range is widened, a quarter
     of the budget is spent in addition, and a new shortlist is made. This happens at most twice.
 
     Args:
       config: Full configuration.
-      runs: Where training runs come from.
-      budget: Training runs of the first search.
+      runs: Source of training runs.
+      budget: Number of training runs of the first search.
       log: Callback that takes one line for the user.
-      expect_more: Callback that takes candidate-steps that `planned_calls` does not count.
+      expect_more: Callback that takes the number of candidate-steps beyond those that
+        `planned_calls` counts.
+
+    Returns:
+      The tuned recipe and a description of its search.
 
     Raises:
       EvidenceError: If all runs of the tuning fail.
@@ -120,7 +138,7 @@ def tune_recipe(
     steps = config.train.steps
 
     def evaluate(points: Sequence[Point], stage: Stage, seeds: Sequence[int]) -> np.ndarray:
-        """Returns the bpb of every point, each on the seed of its number; float64[points]."""
+        """Returns the bpb of every point, each on its own seed; float64[points]."""
         jobs = [
             Job(
                 candidate_at(config, recipe_of(point, start), steps),
@@ -133,13 +151,13 @@ def tune_recipe(
         return bpb(runs.run(jobs, _TUNE if stage == Stage.TUNE else _TUNE_FINAL))
 
     def finalists(points: Sequence[Point]) -> np.ndarray:
-        """Returns the bpb on every fresh seed, float64[points, seeds]."""
+        """Returns the bpb of every point on every fresh seed; float64[points, seeds]."""
         fresh = range(config.calibrate.seeds)
         each = [point for point in points for _ in fresh]
         values = evaluate(each, Stage.TUNE_FINAL, [*fresh] * len(points))
         return values.reshape(len(points), len(fresh))
 
-    # Every run has a seed of its own, because a search on a single seed would fit that seed.
+    # Every run has a different seed, because a search on a single seed would overfit to it.
     numbers = itertools.cycle(range(SEEDS_OF_A_STAGE))
 
     ranges, default = dimensions(start)
@@ -185,11 +203,11 @@ def tune_recipe(
 
 
 def _best_mean(listed: dict[str, Point], values: np.ndarray, log: Log) -> str:
-    """Returns the name of the point with the lowest mean; points with a failed run are left out.
+    """Returns the name of the point with the lowest mean. Points with a failed run are left out.
 
     Args:
       listed: Points by name.
-      values: Bits per byte of each point, float[points, seeds].
+      values: Bits per byte of each point; float[points, seeds].
       log: Callback that takes one line for the user.
 
     Raises:
@@ -211,12 +229,12 @@ def _best_mean(listed: dict[str, Point], values: np.ndarray, log: Log) -> str:
 
 
 class _Horizons(NamedTuple):
-    """Horizons of a calibration, in steps, ascending."""
+    """Horizons of a calibration in steps, in ascending order."""
 
-    baseline: list[int]  # at which the baseline is run on every seed
-    variant: list[int]  # at which its variant is run on every seed
-    panel: list[int]  # at which the panel is run on few seeds
-    slope: list[int]  # at which the slope is measured
+    baseline: list[int]  # horizons of the baseline, which is run on every seed
+    variant: list[int]  # horizons of its variant, which is run on every seed
+    panel: list[int]  # horizons of the panel, which is run on few seeds
+    slope: list[int]  # horizons from which the slope is computed
 
 
 def _horizons(config: ConfigDict) -> _Horizons:
@@ -231,10 +249,13 @@ def _horizons(config: ConfigDict) -> _Horizons:
 
 
 def horizon_slope(means: Mapping[int, float]) -> float:
-    """Returns what a run gains per unit of ln(horizon), in bpb; 0 if longer runs gain nothing.
+    """Returns the decrease of the final bpb per unit of ln(horizon).
 
     Args:
       means: Mean bpb by horizon in steps.
+
+    Returns:
+      Slope of a linear fit, in bpb; 0 if longer runs are not better.
     """
     slope, _ = np.polyfit(np.log(list(means)), list(means.values()), 1)
     return max(0.0, -float(slope))
@@ -247,9 +268,12 @@ def measure(
 
     Args:
       config: Full configuration.
-      runs: Where training runs come from.
-      recipe: The tuned recipe.
+      runs: Source of training runs.
+      recipe: Tuned recipe.
       log: Callback that takes one line for the user.
+
+    Returns:
+      The measurements.
 
     Raises:
       EvidenceError: If a run of the baseline or of its variant fails.
@@ -265,7 +289,7 @@ def measure(
         return [Job(candidate, s, steps, SCREEN_FOLD, attempt=attempt) for s in seeds]
 
     def train(wanted: dict[Any, list[Job]], stage: str) -> dict[Any, np.ndarray]:
-        """Returns the bpb of every list of jobs; all are one call, so machines can share them."""
+        """Returns the bpb of every list of jobs, trained in one call that machines can share."""
         values = bpb(runs.run([job for some in wanted.values() for job in some], stage))
         ends = np.cumsum([len(some) for some in wanted.values()])
         return dict(zip(wanted, np.split(values, ends[:-1]), strict=True))
@@ -327,7 +351,7 @@ def measure(
     )
 
 
-# Both ----------------------------------------------------------------------------------------
+# Calibration ---------------------------------------------------------------------------------
 
 
 def calibrate_evaluation(
@@ -338,15 +362,19 @@ def calibrate_evaluation(
     log: Log,
     expect_more: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, Any]:
-    """Tunes the baseline, measures it, and returns the contents of `calibration.json`.
+    """Tunes and measures the baseline.
 
     Args:
       config: Full configuration.
       runs: Runs of the calibration's folder.
-      budget: Training runs of the tuning.
+      budget: Number of training runs of the tuning.
       facts: Facts of the evaluation, see `calibration_file.evaluation_facts`.
       log: Callback that takes one line for the user.
-      expect_more: Callback that takes candidate-steps that `planned_calls` does not count.
+      expect_more: Callback that takes the number of candidate-steps beyond those that
+        `planned_calls` counts.
+
+    Returns:
+      Contents of `calibration.json`.
     """
     tuning = tune_recipe(config, runs, budget, log, expect_more)
     recipe = tuning.pop("recipe")
@@ -366,15 +394,15 @@ def calibrate_evaluation(
 
 
 def planned_calls(config: ConfigDict, budget: int, batch: int) -> list[Call]:
-    """Returns what a calibration asks of the engine, in order.
+    """Returns the calls of a calibration to the engine, in order.
 
-    The measurements are counted by a dry run. Tuning depends on its own results: it asks for more
-    than this if it continues beyond an edge, and for less if its shortlist has duplicates.
+    A dry run counts the measurements. The number of tuning runs depends on their results. It is
+    larger if tuning continues beyond an edge, and smaller if the shortlist has duplicates.
 
     Args:
       config: Full configuration.
-      budget: Training runs of the tuning.
-      batch: Number of runs that tuning asks for at once.
+      budget: Number of training runs of the tuning.
+      batch: Number of runs that tuning requests together.
     """
     steps, runs = config.train.steps, DryRuns(config)
     measure(config, runs, config.recipe.to_dict(), lambda line: None)

@@ -1,4 +1,4 @@
-"""The calibration file, and whether it applies to an evaluation."""
+"""The calibration file and the evaluation to which it applies."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ UNCALIBRATED = "none"
 
 
 class Calibration(NamedTuple):
-    """The figures of a calibration that search, promotion and confirmation use."""
+    """The results of a calibration that search, promotion and confirmation use."""
 
     path: Path
     fingerprint: str  # fingerprint of the evaluation
@@ -28,17 +28,21 @@ class Calibration(NamedTuple):
     scale: Scale  # at the screening horizon
     sigma: float  # standard deviation between seeds at the full horizon, in bpb
     sigma_interval: tuple[float, float]  # 95 % interval of sigma
-    paired_sigma: float  # the same for a difference of runs that share a seed
-    repeat_difference: float  # bpb
-    panel_auc: float
+    paired_sigma: float  # standard deviation of the difference of runs that share a seed, in bpb
+    repeat_difference: float  # difference of a repeated run, in bpb
+    panel_auc: float  # probability that a good spec of the panel beats a bad one
     spent: dict[str, dict[str, int]]  # runs, failed runs and tokens by stage
 
 
 def evaluation_facts(config: ConfigDict, facts: Facts) -> dict[str, Any]:
     """Returns the facts that the noise and the best recipe depend on.
 
-    Versions, cores and lanes are left out, because they change the last digits of a run and not how
-    runs scatter. The recipe is left out because calibration finds it.
+    Versions, cores and lanes are left out, because they change the rounding of a run but not the
+    noise. The recipe is left out, because it is a result of calibration.
+
+    Args:
+      config: Full configuration.
+      facts: Facts about the data and the machine.
     """
     data, model, train = config.data, config.model, config.train
     return {
@@ -56,16 +60,23 @@ def evaluation_facts(config: ConfigDict, facts: Facts) -> dict[str, Any]:
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that equal facts share."""
+    """Returns a hash of facts; 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_calibration(path: Path, facts: dict[str, Any]) -> Calibration:
     """Reads a calibration and checks that it applies to an evaluation.
 
+    Args:
+      path: Path of the calibration file.
+      facts: Facts of the evaluation, see `evaluation_facts`.
+
+    Returns:
+      The results of the calibration.
+
     Raises:
-      EvidenceError: If the file is missing, truncated or edited, or was made for another
-        evaluation, naming what differs.
+      EvidenceError: If the file is missing, truncated or edited, or belongs to another evaluation.
+        The message names the differences.
     """
     document = read_sealed(path, KIND, CalibrationDocument)
     if changes := differences(document["evaluation"], facts):

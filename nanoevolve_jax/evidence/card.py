@@ -1,4 +1,4 @@
-"""The evidence card: everything a verdict rests on in one document, and the commands on it."""
+"""The evidence card, a document that contains all results of a trial and how to repeat it."""
 
 import dataclasses
 import shlex
@@ -23,19 +23,19 @@ from nanoevolve_jax.policy.mutations import describe_change
 from nanoevolve_jax.policy.spec_json import spec_to_json
 
 KIND = "evidence"
-_DEVICES = ("devices", "threads")  # fields of this machine that bits depend on all the same
+_DEVICES = ("devices", "threads")  # fields of this machine that affect the bits of a result
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a card comes from.
+    """The origin of a card.
 
     Attributes:
       config: Full configuration of the search, as JSON.
-      campaigns: Number of searches started under this evaluation.
-      spent: Runs, failed runs and tokens by stage.
-      commands: Commands that lead from nothing to the card, see `commands`.
-      facts: `versions`, `device` and `fingerprints` of the run folder.
+      campaigns: Number of searches that were started under this evaluation.
+      spent: Numbers of runs, failed runs and tokens, by stage.
+      commands: Commands that produce the card, see `commands`.
+      facts: Fields `versions`, `device` and `fingerprints` of the run folder.
     """
 
     config: Mapping[str, Any]
@@ -51,11 +51,11 @@ def make_card(
     """Returns the card of a trial.
 
     Args:
-      trial: The finished trial.
-      candidate: The candidate.
+      trial: Finished trial.
+      candidate: Candidate of the trial.
       reference: Arm that the candidate was compared with.
       calibration: Calibration of the evaluation.
-      origin: Where the card comes from.
+      origin: Origin of the card.
     """
     code = candidate.code
     card: dict[str, Any] = {
@@ -93,7 +93,7 @@ def make_card(
 
 
 def _change(candidate: Arm, reference: Arm) -> str:
-    """Describes how a candidate differs from the arm it is compared with."""
+    """Describes the difference between a candidate and the arm that it was compared with."""
     spec = describe_change(reference.spec, candidate.spec)
     slots = [f.slot for f in candidate.code.functions] if candidate.code else []
     code = f"code of {' and '.join(slots)} rewritten" if slots else ""
@@ -102,6 +102,12 @@ def _change(candidate: Arm, reference: Arm) -> str:
 
 def read_card(path: Path) -> Card:
     """Reads an evidence card.
+
+    Args:
+      path: Path of the card.
+
+    Returns:
+      The card.
 
     Raises:
       EvidenceError: If it is missing, damaged or edited, or does not have the fields of a card.
@@ -120,12 +126,12 @@ def is_win(card: Mapping[str, Any]) -> bool:
 
 
 def commands(config: ConfigDict, calibration: Path, named: str, candidate: str) -> list[str]:
-    """Returns the commands that lead from nothing to a card, and the one that replays it.
+    """Returns the commands that produce a card from scratch and the command that replays it.
 
     Args:
-      config: Config of the search, with its texts named as the search named them.
+      config: Config of the search, with the names of corpora that the search used.
       calibration: Path of the calibration that applies.
-      named: Path of the calibration as the search named it.
+      named: Path of the calibration that the search used.
       candidate: Id of the candidate.
     """
     document = read_sealed(calibration, CALIBRATION, CalibrationDocument)
@@ -147,11 +153,12 @@ def commands(config: ConfigDict, calibration: Path, named: str, candidate: str) 
 
 
 def flags(config: ConfigDict, *, recipe: bool) -> list[str]:
-    """Returns the flags that turn the default config into this one, except for places.
+    """Returns the flags that turn the default config into another one, except for its paths.
 
     Args:
-      config: Config of a command; a field that it lacks, because it is older, has its default.
-      recipe: Whether the flags include the recipe.
+      config: Config of a command. A field that is missing, because the config is older, has its
+        default value.
+      recipe: Whether to include the fields of the recipe.
     """
     stated = [
         path

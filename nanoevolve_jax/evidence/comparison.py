@@ -1,4 +1,4 @@
-"""Arms on the same seeds: what each trains, at which learning rate, and exploratory comparisons."""
+"""Comparisons of arms on the same seeds, with a search for the learning rate of each arm."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,12 +23,12 @@ LR_FACTORS = (0.5, 0.5**0.5, 1.0, 2.0**0.5, 2.0)
 LR_STAGE = "confirm: learning rate"  # stages of `runs.jsonl`
 COMPARE_STAGE = "compare"
 _RATIO = 2.0**0.5  # ratio of neighbouring factors
-_CLOSE = 1.0 + 1e-6  # ratio of two factors that count as equal
-_EXTENSIONS = 3  # factors added to a range before its edge is accepted
+_CLOSE = 1.0 + 1e-6  # largest ratio of two factors that are treated as equal
+_EXTENSIONS = 3  # maximum number of factors by which a range is extended
 
 
 class Arm(NamedTuple):
-    """One side of a comparison."""
+    """A policy with its recipe, as one side of a comparison."""
 
     id: str
     spec: OptimizerSpec
@@ -46,44 +46,51 @@ class StepSizes(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """Where arms are compared."""
+    """The config and the runs of a comparison."""
 
-    config: ConfigDict  # its recipe is the calibrated one
-    runs: RunSource
+    config: ConfigDict  # full configuration with the calibrated recipe
+    runs: RunSource  # source of training runs
 
     def candidate(self, arm: Arm, steps: int) -> Candidate:
-        """Returns what an arm trains at a horizon."""
+        """Returns the candidate that an arm trains.
+
+        Args:
+          arm: Arm to train.
+          steps: Horizon in steps.
+        """
         recipe = make_recipe(with_recipe(self.config, arm.recipe), steps)
         recipe = recipe._replace(matrix_lr=recipe.matrix_lr * arm.lr_factor)
         return Candidate(arm.spec, recipe, arm.code)
 
     def job(self, arm: Arm, seed: int, fold: int, steps: int = 0, **changes: Any) -> Job:
-        """Returns one run of an arm.
+        """Returns the job of a run of an arm.
 
         Args:
           arm: Arm to train.
           seed: Seed of weights and batches.
           fold: Fold of the validation text.
-          steps: Horizon; 0 for the full horizon, `confirm.steps`.
-          **changes: `gate` or `disturbance`, see `Job`.
+          steps: Horizon in steps; 0 for the full horizon, `config.confirm.steps`.
+          **changes: Field `gate` or `disturbance` of the job, see `Job`.
         """
         steps = steps or self.config.confirm.steps
         return Job(self.candidate(arm, steps), seed, steps, fold, **changes)
 
     def lr_seeds(self) -> list[int]:
-        """Returns the promotion seeds on which learning rates are chosen, before any test."""
+        """Returns the promotion seeds on which learning rates are chosen."""
         count = self.config.confirm.lr_seeds
         return [stage_seed(Stage.PROMOTE, self.config.seed, i) for i in range(count)]
 
     def pick_lr(self, arm: Arm, reach: StepSizes | None = None) -> tuple[Arm, RateSearch]:
-        """Returns the arm at its best learning rate, and how that was found; see `search_lr`.
-
-        An arm that fails at every factor is returned unchanged, and `chosen` is None.
+        """Searches for the best learning rate of an arm, see `search_lr`.
 
         Args:
           arm: Arm whose learning rate is chosen.
-          reach: Step sizes that the range must include, such as those of another arm; by default
-            those of the arm.
+          reach: Step sizes that the range must include, such as those of another arm. By default,
+            these are the step sizes of the arm.
+
+        Returns:
+          The arm at its best learning rate and the results of the search. If the arm fails at every
+          factor, it is unchanged, and the field `chosen` of the search is None.
         """
 
         def losses_of(factors: Sequence[float]) -> np.ndarray:
@@ -103,7 +110,10 @@ class Bench(NamedTuple):
         return arm._replace(lr_factor=arm.lr_factor * (fit.factor if fit else 1.0)), search
 
     def step_sizes(self, arm: Arm) -> StepSizes:
-        """Returns how far an arm's numbers let it move matrices, rewritten functions aside."""
+        """Returns the step sizes that the spec and the recipe of an arm permit.
+
+        The effect of rewritten functions is not included.
+        """
         rate = self.candidate(arm, self.config.confirm.steps).recipe.matrix_lr
         reached = [static_actuators(arm.spec)]
         if arm.spec.control.enabled:
@@ -117,17 +127,17 @@ def search_lr(
 ) -> tuple[LrFit | None, list[float], np.ndarray]:
     """Searches for the best factor on a learning rate.
 
-    A parabola is fitted to the mean losses over log2(factor). Where its minimum, or the best point,
-    is at an end of the range, the range is extended there.
+    A parabola is fitted to the mean losses over log2(factor). If its minimum or the best point is
+    at an end of the range, the range is extended at that end.
 
     Args:
-      losses_of: Maps ascending factors to losses, float[factors, seeds]; it is called again with
-        factors it was called with before.
-      low: Factor that the range must include.
-      high: Another factor that the range must include.
+      losses_of: Function that maps ascending factors to losses, float[factors, seeds]. It may be
+        called several times with the same factor.
+      low: Smallest factor that the range must include.
+      high: Largest factor that the range must include.
 
     Returns:
-      The fit, None if every factor fails; the factors; and their losses.
+      (fit or None if every factor fails, factors, losses of the factors).
     """
     factors = list(LR_FACTORS)
     while factors[0] > low * _CLOSE:
@@ -147,16 +157,26 @@ def search_lr(
 
 
 def mean_curve(runs: Sequence[Run]) -> np.ndarray:
-    """Returns the validation curve averaged over runs, float64[points, 2]: step, bpb."""
+    """Returns the mean validation curve of runs.
+
+    Args:
+      runs: Runs of the same horizon.
+
+    Returns:
+      Steps and mean bpb; float64[points, 2].
+    """
     return np.mean([run.curve for run in runs], axis=0)
 
 
 def steps_to(curve: np.ndarray, target: float) -> float | None:
-    """Returns the interpolated step at which a curve first reaches a target; None if it does not.
+    """Returns the step at which a validation curve first reaches a target.
 
     Args:
-      curve: Validation curve, float[points, 2]: step, bpb.
+      curve: Steps and bpb; float[points, 2].
       target: Bits per byte to reach.
+
+    Returns:
+      Interpolated step, or None if the curve does not reach the target.
     """
     below = np.flatnonzero(curve[:, 1] <= target)
     if not len(below):
@@ -172,10 +192,13 @@ def steps_to(curve: np.ndarray, target: float) -> float | None:
 
 
 def shared_seeds(config: ConfigDict) -> list[int]:
-    """Returns the seeds of an exploratory comparison; a longer list begins with a shorter one.
+    """Returns the seeds of an exploratory comparison.
 
-    They belong to a stage of their own, so a look at them cannot influence what promotion or a
-    confirmation decides.
+    They belong to a separate stage, so an exploratory comparison cannot influence promotion or
+    confirmation. A longer list begins with every shorter one.
+
+    Args:
+      config: Full configuration.
     """
     return [stage_seed(Stage.COMPARE, config.seed, i) for i in range(config.compare.seeds)]
 
@@ -183,12 +206,17 @@ def shared_seeds(config: ConfigDict) -> list[int]:
 def explore(bench: Bench, arms: Sequence[Arm]) -> dict[str, Any]:
     """Trains every arm on the shared seeds and the screening fold, at the screening horizon.
 
-    The result does not count as evidence.
+    The result is exploratory and does not count as evidence.
+
+    Args:
+      bench: Config and runs of the comparison.
+      arms: Arms to compare. The others are compared with the first one.
 
     Returns:
-      `specs`: each arm with its mean bpb (NaN if a run failed), the failures of its runs by seed,
-      and, except for the first arm, its `gain` over the first arm, the fields of a `PairedTest`.
-      `bpb`: float64[arms, seeds]. `seeds`, `fold` and `steps`.
+      A dict with the fields `specs`, `seeds`, `fold`, `steps` and `bpb`, which is
+      float64[arms, seeds]. `specs` contains the mean bpb of each arm (NaN if a run failed), the
+      failures of its runs by seed and, except for the first arm, its `gain` over the first arm as
+      the fields of a `PairedTest`.
     """
     seeds, steps = shared_seeds(bench.config), bench.config.train.steps
     jobs = [bench.job(arm, seed, SCREEN_FOLD, steps) for arm in arms for seed in seeds]

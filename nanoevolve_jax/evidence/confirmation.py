@@ -1,6 +1,6 @@
-"""Confirmation: a candidate against each reference, at two looks, with a least gain.
+"""Confirmation: paired tests of a candidate against references, at two looks.
 
-`decide` holds the rule, `power` what the rule can detect, and `confirm` trains the runs.
+`decide` implements the rule, `power` computes the power of the rule, and `confirm` trains the runs.
 """
 
 import functools
@@ -48,15 +48,15 @@ STAGE = "confirm: test"  # stage of `runs.jsonl`
 
 
 class ConfirmationRules(NamedTuple):
-    """Conditions for a win."""
+    """The conditions for a win."""
 
-    first_seeds: int = 8
-    first_p: float = 0.01
-    seeds: int = 20
-    p: float = 0.04
-    min_gain: float = 0.5  # in sigmas
+    first_seeds: int = 8  # number of pairs at the first look
+    first_p: float = 0.01  # largest p at the first look
+    seeds: int = 20  # number of pairs at the second look
+    p: float = 0.04  # largest p at the second look
+    min_gain: float = 0.5  # smallest mean gain, in sigmas
     worst: float = 2.0  # sigmas by which the worst run may be worse than the baseline's worst
-    confirmations: int = 1  # confirmations of the campaign that count; divides both p
+    confirmations: int = 1  # number of confirmations of the campaign that count; divides both p
 
 
 _LOOSER_IF_LARGER = ("first_p", "p", "worst")
@@ -75,7 +75,16 @@ def rules_of(config: ConfigDict, confirmations: int) -> ConfirmationRules:
 
 
 def loosened(rules: ConfirmationRules) -> dict[str, float]:
-    """Returns the rules that are looser than the protocol's own; a win by these does not count."""
+    """Returns the rules that are looser than those of the protocol.
+
+    A win under looser rules does not count.
+
+    Args:
+      rules: Rules of a campaign.
+
+    Returns:
+      Values of the looser rules by name.
+    """
     usual = ConfirmationRules()
     larger = {name for name in _LOOSER_IF_LARGER if getattr(rules, name) > getattr(usual, name)}
     smaller = {name for name in _LOOSER_IF_SMALLER if getattr(rules, name) < getattr(usual, name)}
@@ -83,7 +92,7 @@ def loosened(rules: ConfirmationRules) -> dict[str, float]:
 
 
 class Decision(NamedTuple):
-    """The result of a look at the runs."""
+    """The decision at a look."""
 
     outcome: Outcome
     reason: str
@@ -91,25 +100,29 @@ class Decision(NamedTuple):
 
 
 def decision_rank(decision: Decision) -> tuple[int, float]:
-    """Returns a key that sorts decisions of one look from the worst for a candidate to the best.
+    """Returns a key that sorts decisions of the same look from worst to best for the candidate.
 
-    A candidate that has to beat several references has achieved what the lowest decision says.
+    If a candidate has to beat several references, the lowest decision applies.
     """
     return (NULL, CONTINUE, WIN).index(decision.outcome), decision.test.mean
 
 
 def decide(baseline: Floats, candidate: Floats, sigma: float, rules: ConfirmationRules) -> Decision:
-    """Decides on the runs so far; there are two looks, after `first_seeds` and `seeds` pairs.
+    """Decides at a look, which takes place after `rules.first_seeds` or `rules.seeds` pairs.
 
     Args:
-      baseline: Bits per byte at the baseline's best learning rate, float[n]; NaN for a failed run.
-      candidate: The candidate's bits per byte on the same seeds, float[n].
+      baseline: Bits per byte of the baseline at its best learning rate; float[n], NaN for a failed
+        run.
+      candidate: Bits per byte of the candidate on the same seeds; float[n].
       sigma: Standard deviation of the baseline between seeds, in bpb.
-      rules: Rules of this campaign.
+      rules: Rules of the campaign.
+
+    Returns:
+      The decision, its reason and the paired test.
 
     Raises:
       ValueError: If there is no look after n pairs.
-      EvidenceError: If a run of the baseline failed, because nothing can be compared with it.
+      EvidenceError: If a run of the baseline failed, because then there is nothing to compare with.
     """
     n = len(baseline)
     if n not in (rules.first_seeds, rules.seeds) or len(candidate) != n:
@@ -155,15 +168,19 @@ def _standard_pairs(rules: ConfirmationRules, campaigns: int) -> np.ndarray:
 def power(
     effect: float, paired_sigma: float, rules: ConfirmationRules, campaigns: int = 4000
 ) -> float:
-    """Returns how often a candidate with a true gain would win, by simulating the two looks.
+    """Returns the probability that a candidate with a given true gain wins.
 
-    The bound on the worst run is left out, because it depends on noise that both arms share.
+    The two looks are simulated. The condition on the worst run is left out, because it depends on
+    noise that both arms share.
 
     Args:
       effect: True mean gain, in sigmas.
       paired_sigma: Standard deviation of the gain of a pair, in sigmas.
       rules: Rules of the campaign.
       campaigns: Number of simulated campaigns.
+
+    Returns:
+      Probability from 0 to 1.
     """
     gains = effect + paired_sigma * _standard_pairs(rules, campaigns)
     first = gains[:, : rules.first_seeds]
@@ -182,19 +199,32 @@ def power(
 def minimum_detectable_effect(
     paired_sigma: float, rules: ConfirmationRules, wanted: float = 0.8
 ) -> float:
-    """Returns the smallest true gain, in sigmas, that wins with probability `wanted`; to 0.05."""
+    """Returns the smallest true gain that wins with a given probability.
+
+    Args:
+      paired_sigma: Standard deviation of the gain of a pair, in sigmas.
+      rules: Rules of the campaign.
+      wanted: Probability of a win.
+
+    Returns:
+      Gain in sigmas, a multiple of 0.05; inf if it is at least 10.
+    """
     effects = np.arange(0.05, 10.0, 0.05)
     reached = (effect for effect in effects if power(effect, paired_sigma, rules) >= wanted)
     return float(next(reached, math.inf))
 
 
 def power_results(calibration: Calibration, rules: ConfirmationRules) -> PowerResults:
-    """Returns the power of a confirmation under two assumptions about how pairs scatter.
+    """Returns the power of a confirmation under two assumptions about the noise of pairs.
 
-    `twins`: as the baseline and a close variant do on shared seeds. `strangers`: as independent
-    runs do, at the upper end of sigma's interval, because arms at learning rates of their own may
-    part like runs of different seeds. Neither is a bound; the pairs themselves show how they
-    scatter.
+    The field `twins` assumes the noise of the baseline and a close variant on shared seeds. The
+    field `strangers` assumes that both runs of a pair are independent, with a standard deviation at
+    the upper end of sigma's interval, because arms with different learning rates may differ like
+    runs on different seeds. Neither is a bound. The actual noise is measured on the pairs.
+
+    Args:
+      calibration: Calibration of the evaluation.
+      rules: Rules of the campaign.
     """
 
     def result(paired: float) -> PowerResult:
@@ -213,7 +243,12 @@ def power_results(calibration: Calibration, rules: ConfirmationRules) -> PowerRe
 
 
 def describe_power(results: PowerResults, sigma: float) -> str:
-    """Returns the power of a confirmation in one line."""
+    """Describes the power of a confirmation in one line.
+
+    Args:
+      results: Power under both assumptions, see `power_results`.
+      sigma: Standard deviation of the baseline between seeds, in bpb.
+    """
     close, independent = results["twins"], results["strangers"]
     effects = [
         "more than 10" if effect is None else f"{effect:.2f}"
@@ -232,27 +267,27 @@ def describe_power(results: PowerResults, sigma: float) -> str:
 
 
 class Study(NamedTuple):
-    """What a candidate is confirmed, attributed and transferred with."""
+    """The resources of a confirmation, an attribution or a transfer."""
 
-    bench: Bench
-    slot: Confirmation  # seeds and fold that the ledger gave out
+    bench: Bench  # config and runs of the comparison
+    slot: Confirmation  # seeds and fold that the ledger allocated
     sigma: float  # standard deviation of the baseline between seeds, in bpb
-    log: Log  # takes one line for the user
+    log: Log  # callback that takes one line for the user
 
 
 class Arms(NamedTuple):
-    """The two arms that are compared, each at its own best learning rate."""
+    """The two arms of a comparison, each at its own best learning rate."""
 
     winner: Arm
     baseline: Arm
 
     @property
     def cost_ratio(self) -> float:
-        """FLOPs of the winner's step over the baseline's."""
+        """FLOPs of the winner's step relative to the baseline's."""
         return self.winner.cost / self.baseline.cost
 
     def to_json(self, bench: Bench) -> TestedArms:
-        """Returns both arms as a card holds them."""
+        """Returns both arms in the form that a card contains."""
         steps = bench.config.confirm.steps
         baseline, winner = (
             candidate_to_json(bench.candidate(arm, steps)) for arm in (self.baseline, self.winner)
@@ -269,24 +304,32 @@ class Confirmed(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """The candidate against one reference."""
+    """The comparison of the candidate with a reference."""
 
     reference: Arm
-    rates: RateSearch
+    rates: RateSearch  # search for the learning rate of the reference
     runs: list[Run]  # runs of the reference
     decision: Decision
 
 
 def confirm(study: Study, candidate: Arm, references: Sequence[Arm]) -> Confirmed:
-    """Chooses all learning rates, then tests at one or two looks.
+    """Chooses all learning rates, then tests a candidate at one or two looks.
 
-    The candidate has to beat every reference, each at the best of a range of learning rates that
-    reaches the candidate's step sizes. All tests have the same level, because requiring every test
-    to pass cannot raise the false-positive rate. The result describes the comparison in which the
-    candidate does worst. A candidate that fails at every learning rate has failed without a test.
+    The candidate has to beat every reference. The range of learning rates of a reference includes
+    the candidate's step sizes. All tests have the same level, because requiring every test to pass
+    cannot raise the false-positive rate. A candidate that fails at every learning rate is not
+    tested.
+
+    Args:
+      study: Resources of the confirmation.
+      candidate: Candidate to confirm.
+      references: Arms that the candidate has to beat.
+
+    Returns:
+      The comparison with the worst decision for the candidate, and the runs of the candidate.
 
     Raises:
-      EvidenceError: If a reference fails at every learning rate, or on a pair.
+      EvidenceError: If a reference fails at every learning rate, or in one of the pairs.
     """
     bench, slot, sigma, log = study
     rules = rules_of(bench.config, slot.confirmations)
@@ -336,7 +379,7 @@ def _look(
     count: int,
     rules: ConfirmationRules,
 ) -> tuple[list[_Comparison], list[Run]]:
-    """Trains the first `count` pairs of every comparison and decides on each.
+    """Trains the first `count` pairs of every comparison and decides on each comparison.
 
     Returns:
       The comparisons with their decisions, and the runs of the candidate.
@@ -360,7 +403,7 @@ def _look(
 
 
 def _hardest(comparisons: Sequence[_Comparison]) -> _Comparison:
-    """Returns the comparison in which the candidate does worst."""
+    """Returns the comparison with the worst decision for the candidate."""
     return min(comparisons, key=lambda comparison: decision_rank(comparison.decision))
 
 
@@ -381,14 +424,14 @@ def _other(comparison: _Comparison) -> OtherReference:
 
 
 def to_target(runs: Mapping[str, Sequence[Run]], cost_ratio: float) -> TargetResult | None:
-    """Returns the steps and compute each arm takes to reach the baseline's mean final bpb.
+    """Returns the steps and compute that each arm needs for the baseline's mean final bpb.
 
     Args:
-      runs: Runs of `baseline` and `winner`.
-      cost_ratio: FLOPs of the winner's step over the baseline's.
+      runs: Runs by arm, with the keys `baseline` and `winner`.
+      cost_ratio: FLOPs of the winner's step relative to the baseline's.
 
     Returns:
-      None if a run failed or there are no runs.
+      Steps and relative compute, or None if a run failed or there are no runs.
     """
     if not all(runs.values()) or any(run.failure for arm in runs.values() for run in arm):
         return None

@@ -1,4 +1,4 @@
-"""Which candidates can win: constraints that no gain can offset, and retuned baselines."""
+"""Eligibility of candidates: constraints that no gain can offset, and retuned baselines."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,15 @@ def _num_bytes(tree: Any) -> int:
 
 
 def state_ratio(task: Task, candidate: Candidate) -> float:
-    """Returns the bytes of the optimizer's state over those of NanoChat's, which has no sensors."""
+    """Returns the size of an optimizer's state relative to NanoChat's, which has no sensors.
+
+    Args:
+      task: Task that the candidate is trained on.
+      candidate: Policy and recipe.
+
+    Returns:
+      Ratio of bytes, at least 1.
+    """
     params = jax.eval_shape(lambda: gpt.init_params(task.model, jax.random.key(0)))
     optimizer = task.optimizer(candidate._replace(code=None), 1000)
     state = jax.eval_shape(optimizer.init, params)
@@ -46,12 +54,16 @@ def state_ratio(task: Task, candidate: Candidate) -> float:
 class Constraints(NamedTuple):
     """Measurements by the id of an arm."""
 
-    baseline: str
-    failure_at_twice_the_lr: dict[str, str | None]  # the baseline's included; None: it survived
-    state_bytes_over_nanochat: dict[str, float]
+    baseline: str  # id of the baseline
+    failure_at_twice_the_lr: dict[str, str | None]  # None: it survived; includes the baseline
+    state_bytes_over_nanochat: dict[str, float]  # see `state_ratio`
 
     def broken(self, arm: str) -> str | None:
-        """Returns the constraint that an arm breaks, in words, or None."""
+        """Returns a description of the constraint that an arm breaks, or None.
+
+        Args:
+          arm: Id of the arm.
+        """
         ratio = self.state_bytes_over_nanochat[arm]
         if ratio > STATE_LIMIT:
             times, most = apart(ratio, STATE_LIMIT, 3, "f")
@@ -63,13 +75,16 @@ class Constraints(NamedTuple):
 
 
 def measure(bench: Bench, baseline: Arm, arms: Sequence[Arm], stage: str) -> Constraints:
-    """Runs arms and the baseline at twice the learning rate, and counts bytes of their state.
+    """Trains candidates at twice their learning rate and measures the size of their states.
 
     Args:
-      bench: Where arms are trained, at the screening horizon.
-      baseline: The baseline; an arm must survive if the baseline does.
+      bench: Config and runs of the comparison. Runs have the screening horizon.
+      baseline: Baseline. A candidate must survive if the baseline does.
       arms: Candidates.
-      stage: Stage under which the runs are kept.
+      stage: Stage of the runs in `runs.jsonl`.
+
+    Returns:
+      Measurements of the candidates and the baseline.
     """
     steps, task = bench.config.train.steps, make_task(bench.config)
     seed = stage_seed(Stage.PROMOTE, bench.config.seed, 0)
@@ -90,11 +105,18 @@ def measure(bench: Bench, baseline: Arm, arms: Sequence[Arm], stage: str) -> Con
 
 
 def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
-    """Returns the same policy without its gate, if fixed fields can express what the gate does.
+    """Removes a gate that cannot move actuators, if fixed fields can express its effect.
 
-    A gate that senses nothing stays at `sigmoid(sharpness * bias)`. A gate whose poles coincide for
-    every actuator in use may move, but has no effect. Multiplier, clip threshold and second-moment
-    decay have fields of their own. A partial mix does not, so such a policy keeps its gate.
+    A gate whose coefficients are all 0 is constant at `sigmoid(sharpness * bias)`. A gate whose
+    poles are equal for every actuator in use has no effect even if it moves. There are fields for
+    the multiplier, the clip threshold and the second-moment decay, but not for a partial mix, so a
+    policy with a partial mix keeps its gate.
+
+    Args:
+      spec: Policy of concrete numbers.
+
+    Returns:
+      An equivalent policy.
     """
     if not spec.control.enabled or not is_static(spec):
         return spec
@@ -103,9 +125,14 @@ def without_still_gate(spec: OptimizerSpec) -> OptimizerSpec:
 
 
 def is_static(spec: OptimizerSpec, code: Code | None = None) -> bool:
-    """Returns whether the gate is off, senses nothing, or moves nothing that has an effect.
+    """Returns whether a policy is static: its gate never changes an actuator during training.
 
-    If code has rewritten a gate in use, none of this is known and the answer is False.
+    This holds if the gate is off, if all its coefficients are 0, or if it moves no actuator that
+    has an effect. If the gate is on and its functions are rewritten, the result is False.
+
+    Args:
+      spec: Policy of concrete numbers.
+      code: Rewritten functions of the policy, or None.
     """
     if spec.control.enabled and code and any(code.of(slot) for slot in SCOPES["gating"]):
         return False
@@ -116,11 +143,16 @@ def is_static(spec: OptimizerSpec, code: Code | None = None) -> bool:
 def is_retuned_baseline(
     spec: OptimizerSpec, baseline: OptimizerSpec, code: Code | None = None
 ) -> bool:
-    """Returns whether a policy equals the baseline once recipe fields and multiplier are reset.
+    """Returns whether a policy differs from the baseline only in its recipe or multiplier.
 
-    Such a policy shows that the baseline can be tuned further, and nothing about policies. No decay
-    counts as the baseline's decay with a `weight_decay` of 0. Rewritten code is never a retuned
-    baseline, whatever its spec.
+    Such a policy only shows that the baseline can be tuned further. A policy without weight decay
+    is treated as one with the baseline's kind of decay and a `weight_decay` of 0. A policy with
+    rewritten functions is never a retuned baseline.
+
+    Args:
+      spec: Policy of concrete numbers.
+      baseline: Spec of the baseline.
+      code: Rewritten functions of the policy, or None.
     """
     if code is not None:
         return False

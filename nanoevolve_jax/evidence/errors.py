@@ -1,7 +1,7 @@
-"""Mistakes about evidence."""
+"""Errors about evidence."""
 
 from nanoevolve_jax.errors import UserError
 
 
 class EvidenceError(UserError):
-    """Evidence that cannot be used or made; the message says which and why, in one line."""
+    """An error about evidence that cannot be used or collected. Its message is a single line."""

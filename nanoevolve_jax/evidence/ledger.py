@@ -1,16 +1,16 @@
 """The ledger: seeds and validation folds that the confirmations of an evaluation have used up.
 
-Each calibrated evaluation has one ledger, a journal (see `execution.journal`) in which an edited,
-moved or missing line is noticed. A head file beside it holds the number of lines and the last seal,
-so that lines missing at the end are noticed too.
+Each calibrated evaluation has a ledger. It is a journal (see `execution.journal`), so edited, moved
+and missing lines are detected. A head file beside it contains the number of lines and the last
+seal, so that missing lines at the end are detected too.
 
-An event is written to the ledger, then counted in the head, and only then acted on. A process
-killed in between leaves a line that the head does not count, which is kept. A process killed while
-it writes the line leaves a tail without a newline, which is cut off. In both cases the action has
-not begun.
+An event is written to the ledger and counted in the head before any action follows. If a process is
+killed between the two writes, the last line is not counted in the head, and it is kept. If a
+process is killed while it writes a line, the line has no newline at its end, and it is cut off. In
+both cases, the action has not begun.
 
-Seals catch accidents and careless edits. They do not stop a forger, and a ledger that is deleted
-together with its head begins anew.
+Seals detect accidents and careless edits, but not forgery. If a ledger is deleted together with its
+head, a new ledger begins.
 """
 
 import contextlib
@@ -49,15 +49,23 @@ class Confirmation(NamedTuple):
     campaign: str
     candidate: str
     fold: int  # fold of the validation text
-    seeds: tuple[int, ...]  # uint32[64]; n pairs use the first n
-    exploratory: bool  # beyond the share of its campaign, so it cannot be a win
-    confirmations: int  # confirmations of its campaign that count; divides p
-    outcome: str | None  # None: not finished
+    seeds: tuple[int, ...]  # 64 seeds, of which n pairs use the first n; uint32
+    exploratory: bool  # whether its campaign has used up the confirmations that count
+    confirmations: int  # number of confirmations of its campaign that count, which divides p
+    outcome: str | None  # None if it is not finished
 
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-    """A ledger on disk, see `open_ledger`. Every method reads it again, under a lock."""
+    """A ledger on disk, see `open_ledger`.
+
+    Every method locks the file and reads it again.
+
+    Attributes:
+      path: Path of the ledger.
+      fingerprint: Fingerprint of the evaluation.
+      folds: Number of validation folds, `config.data.folds`.
+    """
 
     path: Path
     fingerprint: str
@@ -66,16 +74,16 @@ class Ledger:
     def register_campaign(
         self, campaign: str, seed: int, confirm_max: int, workdir: str = ""
     ) -> None:
-        """Enters a search when it starts; entering it again changes nothing.
+        """Registers a search when it starts. A search may be registered more than once.
 
         Args:
           campaign: Id of the search.
-          seed: `config.seed`.
+          seed: Seed of the search, `config.seed`.
           confirm_max: Number of its confirmations that count.
-          workdir: Name of its run folder, for people.
+          workdir: Name of its run folder, for display.
 
         Raises:
-          EvidenceError: If it was started with another seed or number of confirmations.
+          EvidenceError: If it was registered with another seed or number of confirmations.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
@@ -95,13 +103,20 @@ class Ledger:
                 raise EvidenceError(must(f"config.{name}", rule, value))
 
     def consume(self, campaign: str, candidate: str) -> Confirmation:
-        """Takes the next fold and seeds for a candidate; they are used up once this returns.
+        """Allocates the next fold and seeds to a candidate.
 
-        The same candidate always gets the same confirmation. So a killed confirmation resumes, and
-        a finished one, whose `outcome` is known, does not get a second chance.
+        The same candidate always receives the same confirmation. A confirmation that was killed can
+        therefore be resumed, and a finished one, which has an `outcome`, cannot be repeated.
+
+        Args:
+          campaign: Id of a registered search.
+          candidate: Id of the candidate.
+
+        Returns:
+          The confirmation of the candidate.
 
         Raises:
-          EvidenceError: If the campaign is not registered, or all folds or seeds are used up.
+          EvidenceError: If the search is not registered, or all folds or seeds have been used.
         """
         with _locked(self.path):
             events = _load(self.path, self.fingerprint)
@@ -113,7 +128,11 @@ class Ledger:
         return _confirmations([*events, event])[-1]
 
     def finish(self, number: int, outcome: str) -> None:
-        """Enters the outcome of a confirmation; entering the same again changes nothing.
+        """Records the outcome of a confirmation. The same outcome may be recorded more than once.
+
+        Args:
+          number: Number of the confirmation.
+          outcome: Outcome of the confirmation.
 
         Raises:
           EvidenceError: If there is no such confirmation, or it has another outcome.
@@ -132,35 +151,39 @@ class Ledger:
             raise EvidenceError(must(f"outcome of confirmation {number}", f"be {old!r}", outcome))
 
     def campaigns(self) -> int:
-        """Returns how many searches were started under this evaluation."""
+        """Returns the number of searches that were started under this evaluation."""
         with _locked(self.path):
             return len(_campaigns(_load(self.path, self.fingerprint)))
 
     def confirmations(self) -> list[Confirmation]:
-        """Returns all confirmations so far, by number."""
+        """Returns all confirmations so far, ordered by number."""
         with _locked(self.path):
             return _confirmations(_load(self.path, self.fingerprint))
 
 
 def ledger_path(cache: Path, fingerprint: str) -> Path:
-    """Returns the path of an evaluation's ledger, in the cache with the text that it gives out.
+    """Returns the path of an evaluation's ledger.
 
-    A second calibration of one evaluation, or a copy of the first, leads to the same ledger.
+    It is in the cache of the validation text. All calibrations of an evaluation and their copies
+    share the same ledger.
 
     Args:
-      cache: `config.data.cache_dir`.
+      cache: Folder of the cache, `config.data.cache_dir`.
       fingerprint: Fingerprint of the evaluation.
     """
     return cache / FOLDER / f"{fingerprint}.jsonl"
 
 
 def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
-    """Opens the ledger of an evaluation, or begins it.
+    """Opens the ledger of an evaluation, and creates it if it does not exist.
 
     Args:
-      path: Path of the ledger, see `ledger_path`; its folder is made if necessary.
+      path: Path of the ledger, see `ledger_path`. Its folder is created if necessary.
       fingerprint: Fingerprint of the evaluation.
-      folds: `config.data.folds`, which the fingerprint covers.
+      folds: Number of validation folds, `config.data.folds`.
+
+    Returns:
+      The ledger.
 
     Raises:
       EvidenceError: If the ledger belongs to another evaluation, was changed after it was written,
@@ -178,7 +201,7 @@ def open_ledger(path: Path, fingerprint: str, folds: int) -> Ledger:
     return Ledger(path, fingerprint, folds)
 
 
-# What the events mean ------------------------------------------------------------------------
+# Events --------------------------------------------------------------------------------------
 
 
 def _campaigns(events: list[Event]) -> dict[str, Event]:
@@ -278,7 +301,7 @@ _EVENTS = {
 
 
 def _require_event(event: Event, before: list[Event]) -> None:
-    """Checks the form of an event, and that it begins the ledger or refers to earlier events."""
+    """Checks the fields of an event and its references to earlier events."""
     kind = event.get("event")
     if not isinstance(kind, str) or kind not in _EVENTS or (kind == "ledger") != (not before):
         wanted = "one of campaign, confirmation, finished" if before else "ledger"
@@ -294,7 +317,7 @@ def _head_path(path: Path) -> Path:
 
 def _write_head(path: Path, count: int, seal: str) -> None:
     write_sealed(_head_path(path), _HEAD_KIND, {"count": count, "last": seal})
-    folder = os.open(path.parent, os.O_RDONLY)  # a new file name is synced with its folder
+    folder = os.open(path.parent, os.O_RDONLY)  # syncing makes a new file name durable
     try:
         os.fsync(folder)
     finally:
@@ -311,10 +334,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _load(path: Path, fingerprint: str) -> list[Event]:
-    """Reads and checks a whole ledger; updates a head that a kill left behind.
+    """Reads and checks a ledger, and completes the head if a process was killed before it did so.
 
     Raises:
-      EvidenceError: see `open_ledger`.
+      EvidenceError: If the ledger is invalid, see `open_ledger`.
     """
     try:
         lines = journal.read(path)
@@ -348,6 +371,6 @@ def _load(path: Path, fingerprint: str) -> list[Event]:
 
 
 def _append(path: Path, known: int, event: Event) -> None:
-    """Writes an event, then the head, each synced before the next."""
+    """Writes and syncs an event, then the head."""
     seal = journal.append(path, [event])
     _write_head(path, known + 1, seal)

@@ -1,4 +1,4 @@
-"""The ladder of claims: the level that the records of a candidate support."""
+"""The win levels: the highest level that the records of a candidate support."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,35 +12,35 @@ from nanoevolve_jax.evidence.confirmation import WIN
 from nanoevolve_jax.evidence.statistics import Floats, PairedTest, paired_test
 
 AUC = 0.9
-GATE_SHIFT = 0.1  # gate in the first third of training minus the last, mean over seeds
-ACTUATOR_SHIFT = 0.05  # share of an actuator's mean, between any two thirds
-SIGN_SHARE = 7 / 8  # share of seeds whose gate moves the same way
-CELL_FLOOR = -0.5  # sigmas
+GATE_SHIFT = 0.1  # least change of the gate from the first third of training to the last
+ACTUATOR_SHIFT = 0.05  # least change of an actuator between two thirds, relative to its mean
+SIGN_SHARE = 7 / 8  # least share of seeds on which the gate moves in the same direction
+CELL_FLOOR = -0.5  # least mean gain in a condition of level 4, in sigmas
 CHEAPER_P = 0.001
 _BEFORE_REPLAY = 4  # the level that a replay can lift by one
 
 
 class Level(NamedTuple):
-    """A level, and why it is not higher."""
+    """A level and the reason why it is not higher."""
 
-    level: int
+    level: int  # from 0 to 5
     missing: str | None  # reason why the next level is not reached
-    static: bool  # the gate cannot move, so level 2 does not apply
+    static: bool  # whether the gate cannot move, so that level 2 does not apply
 
 
 class Ladder(NamedTuple):
-    """Records that levels are computed from; None: not measured."""
+    """The records that decide the level of a candidate. None marks what was not measured."""
 
     panel_auc: float | None = None
-    repeat_difference: float | None = None
+    repeat_difference: float | None = None  # difference of a repeated run, in bpb
     static: bool = False
-    gates: np.ndarray | None = None  # float[seeds, steps], NaN: a run failed
-    actuators: Mapping[str, Sequence[float]] | None = None  # means in three thirds
+    gates: np.ndarray | None = None  # float[seeds, steps], NaN for failed runs
+    actuators: Mapping[str, Sequence[float]] | None = None  # mean in each third of training
     no_win: str | None = "it is not confirmed"  # reason why it is not a win; None: it is a win
-    cells: Mapping[str, np.ndarray] | None = None  # gains, float[seeds]; NaN: failed
-    sigma: float = math.nan  # bpb
-    cheaper: np.ndarray | None = None  # gains at 95 % of the compute
-    wider: np.ndarray | None = None  # gains at a multiple of the width
+    cells: Mapping[str, np.ndarray] | None = None  # gains, float[seeds]; NaN for failed runs
+    sigma: float = math.nan  # standard deviation of the baseline between seeds, in bpb
+    cheaper: np.ndarray | None = None  # gains at 95 % of the compute, float[seeds]
+    wider: np.ndarray | None = None  # gains of a wider model, float[seeds]
     export_passes: bool | None = None
     replay_passes: bool | None = None
 
@@ -84,7 +84,7 @@ def _moves_with_phase(ladder: Ladder) -> str | None:
 
 
 def lower_bound(gains: Floats) -> float:
-    """Returns the one-sided 95 % lower bound of a mean gain; -inf if a run failed."""
+    """Returns the one-sided 95 % lower confidence bound of a mean gain; -inf if a run failed."""
     test = paired_test(gains)
     if test.n < 2 or not math.isfinite(test.mean):
         return -math.inf
@@ -92,10 +92,16 @@ def lower_bound(gains: Floats) -> float:
 
 
 def pooled(cells: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns the mean gain of each seed over all cells, float64[seeds].
+    """Returns the mean gain of each seed over all cells.
 
     Cells share seeds and validation text, so their gains are correlated. Only seeds are
-    independent, so a bound must count seeds and not cells.
+    independent, so a confidence bound must be based on seeds instead of cells.
+
+    Args:
+      cells: Gains by the name of the cell; float[seeds] each.
+
+    Returns:
+      Mean gains; float64[seeds].
     """
     return np.mean(list(cells.values()), axis=0)
 
@@ -130,7 +136,11 @@ def _is_worth_adopting(ladder: Ladder) -> str | None:
 
 
 def level_of(ladder: Ladder) -> Level:
-    """Returns the highest level that is reached together with all lower levels."""
+    """Returns the highest level that is reached together with all lower levels.
+
+    Args:
+      ladder: Records of the candidate.
+    """
     steps = {
         1: _separates,
         2: _moves_with_phase,
@@ -139,7 +149,7 @@ def level_of(ladder: Ladder) -> Level:
         5: _is_worth_adopting,
     }
     if ladder.static:
-        del steps[2]  # a policy that cannot move is judged by its gain alone
+        del steps[2]  # level 2 requires a gate that moves
     reached = 0
     for level, check in steps.items():
         missing = check(ladder)
@@ -150,12 +160,15 @@ def level_of(ladder: Ladder) -> Level:
 
 
 def required_seeds(effect: float, paired_sigma: float, most: int = 64) -> int:
-    """Returns the number of pairs with which a gain passes `CHEAPER_P` with probability 0.8.
+    """Returns the number of pairs for which a test at level `CHEAPER_P` has a power of 0.8.
 
     Args:
-      effect: Expected gain in bpb, as measured before.
+      effect: Expected mean gain, in bpb.
       paired_sigma: Standard deviation of the gain of a pair, in bpb.
-      most: Upper bound of the result; at the bound the test is still valid, but has less power.
+      most: Maximum number of pairs. At the maximum, the test may have less power.
+
+    Returns:
+      Number of pairs, from 3 to `most`.
     """
     if effect <= 0:
         return most
@@ -167,7 +180,7 @@ def required_seeds(effect: float, paired_sigma: float, most: int = 64) -> int:
 
 
 def no_win(card: Mapping[str, Any]) -> str | None:
-    """Returns why a card does not hold a win that counts, or None if it does."""
+    """Returns the reason why a card is not a win that counts, or None if it is."""
     if card["retuned_baseline"]:
         return "it is a retuned baseline"
     if card["confirmation"]["outcome"] != WIN:
@@ -181,7 +194,7 @@ def no_win(card: Mapping[str, Any]) -> str | None:
 
 
 def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
-    """Returns the gains in one condition of a card's `transfer`, float64[seeds]; NaN: failed."""
+    """Returns the gains in a condition of a card's `transfer`; float64[seeds], NaN if failed."""
     baseline, winner = (
         np.array([math.nan if x is None else x for x in cell[arm]], np.float64)
         for arm in ("baseline", "winner")
@@ -190,16 +203,21 @@ def cell_gains(cell: Mapping[str, Any]) -> np.ndarray:
 
 
 def level_of_card(card: Mapping[str, Any], gates: np.ndarray | None) -> Level:
-    """Returns the level that a card and the candidate's gates, float[seeds, steps], support."""
+    """Returns the level that a card supports.
+
+    Args:
+      card: Evidence card.
+      gates: Gate trajectories of the candidate; float[seeds, steps]. None if there are none.
+    """
     return level_of(_ladder_of(card, gates))
 
 
 def level_with_replay(card: Mapping[str, Any], passes: bool | None) -> Level:
-    """Returns the level of a card together with a replay, which only level 5 depends on.
+    """Returns the level of a card together with its replay, on which only level 5 depends.
 
     Args:
-      card: Evidence card with its own `level`.
-      passes: Whether a replay of this card agreed; None if there was none.
+      card: Evidence card that already has a `level`.
+      passes: Whether a replay of the card agreed. None if there was no replay.
     """
     own = Level(**card["level"])
     if own.level < _BEFORE_REPLAY:

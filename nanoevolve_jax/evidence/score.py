@@ -1,4 +1,4 @@
-"""The score of a candidate, the Pareto front, and who is promoted by score."""
+"""Scores of candidates, the Pareto front, and promotion by score."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SMOOTHING = 0.9  # decay of the training loss's average, whose rises are measured
+_SMOOTHING = 0.9  # decay of the average of the training loss
 
 
 class Merit(NamedTuple):
@@ -20,16 +20,19 @@ class Merit(NamedTuple):
 class Scale(NamedTuple):
     """The units of a score, which a calibration measures."""
 
-    sigma: float  # bpb, between seeds of the baseline
-    shrinkage: float  # variance of one gain, in sigma squared
-    horizon_slope: float  # bpb that a run gains per unit of ln(horizon)
+    sigma: float  # standard deviation of the baseline between seeds, in bpb
+    shrinkage: float  # variance of the gain of a pair, in units of sigma squared
+    horizon_slope: float  # decrease of the final bpb per unit of ln(horizon)
 
 
 def instability(losses: np.ndarray) -> float:
-    """Returns the largest rise of the smoothed loss above its lowest value so far, in nats.
+    """Returns the largest rise of the smoothed loss above its lowest earlier value.
 
     Args:
-      losses: Training losses, float[steps], all finite.
+      losses: Training losses, all of which are finite; float[steps].
+
+    Returns:
+      The rise, in nats.
     """
     smooth, lowest, rise = float(losses[0]), float(losses[0]), 0.0
     for loss in losses[1:]:
@@ -40,25 +43,32 @@ def instability(losses: np.ndarray) -> float:
 
 
 def extra_cost(cost: float, baseline_cost: float, scale: Scale) -> float:
-    """Returns what the baseline would gain from a candidate's additional compute, in sigmas.
+    """Returns the gain of the baseline from longer runs that cost as much as the candidate's.
 
-    The compute could be spent on longer runs instead, so cost does not need a weight of its own.
-    Savings are not rewarded.
+    This measures additional compute in the units of a gain. Savings are not rewarded.
+
+    Args:
+      cost: FLOPs of a step of the candidate.
+      baseline_cost: FLOPs of a step of the baseline.
+      scale: Units of the evaluation.
+
+    Returns:
+      Gain in sigmas, at least 0.
     """
     return scale.horizon_slope / scale.sigma * max(0.0, math.log(cost / baseline_cost))
 
 
 def score(gains: Sequence[float], cost: float, baseline_cost: float, scale: Scale) -> float:
-    """Returns the mean gain over the baseline in sigmas, shrunk for few runs, minus its cost.
+    """Returns the score of a candidate: its shrunken mean gain minus its additional cost.
 
     Args:
       gains: Baseline bpb minus candidate bpb on each seed.
-      cost: FLOPs of the candidate's step.
-      baseline_cost: FLOPs of the baseline's step.
+      cost: FLOPs of a step of the candidate.
+      baseline_cost: FLOPs of a step of the baseline.
       scale: Units of the evaluation.
 
     Returns:
-      Sigmas; -inf if any run is not finite.
+      Score in sigmas; -inf if there are no gains or any gain is not finite.
     """
     if not gains or not all(math.isfinite(gain) for gain in gains):
         return -math.inf
@@ -70,7 +80,12 @@ def score(gains: Sequence[float], cost: float, baseline_cost: float, scale: Scal
 def pareto_front(merits: dict[str, Merit]) -> list[str]:
     """Returns the ids of the candidates that no other candidate dominates.
 
-    A candidate dominates another if it is at least as good in all objectives and better in one.
+    A candidate dominates another if it is at least as good in all objectives and better in at least
+    one.
+
+    Args:
+      merits: Objectives of each candidate by id. Candidates with an objective that is not finite
+        are left out.
     """
     finite = {k: m for k, m in merits.items() if all(math.isfinite(x) for x in m)}
 
@@ -83,39 +98,59 @@ def pareto_front(merits: dict[str, Merit]) -> list[str]:
     return [name for name, merit in finite.items() if not dominated(merit)]
 
 
-# Promotion picks one candidate, on fresh seeds; it does not test ----------------------------
+# Promotion -----------------------------------------------------------------------------------
 
 
 class PromotionRules(NamedTuple):
-    """How many candidates get how many fresh seeds."""
+    """The numbers of candidates and seeds of promotion.
 
-    first: int = 12  # candidates in the first round
-    first_seeds: int = 3  # fresh seeds per candidate
-    final: int = 4  # candidates in the second round
-    final_seeds: int = 6  # further fresh seeds per candidate
+    Promotion picks a candidate on fresh seeds. It is not a test.
+    """
+
+    first: int = 12  # number of candidates in the first round
+    first_seeds: int = 3  # number of fresh seeds per candidate
+    final: int = 4  # number of candidates in the second round
+    final_seeds: int = 6  # number of further fresh seeds per candidate
 
 
 def best(scores: Mapping[str, float], count: int) -> list[str]:
-    """Returns the ids with the best scores, best first; ties keep their order.
+    """Returns the ids of the candidates with the best scores.
 
     Args:
       scores: Score of each candidate over all its seeds, see `score`; -inf if any run failed.
-      count: Largest number of ids; candidates with a failed run are left out.
+      count: Maximum number of ids.
+
+    Returns:
+      Ids, best first. Ties keep their order, and candidates with a failed run are left out.
     """
     alive = [name for name, score in scores.items() if score > float("-inf")]
     return sorted(alive, key=lambda name: -scores[name])[:count]
 
 
 def first_round(scores: Mapping[str, float], rules: PromotionRules) -> list[str]:
-    """Returns the ids that get the first fresh seeds, by screening score."""
+    """Returns the ids of the candidates in the first round.
+
+    Args:
+      scores: Screening scores by id.
+      rules: Numbers of candidates and seeds.
+    """
     return best(scores, rules.first)
 
 
 def second_round(scores: Mapping[str, float], rules: PromotionRules) -> list[str]:
-    """Returns the ids that get the other fresh seeds, by score over the seeds so far."""
+    """Returns the ids of the candidates in the second round.
+
+    Args:
+      scores: Scores after the first round by id.
+      rules: Numbers of candidates and seeds.
+    """
     return best(scores, rules.final)
 
 
 def pick(scores: Mapping[str, float]) -> str | None:
-    """Returns the id to confirm, by score over all seeds; None if every finalist failed."""
+    """Returns the id of the candidate to confirm, or None if every finalist failed.
+
+    Args:
+      scores: Scores of the finalists over all seeds by id.
+    """
     return next(iter(best(scores, 1)), None)

@@ -1,6 +1,6 @@
-"""JSON documents with a seal, which shows whether they were truncated or edited.
+"""JSON documents with a seal, which reveals truncation and edits.
 
-A seal is a hash that anyone can compute: it catches accidents and careless edits, not forgers.
+A seal is a hash that anyone can compute. It detects accidents and careless edits, but not forgery.
 """
 
 import hashlib
@@ -17,21 +17,31 @@ FORMAT = 1
 
 
 def seal_of(document: dict[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that depend on everything except the seal itself."""
+    """Returns the seal of a document.
+
+    Args:
+      document: JSON object. Its field `seal` is ignored.
+
+    Returns:
+      Hash of the other fields; 16 hexadecimal digits.
+    """
     content = {name: value for name, value in document.items() if name != "seal"}
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_sealed(path: Path, kind: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Writes a whole document or nothing; returns it as a reader will see it.
+    """Writes a document with a seal atomically.
 
     Args:
       path: Path of the file.
       kind: Kind of the document, such as 'calibration'.
       document: JSON object without NaN or infinities.
+
+    Returns:
+      The document as `read_sealed` returns it.
     """
-    # Through text and back, because the seal must fit the document that a reader gets.
+    # The seal must match the document after it has been converted to text and back.
     sealed = json.loads(to_text({"kind": kind, "format": FORMAT} | document))
     sealed["seal"] = seal_of(sealed)
     write_json(path, sealed)
@@ -39,15 +49,18 @@ def write_sealed(path: Path, kind: str, document: dict[str, Any]) -> dict[str, A
 
 
 def read_sealed(path: Path, kind: str, form: type = Any) -> dict[str, Any]:
-    """Reads a document of a kind; the file must be as it was written, byte for byte.
+    """Reads a document and checks that the file is unchanged, byte for byte.
 
     Args:
       path: Path of the file.
       kind: Kind of the document, such as 'calibration'.
       form: Type of the document, such as a `TypedDict`.
 
+    Returns:
+      The document, including its seal.
+
     Raises:
-      EvidenceError: If it is missing, truncated, edited, of another kind or another format.
+      EvidenceError: If the file is missing, truncated or edited, or has another kind or format.
     """
     wanted = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} file"
     try:
@@ -73,5 +86,5 @@ def read_sealed(path: Path, kind: str, form: type = Any) -> dict[str, Any]:
 def _fits(document: dict[str, Any], content: bytes) -> bool:
     try:
         return document.get("seal") == seal_of(document) and to_text(document).encode() == content
-    except ValueError:  # a number that no float holds
+    except ValueError:  # a number that a float cannot represent
         return False

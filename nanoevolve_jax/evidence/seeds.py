@@ -1,11 +1,11 @@
-"""Seeds and validation folds, arranged so that no two stages share one."""
+"""Seeds and validation folds, allocated so that stages do not share them."""
 
 import enum
 
 from nanoevolve_jax.errors import must
 from nanoevolve_jax.evidence.errors import EvidenceError
 
-_CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # with 5 bits for the stage they fill a uint32
+_CAMPAIGN_BITS, _INDEX_BITS = 16, 11  # the other 5 bits of a uint32 are for the stage
 
 SEEDS_OF_A_STAGE = 2**_INDEX_BITS  # seeds per stage and campaign
 
@@ -33,12 +33,15 @@ class Stage(enum.IntEnum):
 
 
 def stage_seed(stage: Stage, campaign: int, index: int) -> int:
-    """Returns the seed of one run, a uint32; different arguments give different seeds.
+    """Returns the seed of a run.
 
     Args:
       stage: Purpose of the run.
-      campaign: `config.seed`, from 0 to 65,535.
+      campaign: Seed of the campaign, `config.seed`, from 0 to 65,535.
       index: Number of the run within the stage, from 0 to 2,047.
+
+    Returns:
+      Seed; a uint32. Different arguments give different seeds.
 
     Raises:
       ValueError: If an argument is out of its range.
@@ -53,16 +56,19 @@ def stage_seed(stage: Stage, campaign: int, index: int) -> int:
 def confirmation_seeds(
     stage: Stage, campaign: int, number: int, count: int = CONFIRMATION_SEEDS
 ) -> list[int]:
-    """Returns the first seeds of a confirmation within a stage; no other confirmation has them.
+    """Returns the seeds of a confirmation within a stage.
 
     Args:
       stage: Purpose of the runs.
-      campaign: `config.seed`.
+      campaign: Seed of the campaign, `config.seed`.
       number: Number of the confirmation, counted from 0 over all campaigns of the evaluation.
       count: Number of seeds, at most `CONFIRMATION_SEEDS`.
 
+    Returns:
+      The first `count` of the seeds that are reserved for this confirmation.
+
     Raises:
-      ValueError: If the count is out of its range.
+      ValueError: If an argument is out of its range.
     """
     if not 0 <= count <= CONFIRMATION_SEEDS:
         raise ValueError(must("count", f"be from 0 to {CONFIRMATION_SEEDS}", count))
@@ -75,7 +81,10 @@ def confirmation_fold(number: int, folds: int) -> int:
 
     Args:
       number: Number of the confirmation, counted from 0.
-      folds: `config.data.folds`.
+      folds: Number of validation folds, `config.data.folds`.
+
+    Returns:
+      Number of the fold.
 
     Raises:
       EvidenceError: If every fold has been used.

@@ -1,4 +1,4 @@
-"""Statistics of evidence: paired tests, intervals, seed noise, rankings, learning-rate fits."""
+"""Paired tests, confidence intervals, seed noise, rankings and learning-rate fits."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ Floats = Sequence[float] | np.ndarray
 
 
 class PairedTest(NamedTuple):
-    """One-sided paired t-test of a mean gain above 0."""
+    """The result of a one-sided paired t-test for a mean gain above 0."""
 
-    mean: float  # -inf if any gain is not finite
-    sd: float
-    n: int
-    p: float
-    low: float  # two-sided 95 % interval of the mean
-    high: float
+    mean: float  # mean gain; -inf if any gain is not finite
+    sd: float  # standard deviation of the gains
+    n: int  # number of pairs
+    p: float  # p-value
+    low: float  # lower end of the two-sided 95 % confidence interval of the mean
+    high: float  # upper end of that interval
 
 
 class Interval(NamedTuple):
-    """A mean and its two-sided 95 % interval."""
+    """A mean and its two-sided 95 % confidence interval."""
 
     mean: float
     low: float
@@ -32,10 +32,13 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Floats) -> Interval:
-    """Returns the mean of values and its interval, which is the mean if they have no variance.
+    """Returns the mean of values and its 95 % confidence interval.
 
     Args:
-      values: Independent values, float[n], finite.
+      values: Independent and finite values; float[n].
+
+    Returns:
+      The mean and its interval. The interval has length 0 if the values have no variance.
     """
     array = np.asarray(values, np.float64)
     mean = float(array.mean())
@@ -48,11 +51,14 @@ def mean_interval(values: Floats) -> Interval:
 def paired_test(gains: Floats) -> PairedTest:
     """Tests whether gains on shared seeds are above 0.
 
-    p is 1 if the gains have no variance, because then nothing is known about how runs scatter. It
-    is also 1 if a gain is not finite, because a failed run is never dropped.
+    The p-value is 1 if the gains have no variance, because their noise is then unknown. It is also
+    1 if a gain is not finite, because a failed run is never dropped.
 
     Args:
-      gains: Baseline bpb minus candidate bpb on each seed, float[n].
+      gains: Baseline bpb minus candidate bpb on each seed; float[n].
+
+    Returns:
+      The result of the test.
     """
     array = np.asarray(gains, np.float64)
     n = len(array)
@@ -66,21 +72,24 @@ def paired_test(gains: Floats) -> PairedTest:
 
 
 class SeedNoise(NamedTuple):
-    """The scatter of final bpb over seeds."""
+    """The noise of the final bpb over seeds."""
 
-    sigma: float  # bpb
-    sigma_low: float  # 95 % interval of sigma
-    sigma_high: float
-    correlation: float  # between two arms on shared seeds
-    paired_sigma: float  # standard deviation of their difference, bpb
+    sigma: float  # standard deviation of the baseline, in bpb
+    sigma_low: float  # lower end of the 95 % confidence interval of sigma
+    sigma_high: float  # upper end of that interval
+    correlation: float  # correlation of two arms on shared seeds
+    paired_sigma: float  # standard deviation of their difference, in bpb
 
 
 def seed_noise(baseline: Floats, other: Floats) -> SeedNoise:
-    """Returns the noise of the baseline, and of its difference from a close variant.
+    """Returns the noise of the baseline and of its difference from a close variant.
 
     Args:
-      baseline: Bits per byte of the baseline, float[n].
-      other: Bits per byte of the variant on the same seeds, float[n].
+      baseline: Bits per byte of the baseline; float[n].
+      other: Bits per byte of the variant on the same seeds; float[n].
+
+    Returns:
+      The noise over seeds.
 
     Raises:
       EvidenceError: If a run is not finite.
@@ -109,9 +118,14 @@ def _worst_if_failed(bpb: Floats) -> np.ndarray:
 
 
 def auc(good: Floats, bad: Floats) -> float:
-    """Returns the probability that a good spec has the lower bpb.
+    """Returns the probability that a good spec has a lower bpb than a bad one (AUC).
 
-    Ties count half, and failed runs are worse than all others.
+    Args:
+      good: Bits per byte of good specs; float[m]. Failed runs are worse than all others.
+      bad: Bits per byte of bad specs; float[n].
+
+    Returns:
+      Share of the pairs of a good and a bad spec in which the good one is lower. Ties count half.
     """
     ranks = stats.rankdata(np.concatenate([_worst_if_failed(good), _worst_if_failed(bad)]))
     first, second = ranks[: len(good)], ranks[len(good) :]
@@ -120,35 +134,44 @@ def auc(good: Floats, bad: Floats) -> float:
 
 
 def kendall_tau(a: Floats, b: Floats) -> float:
-    """Returns Kendall's tau-b between two rankings; failures are worst, and tied."""
+    """Returns Kendall's tau-b between two rankings.
+
+    Args:
+      a: Bits per byte; float[n]. Failed runs are tied for the last place.
+      b: Bits per byte of the same specs; float[n].
+
+    Returns:
+      Rank correlation in [-1, 1].
+    """
     ranks = [stats.rankdata(_worst_if_failed(x)) for x in (a, b)]
     return float(stats.kendalltau(*ranks).statistic)
 
 
-_ABOUT = 2  # points on either side of the best point
+_ABOUT = 2  # number of points on either side of the best one that are fitted
 
 
 class LrFit(NamedTuple):
     """The best learning rate of a sweep."""
 
-    factor: float
+    factor: float  # best factor
     edge: str | None  # 'low' or 'high' if the best factor may lie beyond that end of the range
 
 
 def fit_lr(factors: Floats, losses: np.ndarray) -> LrFit | None:
-    """Fits a parabola to the mean loss over log2(factor), through the five points about the best.
+    """Fits a parabola to the mean loss over log2(factor), using up to five points around the best.
 
-    The best learning rate is at an edge if the parabola has its minimum there or beyond, or if the
-    best point is there. A range is not extended beyond a factor with a failed run.
+    The best learning rate is at an edge of the range if the vertex of the parabola is at that edge
+    or beyond, or if the best point is at the edge. The edge is not reported if the factors there
+    have failed runs.
 
     Args:
-      factors: Ascending factors, float[points].
-      losses: Losses, float[points, seeds]; a factor with a failed run is left out.
+      factors: Ascending factors; float[points].
+      losses: Losses; float[points, seeds]. A factor with a failed run is left out.
 
     Returns:
-      The vertex if it lies between the neighbours of the best point, otherwise the best point,
-      because a loss with two valleys can have its vertex on the hill between them. None if every
-      factor has a failed run.
+      The vertex if it lies between the neighbours of the best point. Otherwise the best point,
+      because the vertex can be at a maximum between two minima. None if every factor has a failed
+      run.
     """
     mean = np.asarray(losses, np.float64).mean(1)
     finite = np.flatnonzero(np.isfinite(mean))

@@ -1,4 +1,4 @@
-"""A trial: confirms a candidate and, after a win, attributes its gain and tries it elsewhere."""
+"""A trial: the confirmation of a candidate and, after a win, its attribution and transfer."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -41,8 +41,8 @@ class Trial(NamedTuple):
 
     parts: TrialResult
     verdict: Verdict
-    gates: np.ndarray | None  # float32[pairs, steps], the candidate's; rows of NaN: run failed
-    against: str  # id of the reference that the parts describe
+    gates: np.ndarray | None  # the candidate's gate, float32[pairs, steps]; NaN for failed runs
+    against: str  # id of the reference to which the parts refer
 
 
 def _ignore(value: object) -> None:
@@ -51,16 +51,17 @@ def _ignore(value: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How a trial is carried out.
+    """The settings of a trial.
 
     Attributes:
-      slot: Seeds and fold that the ledger gave out for it.
+      slot: Seeds and fold that the ledger allocated to the trial.
       calibration: Calibration of the evaluation.
-      check_export: Compares a policy with its exported file; None skips this.
+      check_export: Function that compares a policy with its exported file. None skips the
+        comparison.
       until: Last stage after a win, one of `UNTIL`.
-      on_outcome: Takes the outcome of the confirmation as soon as it is decided.
-      on_planned: Takes the number of candidate-steps that are planned, once there are more.
-      log: Takes one line for the user.
+      on_outcome: Callback that takes the outcome of the confirmation as soon as it is decided.
+      on_planned: Callback that takes the planned number of candidate-steps, called after a win.
+      log: Callback that takes one line for the user.
     """
 
     slot: Confirmation
@@ -76,10 +77,14 @@ def run(bench: Bench, candidate: Arm, references: Sequence[Arm], protocol: Proto
     """Runs a trial.
 
     Args:
-      bench: Where the arms are trained.
-      candidate: The candidate.
-      references: Arms to beat: the tuned baseline, and the best control if it scored better.
-      protocol: How the trial is carried out.
+      bench: Config and runs of the comparison.
+      candidate: Candidate to confirm.
+      references: Arms that the candidate has to beat. These are the tuned baseline and, if a
+        control or retuned baseline scored better, that arm.
+      protocol: Settings of the trial.
+
+    Returns:
+      The finished trial.
     """
     slot, calibration, log = protocol.slot, protocol.calibration, protocol.log
     rules = rules_of(bench.config, slot.confirmations)
@@ -123,23 +128,26 @@ def run(bench: Bench, candidate: Arm, references: Sequence[Arm], protocol: Proto
 
 
 class PlannedTrial(NamedTuple):
-    """What a trial asks of the engine."""
+    """The calls of a trial to the engine."""
 
     confirmation: list[Call]
-    after_win: list[Call]
+    after_win: list[Call]  # calls of attribution and transfer
 
 
 def dry_run(config: ConfigDict, references: int = 1, cheaper_pairs: int = 0) -> PlannedTrial:
-    """Counts the runs of a trial that needs both looks and then wins, without training.
+    """Plans the runs of a trial that needs both looks and then wins, without training.
 
-    A range of learning rates whose edge is best is extended, as is a reference's range that does
-    not reach the candidate's step sizes; these ask for more runs.
+    A trial needs more runs if a range of learning rates has to be extended. This happens if the
+    best factor is at an edge, or if a reference does not reach the candidate's step sizes.
 
     Args:
       config: Full configuration.
       references: Number of references that the candidate has to beat.
-      cheaper_pairs: Pairs at 95 % of the compute; 0: `transfer.seeds`, because the number follows
-        from a gain that is not known yet.
+      cheaper_pairs: Number of pairs at 95 % of the compute. It depends on the measured gain, so
+        `config.transfer.seeds` replaces a value of 0.
+
+    Returns:
+      Calls to the engine.
     """
     runs = DryRuns(config)
     bench, seeds = Bench(config, runs), confirmation_seeds(Stage.CONFIRM, config.seed, 0)
@@ -156,9 +164,9 @@ def dry_run(config: ConfigDict, references: int = 1, cheaper_pairs: int = 0) -> 
 
 
 def _gated(spec: OptimizerSpec) -> OptimizerSpec:
-    """Returns a policy with a gate and the step sizes of a spec that has none.
+    """Returns a policy with a gate and the step sizes of a spec without a gate.
 
-    It differs from the spec in more than the gate, so that its placebos are not the baseline.
+    It also differs in `nesterov`, so that its placebos are different from the baseline.
     """
     poles = {
         name: getattr(spec.control, name)._replace(update_multiplier=spec.update_multiplier)

@@ -1,4 +1,4 @@
-"""Labels for a gain: sensing, a schedule, rewritten functions, constants, or not resolved."""
+"""Labels for the source of a gain, such as sensing, a schedule or better constants."""
 
 import enum
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from nanoevolve_jax.evidence.statistics import PairedTest, paired_test
 
 P = 0.05
 STRICT_P = 0.025
-STEP_SHARE = 0.95  # share of the gate's variance; above it only the panel can show sensing
+STEP_SHARE = 0.95  # share of the gate's variance above which the perturbation panel is needed
 
 SENSING = "sensing"
 SCHEDULE = "a schedule"
@@ -20,7 +20,7 @@ UNRESOLVED = "gain, source unresolved"
 
 
 class Unattributed(enum.Enum):
-    """Labels of candidates whose gain was not attributed, or that have no gain to attribute."""
+    """Labels of candidates without a gain or without an attribution of their gain."""
 
     RETUNED = "a retuned baseline"
     NOT_CONFIRMED = "not distinguishable from the tuned baseline"
@@ -28,7 +28,7 @@ class Unattributed(enum.Enum):
 
 
 class Panel(NamedTuple):
-    """Results of the perturbation panel: mean bpb over perturbations, float[seeds], per arm."""
+    """Results of the perturbation panel: mean bpb over perturbations, float[seeds] for each arm."""
 
     winner: np.ndarray
     schedule: np.ndarray
@@ -36,16 +36,18 @@ class Panel(NamedTuple):
 
 
 class PlaceboEvidence(NamedTuple):
-    """Results of a confirmed winner and its placebos on the same seeds, float[seeds], in bpb.
+    """Results of a confirmed winner and its placebos on the same seeds, in bpb.
 
     Attributes:
-      baseline: The tuned baseline.
-      winner: The confirmed candidate.
-      constants: The candidate with its gate held at a constant, by name of the constant.
-      schedule: The candidate with its mean trajectory replayed.
-      yoked: The candidate with the trajectory of another seed replayed.
-      built_in: The candidate with built-in functions; None if it has no rewritten ones.
-      panel: The perturbation panel; None if it was not run.
+      baseline: Results of the tuned baseline; float[seeds].
+      winner: Results of the confirmed candidate; float[seeds].
+      constants: Results of the candidate with a constant gate, by name of the constant;
+        float[seeds] each.
+      schedule: Results of the candidate with its mean gate trajectory; float[seeds].
+      yoked: Results of the candidate with the gate trajectory of another seed; float[seeds].
+      built_in: Results of the candidate with built-in functions; float[seeds]. None if it has no
+        rewritten functions.
+      panel: Results of the perturbation panel. None if it was not run.
     """
 
     baseline: np.ndarray
@@ -58,25 +60,33 @@ class PlaceboEvidence(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The label of a candidate, and what to release."""
+    """The label of a candidate and the part of it to release."""
 
     label: str
     release: str | None  # 'the policy', 'its mean trajectory', 'its best constants' or None
-    contrasts: dict[str, PairedTest]
+    contrasts: dict[str, PairedTest]  # paired tests by name
 
 
 def best_constants(constants: Mapping[str, np.ndarray]) -> str:
-    """Returns the constants with the lowest mean bpb; constants with a failed run come last."""
+    """Returns the name of the constant with the lowest mean bpb.
+
+    Args:
+      constants: Results by name of the constant; float[seeds] each. Constants with a failed run
+        rank last.
+    """
     mean = {name: float(np.mean(bpb)) for name, bpb in constants.items()}
     return min(mean, key=lambda name: mean[name] if np.isfinite(mean[name]) else np.inf)
 
 
 def step_share(gates: np.ndarray) -> float:
-    """Returns the share of the gate's variance that the step explains; 1 if the gate is constant.
+    """Returns the share of the gate's variance that the number of the step explains.
 
     Args:
-      gates: Gate trajectories, float[seeds, steps]. Rows with NaN, which failed, are left out; at
-        least one row must be finite.
+      gates: Gate trajectories; float[seeds, steps]. Rows of failed runs contain NaN and are left
+        out. At least one row must be finite.
+
+    Returns:
+      Share from 0 to 1; 1 if the gate is constant.
     """
     gates = np.asarray(gates, np.float64)
     gates = gates[np.isfinite(gates).all(1)]
@@ -87,8 +97,8 @@ def step_share(gates: np.ndarray) -> float:
 def _gain(worse: np.ndarray, better: np.ndarray) -> PairedTest:
     """Tests whether `better` has a lower bpb than `worse`.
 
-    A pair in which only `worse` failed is left out: it is not evidence for `better`. A failed run
-    of `better` always counts against it.
+    A pair in which only `worse` failed is left out, because it is not evidence for `better`. A
+    failed run of `better` always counts against it.
     """
     usable = np.isfinite(worse) | ~np.isfinite(better)
     return paired_test(worse[usable] - better[usable])
@@ -114,7 +124,14 @@ def _contrasts(evidence: PlaceboEvidence) -> dict[str, PairedTest]:
 
 
 def judge(evidence: PlaceboEvidence | Unattributed) -> Verdict:
-    """Returns the label of a candidate and what to release, from what is known about its gain."""
+    """Returns the verdict on a candidate.
+
+    Args:
+      evidence: Results of the winner and its placebos, or the reason why there are none.
+
+    Returns:
+      The label, the part to release, and the tests on which the label is based.
+    """
     if isinstance(evidence, Unattributed):
         return Verdict(evidence.value, None, {})
     contrasts = _contrasts(evidence)

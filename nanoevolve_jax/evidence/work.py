@@ -1,7 +1,7 @@
-"""Counts of training runs, for plans and progress bars: by hand, or from a dry run of a stage.
+"""Numbers of training runs for plans and progress bars, partly from dry runs.
 
-A stage asks for its runs in calls. A call ends before the next one begins, because the next one
-depends on its results. All runs of one call are known at its start, so machines can share them.
+A stage requests its runs in calls. A call ends before the next one begins, because the next one
+depends on its results. All runs of a call are known at its start, so machines can share them.
 """
 
 import itertools
@@ -17,22 +17,22 @@ from nanoevolve_jax.execution.settings import make_recipe
 
 
 class Group(NamedTuple):
-    """Equal runs."""
+    """A group of runs of equal length."""
 
-    runs: int
+    runs: int  # number of runs
     steps: int  # horizon of each run
-    program: str = MAIN  # the engine that trains them, as in `runs.Run`
+    program: str = MAIN  # program that trains them, as in `runs.Run`
 
 
 class Call(NamedTuple):
-    """Runs that are asked for at once."""
+    """Runs that are requested together."""
 
-    stage: str  # as in `runs.jsonl`
+    stage: str  # name of the stage, as in `runs.jsonl`
     groups: tuple[Group, ...]
 
 
 def call(stage: str, runs: int, steps: int, program: str = MAIN) -> Call:
-    """Returns a call of equal runs."""
+    """Returns a call for runs of equal length."""
     return Call(stage, (Group(runs, steps, program),))
 
 
@@ -47,16 +47,16 @@ def total_steps(calls: Iterable[Call]) -> int:
 
 
 class DryRuns:
-    """Stands in for `runs.Runs`: trains nothing, counts what a stage asks for, invents results.
+    """A replacement for `runs.Runs` that counts runs and returns invented results.
 
-    The invented results take a stage along its longest usual path. The best learning rate is the
-    config's own, so that no range is widened. A policy with a gate gains a little over one without,
-    too little for a win at the first look. The gate is almost a function of the step, so that the
-    perturbation panel is needed.
+    The results lead a stage along its longest usual path. The best learning rate is that of the
+    config, so ranges are not extended. A policy with a gate has a small gain over one without,
+    which is too small for a win at the first look. The gate is almost a function of the step, so
+    the perturbation panel is needed.
 
     Attributes:
-      calls: What was asked for so far; a run that was asked for before is not counted again.
-      width: Number of jobs of a full batch.
+      calls: Calls so far. A run that was requested before is not counted again.
+      width: Number of jobs in a full batch.
     """
 
     def __init__(self, config: ConfigDict, width: int = 1):
@@ -66,12 +66,12 @@ class DryRuns:
         self._known: set[tuple] = set()
 
     def engine(self, program: str = MAIN) -> "DryRuns":
-        """Returns an object with the width of an engine."""
+        """Returns an object that has the attribute `width` of an engine."""
         del program
         return self
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
-        """Counts the jobs that are new; returns an invented run for each job, in order."""
+        """Counts the jobs that are new and returns an invented run for each job, in order."""
         fresh = [job for job in jobs if self._is_new(job, program)]
         groups = [
             Group(len(list(same)), steps, program)
@@ -82,7 +82,7 @@ class DryRuns:
         return [self._run(job, stage, program) for job in jobs]
 
     def telemetry(self, run: Run) -> dict[str, np.ndarray]:
-        """Returns a gate that rises with the step, by a little more for some seeds."""
+        """Returns a gate that increases with the step and depends slightly on the seed."""
         steps, seed = run.job["steps"], run.job["seed"]
         return {"gate": np.linspace(0.2, 0.8 + 1e-4 * (seed % 64), steps, dtype=np.float32)}
 
