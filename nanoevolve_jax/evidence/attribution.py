@@ -65,7 +65,10 @@ class Attributed(NamedTuple):
 
 
 def attribute(study: Study, arms: Arms, pairs: int) -> Attributed:
-    """Trains the placebos and, unless they decide between sensing and a schedule, the panel.
+    """Trains the placebos and, unless they already show sensing, the perturbation panel.
+
+    The panel is also trained if the step explains more than `STEP_SHARE` of the gate's variance. It
+    is not trained if every donor failed.
 
     Args:
       study: Resources of the confirmation.

@@ -1,4 +1,4 @@
-"""The evidence card, a document that contains all results of a trial and how to repeat it."""
+"""The evidence card, which contains the results of a trial and the commands to reproduce it."""
 
 import dataclasses
 import shlex

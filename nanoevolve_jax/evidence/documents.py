@@ -1,8 +1,9 @@
-"""Types of sealed documents, which stages return, which are written, and which reading checks.
+"""Types of sealed documents, which are checked when a document is read.
 
-They hold what JSON holds: null where a number is not finite. A seal shows that a document was not
-changed by accident. Its types are checked as well, because anyone can write a document and seal it.
-`NotRequired` marks fields that older documents lack, and fields that are written but not read.
+All values are JSON values, so a number that is not finite is null. A valid seal only excludes
+accidental changes, because anyone can write a document and compute its seal. The types of its
+fields are therefore checked as well. `NotRequired` marks fields that older documents lack, and
+fields that are written but not read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ class _Scale(TypedDict):
 
 
 class Measurements(TypedDict):
-    """What a calibration measures on the tuned baseline."""
+    """Measurements of a calibration on the tuned baseline."""
 
     noise: _Noises
     scale: _Scale
@@ -70,7 +71,7 @@ class Measurements(TypedDict):
 
 
 class TuningResult(TypedDict):
-    """How the recipe was found, and the recipe."""
+    """The tuned recipe and the search that produced it."""
 
     runs: Count
     failed: Count
@@ -83,7 +84,7 @@ class TuningResult(TypedDict):
 
 
 class CalibrationDocument(TypedDict):
-    """Contents of `calibration.json`, as far as they are read."""
+    """The fields of `calibration.json` that are read."""
 
     evaluation: dict[str, Any]
     fingerprint: Id
@@ -100,7 +101,7 @@ class CalibrationDocument(TypedDict):
 
 
 class PromotionDocument(TypedDict):
-    """Contents of `promotion.json`, as far as they are read."""
+    """The fields of `promotion.json` that are read."""
 
     candidate: Id | None
     comparator: Id
@@ -134,7 +135,7 @@ class _RateSearches(TypedDict):
 
 
 class OtherReference(TypedDict):
-    """The comparison with a reference that is not the decisive one."""
+    """The comparison with a reference other than the decisive one."""
 
     id: Id
     outcome: NotRequired[str]
@@ -155,7 +156,7 @@ class _Rules(TypedDict):
 
 
 class TargetResult(TypedDict):
-    """Steps and compute that each arm takes to reach the baseline's mean final bpb."""
+    """The steps and compute that each arm needs for the baseline's mean final bpb."""
 
     bpb: float
     baseline_steps: float
@@ -165,7 +166,7 @@ class TargetResult(TypedDict):
 
 
 class ConfirmationResult(TypedDict):
-    """The outcome of a confirmation and everything it rests on."""
+    """The outcome of a confirmation and all results on which it is based."""
 
     outcome: Literal["win", "null", "continue"]
     reason: str
@@ -183,21 +184,21 @@ class ConfirmationResult(TypedDict):
 
 
 class PowerResult(TypedDict):
-    """The power of a confirmation if the gains of pairs scatter by `paired_sigma_in_sigma`."""
+    """The power of a confirmation for a standard deviation of the gains of pairs."""
 
     paired_sigma_in_sigma: float
     power_at_one_sigma: float
     minimum_detectable_effect_in_sigma: NotRequired[float | None]
 
 
-# By an assumption about how pairs scatter, see `confirmation.power_results`.
+# The power under each assumption about the noise of pairs, see `confirmation.power_results`.
 PowerResults = TypedDict(  # noqa: UP013
     "PowerResults", {"twins": PowerResult, "strangers": PowerResult}
 )
 
 
 class TestedArms(TypedDict):
-    """Both arms as they were tested, so that a replay needs nothing else."""
+    """Both arms as they were tested, which is all that a replay needs."""
 
     baseline: CandidateDocument
     winner: CandidateDocument
@@ -224,7 +225,7 @@ class _Perturbations(TypedDict):
 
 
 class AttributionResult(TypedDict):
-    """What the placebos and the perturbation panel gave."""
+    """Results of the placebos and the perturbation panel."""
 
     pairs: NotRequired[Count]
     step_share: float
@@ -242,7 +243,7 @@ class _Cell(TypedDict):
 
 
 class TransferResult(TypedDict):
-    """Results under other learning rates and horizons, with less compute, and on a wider model."""
+    """Results for other learning rates and horizons, for less compute and for a wider model."""
 
     cells: Annotated[dict[str, _Cell], Meta(min_length=1)]
     cheaper: _Cell
@@ -250,7 +251,7 @@ class TransferResult(TypedDict):
 
 
 class ExportResult(TypedDict):
-    """Whether the policy, written as a file for optax, does what was trained."""
+    """The comparison of a policy with its exported file for optax."""
 
     max_relative_l2: float | None
     flips: Count
@@ -265,7 +266,7 @@ class _Interval(TypedDict):
 
 
 class PhasesResult(TypedDict):
-    """How gate and actuators move with training, see `attribution.phases`."""
+    """The changes of gate and actuators during training, see `attribution.phases`."""
 
     n: Count
     thirds: dict[str, list[_Interval]]
@@ -308,7 +309,10 @@ class _Config(TypedDict):
 
 
 class TrialResult(TypedDict):
-    """The parts of a card that a trial gives; `confirmation` alone for a retuned baseline."""
+    """The parts of a card that a trial produces.
+
+    A retuned baseline has only the field `confirmation`, which is null.
+    """
 
     power: NotRequired[PowerResults]
     confirmation: ConfirmationResult | None
@@ -344,7 +348,7 @@ class Card(TrialResult):
     versions: dict[str, str]
     device: dict[str, str | int]
     fingerprints: dict[str, str]
-    seal: NotRequired[str]  # added when it is written
+    seal: NotRequired[str]  # added when the card is written
 
 
 # Consistency ---------------------------------------------------------------------------------
@@ -353,10 +357,14 @@ _CONFIRMED = ("power", "exploratory", "fold", "seeds", "arms", "attribution")
 
 
 def require_consistent(card: Mapping[str, Any], path: Any) -> None:
-    """Checks the rules of a card that no type of a single field can express.
+    """Checks the rules of a card that involve several fields.
+
+    Args:
+      card: Card whose types have been checked.
+      path: Path of the card, for the error message.
 
     Raises:
-      EvidenceError: naming the first rule that is broken.
+      EvidenceError: If a rule is broken. The message names the first such rule.
     """
     for problem in _inconsistencies(card):
         raise EvidenceError(f"{path} cannot be read as an evidence file: {problem}")
@@ -406,5 +414,5 @@ def _inconsistencies(card: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ragged(lists: Any) -> bool:
-    """Returns whether the lists among these values have different lengths."""
+    """Returns whether some of the lists have different lengths. Other values are ignored."""
     return len({len(values) for values in lists if isinstance(values, Sequence)}) > 1

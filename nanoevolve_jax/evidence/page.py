@@ -1,4 +1,4 @@
-"""An evidence card as text: its verdict in one sentence, and one page of Markdown."""
+"""An evidence card as text: its verdict in a sentence, and a page of Markdown."""
 
 import math
 import re
@@ -9,12 +9,12 @@ from nanoevolve_jax.escaping import visible, visible_lines
 from nanoevolve_jax.evidence.levels import cell_gains, no_win, pooled
 from nanoevolve_jax.evidence.statistics import paired_test
 
-# Characters that could begin code, a link, an image, a cell or a tag.
+# Characters that could begin code, a link, an image, a table cell or an HTML tag in Markdown.
 _MARKUP = re.compile(r"[\\`\[\]|]|<(?=[A-Za-z/!?])")
 
 
 def sentence(card: Mapping[str, Any]) -> str:
-    """Returns the verdict in one sentence."""
+    """Returns the verdict of a card in one sentence."""
     name, verdict = card["id"], card["verdict"]["label"]
     if card["retuned_baseline"]:
         return (
@@ -40,7 +40,7 @@ def sentence(card: Mapping[str, Any]) -> str:
 
 
 def to_markdown(card: Mapping[str, Any]) -> str:
-    """Returns the card as one page of Markdown; strings of the card are shown as plain text."""
+    """Returns a card as a page of Markdown. Strings of the card are shown as plain text."""
     sources, commands = card.get("sources") or {}, card["commands"]
     card = _as_text(card)
     level = card["level"]
@@ -82,7 +82,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """Returns a document whose strings and names are escaped for Markdown."""
+    """Returns a document with its strings and field names escaped for Markdown."""
     if isinstance(value, str):
         return _MARKUP.sub(r"\\\g<0>", visible(value))
     if isinstance(value, Mapping):
@@ -91,7 +91,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _sources(sources: Mapping[str, str]) -> list[str]:
-    """Returns rewritten functions by slot, in fences that their text cannot close."""
+    """Returns the sources of rewritten functions in fences that their text cannot close."""
     lines = []
     for slot, source in sources.items():
         ticks = max(map(len, re.findall("`+", source)), default=0)
@@ -104,7 +104,7 @@ def _sources(sources: Mapping[str, str]) -> list[str]:
 
 def _confirmation(card: Mapping[str, Any]) -> list[str]:
     result = card["confirmation"]
-    others = result.get("others", [])  # not in the cards of older versions
+    others = result.get("others", [])  # cards of older versions lack this field
     contrasts = {f"{card['id']} over baseline": result["test"]}
     contrasts |= {f"{card['id']} over {other['id']}": other["test"] for other in others}
     if card["attribution"] is not None:

@@ -1,4 +1,4 @@
-"""A panel of specs known to be good or bad, which the evaluator must separate (Win 1)."""
+"""A panel of specs known to be good or bad, which the evaluation must separate (win level 1)."""
 
 import itertools
 from collections.abc import Mapping
@@ -10,17 +10,24 @@ from nanoevolve_jax.evidence.statistics import auc, kendall_tau
 from nanoevolve_jax.execution.train import Candidate
 from nanoevolve_jax.policy.spec import CLIP_UPDATE_RMS, DECAY_DECOUPLED, FIELDS
 
-AGREEMENT = 0.5  # least tau of a ranking that can be repeated: 3 of 4 pairs in order
+AGREEMENT = 0.5  # least tau of a reproducible ranking, in which 3 of 4 pairs agree
 AS_WELL = 0.9  # least share of the full horizon's tau; 1 would reject half of all equal horizons
 
 
 def _memory(beta: float, factor: float) -> float:
-    """Returns a decay rate whose memory `1 / (1 - beta)` is `factor` times as long."""
+    """Returns a decay rate whose memory length `1 / (1 - beta)` is `factor` times as long."""
     return 1.0 - (1.0 - beta) / factor
 
 
 def good_and_bad(baseline: Candidate) -> tuple[dict[str, Candidate], dict[str, Candidate]]:
-    """Returns small changes that should hardly matter, and changes that are known to hurt."""
+    """Returns small changes to the baseline, and changes that are known to be harmful.
+
+    Args:
+      baseline: Baseline with its recipe.
+
+    Returns:
+      (good candidates by name, bad candidates by name).
+    """
     spec, recipe = baseline.spec, baseline.recipe
 
     def changed(**fields):
@@ -54,21 +61,25 @@ def good_and_bad(baseline: Candidate) -> tuple[dict[str, Candidate], dict[str, C
 
 
 class PanelRanking(NamedTuple):
-    """How well runs of one horizon rank the panel."""
+    """The quality of the panel's ranking at a horizon."""
 
-    auc: float  # probability that a good spec beats a bad one, one run each on the same seed
-    tau_seeds: float  # Kendall's tau between the rankings of two seeds, mean over pairs
-    tau_full: float  # the same between this horizon and the full horizon on another seed
+    auc: float  # probability that a good spec beats a bad one in single runs on the same seed
+    tau_seeds: float  # mean of Kendall's tau between the rankings of two seeds
+    tau_full: float  # mean of Kendall's tau with the full horizon on another seed
 
 
 def judge_panel(
     horizons: Mapping[int, Mapping[str, np.ndarray]], good: set[str]
 ) -> dict[int, PanelRanking]:
-    """Returns how well the runs of each horizon rank the panel.
+    """Evaluates the ranking of the panel at each horizon.
 
     Args:
-      horizons: Bits per byte of every spec by horizon in steps, float[seeds]; NaN: failed.
-      good: Names of the specs known to be good.
+      horizons: Bits per byte by horizon in steps and by spec; float[seeds] each, NaN for failed
+        runs.
+      good: Names of the specs that are known to be good.
+
+    Returns:
+      Quality of the ranking by horizon in steps.
     """
     full = by_seed(horizons[max(horizons)])
 
@@ -87,15 +98,21 @@ def judge_panel(
 
 
 def by_seed(runs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns one row of bpb per seed, float[seeds, specs]."""
+    """Returns the bpb of all specs on each seed; float[seeds, specs]."""
     return np.array(list(runs.values())).T
 
 
 def shortest_horizon(panels: Mapping[int, PanelRanking]) -> int | None:
-    """Returns the shortest horizon that ranks about as well as the full horizon.
+    """Returns the shortest horizon whose ranking is about as good as that of the full horizon.
 
-    Its runs agree with full runs about as well as full runs agree with each other. None if full
-    runs do not agree with each other, because then there is no ranking to reproduce.
+    Its runs agree with full runs about as well as full runs agree with each other.
+
+    Args:
+      panels: Quality of the ranking by horizon in steps.
+
+    Returns:
+      Horizon in steps. None if full runs do not agree with each other, because there is then no
+      ranking to reproduce.
     """
     own = panels[max(panels)].tau_seeds
     if own < AGREEMENT:

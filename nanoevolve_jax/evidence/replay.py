@@ -1,6 +1,6 @@
-"""Replay of a confirmation: jobs from a card, whether results agree, and the record of a replay.
+"""Replay of a confirmation: jobs of a card, comparison of results, and the record of a replay.
 
-The record lies beside its card. It alone can lift the card to level 5.
+The record is stored beside its card. A card can reach level 5 only with a record.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ class ReplayDocument(TypedDict):
     """Contents of the record of a replay."""
 
     card: str  # seal of the card that was replayed
-    id: str
-    agrees: bool
-    exact: bool  # whether all figures had to be equal
-    limit: float  # largest allowed difference of a pair's gain, in bpb; 0 if figures must be equal
+    id: str  # id of the candidate
+    agrees: bool  # whether the results agree
+    exact: bool  # whether all results had to be equal
+    limit: float  # largest permitted difference of a pair's gain, in bpb; 0 for equal results
     seeds: list[int]
     baseline_bpb: list[float | None]
     winner_bpb: list[float | None]
@@ -40,23 +40,29 @@ class ReplayDocument(TypedDict):
     data_parallel: int
 
 
-# Running a card again ------------------------------------------------------------------------
+# Replay --------------------------------------------------------------------------------------
 
 
 class RecordedPairs(NamedTuple):
     """Pairs of a card's confirmation."""
 
-    jobs: list[Job]  # the baseline's, then the winner's
-    bpb: np.ndarray  # float64[2, pairs]; NaN: the run failed
-    paired_sigma: float  # bpb
+    jobs: list[Job]  # jobs of the baseline, then those of the winner
+    bpb: np.ndarray  # results of baseline and winner; float64[2, pairs], NaN for failed runs
+    paired_sigma: float  # standard deviation of the gain of a pair, in bpb
     seeds: list[int]
 
 
 def read_confirmed_card(path: Path) -> Mapping[str, Any]:
-    """Reads a card that holds a confirmation.
+    """Reads a card that contains a confirmation.
+
+    Args:
+      path: Path of the card.
+
+    Returns:
+      The card.
 
     Raises:
-      EvidenceError: If it cannot be read or holds none.
+      EvidenceError: If the card cannot be read or does not contain a confirmation.
     """
     card = read_card(path)
     if card["confirmation"] is None:
@@ -74,14 +80,17 @@ def recorded_pairs(
     """Returns the first pairs of a card.
 
     Args:
-      card: The card.
-      config: Config to replay it with.
+      card: Evidence card.
+      config: Full configuration of the replay.
       path: Path of the card, for error messages.
-      pairs: Number of pairs; at most all pairs of the card are returned.
-      find_code: Returns certified code by its id.
+      pairs: Maximum number of pairs.
+      find_code: Function that returns the certified function with a given id.
+
+    Returns:
+      The pairs.
 
     Raises:
-      EvidenceError: If the card has no pairs, or names a fold or a recipe that does not exist.
+      EvidenceError: If the card has no pairs, or has an invalid fold or recipe.
     """
     confirmation, seeds = card["confirmation"], card["seeds"][:pairs]
     if not seeds:
@@ -107,10 +116,15 @@ def recorded_pairs(
 
 
 def require_text(card: Mapping[str, Any], facts: Facts, path: Path) -> None:
-    """Refuses a text or a tokenizer other than the card's.
+    """Checks that the corpus and the tokenizer are those of a card.
+
+    Args:
+      card: Evidence card.
+      facts: Facts about the data and the machine.
+      path: Path of the card, for the error message.
 
     Raises:
-      EvidenceError: naming both fingerprints.
+      EvidenceError: If one of them differs. The message contains both fingerprints.
     """
     for name, fingerprint in (("corpus", facts.corpus), ("tokenizer", facts.tokenizer)):
         if (before := card["fingerprints"].get(name)) != fingerprint:
@@ -121,7 +135,15 @@ def require_text(card: Mapping[str, Any], facts: Facts, path: Path) -> None:
 
 
 def is_exact(card: Mapping[str, Any], config: ConfigDict, facts: Facts) -> bool:
-    """Returns whether every bit must be as on the card: same versions, device and layout."""
+    """Returns whether a replay must be bit-identical.
+
+    This is the case if versions, device, lanes and data parallelism are those of the card.
+
+    Args:
+      card: Evidence card.
+      config: Full configuration of the replay.
+      facts: Facts about the data and the machine.
+    """
     same = (facts.versions, facts.device) == (card["versions"], card["device"])
     return same and all(
         card["config"].get(name, config[name]) == config[name]
@@ -130,12 +152,15 @@ def is_exact(card: Mapping[str, Any], config: ConfigDict, facts: Facts) -> bool:
 
 
 def agrees(before: np.ndarray, now: np.ndarray, limit: float) -> bool:
-    """Returns whether results agree; the same runs must have failed.
+    """Returns whether the results of a replay agree with those of the card.
+
+    The same runs must have failed.
 
     Args:
-      before: Bits per byte of baseline and winner on the card, float[2, pairs]; NaN: failed.
-      now: Bits per byte of the replay, float[2, pairs].
-      limit: Largest allowed difference of a pair's gain, in bpb; 0 if figures must be equal.
+      before: Bits per byte of baseline and winner on the card; float[2, pairs], NaN for failed
+        runs.
+      now: Bits per byte of baseline and winner in the replay; float[2, pairs].
+      limit: Largest permitted difference of a pair's gain, in bpb; 0 if results must be equal.
     """
     if limit == 0:
         return np.array_equal(before, now, equal_nan=True)
@@ -147,17 +172,20 @@ def agrees(before: np.ndarray, now: np.ndarray, limit: float) -> bool:
 
 
 def record_path(card: Path) -> Path:
-    """Returns the path of a card's record: `g003c04.replay.json` for `g003c04.json`."""
+    """Returns the path of a card's record, such as `g003c04.replay.json` for `g003c04.json`."""
     return card.with_suffix(_ENDING)
 
 
 def is_record(path: Path) -> bool:
-    """Returns whether a file of an evidence folder is the record of a replay and not a card."""
+    """Returns whether a file in an evidence folder is the record of a replay instead of a card."""
     return path.name.endswith(_ENDING)
 
 
 def read_replay(card: Path) -> dict[str, Any] | None:
     """Returns the record of a card's replay, or None if there is none.
+
+    Args:
+      card: Path of the card.
 
     Raises:
       EvidenceError: If the record was edited or is damaged.
@@ -167,9 +195,11 @@ def read_replay(card: Path) -> dict[str, Any] | None:
 
 
 def with_replay(card: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a card with the level that it has together with the record of a replay.
+    """Returns a copy of a card with the level that takes its replay into account.
 
-    The record names the seal of the card that was replayed; a record of another card is ignored.
+    Args:
+      card: Evidence card.
+      record: Record of a replay, or None. A record of a card with another seal is ignored.
     """
     passes = None
     if record is not None and record.get("card") == card.get("seal"):

@@ -1,7 +1,7 @@
-"""Training runs that evidence rests on, each kept once: a known run is not trained again.
+"""The training runs of a folder, which are stored so that they are not trained again.
 
-So every command can be resumed and every comparison repeated, and the compute that was spent,
-failures included, is a sum over a file.
+This makes it possible to resume commands, to repeat comparisons, and to sum up the compute that was
+spent, including failed runs.
 """
 
 import contextlib
@@ -29,25 +29,25 @@ MAIN = "main"  # the program that most runs use
 class Run(NamedTuple):
     """The result of one training run."""
 
-    key: str
+    key: str  # program and key of the job
     stage: str
-    program: str  # engine that trained it: "main", or one with other static shapes
-    job: dict[str, Any]
-    val_bpb: float  # NaN if it failed
+    program: str  # program that trained it: "main", or one with other static shapes
+    job: dict[str, Any]  # JSON form of the job
+    val_bpb: float  # final validation bits per byte; NaN if it failed
     train_loss: float
-    failure: str | None
+    failure: str | None  # reason of a failure
     failed_step: int | None
-    steps: int  # steps completed with finite numbers
-    tokens: int  # tokens trained on, those of failed steps included
-    curve: list[list[float]]  # [step, validation bpb]
-    instability: float  # nats; NaN if it failed
+    steps: int  # number of steps with finite results
+    tokens: int  # number of tokens, including those of the failed step
+    curve: list[list[float]]  # pairs of step and validation bpb
+    instability: float  # see `score.instability`, in nats; NaN if it failed
 
 
 class RunSource(Protocol):
-    """Gives the runs of jobs: `Runs`, or a stand-in that trains nothing."""
+    """A source of training runs, such as `Runs` or `work.DryRuns`."""
 
     def engine(self, program: str = MAIN) -> Any:
-        """Returns the engine of a program, whose `width` is the number of jobs of a full batch."""
+        """Returns the engine of a program. Its `width` is the number of jobs in a full batch."""
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
         """Returns a run for each job, in order."""
@@ -75,7 +75,7 @@ class _RunDocument(TypedDict):
 
 
 def to_document(run: Run) -> dict[str, Any]:
-    """Returns the JSON object of a run; numbers that are not finite become null."""
+    """Returns a run as a JSON object. Numbers that are not finite become null."""
     document = run._asdict()
     return document | {name: finite_or_null(document[name]) for name in (*_NUMBERS, "curve")}
 
@@ -91,7 +91,7 @@ def _from_document(document: dict[str, Any]) -> Run:
 
 
 def _read(path: Path, older: bool = False) -> tuple[list[Run], Journal]:
-    """Returns the runs of all whole lines, and the journal that holds them."""
+    """Returns the runs of all complete lines, and the journal that contains them."""
     try:
         lines = journal.read(path, older=older)
     except (OSError, ValueError) as error:
@@ -106,11 +106,14 @@ def _read(path: Path, older: bool = False) -> tuple[list[Run], Journal]:
 
 
 def read_runs(folder: Path, *, older: bool = False) -> list[Run]:
-    """Reads the runs of a folder, except for an unfinished last line; changes nothing.
+    """Reads the runs of a folder without changing it. An unfinished last line is ignored.
 
     Args:
       folder: Run folder.
-      older: Whether seals may be those of an older format, see `journal.read`.
+      older: Whether seals may have an older format, see `journal.read`.
+
+    Returns:
+      Runs in the order of the file.
 
     Raises:
       EvidenceError: If a complete line was changed.
@@ -119,7 +122,7 @@ def read_runs(folder: Path, *, older: bool = False) -> list[Run]:
 
 
 def spent_by_stage(runs: Iterable[Run]) -> dict[str, dict[str, int]]:
-    """Returns the number of runs, of failed runs and of tokens, by stage."""
+    """Returns the numbers of runs, failed runs and tokens by stage."""
     total: dict[str, dict[str, int]] = {}
     for run in runs:
         stage = total.setdefault(run.stage, {"runs": 0, "failed": 0, "tokens": 0})
@@ -130,7 +133,7 @@ def spent_by_stage(runs: Iterable[Run]) -> dict[str, dict[str, int]]:
 
 
 class Runs:
-    """The runs of a folder: those on disk, and engines for those that are missing."""
+    """The runs of a folder and the engines that train missing runs."""
 
     def __init__(
         self,
@@ -140,17 +143,17 @@ class Runs:
         log: Callable[[str], None] = lambda line: None,
         on_event: Sequence[Callable[[Run], None]] = (),
     ):
-        """Reads the known runs.
+        """Reads the known runs. An unfinished last line is cut off.
 
         Args:
-          folder: Folder of `runs.jsonl` and `telemetry/`.
-          engines: Functions that make engines, by program; "main" is the program most runs use.
+          folder: Run folder, which contains `runs.jsonl` and `telemetry/`.
+          engines: Functions that create engines, by program. Most runs use the program "main".
           on_progress: Callback that takes the progress of running jobs.
           log: Callback that takes one line for the user.
           on_event: Callbacks that take each run in file order, starting with known runs.
 
         Raises:
-          EvidenceError: If a complete line was changed; an unfinished last line is cut off.
+          EvidenceError: If a complete line was changed.
         """
         self.folder = folder
         self._makers = engines
@@ -163,22 +166,27 @@ class Runs:
     def _load(self) -> list[Run]:
         path = self.folder / FILE
         runs, lines = _read(path)
-        if lines.torn:  # by a kill in the middle of a write
+        if lines.torn:  # a process was killed while it wrote the line
             self._log(f"{path}: an unfinished line is cut off; its run is trained again")
             journal.cut(path, lines.size)
         return runs
 
     def engine(self, program: str = MAIN) -> Engine:
-        """Returns the engine of a program; it is made when it is first needed."""
+        """Returns the engine of a program, which is created when it is first needed."""
         if program not in self._engines:
             self._engines[program] = self._makers[program]()
         return self._engines[program]
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
-        """Trains the jobs whose runs are missing; returns a run for each job, in order.
+        """Returns a run for each job, in order, after training those that are missing.
+
+        Args:
+          jobs: Jobs to run.
+          stage: Stage of the new runs in `runs.jsonl`.
+          program: Program that trains the jobs.
 
         Raises:
-          ClusterError: If a machine was lost, because that says nothing about the candidate.
+          ClusterError: If a machine was lost, which is not a failure of the candidate.
         """
         missing = {job.key: job for job in jobs if f"{program}-{job.key}" not in self._known}
         if missing:
@@ -197,11 +205,17 @@ class Runs:
         return [self._known[f"{program}-{job.key}"] for job in jobs]
 
     def known_steps(self) -> int:
-        """Returns the number of candidate-steps of all known runs."""
+        """Returns the sum of the horizons of all known runs, in steps."""
         return sum(run.job["steps"] for run in self._known.values())
 
     def telemetry(self, run: Run) -> dict[str, np.ndarray]:
-        """Returns a run's per-step columns, named as in `TELEMETRY`.
+        """Returns the telemetry of a run.
+
+        Args:
+          run: Run of this folder.
+
+        Returns:
+          Columns by name as in `TELEMETRY`; [steps] each.
 
         Raises:
           EvidenceError: If the file is missing or damaged.
@@ -212,7 +226,7 @@ class Runs:
         return columns
 
     def spent(self) -> dict[str, dict[str, int]]:
-        """Returns runs, failed runs and tokens by stage, over all runs of this folder."""
+        """Returns the numbers of runs, failed runs and tokens of this folder by stage."""
         return spent_by_stage(self._known.values())
 
     def _keep(self, run: Run, result: RunResult) -> None:
@@ -227,7 +241,7 @@ class Runs:
             on_event(run)
 
     def _names(self, missing: Iterable[str], stage: str) -> dict[str, str]:
-        """Returns names of jobs for progress, by job key: their stage and number in it."""
+        """Returns the name of each job for progress, which is its stage and its number in it."""
         first = 1 + sum(run.stage == stage for run in self._known.values())
         return {key: f"{stage} {number}" for number, key in enumerate(missing, start=first)}
 
@@ -254,5 +268,5 @@ def _as_run(
 
 
 def bpb(runs: Sequence[Run]) -> np.ndarray:
-    """Returns final validation bits per byte, float64[runs]; NaN where a run failed."""
+    """Returns the final validation bits per byte of runs; float64[runs], NaN for failed runs."""
     return np.array([run.val_bpb for run in runs], np.float64)

@@ -1,4 +1,4 @@
-"""Per-step records of a run on disk: `telemetry/<name>.npz` in a run folder."""
+"""The telemetry of a run, stored as `telemetry/<name>.npz` in a run folder."""
 
 import math
 import os
@@ -24,18 +24,18 @@ FOLDER = "telemetry"
 MOST_STEPS = 10_000_000
 _MOST_COLUMNS = 256
 _DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_CURVE = ("validation_step", "validation_bpb")  # these have another length than the steps
+_CURVE = ("validation_step", "validation_bpb")  # columns with an entry per validation
 SCREENED = ("grad_norm", *_CURVE)
 """Columns that only the telemetry of a screening run has."""
 _NEEDED = tuple(name for name in TELEMETRY if name != "log_grad_norm")
 
 
 def save_telemetry(folder: Path, name: str, columns: Mapping[str, np.ndarray]) -> None:
-    """Writes all columns of a run, or nothing.
+    """Writes all columns of a run atomically.
 
     Args:
       folder: Run folder.
-      name: Id of a candidate, for its screening run, or the key of another run.
+      name: Id of the candidate for a screening run; otherwise, the key of the run.
       columns: Columns by name, [steps] each, and the validation curve.
     """
     path = _path(folder, name)
@@ -47,15 +47,18 @@ def save_telemetry(folder: Path, name: str, columns: Mapping[str, np.ndarray]) -
 def read_telemetry(
     folder: Path, name: str, more: Collection[str] = ()
 ) -> dict[str, np.ndarray] | None:
-    """Returns the columns that were saved under a name, or None if there are none.
+    """Reads the columns of a run.
 
     Args:
       folder: Run folder.
-      name: Name that they were saved under.
-      more: Columns that must be there in addition to those of every run, such as `SCREENED`.
+      name: Name that was passed to `save_telemetry`.
+      more: Names of required columns in addition to those of every run, such as `SCREENED`.
+
+    Returns:
+      Columns by name, or None if there is no such file.
 
     Raises:
-      EvidenceError: If the file is damaged, or holds anything but columns of numbers.
+      EvidenceError: If the file is damaged or contains anything except columns of numbers.
     """
     path = _path(folder, name)
     try:
@@ -71,7 +74,7 @@ def read_telemetry(
 
 
 def _columns(file) -> dict[str, np.ndarray]:
-    """Returns the columns of an .npz file; each is checked before memory is allocated for it."""
+    """Returns the columns of an .npz file, each checked before memory is allocated for it."""
     columns: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as members:
         names = members.namelist()
@@ -95,7 +98,7 @@ def _column(name: str, member) -> np.ndarray:
         raise ValueError(f"{name} must be of .npy format 1.0, got {version}")
     try:
         shape, _, dtype = npy.read_array_header_1_0(member)
-    except Exception:  # numpy evaluates a header as a literal, which fails in many ways
+    except Exception:  # numpy raises many types of errors for invalid headers
         raise ValueError(f"{name} must begin with the header of a column") from None
     kinds = "iu" if name == f"{_CURVE[0]}.npy" else "fiu"
     if dtype.kind not in kinds or len(shape) != 1 or not 0 <= shape[0] <= MOST_STEPS:

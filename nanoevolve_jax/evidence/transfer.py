@@ -1,4 +1,4 @@
-"""Transfer of a win: other learning rates and horizons, less compute, and a wider model."""
+"""Transfer of a win to other learning rates and horizons, less compute and a wider model."""
 
 from typing import NamedTuple
 
@@ -20,24 +20,27 @@ _CELLS, _CHEAPER, _WIDTH = (  # stages of `runs.jsonl`
 
 
 class Cell(NamedTuple):
-    """Results in one condition; bits per byte on the same seeds, NaN where a run failed."""
+    """Bits per byte of both arms in a condition; float64[seeds] each, NaN for failed runs."""
 
     baseline: np.ndarray
     winner: np.ndarray
 
     @property
     def gains(self) -> np.ndarray:
-        """Gain of the winner on each seed, float64[seeds], in bpb."""
+        """Gain of the winner on each seed, in bpb; float64[seeds]."""
         return self.baseline - self.winner
 
 
 def transfer(study: Study, arms: Arms, cheaper_pairs: int) -> TransferResult:
-    """Trains both arms elsewhere, for levels 4 and 5.
+    """Trains both arms under the conditions of levels 4 and 5.
 
     Args:
-      study: What the candidate was confirmed with.
+      study: Resources of the confirmation.
       arms: Winner and baseline as they were tested.
-      cheaper_pairs: Pairs at 95 % of the compute, see `levels.required_seeds`.
+      cheaper_pairs: Number of pairs at 95 % of the compute, see `levels.required_seeds`.
+
+    Returns:
+      Results by condition.
     """
     cells = run_cells(study, arms)
     cheaper = run_cheaper(study, arms, cheaper_pairs)
@@ -50,7 +53,15 @@ def transfer(study: Study, arms: Arms, cheaper_pairs: int) -> TransferResult:
 
 
 def run_cells(study: Study, arms: Arms) -> dict[str, Cell]:
-    """Trains both arms with the learning rate and the horizon halved and doubled (level 4)."""
+    """Trains both arms with half and twice the learning rate and the horizon (level 4).
+
+    Args:
+      study: Resources of the confirmation.
+      arms: Winner and baseline as they were tested.
+
+    Returns:
+      Results by name of the condition.
+    """
     bench, steps = study.bench, study.bench.config.confirm.steps
     seeds = _seeds(study, Stage.TRANSFER, bench.config.transfer.seeds)
     conditions = {f"lr x{f:g}": (f, steps) for f in _FACTORS}
@@ -69,9 +80,12 @@ def run_cheaper(study: Study, arms: Arms, pairs: int) -> Cell:
     """Trains the winner with 95 % of the baseline's compute (level 5).
 
     Args:
-      study: What the candidate was confirmed with.
+      study: Resources of the confirmation.
       arms: Winner and baseline as they were tested.
-      pairs: Number of pairs, fixed beforehand.
+      pairs: Number of pairs, which is fixed beforehand.
+
+    Returns:
+      Results of both arms.
     """
     bench, fold = study.bench, study.slot.fold
     seeds = _seeds(study, Stage.CHEAPER, pairs)
@@ -82,7 +96,7 @@ def run_cheaper(study: Study, arms: Arms, pairs: int) -> Cell:
 
 
 def wider(config: ConfigDict) -> ConfigDict:
-    """Returns the config of a model `transfer.width` times as wide, with as many more heads."""
+    """Returns the config with `transfer.width` times the model width and number of heads."""
     changed, factor = config.copy_and_resolve_references(), config.transfer.width
     for name in ("n_embd", "n_head", "n_kv_head"):
         changed.model[name] = factor * config.model[name]
@@ -90,7 +104,15 @@ def wider(config: ConfigDict) -> ConfigDict:
 
 
 def run_wider(study: Study, arms: Arms) -> Cell:
-    """Trains both arms on a wider model, its recipe scaled by NanoChat's rules (level 5)."""
+    """Trains both arms on a wider model, with the recipe scaled by NanoChat's rules (level 5).
+
+    Args:
+      study: Resources of the confirmation.
+      arms: Winner and baseline as they were tested.
+
+    Returns:
+      Results of both arms.
+    """
     bench = study.bench._replace(config=wider(study.bench.config))
     seeds = _seeds(study, Stage.WIDER, bench.config.transfer.seeds)
     both = (arms.baseline, arms.winner)
@@ -103,6 +125,6 @@ def _seeds(study: Study, stage: Stage, count: int) -> list[int]:
 
 
 def _cell(study: Study, jobs: list[Job], stage: str, program: str = MAIN) -> Cell:
-    """Trains the jobs of the baseline, then of the winner, and returns their results."""
+    """Returns the results of jobs, of which the first half is the baseline's."""
     values = bpb(study.bench.runs.run(jobs, stage, program))
     return Cell(*values.reshape(2, -1))

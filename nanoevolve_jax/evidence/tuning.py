@@ -1,7 +1,8 @@
-"""Tuning of the baseline's recipe, so that no candidate wins by being better tuned.
+"""Tuning of the baseline's recipe, so that no candidate wins only by being better tuned.
 
-Optuna's TPE proposes points in batches, and a range whose edge wins is widened. The lowest of many
-noisy runs is mostly luck, so the search only makes a shortlist, which is run again on fresh seeds.
+Optuna's TPE sampler proposes points in batches. If the best point lies at an edge of a range, the
+range is widened. The best of many noisy runs is mostly chance, so the search only produces a
+shortlist, which is run again on fresh seeds.
 """
 
 import math
@@ -21,27 +22,27 @@ from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.statistics import Floats
 
 Point = dict[str, float]
-_EDGE = 0.05  # share of a range at either end that counts as its edge
+_EDGE = 0.05  # share of a range at each end that is treated as its edge
 _CENTROID = 5  # number of best points that are averaged
 
 
 class Dimension(NamedTuple):
-    """A quantity to tune, and the range in which it is searched."""
+    """A quantity to tune and its range."""
 
     name: str
-    low: float
-    high: float
-    hard_low: float
-    hard_high: float
-    log: bool
+    low: float  # lower end of the range
+    high: float  # upper end of the range
+    hard_low: float  # bound below which the range is not widened
+    hard_high: float  # bound above which the range is not widened
+    log: bool  # whether the scale is logarithmic
 
     def to_unit(self, value: float) -> float:
-        """Returns where a value lies in the range, from 0 to 1; logarithmic if the dimension is."""
+        """Returns the position of a value in the range, from 0 to 1, on the dimension's scale."""
         low, high, value = (self._scaled(x) for x in (self.low, self.high, value))
         return (value - low) / (high - low)
 
     def from_unit(self, place: float) -> float:
-        """Returns the value at a place of the range, within the hard bounds."""
+        """Returns the value at a position in the range, clipped to the hard bounds."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         value = low + place * (high - low)
         return min(max(math.exp(value) if self.log else value, self.hard_low), self.hard_high)
@@ -50,7 +51,7 @@ class Dimension(NamedTuple):
         return math.log(value) if self.log else value
 
     def widened(self, best: float) -> "Dimension":
-        """Returns the range, longer by half at the end where `best` lies, if it lies at an end."""
+        """Returns the dimension, with its range extended by half if `best` lies at an edge."""
         place = self.to_unit(best)
         if place < _EDGE:
             return self._replace(low=self.from_unit(-0.5))
@@ -60,22 +61,32 @@ class Dimension(NamedTuple):
 
 
 def widened(dimensions: Sequence[Dimension], best: Point) -> tuple[Dimension, ...]:
-    """Returns the ranges, widened where `best` lies at an edge that is not a hard bound."""
+    """Returns the dimensions, with a range widened if `best` lies at an edge of it.
+
+    Args:
+      dimensions: Quantities to tune.
+      best: Best point so far.
+    """
     return tuple(d.widened(best[d.name]) for d in dimensions)
 
 
 def at_edge(dimensions: Sequence[Dimension], best: Point) -> list[str]:
-    """Returns the names of the dimensions that `widened` would widen."""
+    """Returns the names of the dimensions that `widened` would change.
+
+    Args:
+      dimensions: Quantities to tune.
+      best: Best point so far.
+    """
     pairs = zip(dimensions, widened(dimensions, best), strict=True)
     return [old.name for old, new in pairs if old != new]
 
 
 class Tuning(NamedTuple):
-    """The points that were tried, and their results."""
+    """The points that were tried and their results."""
 
-    dimensions: tuple[Dimension, ...]  # with their final ranges
+    dimensions: tuple[Dimension, ...]  # quantities with their final ranges
     points: list[Point]
-    bpb: list[float]  # one run per point; NaN if it failed
+    bpb: list[float]  # validation bpb of the run of each point; NaN if it failed
 
 
 def tune(
@@ -88,19 +99,20 @@ def tune(
     seed: int,
     earlier: Tuning | None = None,
 ) -> Tuning:
-    """Spends a budget of training runs, the default point first unless there are earlier runs.
+    """Searches for the point with the lowest bpb.
 
     Args:
-      evaluate: Returns the validation bpb of every point of a batch, NaN for a failed run.
-      dimensions: Quantities to tune, with the ranges to begin with.
-      default: Point to begin with.
-      runs: Number of runs to spend.
-      batch: Number of points to propose at once.
-      seed: Seed of the sampler; the same seed proposes the same points.
-      earlier: Points that were tried before, from which the search continues.
+      evaluate: Function that returns the validation bpb of every point of a batch, NaN for failed
+        runs.
+      dimensions: Quantities to tune, with their initial ranges.
+      default: Point that is tried first unless there are earlier points.
+      runs: Number of training runs.
+      batch: Number of points that are proposed together.
+      seed: Seed of the sampler. The same seed proposes the same points.
+      earlier: Earlier points from which the search continues, or None.
 
     Returns:
-      All points that were tried, `earlier` included.
+      All points that were tried, including `earlier`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
@@ -113,7 +125,7 @@ def tune(
         study.add_trials(_as_trials(tuning))
     start = len(tuning.points)
     end = start + runs
-    reviews = {start + max(1, runs * k // 4) for k in (1, 2, 3)}  # when ranges may be widened
+    reviews = {start + max(1, runs * k // 4) for k in (1, 2, 3)}  # when to widen ranges
     while len(tuning.points) < end:
         count = min(batch, end - len(tuning.points))
         ranges = _distributions(tuning.dimensions)
@@ -149,7 +161,10 @@ def _as_trials(tuning: Tuning) -> list[optuna.trial.FrozenTrial]:
 
 
 def ranked(tuning: Tuning) -> list[Point]:
-    """Returns the points whose run was finite, best first.
+    """Returns the points whose runs did not fail, best first.
+
+    Args:
+      tuning: Points that were tried.
 
     Raises:
       EvidenceError: If all runs failed.
@@ -165,7 +180,12 @@ def ranked(tuning: Tuning) -> list[Point]:
 
 
 def centroid(points: Sequence[Point], dimensions: Sequence[Dimension]) -> Point:
-    """Returns the mean of points, in the coordinates of their ranges."""
+    """Returns the mean of points, computed on the scale of each dimension.
+
+    Args:
+      points: Points to average.
+      dimensions: Quantities to tune.
+    """
     return {
         d.name: d.from_unit(float(np.mean([d.to_unit(p[d.name]) for p in points])))
         for d in dimensions
@@ -173,21 +193,26 @@ def centroid(points: Sequence[Point], dimensions: Sequence[Dimension]) -> Point:
 
 
 def surrogate_optimum(tuning: Tuning, seed: int) -> Point:
-    """Returns the point where a Gaussian process, fitted to all finite runs, is lowest.
+    """Returns the minimum of a Gaussian process that is fitted to all finite runs.
 
-    Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006.
+    Args:
+      tuning: Points that were tried.
+      seed: Seed of the fit and of the starting points of the minimisation.
+
+    References:
+      Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006.
     """
     dims = tuning.dimensions
     finite = [i for i, bpb in enumerate(tuning.bpb) if math.isfinite(bpb)]
     x = np.array([[d.to_unit(tuning.points[i][d.name]) for d in dims] for i in finite])
-    # Clipped, or a few diverging runs would set the scale of all others.
+    # Clipping prevents a few diverging runs from determining the scale.
     y = np.array([tuning.bpb[i] for i in finite])
     y = np.minimum(y, np.median(y) + 3.0 * (np.median(y) - y.min()))
     kernel = ConstantKernel(1.0) * RBF(np.ones(len(dims)), (0.1, 30.0)) + WhiteKernel(
         0.1, (1e-4, 1.0)
     )
     with warnings.catch_warnings():
-        # A dimension that hardly matters ends at the bound of its length scale, as it should.
+        # The length scale of a dimension with little effect is expected to reach its bound.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed).fit(x, y)
     rng = np.random.default_rng(seed)
@@ -207,7 +232,16 @@ def surrogate_optimum(tuning: Tuning, seed: int) -> Point:
 
 
 def shortlist(tuning: Tuning, default: Point, seed: int) -> dict[str, Point]:
-    """Returns the points to run on fresh seeds, by name."""
+    """Returns the points to run on fresh seeds.
+
+    Args:
+      tuning: Points that were tried.
+      default: Point that represents the initial recipe.
+      seed: Seed of the surrogate, see `surrogate_optimum`.
+
+    Returns:
+      Points by name.
+    """
     best = ranked(tuning)
     return {
         "default": default,

@@ -1,1 +1,1 @@
-"""The search: mutation, selection, promotion and the archive."""
+"""The search: candidates, selection, the archive, promotion and confirmation."""

@@ -1,7 +1,8 @@
-"""The archive: one JSON record per candidate, appended a generation at a time and synced.
+"""The archive of a search, which contains a JSON record for each candidate.
 
-The archive is a journal, so damaged, moved and edited records are detected. A generation is
-complete or absent, because the next process cuts off what a killed one left unfinished.
+The archive is a journal, so damaged, moved and edited records are detected. Records are appended
+and synced one generation at a time. If a process is killed, the next one cuts off the unfinished
+generation.
 """
 
 import math
@@ -21,7 +22,7 @@ from nanoevolve_jax.policy.spec_json import spec_from_json, spec_to_json
 
 
 class ArchiveError(UserError):
-    """An archive or a run folder that cannot be used."""
+    """An error about an archive or a run folder that cannot be used."""
 
 
 class Record(NamedTuple):
@@ -30,26 +31,26 @@ class Record(NamedTuple):
     id: str
     parent_id: str | None
     generation: int
-    operator: str | None
-    change: str | None
+    operator: str | None  # operator that produced it from its parent
+    change: str | None  # difference from the parent, in words
     spec: OptimizerSpec
     recipe: dict[str, float] | None  # recipe overrides of a control; None for a policy
     status: str  # one of STATUSES
-    failure: dict[str, Any] | None  # {"reason", "step"}
-    stage: str
+    failure: dict[str, Any] | None  # fields `reason` and `step` of a failure
+    stage: str  # last stage that the candidate was trained in
     seeds: list[int]
-    val_bpb: list[float]  # per seed
-    train_loss: list[float]  # per seed, nats per token
-    steps: list[int]  # per seed, steps completed with finite numbers
-    instability: list[float]  # per seed, nats
-    score: float
+    val_bpb: list[float]  # final validation bits per byte on each seed
+    train_loss: list[float]  # training loss on each seed, in nats per token
+    steps: list[int]  # number of steps with finite results on each seed
+    instability: list[float]  # see `score.instability`, in nats, on each seed
+    score: float  # see `score.score`, in sigmas
     cost: float  # FLOPs per training step
     pareto: bool  # whether it was on the Pareto front when its generation ended
     code: dict[str, Any] | None = None  # see `CodeDocument`; None means built-in functions only
 
     @property
     def merit(self) -> Merit:
-        """The three objectives in the screening run, which every candidate has."""
+        """The three objectives of the screening run."""
         return Merit(self.val_bpb[0], self.cost, self.instability[0])
 
 
@@ -70,7 +71,7 @@ _OneOrMore = Meta(min_length=1)
 
 
 class Cost(TypedDict):
-    """Cost of a proposal."""
+    """The cost of a proposal."""
 
     provider: str
     calls: Count
@@ -81,7 +82,7 @@ class Cost(TypedDict):
 
 
 class CodeDocument(TypedDict):
-    """Field `code` of a record."""
+    """The field `code` of a record."""
 
     certificates: dict[str, Hash]  # certificate id of each rewritten slot
     slot: str | None  # slot rewritten in this candidate; None if it has its parent's code
@@ -103,7 +104,7 @@ class _Failure(TypedDict):
 
 
 class RecordDocument(TypedDict):
-    """A record as a JSON object; numbers that are not finite are null."""
+    """A record as a JSON object, in which numbers that are not finite are null."""
 
     id: Id
     parent_id: Id | None
@@ -133,7 +134,7 @@ def _null_to_nan(value: Any, empty: float) -> Any:
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
-    """Returns the JSON object of a record; numbers that are not finite become null."""
+    """Returns a record as a JSON object. Numbers that are not finite become null."""
     document = record._asdict() | {"spec": spec_to_json(record.spec)}
     if record.code is None:
         del document["code"]
@@ -142,6 +143,12 @@ def record_to_json(record: Record) -> dict[str, Any]:
 
 def record_from_json(document: dict[str, Any]) -> Record:
     """Returns the record of a JSON object.
+
+    Args:
+      document: JSON object of a record.
+
+    Returns:
+      The record. A null becomes NaN, except for the score, for which it becomes -inf.
 
     Raises:
       ArchiveError: If a field is missing, unknown or of the wrong type.
@@ -171,24 +178,37 @@ def record_from_json(document: dict[str, Any]) -> Record:
 
 
 def rewrite(path: Path, records: Iterable[Record]) -> None:
-    """Replaces the whole archive atomically; promotion changes the status of records."""
+    """Replaces the archive atomically, as promotion does to change the status of records.
+
+    Args:
+      path: Path of `archive.jsonl`.
+      records: All records in order.
+    """
     journal.rewrite(path, map(record_to_json, records))
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Appends a generation in one write and syncs it to disk."""
+    """Appends a generation in a single write and syncs it to disk.
+
+    Args:
+      path: Path of `archive.jsonl`.
+      records: Records of the generation.
+    """
     journal.append(path, map(record_to_json, records))
 
 
 def load(
     path: Path, sizes: list[int], log: Callable[[str], None] = lambda line: None
 ) -> list[Record]:
-    """Reads the complete generations of an archive and cuts off what follows them.
+    """Reads the complete generations of an archive and cuts off an incomplete one.
 
     Args:
-      path: Path of `archive.jsonl`; a missing file is an empty archive.
-      sizes: Numbers of records by generation; later generations are as large as the last.
+      path: Path of `archive.jsonl`. A missing file is an empty archive.
+      sizes: Number of records in each generation. The last entry also applies to all later ones.
       log: Callback that takes one line for the user.
+
+    Returns:
+      Records in order.
 
     Raises:
       ArchiveError: If a complete line of these generations is not a record.
@@ -214,10 +234,10 @@ def load(
 def read(path: Path, *, older: bool = False) -> list[Record]:
     """Returns the records of all complete lines, without changing the file.
 
-    The search may be running.
+    The search may still be running.
 
     Args:
-      path: Path of `archive.jsonl`; a missing file is an empty archive.
+      path: Path of `archive.jsonl`. A missing file is an empty archive.
       older: Whether records may lack seals, see `journal.read`.
 
     Raises:
@@ -228,6 +248,9 @@ def read(path: Path, *, older: bool = False) -> list[Record]:
 
 def load_all(path: Path) -> list[Record]:
     """Returns the records of a finished search.
+
+    Args:
+      path: Path of `archive.jsonl`.
 
     Raises:
       ArchiveError: If it cannot be read, or any line is not a record.
@@ -248,7 +271,7 @@ def _journal(path: Path, *, older: bool = False) -> Journal:
 
 
 def _records(path: Path, documents: list[dict[str, Any]]) -> list[Record]:
-    """Returns the records of an archive, each of which descends from an earlier one."""
+    """Returns the records of an archive after checking their descent."""
     records: list[Record] = []
     known: dict[str, Record] = {}
     for number, document in enumerate(documents, start=1):

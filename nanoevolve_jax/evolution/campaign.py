@@ -1,4 +1,4 @@
-"""A search: asks for the candidates of a generation, trains them, scores them and archives them."""
+"""A search, which proposes, trains, scores and archives one generation of candidates at a time."""
 
 import contextlib
 import math
@@ -33,27 +33,30 @@ from nanoevolve_jax.policy.slots import is_read
 from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 
 ARCHIVE = "archive.jsonl"
-SCREENING = "search: screening"  # stage of screening runs, beside the stages in `runs.jsonl`
+SCREENING = "search: screening"  # stage of screening runs
 
 
 class Campaign(NamedTuple):
-    """A search over one run folder."""
+    """A search in a run folder."""
 
     engine: Engine
-    config: ConfigDict  # full configuration; with a calibration, its recipe is the calibrated one
+    config: ConfigDict  # full configuration, including the calibrated recipe if there is one
     folder: Path  # run folder
-    scale: Scale  # scale of scores
+    scale: Scale  # units of scores
 
     @property
     def seed(self) -> int:
-        """The seed of all screening runs, which share initial weights and batches."""
+        """Seed of all screening runs, which share initial weights and batches."""
         return stage_seed(Stage.SCREEN, self.config.seed, 0)
 
     def load(self, log: Callable[[str], None]) -> list[Record]:
-        """Returns the records of all complete generations, and cuts off an incomplete one.
+        """Reads the complete generations of the archive and cuts off an incomplete one.
 
         Args:
           log: Callback that takes one line for the user.
+
+        Returns:
+          Records in order.
 
         Raises:
           ArchiveError: If a record's generation does not match its place in the archive.
@@ -72,14 +75,14 @@ class Campaign(NamedTuple):
     def generations(
         self, records: list[Record], on_progress: Callable[[Progress], None]
     ) -> Iterator[tuple[int, list[Record]]]:
-        """Runs the search from the first missing generation on: ask, evaluate, tell.
+        """Runs the missing generations by calling `ask`, `evaluate` and `tell` for each.
 
         Args:
           records: Records of the complete generations.
           on_progress: Callback that takes the progress of training.
 
         Yields:
-          Number of the finished generation, and all records up to it.
+          (number of the finished generation, all records up to this generation).
 
         Raises:
           ConfigError: If the baseline fails.
@@ -95,7 +98,12 @@ class Campaign(NamedTuple):
             yield generation, records
 
     def ask(self, records: list[Record], generation: int) -> list[tournament.Proposal]:
-        """Returns the candidates of a generation."""
+        """Returns the candidates of a generation.
+
+        Args:
+          records: Records of all earlier generations.
+          generation: Number of the generation, from 0.
+        """
         if generation == 0:
             return tournament.founders(make_baseline(self.config))
         search = self.config.search
@@ -116,12 +124,15 @@ class Campaign(NamedTuple):
         records: list[Record],
         on_progress: Callable[[Progress], None],
     ) -> list[Record]:
-        """Trains candidates, saves their telemetry and returns their records without a status.
+        """Trains candidates and saves their telemetry.
 
         Args:
           proposals: Candidates to train.
-          records: All earlier records; the first one is the baseline.
+          records: All earlier records, of which the first is the baseline.
           on_progress: Callback that takes the progress of training.
+
+        Returns:
+          Records of the candidates, without a status.
         """
         jobs = [self.job(proposal) for proposal in proposals]
         names = {job.key: p.id for job, p in zip(jobs, proposals, strict=True)}
@@ -136,13 +147,21 @@ class Campaign(NamedTuple):
         return evaluated
 
     def tell(self, records: list[Record], evaluated: list[Record]) -> list[Record]:
-        """Selects survivors, appends a generation to the archive and returns all records."""
+        """Selects survivors and appends a generation to the archive.
+
+        Args:
+          records: Records of all earlier generations.
+          evaluated: Records of the new generation, without a status.
+
+        Returns:
+          All records, with a status.
+        """
         settled = tournament.settle(records, evaluated, self.config.search.survivors)
         archive.append(self.folder / ARCHIVE, settled)
         return [*records, *settled]
 
     def job(self, proposal: tournament.Proposal | Record) -> Job:
-        """Returns the screening run of a candidate."""
+        """Returns the job of a candidate's screening run."""
         recipe = make_recipe(with_recipe(self.config, proposal.recipe or {}))
         candidate = Candidate(proposal.spec, recipe, code_of(self.folder, proposal.code))
         return Job(candidate, self.seed, self.config.train.steps, SCREEN_FOLD)
@@ -154,13 +173,16 @@ class Campaign(NamedTuple):
         rise: float,
         baseline: Record | None,
     ) -> Record:
-        """Returns the record of a training run, without a status.
+        """Scores the screening run of a candidate.
 
         Args:
           proposal: Candidate that was trained.
           result: Result of its run.
-          rise: Instability of the run in nats; NaN if it failed.
-          baseline: Record of the baseline; None if this run is the baseline's.
+          rise: Instability of the run, in nats; NaN if it failed.
+          baseline: Record of the baseline, or None if the candidate is the baseline.
+
+        Returns:
+          Record of the candidate, without a status.
         """
         failure = result.failure and {"reason": result.failure, "step": result.failed_step}
         code = code_of(self.folder, proposal.code)
@@ -183,10 +205,13 @@ class Campaign(NamedTuple):
 
 
 def require_baseline(records: list[Record]) -> None:
-    """Refuses a recipe under which the baseline fails, because nothing can be compared with it.
+    """Checks that the baseline has not failed, because all candidates are compared with it.
+
+    Args:
+      records: Records of a search, of which the first is the baseline.
 
     Raises:
-      ConfigError: If the first record has failed.
+      ConfigError: If the baseline has failed.
       ClusterError: If no machine could train it.
     """
     failure = records[0].failure if records else None
@@ -203,11 +228,12 @@ def telemetry_columns(columns: Mapping[str, np.ndarray], curve: Any) -> dict[str
     """Returns the telemetry of a candidate in the form in which it is saved.
 
     Args:
-      columns: Columns of shape [steps], named as in `TELEMETRY`.
-      curve: Validation curve of shape [points, 2]: step and validation bpb.
+      columns: Columns by name as in `TELEMETRY`; [steps] each.
+      curve: Steps and validation bpb; [points, 2].
 
     Returns:
-      Sensors, gate, actuators, loss and gradient norm by step, and the validation curve.
+      Columns by name: sensors, gate, actuators, loss and gradient norm, [steps] each, and the two
+      columns of the validation curve, [points] each.
     """
     points = np.asarray(curve, np.float64).reshape(-1, 2)
     others = {name: column for name, column in columns.items() if name != "log_grad_norm"}
@@ -219,17 +245,22 @@ def telemetry_columns(columns: Mapping[str, np.ndarray], curve: Any) -> dict[str
 
 
 def generation_sizes(config: ConfigDict) -> list[int]:
-    """Returns the number of candidates in generation 0 and in every later one."""
+    """Returns the number of candidates in generation 0 and in each later generation."""
     return [len(tournament.founders(NANOCHAT)), config.search.population]
 
 
 def identity(
     spec: OptimizerSpec, recipe: dict[str, float] | None, code: dict[str, Any] | None
 ) -> tuple[Any, ...]:
-    """Returns a key that is equal for candidates that train alike.
+    """Returns a key that equivalent candidates share.
 
-    Rewritten functions may read fields of a spec that the built-in ones ignore. Under rewritten
-    functions, only equal specs are therefore equivalent.
+    Rewritten functions may use fields of a spec that the built-in functions ignore. Candidates with
+    rewritten functions are therefore equivalent only if their specs are equal.
+
+    Args:
+      spec: Policy of concrete numbers.
+      recipe: Overrides of the recipe, or None.
+      code: Field `code` of the record, or None.
     """
     computation = code["computation"] if code else {}
     used = tuple(sorted((slot, x) for slot, x in computation.items() if is_read(slot, spec)))
@@ -238,21 +269,31 @@ def identity(
 
 
 def planned_calls(config: ConfigDict) -> list[Call]:
-    """Returns the calls of screening to the engine, one per generation."""
+    """Returns the calls of a search to the engine, one per generation."""
     first, later = generation_sizes(config)
     sizes = [first, *[later] * config.search.generations]
     return [call(SCREENING, size, config.train.steps) for size in sizes]
 
 
 def screening_spent(records: list[Record], batch_tokens: float) -> dict[str, int]:
-    """Returns runs, failed runs and tokens of screening, counted as by `Runs.spent`."""
+    """Returns the numbers of screening runs, failed runs and tokens, as in `Runs.spent`.
+
+    Args:
+      records: Records of a search.
+      batch_tokens: Number of tokens per training step.
+    """
     failed = [not math.isfinite(record.val_bpb[0]) for record in records]
     steps = sum(r.steps[0] + bad for r, bad in zip(records, failed, strict=True))
     return {"runs": len(records), "failed": sum(failed), "tokens": int(batch_tokens * steps)}
 
 
 def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
-    """Returns the part of `summary.json` that follows from the archive alone."""
+    """Returns the fields of `summary.json` that depend only on the archive.
+
+    Args:
+      records: Records of a search.
+      batch_tokens: Number of tokens per training step.
+    """
     baseline = records[0]
     best = tournament.survivors(records, 1)[0]
     distinct = {identity(r.spec, r.recipe, r.code) for r in records}
@@ -264,7 +305,7 @@ def summarise(records: list[Record], batch_tokens: float) -> dict[str, Any]:
         "baseline_val_bpb": baseline.merit.val_bpb,
         "best": {
             "id": best.id,
-            "stage": "screen",  # one run on one seed, without the runs of promotion
+            "stage": "screen",  # result of the screening run alone
             "val_bpb": best.merit.val_bpb,
             "delta_bpb": best.merit.val_bpb - baseline.merit.val_bpb,
         },

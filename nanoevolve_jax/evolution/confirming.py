@@ -1,4 +1,4 @@
-"""Confirms one candidate of a finished search: who is tested, on which seeds, and what is kept."""
+"""Confirms a candidate of a finished search and writes its evidence card."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 
 
 class Selection(NamedTuple):
-    """The candidate to confirm, and what it is compared with, as arms of a run folder."""
+    """The candidate to confirm and the arms that it is compared with."""
 
     records: list[Record]  # all records of the search
     candidate: Arm
@@ -34,21 +34,24 @@ class Selection(NamedTuple):
 
     @property
     def references(self) -> list[Arm]:
-        """The arms that the candidate has to beat."""
+        """Arms that the candidate has to beat."""
         same = self.comparator.id == self.baseline.id
         return [self.baseline] if same else [self.baseline, self.comparator]
 
     def arm(self, name: str) -> Arm:
-        """Returns the reference with an id."""
+        """Returns the reference with a given id."""
         return next(arm for arm in self.references if arm.id == name)
 
 
 def select(folder: Path, candidate: str) -> Selection:
-    """Returns who is confirmed.
+    """Returns the candidate to confirm and the arms that it is compared with.
 
     Args:
       folder: Run folder of a finished search.
       candidate: Id of a candidate, or `promoted` for the one that promotion picked.
+
+    Returns:
+      The candidate and the references.
 
     Raises:
       EvidenceError: If promotion has not ended, or picked no candidate.
@@ -81,12 +84,17 @@ def select(folder: Path, candidate: str) -> Selection:
 
 
 def require_constraints(bench: Bench, baseline: Arm, candidate: Arm) -> None:
-    """Refuses a candidate that no gain could justify, before it uses up seeds and a fold.
+    """Checks the constraints of a candidate before it uses up seeds and a fold.
 
-    Promotion checks its finalists only; this checks any other candidate.
+    Promotion checks only its finalists, but any candidate can be confirmed.
+
+    Args:
+      bench: Config and runs of the comparison.
+      baseline: Tuned baseline.
+      candidate: Candidate to confirm.
 
     Raises:
-      EvidenceError: naming the constraint that it breaks.
+      EvidenceError: If the candidate breaks a constraint. The message names the constraint.
     """
     measured = eligibility.measure(bench, baseline, [candidate], "confirm: constraints")
     if (reason := measured.broken(candidate.id)) is not None:
@@ -105,11 +113,18 @@ def try_candidate(
     """Runs the trial of a candidate, unless it is only a retuned baseline.
 
     Args:
-      bench: Where arms are trained.
-      selection: Who is confirmed.
-      ledger: Ledger of the evaluation; it gives out seeds and a fold, and takes the outcome.
+      bench: Config and runs of the comparison.
+      selection: Candidate to confirm and its references.
+      ledger: Ledger of the evaluation, which allocates seeds and a fold and records the outcome.
       folder: Run folder of the search.
-      protocol: Returns the protocol of the trial, given `slot` and `on_outcome`.
+      protocol: Function that returns the protocol of the trial, called with the keyword arguments
+        `slot` and `on_outcome`.
+
+    Returns:
+      The finished trial, without training for a retuned baseline.
+
+    Raises:
+      EvidenceError: If the candidate breaks a constraint, or the trial cannot be run.
     """
     _, candidate, baseline, comparator = selection
     if is_retuned_baseline(candidate.spec, comparator.spec, candidate.code):
@@ -135,10 +150,18 @@ def keep_card(
     origin: Origin,
     batch_tokens: float,
 ) -> tuple[dict[str, Any], Path]:
-    """Writes the card of a trial and its page, and marks a winner in archive and summary.
+    """Writes the card of a trial and its page, and marks a winner in the archive and the summary.
+
+    Args:
+      folder: Run folder of the search.
+      tried: Finished trial.
+      selection: Candidate of the trial and its references.
+      calibration: Calibration of the evaluation.
+      origin: Origin of the card.
+      batch_tokens: Number of tokens per training step.
 
     Returns:
-      The card, with the level that a replay gives it, and its path.
+      The card, with a level that takes its replay into account, and the path of the card.
     """
     candidate = selection.candidate
     card = make_card(tried, candidate, selection.arm(tried.against), calibration, origin)

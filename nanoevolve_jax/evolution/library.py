@@ -1,11 +1,12 @@
-"""The store of certified code: one folder per certificate, named by the hash of its contents.
+"""A store of certified code, with a folder for each certificate.
 
   code/<certificate id>/certificate.json  source.py  <shape key>.stablehlo
 
-Reading checks the id against the certificate, and the source and the programs against the hashes in
-the certificate. A hash is not a signature: anyone who may write to the folder can store other code
-under another id. When that code is loaded, `policy.certified` still refuses programs with
-operations that are not permitted.
+The id of a certificate is a hash of its content. When code is read, the id is checked against the
+certificate, and the source and the programs are checked against the hashes in the certificate. A
+hash is not a signature, so anyone with write access to the folder can store other code under
+another id. `policy.certified` nevertheless refuses to load programs with operations that are not
+permitted.
 """
 
 import os
@@ -29,16 +30,22 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Library:
-    """Certified code in a folder that several processes may read and write at once."""
+    """Certified code in a folder that several processes may read and write concurrently."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
 
     def put(self, function: Certified) -> Path:
-        """Stores a function atomically, if it is not stored yet, and returns its folder.
+        """Stores a function atomically, unless it is stored already.
+
+        Args:
+          function: Function to store.
+
+        Returns:
+          Folder of the function.
 
         Raises:
-          CertificateError: If it does not match its certificate.
+          CertificateError: If the function does not match its certificate.
         """
         function.require_intact()
         target = self.folder / function.id
@@ -57,10 +64,13 @@ class Library:
         return target
 
     def get(self, id: str) -> Certified:
-        """Returns the function of a certificate.
+        """Returns a stored function.
+
+        Args:
+          id: Id of its certificate.
 
         Raises:
-          CertificateError: If it is missing, or anything in its folder was changed.
+          CertificateError: If the function is missing, or its folder was changed.
         """
         if not isinstance(id, str) or not _ID.fullmatch(id):
             raise CertificateError(must("certificate", "be 16 hexadecimal digits", str(id)[:40]))
@@ -90,7 +100,7 @@ class Library:
         """Yields all functions, ordered by id.
 
         Raises:
-          CertificateError: at the first one that was changed.
+          CertificateError: If a folder was changed.
         """
         if self.folder.is_dir():
             for path in sorted(self.folder.iterdir()):
@@ -98,13 +108,16 @@ class Library:
                     yield self.get(path.name)
 
     def code(self, ids: Mapping[str, str] | None) -> Code | None:
-        """Returns the functions of a record; None if it has only built-in ones.
+        """Returns the rewritten functions of a record.
 
         Args:
           ids: Certificate ids by slot.
 
+        Returns:
+          The functions, or None if there are no ids.
+
         Raises:
-          CertificateError: If one is missing, damaged, or of another slot.
+          CertificateError: If a function is missing or damaged, or belongs to another slot.
         """
         if not ids:
             return None
@@ -121,7 +134,7 @@ class Library:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Returns the contents of a folder's regular files; links, folders and devices are refused."""
+    """Returns the contents of the files of a folder, all of which must be regular files."""
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             raise CertificateError(f"{folder} must be a folder of certified code")
@@ -145,7 +158,7 @@ class _Program(TypedDict):
 
 
 class Certificate(TypedDict):
-    """Fields of a certificate that are read."""
+    """The fields of a certificate that are read."""
 
     slot: Literal[tuple(SLOTS)]
     source_sha256: str
@@ -156,7 +169,7 @@ class Certificate(TypedDict):
 
 
 def _certificate(folder: Path, contents: Mapping[str, bytes]) -> dict:
-    """Returns the certificate of a folder, with the types of its fields checked."""
+    """Returns the certificate of a folder after checking the types of its fields."""
     try:
         return typed(decode(contents.get(CERTIFICATE, b"")), Certificate)
     except ValueError as error:
@@ -166,13 +179,16 @@ def _certificate(folder: Path, contents: Mapping[str, bytes]) -> dict:
 
 
 def code_of(folder: Path, document: Mapping[str, Any] | None) -> Code | None:
-    """Returns the code of a record in a run folder; None if it has only built-in functions.
+    """Returns the rewritten functions of a record in a run folder.
 
     Args:
       folder: Run folder.
-      document: Field `code` of the record.
+      document: Field `code` of the record, or None.
+
+    Returns:
+      The functions, or None if the record has only built-in ones.
 
     Raises:
-      CertificateError: If it is missing, damaged or replaced.
+      CertificateError: If a function is missing or damaged, or belongs to another slot.
     """
     return Library(folder / FOLDER).code(document and document["certificates"])

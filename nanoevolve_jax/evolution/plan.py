@@ -1,8 +1,8 @@
-"""The plan of a campaign: runs, tokens, FLOPs, machine-hours and hours before it is started.
+"""The plan of a campaign: estimates of runs, tokens, FLOPs and hours before it is started.
 
-The stages count their own runs. Time is counted in batches: a machine trains as many candidates at
-once as it has lanes, a batch that is not full takes as long as a full one, and a batch stays on one
-machine. So more machines than a call has batches do not make it faster.
+Each stage counts its own runs. Hours are estimated from batches. A machine trains a batch with as
+many candidates as it has lanes, and a batch that is not full takes as long as a full one. A call
+with fewer batches than machines leaves machines idle.
 """
 
 import heapq
@@ -25,27 +25,32 @@ HOUR = 3600.0  # seconds
 
 
 class Load(NamedTuple):
-    """The work of a call on machines."""
+    """The work of a call."""
 
     stage: str
-    runs: int
-    batches: tuple[float, ...]  # hours per batch, on one machine
+    runs: int  # number of runs
+    batches: tuple[float, ...]  # hours that a machine needs for each batch
 
 
 def load_of(call: Call, width: int, hours: Callable[[Group], float]) -> Load:
     """Returns the batches of a call.
 
     Args:
-      call: Runs that are asked for at once.
-      width: Candidates that a machine trains at once.
-      hours: Returns the hours that a batch of a group takes.
+      call: Runs that are requested together.
+      width: Number of candidates that a machine trains at once.
+      hours: Function that returns the hours that a batch of a group takes.
     """
     batches = [hours(group) for group in call.groups for _ in range(-(-group.runs // width))]
     return Load(call.stage, total_runs([call]), tuple(batches))
 
 
 def wall_hours(load: Load, machines: int) -> float:
-    """Returns how long a call takes if every machine, once free, gets the next batch."""
+    """Returns the hours that a call takes if each idle machine is assigned the next batch.
+
+    Args:
+      load: Work of the call.
+      machines: Number of machines.
+    """
     free = [0.0] * machines
     for hours in load.batches:
         heapq.heapreplace(free, free[0] + hours)
@@ -53,17 +58,22 @@ def wall_hours(load: Load, machines: int) -> float:
 
 
 class Row(NamedTuple):
-    """One line of a plan."""
+    """A row of a plan."""
 
     stage: str
     runs: int
     tokens: float
     flops: float
-    hours: tuple[float, ...]  # per number of machines; on one machine, machine-hours
+    hours: tuple[float, ...]  # hours for each number of machines; the first is machine-hours
 
 
 def total(stage: str, rows: Iterable[Row]) -> Row:
-    """Returns the sum of rows that run one after the other."""
+    """Returns the sum of rows that run one after another.
+
+    Args:
+      stage: Name of the resulting row.
+      rows: Rows to add up.
+    """
     parts = list(rows)
     hours = tuple(map(sum, zip(*(row.hours for row in parts), strict=True)))
     runs = sum(row.runs for row in parts)
@@ -71,7 +81,7 @@ def total(stage: str, rows: Iterable[Row]) -> Row:
 
 
 def machine_counts(most: int) -> list[int]:
-    """Returns 1, 2, 4, ... below `most`, and `most`."""
+    """Returns the powers of two below `most`, followed by `most`."""
     return [1 << i for i in range((most - 1).bit_length())] + [most]
 
 
@@ -79,19 +89,20 @@ def machine_counts(most: int) -> list[int]:
 
 
 class Phase(NamedTuple):
-    """Stages that the same command runs, or that depend on the same condition."""
+    """Stages of the same command or with the same condition."""
 
     name: str
     calls: list[Call]
-    evaluations: int  # validations per run that the config asks for
+    evaluations: int  # number of validations per run in the config
 
 
 def phases(config: ConfigDict, width: int) -> list[Phase]:
-    """Returns everything a calibrated campaign asks of the engine, in order.
+    """Returns the phases of a calibrated campaign, in order.
 
     Args:
       config: Full configuration.
-      width: Candidates that a machine trains at once, which is how many tuning asks for at once.
+      width: Number of candidates that a machine trains at once. It is also the number of runs that
+        tuning requests together.
     """
     budget = config.calibrate.tuning_runs or promotion.planned_runs(config)
     search = campaign.planned_calls(config) + promotion.planned_calls(config)
@@ -106,21 +117,28 @@ def phases(config: ConfigDict, width: int) -> list[Phase]:
 
 
 class Cost(NamedTuple):
-    """Cost of the baseline in one of the compiled programs."""
+    """The cost of the baseline in a compiled program."""
 
-    tokens: float  # per step
-    step_flops: float
-    evaluation_flops: float
+    tokens: float  # tokens per step
+    step_flops: float  # FLOPs per training step
+    evaluation_flops: float  # FLOPs per validation
 
 
 def costs_of(config: ConfigDict) -> dict[str, Cost]:
-    """Returns the cost in every program that a campaign may use."""
+    """Returns the cost of the baseline by program.
+
+    Args:
+      config: Full configuration.
+
+    Returns:
+      Costs of all programs that a campaign may use, by name of the program.
+    """
 
     def cost(config: ConfigDict, capacity: int = 1) -> Cost:
         task = make_task(config)
         task = task._replace(batch_size=capacity * task.batch_size)
         tokens = config.data.validation_rows * task.model.sequence_len
-        # Forward only: a third of what the rule counts for forward and backward.
+        # A forward pass costs a third of a forward and a backward pass.
         forward = task.model.flops_per_token * tokens / 3
         return Cost(task.batch_tokens, step_flops(task, make_baseline(config)), forward)
 
@@ -134,15 +152,21 @@ def costs_of(config: ConfigDict) -> dict[str, Cost]:
 
 
 class Pace(NamedTuple):
-    """Speed of one machine in the main program, in seconds per candidate."""
+    """The speed of a machine in the main program."""
 
-    step: float
-    evaluation: float
-    width: int  # candidates trained at once
+    step: float  # seconds per training step and candidate
+    evaluation: float  # seconds per validation and candidate
+    width: int  # number of candidates that are trained at once
 
 
 def given_pace(step: float, cost: Cost, width: int) -> Pace:
-    """Returns the pace of a machine from its seconds per step; validations follow by FLOPs."""
+    """Returns the speed of a machine, with the time of a validation derived from its FLOPs.
+
+    Args:
+      step: Seconds per training step and candidate.
+      cost: Cost in the main program.
+      width: Number of candidates that are trained at once.
+    """
     return Pace(step, step * cost.evaluation_flops / cost.step_flops, width)
 
 
@@ -154,16 +178,17 @@ def plan(
     segment_steps: int,
     machines: Sequence[int],
 ) -> list[Row]:
-    """Returns one row per stage, in the order in which stages begin.
+    """Returns a row for each stage, in the order in which the stages begin.
 
-    Rows count training and validation. Compilation, data and checkpoints take additional time.
+    Rows include training and validation, but not compilation, data preparation and checkpoints.
 
     Args:
-      phase: Calls to plan.
-      costs: Cost by program; other programs than the main one take longer by their FLOPs.
-      pace: Speed of one machine.
-      segment_steps: Steps between returns to the host, where validations can happen.
-      machines: Numbers of machines to compute hours for; the first must be 1.
+      phase: Phase to plan.
+      costs: Costs by program. Times in other programs are derived from those in the main program by
+        their FLOPs.
+      pace: Speed of a machine.
+      segment_steps: Number of steps of a segment, between which validations can take place.
+      machines: Numbers of machines for which to compute hours. The first must be 1.
     """
     main = costs[MAIN]
 
@@ -201,25 +226,25 @@ def plan(
 
 
 class Scenario(NamedTuple):
-    """A campaign with one candidate per machine, in hours."""
+    """A campaign in round figures, in which a machine trains a single candidate at a time."""
 
     generations: int
     population: int
-    promoted: int  # candidates per generation
+    promoted: int  # number of promoted candidates per generation
     screening: float = 1.0  # hours per candidate
-    seeds: int = 3  # per promoted candidate
+    seeds: int = 3  # number of seeds per promoted candidate
     confirmation: float = 5.0  # hours per seed
-    baselines: int = 7  # runs as long as a confirmation: 35 hours
+    baselines: int = 7  # number of baseline runs, each as long as a confirmation run
 
 
 SCENARIOS = {"conservative": Scenario(5, 8, 3), "aggressive": Scenario(10, 16, 4)}
 
 
 def scenario_loads(scenario: Scenario) -> list[Load]:
-    """Returns the calls of a scenario.
+    """Returns the work of the calls of a scenario.
 
-    A generation waits for the previous one, and confirmations wait for the last generation. Nothing
-    waits for a confirmation or a baseline, so these share the machines.
+    A generation starts after the previous one. Confirmations start after the last generation and
+    share the machines with the baseline runs, because no other run depends on either.
     """
     own = scenario
     confirmed = own.generations * own.promoted * own.seeds
@@ -232,6 +257,11 @@ def scenario_loads(scenario: Scenario) -> list[Load]:
 
 
 def scenario_hours(scenario: Scenario, machines: Sequence[int]) -> list[float]:
-    """Returns hours per number of machines; on one machine these are machine-hours."""
+    """Returns the hours that a scenario takes on each number of machines.
+
+    Args:
+      scenario: Campaign in round figures.
+      machines: Numbers of machines.
+    """
     loads = scenario_loads(scenario)
     return [sum(wall_hours(load, count) for load in loads) for count in machines]

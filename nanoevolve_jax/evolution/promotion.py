@@ -1,4 +1,4 @@
-"""Promotion: the best candidates of a search run on fresh seeds, and one of them is picked."""
+"""Promotion: trains the best candidates of a search on fresh seeds and picks one of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ STAGE = "promote"
 
 
 def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
-    """Returns the ledger of an evaluation, which all its calibrations share."""
+    """Returns the ledger of an evaluation, which all calibrations of the evaluation share."""
     path = ledger_path(Path(config.data.cache_dir), calibration.fingerprint)
     return open_ledger(path, calibration.fingerprint, config.data.folds)
 
@@ -38,8 +38,11 @@ def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
 def campaign_id(folder: Path) -> str:
     """Returns the id of a run folder's campaign in the ledger.
 
-    Equal settings give equal runs, so they are one campaign in any number of folders. The rules of
-    confirmation are not part of the id. Otherwise new rules would allow another confirmation.
+    Folders with the same settings have the same runs and are therefore the same campaign. The rules
+    of confirmation are not part of the id. Otherwise, new rules would permit another confirmation.
+
+    Args:
+      folder: Run folder.
 
     Raises:
       ArchiveError: If the folder has no fingerprints.
@@ -51,7 +54,7 @@ def campaign_id(folder: Path) -> str:
 
 
 def register(campaign: Campaign, calibration: Calibration) -> None:
-    """Registers a search in the ledger, which fixes how many of its confirmations count."""
+    """Registers a search in the ledger, which fixes the number of its confirmations that count."""
     config = campaign.config
     ledger_of(config, calibration).register_campaign(
         campaign_id(campaign.folder), config.seed, config.confirm.max, campaign.folder.name
@@ -84,18 +87,18 @@ def planned_calls(config: ConfigDict) -> list[Call]:
 
 
 def planned_runs(config: ConfigDict) -> int:
-    """Returns the number of runs of search and promotion; a calibration may spend as many."""
+    """Returns the number of runs of search and promotion, the default budget of a calibration."""
     return total_runs(screening.planned_calls(config) + planned_calls(config))
 
 
 def arm_of(record: Record, folder: Path) -> Arm:
-    """Returns a candidate of a run folder as one arm of a comparison."""
+    """Returns a candidate of a run folder as an arm of a comparison."""
     code = code_of(folder, record.code)
     return Arm(record.id, record.spec, dict(record.recipe or {}), code=code, cost=record.cost)
 
 
 def with_runs(record: Record, runs: list[Run]) -> Record:
-    """Returns the record with further runs appended."""
+    """Returns a record with further runs appended."""
     failed = next((run for run in runs if run.failure), None)
     failure = failed and {"reason": failed.failure, "step": failed.failed_step}
     return record._replace(
@@ -110,14 +113,20 @@ def with_runs(record: Record, runs: list[Run]) -> Record:
 
 
 def rescored(record: Record, baseline: Record, campaign: Campaign) -> Record:
-    """Returns the record with the score over all its seeds, relative to the baseline on each."""
+    """Returns a record with its score over all its seeds.
+
+    Args:
+      record: Record to score.
+      baseline: Record of the baseline, which must have runs on the same seeds.
+      campaign: Search that the records belong to.
+    """
     reference = dict(zip(baseline.seeds, baseline.val_bpb, strict=True))
     gains = [reference[s] - x for s, x in zip(record.seeds, record.val_bpb, strict=True)]
     return record._replace(score=score(gains, record.cost, baseline.cost, campaign.scale))
 
 
 def screened(record: Record) -> Record:
-    """Returns the record as it was after screening."""
+    """Returns a record with the runs and the status that it had after screening."""
     first = {
         name: getattr(record, name)[:1]
         for name in ("seeds", "val_bpb", "train_loss", "steps", "instability")
@@ -128,7 +137,7 @@ def screened(record: Record) -> Record:
 
 
 def as_screened(records: list[Record], campaign: Campaign) -> list[Record]:
-    """Returns the records with the status and the scores that they had after screening."""
+    """Returns records with the runs, status and scores that they had after screening."""
     first = screened(records[0]) if records else None
     return [rescored(screened(record), first, campaign) for record in records]
 
@@ -138,18 +147,19 @@ def promote(
 ) -> tuple[list[Record], dict[str, Any]]:
     """Runs both rounds of promotion and rewrites the archive with their results.
 
-    The baseline and the best control run on every seed. Confirmation compares with the one that
-    scores higher. A finalist is not picked if it fails at twice the learning rate where the
-    baseline trains, or if its optimizer needs too much memory.
+    The baseline and the best control run on every seed. The comparator of a later confirmation is
+    the one of these, or of the retuned baselines among the finalists, with the highest score. A
+    finalist is not picked if its optimizer needs too much memory, or if it fails at twice the
+    learning rate and the baseline does not.
 
     Args:
-      campaign: The search.
+      campaign: Search whose candidates are promoted.
       records: Records of all its candidates.
       runs: Runs of the same folder.
       log: Callback that takes one line for the user.
 
     Returns:
-      The records, and the contents of `promotion.json`.
+      The updated records and the contents of `promotion.json`.
     """
     config, rules = campaign.config, rules_of(campaign.config)
     bench = Bench(config, runs)
@@ -186,7 +196,7 @@ def promote(
 
     held = eligibility.measure(bench, arm(records[0].id), [arm(name) for name in finalists], STAGE)
     fit = [name for name in finalists if held.broken(name) is None]
-    # A policy that only retunes the baseline is one of the references.
+    # A retuned baseline cannot win, so it is treated as a reference.
     retuned = [
         name
         for name in fit

@@ -1,7 +1,8 @@
-"""What a campaign of code leaves in its run folder: one journal line per proposal, and its code.
+"""The proposals of a code campaign in its run folder, and checks of their code.
 
-`proposals.jsonl` holds one line per proposal, in order, with its outcome. `require_certified_code`
-compares the code that an archive shows with the certified code in the library.
+`proposals.jsonl` contains a line for each proposal, in order, with its outcome.
+`require_certified_code` compares the code in the records of an archive with the certified code in
+the library.
 """
 
 import difflib
@@ -22,12 +23,12 @@ from nanoevolve_jax.policy.slots import SLOTS, built_in_source
 
 FILE = "proposals.jsonl"
 FOLDER = "proposals"
-MOST_SOURCE_BYTES = 20_000  # size up to which a campaign certifies sources
+MOST_SOURCE_BYTES = 20_000  # maximum size of a source that a campaign certifies
 
-CANDIDATE = "candidate"  # it was trained, and the archive holds its score
-REFUSED = "refused"  # validation refused it, or the answer held no edit
-SAME = "same"  # it computes what an earlier candidate computes, and was not trained again
-FAILED = "failed"  # the provider returned no answer
+CANDIDATE = "candidate"  # the proposal was trained, and the archive contains its score
+REFUSED = "refused"  # validation refused the proposal, or the answer did not contain an edit
+SAME = "same"  # the proposal is equivalent to an earlier candidate and was not trained again
+FAILED = "failed"  # the provider did not return an answer
 OUTCOMES = (CANDIDATE, REFUSED, SAME, FAILED)
 
 
@@ -40,11 +41,11 @@ class Entry(NamedTuple):
     parent: str  # id of the candidate whose code was edited
     provider: str
     outcome: str  # one of OUTCOMES
-    candidate: str | None  # id of its record; for SAME the id of the record that it equals
+    candidate: str | None  # id of its record; for SAME, the id of the equivalent record
     reason: str | None  # code of a refusal, such as "import" or "no_edit"
     message: str | None  # explanation of a refusal or a failure, in one line
     gain: float  # gain over its parent in sigmas, at least 0; 0 without a candidate
-    calls: int  # requests that may have been billed
+    calls: int  # number of requests that may have been billed
     input_tokens: int
     output_tokens: int
     dollars: float
@@ -113,7 +114,11 @@ def read(path: Path, *, older: bool = False) -> list[Entry]:
 
 
 def totals(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Counts proposals by outcome and refusals by reason, and adds up what they cost."""
+    """Returns the numbers of proposals by outcome, of refusals by reason, and the total cost.
+
+    Args:
+      entries: Entries of a journal.
+    """
     reasons: dict[str, int] = {}
     for entry in entries:
         if entry.outcome == REFUSED:
@@ -130,19 +135,19 @@ def totals(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-# The code that an archive shows ---------------------------------------------------------------
+# Checks of the code in an archive -------------------------------------------------------------
 
 
 def require_certified_code(folder: Path, records: Sequence[Record]) -> None:
-    """Checks the code of every record: certificates, computations, source and diff.
+    """Checks the certificates, computations, source and diff of every record.
 
     Args:
-      folder: Run folder, whose library holds the certified code.
+      folder: Run folder, whose library contains the certified code.
       records: Records of its archive, in order.
 
     Raises:
       CertificateError: If certified code is missing or damaged.
-      ArchiveError: If a record differs from the certified code, naming the record.
+      ArchiveError: If a record differs from the certified code. The message names the record.
     """
     stored, functions = Library(folder / library.FOLDER), {}
     by_id = {record.id: record for record in records}
@@ -164,7 +169,7 @@ def require_certified_code(folder: Path, records: Sequence[Record]) -> None:
 
 
 def _require_short(function: Certified) -> None:
-    """Refuses a source that no campaign certifies, because comparing it could take hours."""
+    """Checks the size of a source, because computing the diff of a long one could take hours."""
     if len(function.source) > MOST_SOURCE_BYTES:
         raise CertificateError(
             f"the source of certificate {function.id} must have at most "
@@ -201,6 +206,11 @@ def _require_code(record: Record, parent: Record | None, get: Callable[[str], Ce
 
 
 def unified_diff(before: str, after: str) -> str:
-    """Returns the difference of a source from its parent's, as records keep it."""
+    """Returns the unified diff of two sources in the form that records contain.
+
+    Args:
+      before: Source of the parent.
+      after: Source of the child.
+    """
     lines = (text.splitlines() for text in (before, after))
     return "\n".join(difflib.unified_diff(*lines, "parent", "child", lineterm=""))

@@ -33,25 +33,25 @@ from nanoevolve_jax.execution.plain_files import (
 )
 from nanoevolve_jax.execution.settings import corpus_here, get_setting, received
 
-# Fields that may change between two runs on one folder, because no record depends on them.
+# Fields that may change between two runs in the same folder, because no record depends on them.
 _FREE = (
     *("workdir", "data.cache_dir", "data.corpus", "search.generations", "calibration"),
     *("checkpoint_seconds", "engine", "ray", "threads"),
     *("plan", "step_seconds", "machines", "distributed", "compare", "track", "codegen"),
 )
-# Stages before and after a search, on which the identity of a campaign does not depend.
+# Settings of stages other than the search. The id of a campaign does not depend on them.
 _AFTERWARDS = ("confirm", "attribute", "transfer", "calibrate")
 _DECIDING = ("corpus", "tokenizer", "calibration", "config")  # fingerprints that must not change
-FORMAT = 3  # format of run folders; 1 had no checkpoints, 2 had no seals in its archive
+FORMAT = 3  # format of run folders; format 1 had no checkpoints, format 2 no seals in its archive
 FILE = "config.json"
 _LOCK = ".lock"
-_OTHERS = ("wandb",)  # folders in which trackers create links
+_OTHERS = ("wandb",)  # folders in which trackers may create links
 
 
 class Description(TypedDict):
     """Contents of `config.json`."""
 
-    format: NotRequired[Annotated[int, Meta(ge=1)]]  # 1 if missing
+    format: NotRequired[Annotated[int, Meta(ge=1)]]  # format of the run folder; 1 if missing
     config: dict[str, Any]
     versions: NotRequired[dict[str, str]]
     device: NotRequired[dict[str, str | int]]
@@ -61,8 +61,14 @@ class Description(TypedDict):
 def read_description(folder: Path) -> Description:
     """Reads the `config.json` of a run folder.
 
+    Args:
+      folder: Run folder.
+
+    Returns:
+      Contents of the file.
+
     Raises:
-      FileError: If its fields are invalid, or this version does not know its format.
+      FileError: If its fields are invalid, or its format is newer than `FORMAT`.
       OSError: If it is missing or cannot be read.
     """
     document = read_json(folder / FILE, Description)
@@ -95,15 +101,19 @@ def _digest(document: Any) -> str:
 
 
 def describe_run(config: ConfigDict, facts: Facts, calibration: str) -> dict[str, Any]:
-    """Returns the contents of `config.json`: config, versions, device and fingerprints.
+    """Returns the contents of `config.json` for a new run.
 
-    Results are rounded differently with other lanes, device counts, visible cores and versions, so
-    the fingerprint of the config contains them. That of the corpus contains the text.
+    The rounding of results depends on versions, on the number of lanes and devices, and on the
+    visible cores. The fingerprint of the config therefore covers all of these. The fingerprint of
+    the corpus covers its text.
 
     Args:
       config: Full configuration.
-      facts: Facts on which the bits of a run depend.
+      facts: Facts about the data and the machine, on which the bits of a run depend.
       calibration: Seal of the calibration, or `UNCALIBRATED`.
+
+    Returns:
+      Config, versions, device and fingerprints.
     """
     resolved = config.to_dict()
     texts = [facts.corpus, facts.tokenizer, calibration]
@@ -123,7 +133,12 @@ def describe_run(config: ConfigDict, facts: Facts, calibration: str) -> dict[str
 
 
 def require_own(folder: Path) -> None:
-    """Refuses a run folder with links out of it, before anything is written.
+    """Checks that a run folder contains only regular files and folders.
+
+    A link could lead to writes outside the run folder. The folders of trackers are not checked.
+
+    Args:
+      folder: Run folder.
 
     Raises:
       FileError: If it contains a link, or anything else that is not a regular file or a folder.
@@ -133,7 +148,12 @@ def require_own(folder: Path) -> None:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Locks the folder for this process; the system releases it when the process ends.
+    """Creates a run folder if necessary and locks it in this context.
+
+    The system also releases the lock when the process ends.
+
+    Args:
+      folder: Run folder.
 
     Raises:
       ArchiveError: If another process has locked it, or it cannot be written.
@@ -165,13 +185,16 @@ def _lock(file: BinaryIO, kind: int, folder: Path) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuses a folder that cannot be used, before anything else is prepared.
+    """Checks that a run folder is not locked before anything else is prepared.
+
+    Args:
+      folder: Run folder.
 
     Raises:
       ArchiveError: If another process has locked it.
       FileError: If it contains a link, or anything else that is not a regular file or a folder.
     """
-    # `holding` reports every other problem of the folder.
+    # `holding` reports all other problems of the folder.
     with contextlib.suppress(OSError):
         require_own(folder)
         with os.fdopen(open_plain(folder / _LOCK, os.O_RDONLY), "rb") as file:
@@ -179,7 +202,7 @@ def require_free(folder: Path) -> None:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuses a disk that is too full before anything is trained.
+    """Checks that the disk of a run folder has enough free space.
 
     Args:
       folder: Run folder.
@@ -198,17 +221,17 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def config_of(document: Any, folder: Path, here: ConfigDict) -> ConfigDict:
-    """Returns the config of a run folder, with the places and devices of this machine.
+    """Returns the config of a run folder, with the paths and devices of this machine.
 
-    Its `calibration` is the copy in the folder if the search was calibrated.
+    If the search was calibrated, `calibration` is the path of the copy in the run folder.
 
     Args:
       document: Field `config` of the folder's `config.json`.
-      folder: The run folder.
+      folder: Run folder.
       here: Config of this machine, see `received`.
 
     Raises:
-      ConfigError: If it is not a config, or a field is invalid.
+      ConfigError: If the document is not a config, or a field is invalid.
     """
     config = received(document, here, str(folder / "config.json"))
     tuned = document.get("calibration", UNCALIBRATED) != UNCALIBRATED
@@ -218,19 +241,24 @@ def config_of(document: Any, folder: Path, here: ConfigDict) -> ConfigDict:
 
 
 def keep_calibration(folder: Path, calibration: Path) -> None:
-    """Copies the calibration of a run into its folder, so that the folder is self-contained."""
+    """Copies the calibration of a run into its folder, so that the folder is self-contained.
+
+    Args:
+      folder: Run folder.
+      calibration: Path of the calibration.
+    """
     kept, content = folder / CALIBRATION, read_plain(calibration)
     if not kept.exists() or read_plain(kept) != content:
         write_whole(kept, content)
 
 
 def open_folder(folder: Path, description: dict[str, Any], *, keep: bool = False) -> None:
-    """Writes the description of a new run, or checks that an existing run has the same one.
+    """Writes the description of a new run, or checks that of an existing run.
 
     Args:
       folder: Run folder.
       description: Contents of `config.json`, see `describe_run`.
-      keep: Whether an existing `config.json` is kept, so that it shows the places and devices with
+      keep: Whether to keep an existing `config.json`, which contains the paths and devices with
         which the run was started.
 
     Raises:
@@ -260,7 +288,7 @@ def _cannot_write(folder: Path, error: OSError) -> ArchiveError:
 
 
 def _require_same(path: Path, new: dict[str, Any]) -> None:
-    """Refuses a `config.json` of another format or another run, naming what differs."""
+    """Checks that a `config.json` has the current format and the fingerprints of this run."""
     folder = str(path.parent)
     try:
         old = read_description(path.parent)
@@ -286,19 +314,19 @@ def _require_same(path: Path, new: dict[str, Any]) -> None:
 
 
 def _bound(document: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields that must not change between two runs on one folder."""
+    """Returns the fields that must not change between two runs in the same folder."""
     return _without(document, _FREE)
 
 
 class Search(NamedTuple):
-    """Config of a finished search, with the places and devices of this machine."""
+    """The config of a finished search, with the paths and devices of this machine."""
 
-    config: ConfigDict  # with the corpora as the search named them
-    here: ConfigDict  # with the corpora as they are found on this machine
+    config: ConfigDict  # config with the names of corpora that the search used
+    here: ConfigDict  # config with the paths of these corpora on this machine
     calibration: str  # path of the calibration when the search was started, for display
 
     def named(self, config: ConfigDict) -> ConfigDict:
-        """Returns the config with its corpora named as the search named them."""
+        """Returns a copy of a config with the names of corpora that the search used."""
         named = config.copy_and_resolve_references()
         named.data.corpus = self.config.data.corpus
         named.attribute.switch_corpus = self.config.attribute.switch_corpus
@@ -308,13 +336,16 @@ class Search(NamedTuple):
 def read_search(settings: ConfigDict) -> Search:
     """Reads the config of a finished search.
 
-    Fields that decide results come from the run folder, all others from `settings`.
+    Fields that affect results come from the run folder, and all others come from `settings`.
 
     Args:
       settings: Fields of `configs.base.CONFIRM_SETTINGS`.
 
+    Returns:
+      The config, for the search and for this machine.
+
     Raises:
-      ArchiveError: If the folder has no run.
+      ArchiveError: If the folder does not contain a run.
       EvidenceError: If its search had no calibration, or the calibration is missing.
       ConfigError: If its config is invalid, or a corpus is not found on this machine.
     """

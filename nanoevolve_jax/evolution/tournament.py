@@ -1,10 +1,10 @@
 """Candidates of a search: founders, children of the survivors, and the control lineage.
 
-All functions are pure. Random numbers come from a generator seeded with (seed, generation), so a
-search that is stopped and resumed draws the same children.
+All functions are pure. Random numbers come from a generator that is seeded with (seed, generation),
+so a search that is stopped and resumed draws the same children.
 
-The control lineage mutates the recipe alone. It gets the same chances to retune as the policies do,
-so a policy that wins only because its baseline was slightly mistuned does not beat it.
+The control lineage mutates only the recipe. It has the same opportunities to improve its tuning as
+the policies have, so a policy does not win only because the baseline was not tuned perfectly.
 """
 
 import math
@@ -23,15 +23,15 @@ from nanoevolve_jax.policy.spec import OptimizerSpec, presets_on
 
 
 class Proposal(NamedTuple):
-    """A candidate that is not trained yet."""
+    """A candidate that has not been trained yet."""
 
     id: str
     parent_id: str | None
     generation: int
-    operator: str | None
-    change: str | None
+    operator: str | None  # operator that produced it from its parent
+    change: str | None  # difference from the parent, in words
     spec: OptimizerSpec
-    recipe: dict[str, float] | None = None  # overrides of the recipe, in the control lineage alone
+    recipe: dict[str, float] | None = None  # recipe overrides of a control; None for a policy
     code: dict[str, Any] | None = None  # see `archive.CODE`
 
 
@@ -39,7 +39,7 @@ BASELINE_ID = "nanochat"
 
 
 def founders(baseline: OptimizerSpec) -> list[Proposal]:
-    """Returns generation 0: the baseline, then the other presets based on it."""
+    """Returns the candidates of generation 0: the baseline, then the other presets based on it."""
     presets = presets_on(baseline)
     return [
         Proposal(
@@ -55,7 +55,7 @@ def founders(baseline: OptimizerSpec) -> list[Proposal]:
 
 
 def best_first(records: Sequence[Record]) -> list[Record]:
-    """Returns the records that did not fail, best score first."""
+    """Returns the records of candidates that did not fail, best score first."""
     alive = [record for record in records if record.failure is None]
     return sorted(alive, key=_rank)
 
@@ -65,12 +65,17 @@ def _rank(record: Record) -> tuple[float, int, str]:
 
 
 def survivors(records: Sequence[Record], count: int) -> list[Record]:
-    """Returns the `count` best policies, best first, without failed ones and controls."""
+    """Returns the best policies, best first. Controls and failed candidates are left out.
+
+    Args:
+      records: Records of candidates.
+      count: Maximum number of policies.
+    """
     return best_first([record for record in records if record.recipe is None])[:count]
 
 
 def running_best(records: Sequence[Record]) -> list[Record | None]:
-    """Returns the best policy up to each record by screening score; None before the first."""
+    """Returns the best policy up to and including each record; None before the first policy."""
     best, bests = None, []
     for record in records:
         trained = record.recipe is None and math.isfinite(record.merit.val_bpb)
@@ -81,12 +86,21 @@ def running_best(records: Sequence[Record]) -> list[Record | None]:
 
 
 def best_control(records: Sequence[Record]) -> Record | None:
-    """Returns the best record of the control lineage; None if all of them failed."""
+    """Returns the best record of the control lineage that did not fail, or None."""
     return next(iter(best_first([r for r in records if r.recipe is not None])), None)
 
 
 def draw_parent(pool: Sequence[Record], rng: np.random.Generator, tournament: int) -> Record:
-    """Returns the best of `tournament` draws from a pool that is sorted best first."""
+    """Draws a parent by tournament selection.
+
+    Args:
+      pool: Records, best first.
+      rng: Random number generator, which is advanced.
+      tournament: Number of records to draw.
+
+    Returns:
+      The best of the drawn records.
+    """
     return pool[min(rng.integers(len(pool), size=tournament))]
 
 
@@ -103,22 +117,25 @@ def children(
 ) -> list[Proposal]:
     """Returns the candidates of a generation after the first.
 
-    The parent of each child is drawn from the survivors by tournament, and no child equals an
-    earlier candidate. Every `control_every`-th child of the campaign changes only the recipe of the
-    best control.
+    The parent of each child is drawn from the survivors by tournament selection. Children differ
+    from all earlier candidates. Every `control_every`-th child of the campaign instead mutates the
+    recipe of the best control.
 
     Args:
-      records: Records of all earlier candidates, the baseline first.
+      records: Records of all earlier candidates, of which the first is the baseline.
       recipe: All fields of the recipe.
       generation: Number of the generation, from 1.
       seed: Seed of the campaign.
       population: Number of children.
       parents: Number of survivors that may become parents.
       tournament: Number of survivors that are drawn for each child.
-      control_every: Distance between controls in children; 0 means that there are none.
+      control_every: Number of children per control; 0 disables controls.
+
+    Returns:
+      Children of the generation.
 
     Raises:
-      ExhaustedError: If no new child exists.
+      ExhaustedError: If no new child is found.
     """
     rng = np.random.default_rng([seed, generation])
     pool = survivors(records, parents)
@@ -160,8 +177,11 @@ def settle(earlier: Sequence[Record], fresh: Sequence[Record], parents: int) -> 
 
     Args:
       earlier: Records of the earlier generations.
-      fresh: Records of this generation.
+      fresh: Records of the finished generation.
       parents: Number of survivors.
+
+    Returns:
+      Records of the finished generation.
     """
     records = [*earlier, *fresh]
     kept = {record.id for record in survivors(records, parents)}
@@ -180,7 +200,12 @@ def settle(earlier: Sequence[Record], fresh: Sequence[Record], parents: int) -> 
 
 
 def lineage(records: Sequence[Record], candidate: str) -> list[Record]:
-    """Returns the ancestors of a candidate, founder first, and the candidate itself last."""
+    """Returns the ancestors of a candidate, beginning with the founder, and the candidate itself.
+
+    Args:
+      records: Records of a search.
+      candidate: Id of the candidate.
+    """
     by_id = {record.id: record for record in records}
     chain = [by_id[candidate]]
     while chain[0].parent_id is not None:
@@ -234,11 +259,11 @@ def mutate_recipe(values: Values, rng: np.random.Generator) -> tuple[Values, str
     """Changes one aspect of a recipe.
 
     Args:
-      values: All fields of the recipe, named as in `configs.base.SETTINGS`.
-      rng: Source of randomness; consumed.
+      values: All fields of the recipe, by name as in `configs.base.SETTINGS`.
+      rng: Random number generator, which is advanced.
 
     Returns:
-      The fields that changed, and a description of the change.
+      (new values of the fields that changed, description of the change).
     """
     while True:
         operator = _RECIPE_OPERATORS[rng.integers(len(_RECIPE_OPERATORS))]
@@ -249,6 +274,6 @@ def mutate_recipe(values: Values, rng: np.random.Generator) -> tuple[Values, str
 
 
 def _spec_of(baseline: OptimizerSpec, overrides: Values) -> OptimizerSpec:
-    """Returns the baseline's spec under overrides; two fields of a recipe belong to the spec."""
+    """Returns the baseline's spec with those overrides that are fields of the spec."""
     fields = {name: x for name, x in overrides.items() if name not in Recipe._fields}
     return baseline._replace(**fields)
