@@ -287,7 +287,11 @@ class Arms(NamedTuple):
         return self.winner.cost / self.baseline.cost
 
     def to_json(self, bench: Bench) -> TestedArms:
-        """Returns both arms in the form that a card contains."""
+        """Returns both arms in the form that a card contains.
+
+        Args:
+          bench: Config and runs of the comparison.
+        """
         steps = bench.config.confirm.steps
         baseline, winner = (
             candidate_to_json(bench.candidate(arm, steps)) for arm in (self.baseline, self.winner)

@@ -50,7 +50,13 @@ class RunSource(Protocol):
         """Returns the engine of a program. Its `width` is the number of jobs in a full batch."""
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
-        """Returns a run for each job, in order."""
+        """Returns a run for each job, in order.
+
+        Args:
+          jobs: Jobs to run.
+          stage: Stage of the runs.
+          program: Program that trains the jobs.
+        """
 
     def telemetry(self, run: Run) -> dict[str, np.ndarray]:
         """Returns the per-step columns of a run."""

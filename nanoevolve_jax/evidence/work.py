@@ -32,7 +32,14 @@ class Call(NamedTuple):
 
 
 def call(stage: str, runs: int, steps: int, program: str = MAIN) -> Call:
-    """Returns a call for runs of equal length."""
+    """Returns a call for runs of equal length.
+
+    Args:
+      stage: Name of the stage, as in `runs.jsonl`.
+      runs: Number of runs.
+      steps: Horizon of each run, in steps.
+      program: Program that trains the runs.
+    """
     return Call(stage, (Group(runs, steps, program),))
 
 
@@ -71,7 +78,16 @@ class DryRuns:
         return self
 
     def run(self, jobs: Sequence[Job], stage: str, program: str = MAIN) -> list[Run]:
-        """Counts the jobs that are new and returns an invented run for each job, in order."""
+        """Counts the jobs that are new.
+
+        Args:
+          jobs: Jobs to count.
+          stage: Stage of the runs.
+          program: Program that would train the jobs.
+
+        Returns:
+          Invented runs of all jobs, in order.
+        """
         fresh = [job for job in jobs if self._is_new(job, program)]
         groups = [
             Group(len(list(same)), steps, program)

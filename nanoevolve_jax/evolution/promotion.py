@@ -30,7 +30,12 @@ STAGE = "promote"
 
 
 def ledger_of(config: ConfigDict, calibration: Calibration) -> Ledger:
-    """Returns the ledger of an evaluation, which all calibrations of the evaluation share."""
+    """Returns the ledger of an evaluation, which all calibrations of the evaluation share.
+
+    Args:
+      config: Full configuration.
+      calibration: Calibration of the evaluation.
+    """
     path = ledger_path(Path(config.data.cache_dir), calibration.fingerprint)
     return open_ledger(path, calibration.fingerprint, config.data.folds)
 
@@ -54,7 +59,12 @@ def campaign_id(folder: Path) -> str:
 
 
 def register(campaign: Campaign, calibration: Calibration) -> None:
-    """Registers a search in the ledger, which fixes the number of its confirmations that count."""
+    """Registers a search in the ledger, which fixes the number of its confirmations that count.
+
+    Args:
+      campaign: Search to register.
+      calibration: Calibration of the evaluation.
+    """
     config = campaign.config
     ledger_of(config, calibration).register_campaign(
         campaign_id(campaign.folder), config.seed, config.confirm.max, campaign.folder.name
@@ -92,13 +102,23 @@ def planned_runs(config: ConfigDict) -> int:
 
 
 def arm_of(record: Record, folder: Path) -> Arm:
-    """Returns a candidate of a run folder as an arm of a comparison."""
+    """Returns a candidate as an arm of a comparison.
+
+    Args:
+      record: Record of the candidate.
+      folder: Run folder that contains its rewritten functions.
+    """
     code = code_of(folder, record.code)
     return Arm(record.id, record.spec, dict(record.recipe or {}), code=code, cost=record.cost)
 
 
 def with_runs(record: Record, runs: list[Run]) -> Record:
-    """Returns a record with further runs appended."""
+    """Returns a record with the results of runs of promotion appended.
+
+    Args:
+      record: Record of a candidate.
+      runs: Runs of the candidate on fresh seeds.
+    """
     failed = next((run for run in runs if run.failure), None)
     failure = failed and {"reason": failed.failure, "step": failed.failed_step}
     return record._replace(
@@ -137,7 +157,12 @@ def screened(record: Record) -> Record:
 
 
 def as_screened(records: list[Record], campaign: Campaign) -> list[Record]:
-    """Returns records with the runs, status and scores that they had after screening."""
+    """Returns records with the runs, status and scores that they had after screening.
+
+    Args:
+      records: Records of a search, of which the first is the baseline.
+      campaign: Search that the records belong to.
+    """
     first = screened(records[0]) if records else None
     return [rescored(screened(record), first, campaign) for record in records]
 

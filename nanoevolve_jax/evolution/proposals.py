@@ -53,7 +53,12 @@ class Entry(NamedTuple):
 
 
 def folder_of(workdir: Path, number: int) -> Path:
-    """Returns the folder with the prompts, answers and verdicts of a proposal."""
+    """Returns the folder with the prompts, answers and verdicts of a proposal.
+
+    Args:
+      workdir: Run folder.
+      number: Number of the proposal, from 0.
+    """
     return workdir / FOLDER / f"{number:04d}"
 
 
@@ -76,16 +81,24 @@ class _EntryDocument(TypedDict):
 
 
 def append(path: Path, entry: Entry) -> None:
-    """Appends an entry to the journal and syncs it to disk."""
+    """Appends an entry to the journal and syncs it to disk.
+
+    Args:
+      path: Path of the journal.
+      entry: Outcome of a proposal.
+    """
     journal.append(path, [entry._asdict()])
 
 
 def read(path: Path, *, older: bool = False) -> list[Entry]:
-    """Reads the entries of a journal and leaves the file as it is.
+    """Reads the entries of a journal without changing the file.
 
     Args:
       path: Path of the journal. A missing file has no entries.
       older: Whether lines may lack seals, see `journal.read`.
+
+    Returns:
+      Entries in the order of the file.
 
     Raises:
       ArchiveError: If a complete line is not an entry, or its number is not the next one.

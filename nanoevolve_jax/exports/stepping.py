@@ -52,7 +52,14 @@ Optimizer = Callable[[Step], tuple[Matrices, State]]
 
 
 def load_module(source: str) -> types.ModuleType:
-    """Executes the text of an exported file and returns the resulting module."""
+    """Executes the text of an exported file.
+
+    Args:
+      source: Text of the file.
+
+    Returns:
+      Module that the file defines.
+    """
     module = types.ModuleType("exported_policy")
     exec(compile(source, "exported_policy", "exec"), module.__dict__)
     return module

@@ -140,12 +140,28 @@ OPERATORS: dict[str, Operator] = {
 
 
 def changed_fields(parent: OptimizerSpec, child: OptimizerSpec) -> list[str]:
-    """Returns the paths at which two specs differ."""
+    """Returns the paths of the fields in which two specs differ.
+
+    Args:
+      parent: Spec of concrete numbers.
+      child: Spec of concrete numbers.
+
+    Returns:
+      Keys of `FIELDS`, in their order.
+    """
     return [path for path in FIELDS if get_field(parent, path) != get_field(child, path)]
 
 
 def describe_change(parent: OptimizerSpec, child: OptimizerSpec) -> str:
-    """Describes the fields that changed, such as 'decay cautious -> none', separated by '; '."""
+    """Describes the difference between two specs.
+
+    Args:
+      parent: Spec of concrete numbers.
+      child: Spec of concrete numbers.
+
+    Returns:
+      Changes such as 'decay cautious -> none', separated by semicolons; empty for equal specs.
+    """
     return "; ".join(
         f"{path} {field_to_json(path, get_field(parent, path))} -> "
         f"{field_to_json(path, get_field(child, path))}"

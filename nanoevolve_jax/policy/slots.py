@@ -131,7 +131,14 @@ class Slot:
         return list(zip(self.result_names, leaves, strict=True))
 
     def pack(self, results: Iterable[Any]) -> Any:
-        """Arranges flat results in the structure of `outputs`."""
+        """Arranges flat results in the structure of `outputs`.
+
+        Args:
+          results: Arrays, in the order of `results`.
+
+        Returns:
+          Tree of arrays, as the built-in function returns it.
+        """
         remaining = iter(results)
         return _map(lambda leaf: next(remaining), self.outputs)
 

@@ -339,7 +339,12 @@ FIELDS: dict[str, Field] = {
 
 
 def get_field(spec: OptimizerSpec, path: str) -> Any:
-    """Returns the leaf of a spec at a path such as `control.bias`."""
+    """Returns a leaf of a spec.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+      path: Path of the leaf such as `control.bias`, a key of `FIELDS`.
+    """
     node = spec
     for name in path.split("."):
         node = getattr(node, name)
@@ -347,7 +352,13 @@ def get_field(spec: OptimizerSpec, path: str) -> Any:
 
 
 def set_field(spec: OptimizerSpec, path: str, value: Any) -> OptimizerSpec:
-    """Returns a copy of a spec with another value at a path such as `control.bias`."""
+    """Returns a copy of a spec with another value of a leaf.
+
+    Args:
+      spec: Policy of numbers or traced scalars.
+      path: Path of the leaf such as `control.bias`, a key of `FIELDS`.
+      value: New value; a number or a traced scalar.
+    """
     name, _, rest = path.partition(".")
     if rest:
         value = set_field(getattr(spec, name), rest, value)

@@ -123,7 +123,11 @@ def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExt
 
 
 def scale_by_update_multiplier() -> optax.GradientTransformationExtraArgs:
-    """Scales updates by the actuator `update_multiplier`."""
+    """Scales updates by the actuator `update_multiplier`.
+
+    Returns:
+      A transform whose `update` takes `actuators` as an extra argument.
+    """
 
     def update(updates, params, *, actuators, **extra_args):
         del params, extra_args
@@ -194,7 +198,11 @@ def add_decay(spec: OptimizerSpec, weight_decay: Any) -> optax.GradientTransform
 
 
 def scale_by_aspect() -> optax.GradientTransformationExtraArgs:
-    """Scales updates, including weight decay, by NanoChat's `sqrt(max(1, outputs / inputs))`."""
+    """Scales updates, including weight decay, by NanoChat's `sqrt(max(1, outputs / inputs))`.
+
+    Returns:
+      A transform for matrices of shape [..., inputs, outputs].
+    """
 
     def update(updates, params, **extra_args):
         del params, extra_args
