@@ -53,7 +53,9 @@ def transfer(study: Study, arms: Arms, cheaper_pairs: int) -> TransferResult:
 
 
 def run_cells(study: Study, arms: Arms) -> dict[str, Cell]:
-    """Trains both arms with half and twice the learning rate and the horizon (level 4).
+    """Trains both arms at other learning rates and horizons, for level 4.
+
+    The learning rate and the horizon are each halved and doubled, separately.
 
     Args:
       study: Resources of the confirmation.
