@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
-from nanoevolve_jax.configs.base import SETTINGS
 from rich.table import Table
 
 from benchmarks import options
+from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.evidence.comparison import search_lr
 from nanoevolve_jax.evidence.confirmation import (
     CONTINUE,

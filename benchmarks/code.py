@@ -17,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, logging
-from nanoevolve_jax.model import gpt
-from nanoevolve_jax.model.loss import mean_loss
 
 from benchmarks import options
 from benchmarks.optimizer import BASELINE as BUILT_IN
@@ -28,6 +26,8 @@ from nanoevolve_jax.codegen.sandbox import certify, runner
 from nanoevolve_jax.execution.cost import matrix_shapes
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate, Task
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.slots import SLOTS, built_in_source
 from nanoevolve_jax.terminal.console import Console

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import app
-from nanoevolve_jax.configs.base import SETTINGS
 
+from nanoevolve_jax.configs.base import SETTINGS
 from nanoevolve_jax.policy import spec
 
 DOCS, RESULTS = Path("docs"), Path("results")

@@ -23,8 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, logging
-from nanoevolve_jax.model import gpt
-from nanoevolve_jax.model.loss import mean_loss
 from optax import contrib
 from rich.table import Table
 
@@ -37,6 +35,8 @@ from nanoevolve_jax.execution.population import stack_candidates
 from nanoevolve_jax.execution.schedules import nanochat_labels
 from nanoevolve_jax.execution.settings import make_baseline, make_recipe, make_task
 from nanoevolve_jax.execution.train import Candidate, Task
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss
 from nanoevolve_jax.policy.spec import set_field
 from nanoevolve_jax.policy.transform import MATRIX
 from nanoevolve_jax.terminal.console import Console

@@ -6,9 +6,9 @@ from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict
+
 from nanoevolve_jax.configs import screen
 from nanoevolve_jax.configs.base import SETTINGS
-
 from nanoevolve_jax.errors import must
 
 CACHE = flags.DEFINE_string("cache", "cache", "folder of packed rows")

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import app, logging
-from nanoevolve_jax.configs.screen import get_config
-from nanoevolve_jax.data.rows import build_rows
 from rich.table import Table
 
 from benchmarks import options
 from benchmarks.recipe import RECIPE
+from nanoevolve_jax.configs.screen import get_config
+from nanoevolve_jax.data.rows import build_rows
 from nanoevolve_jax.execution.job import Job
 from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.settings import make_recipe

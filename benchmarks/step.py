@@ -18,8 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
-from nanoevolve_jax.model import gpt
-from nanoevolve_jax.model.loss import mean_loss
 from rich.table import Table
 
 from benchmarks import options
@@ -28,6 +26,8 @@ from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.cost import step_flops
 from nanoevolve_jax.execution.machine import visible_cores
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.model import gpt
+from nanoevolve_jax.model.loss import mean_loss
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, OptimizerSpec
 from nanoevolve_jax.terminal.console import Console
 

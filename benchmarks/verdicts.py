@@ -34,14 +34,14 @@ import jax
 import numpy as np
 from absl import app, logging
 from ml_collections import ConfigDict
-from nanoevolve_jax.configs import confirm as confirm_config
-from nanoevolve_jax.configs.screen import get_config
-from nanoevolve_jax.data.rows import Rows
 from rich.table import Table
 
 from benchmarks import options
 from benchmarks.recipe import RECIPE
 from nanoevolve_jax import calibrate, confirm, search, site
+from nanoevolve_jax.configs import confirm as confirm_config
+from nanoevolve_jax.configs.screen import get_config
+from nanoevolve_jax.data.rows import Rows
 from nanoevolve_jax.evidence import card as cards
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration

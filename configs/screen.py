@@ -7,7 +7,6 @@ minutes. `:d4` (width 256) and `:d12` (NanoChat's own d12) want a GPU and a web 
 """
 
 from nanoevolve_jax.configs import base
-
 from nanoevolve_jax.errors import UserError, must
 
 

@@ -3,8 +3,8 @@
 import functools
 
 import numpy as np
-from nanoevolve_jax.data import CorpusError
 
+from nanoevolve_jax.data import CorpusError
 from nanoevolve_jax.errors import must
 
 

@@ -10,7 +10,6 @@ from nanoevolve_jax.data import CorpusError, Progress, hub
 from nanoevolve_jax.data.files import expanded, sha256_file
 from nanoevolve_jax.data.shards import list_shards, read_documents
 from nanoevolve_jax.data.stdlib import docstring_documents, stdlib_documents
-
 from nanoevolve_jax.errors import must
 
 __all__ = ["SOURCES", "Corpus", "CorpusError", "Progress", "load_corpus"]

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanoevolve_jax.data import CorpusError
-
 from nanoevolve_jax.errors import must
 
 CORPORA = "corpora"  # folder in the cache with the path of each text, named by its fingerprint

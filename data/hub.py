@@ -17,9 +17,9 @@ from pathlib import Path
 
 from huggingface_hub import get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
+
 from nanoevolve_jax.data import CorpusError, Progress
 from nanoevolve_jax.data.files import locked, sha256_file, write_atomically
-
 from nanoevolve_jax.errors import must
 
 _TIMEOUT_SECONDS = 30

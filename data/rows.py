@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
 from nanoevolve_jax.data import CorpusError, Progress, TooLittleTextError
 from nanoevolve_jax.data.batches import batch, batches, check_horizon
 from nanoevolve_jax.data.corpus import Corpus, load_corpus
@@ -25,7 +26,6 @@ from nanoevolve_jax.data.files import (
     write_atomically,
 )
 from nanoevolve_jax.data.tokenizer import Tokenizer, check_vocab_size, train_tokenizer
-
 from nanoevolve_jax.errors import must
 
 __all__ = ["Rows", "batch", "batches", "build_rows", "check_horizon", "pack"]

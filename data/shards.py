@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from nanoevolve_jax.data import CorpusError
 
+from nanoevolve_jax.data import CorpusError
 from nanoevolve_jax.errors import must
 
 COLUMN = "text"

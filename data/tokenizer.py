@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import rustbpe
 import tiktoken
+
 from nanoevolve_jax.data import CorpusError, Progress, TooLittleTextError
 from nanoevolve_jax.data.files import write_atomically
-
 from nanoevolve_jax.errors import must
 
 PATTERN = (

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
 from nanoevolve_jax.model import attention
 from nanoevolve_jax.model.config import SMEAR_CHANNELS, VE_GATE_CHANNELS, GPTConfig
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from nanoevolve_jax.model.config import GPTConfig
-from nanoevolve_jax.model.gpt import init_params
 
 from nanoevolve_jax.errors import must
+from nanoevolve_jax.model.config import GPTConfig
+from nanoevolve_jax.model.gpt import init_params
 
 
 class Place(NamedTuple):

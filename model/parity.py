@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from absl import app, flags, logging
-from nanoevolve_jax.model import gpt, loss, nanochat, parity_optimizer
-from nanoevolve_jax.model.reference import BadReference, Check, Reference, within, worst
 from rich.table import Table
 
+from nanoevolve_jax.model import gpt, loss, nanochat, parity_optimizer
+from nanoevolve_jax.model.reference import BadReference, Check, Reference, within, worst
 from nanoevolve_jax.terminal.console import Console, plain
 
 _REFERENCE = flags.DEFINE_multi_string("reference", [], "npz file of reference figures; repeatable")

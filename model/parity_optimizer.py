@@ -11,9 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from nanoevolve_jax.model import gpt, nanochat
-from nanoevolve_jax.model.loss import mean_loss
-from nanoevolve_jax.model.reference import BadReference, Check, Reference, within, worst
 
 from nanoevolve_jax.execution.schedules import (
     Recipe,
@@ -24,6 +21,9 @@ from nanoevolve_jax.execution.schedules import (
     nanochat_labels,
     nanochat_optimizer,
 )
+from nanoevolve_jax.model import gpt, nanochat
+from nanoevolve_jax.model.loss import mean_loss
+from nanoevolve_jax.model.reference import BadReference, Check, Reference, within, worst
 from nanoevolve_jax.policy.spec import NANOCHAT, OptimizerSpec
 from nanoevolve_jax.policy.transform import MATRIX, AdamWGroup, adamw, evolved_muon
 

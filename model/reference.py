@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from nanoevolve_jax.model import nanochat
-from nanoevolve_jax.model.config import GPTConfig
 
 from nanoevolve_jax.errors import must
+from nanoevolve_jax.model import nanochat
+from nanoevolve_jax.model.config import GPTConfig
 
 SEED = 1  # seed of all parameters in the reference files
 STRIDE = 17  # prime, so a sample covers every column of a matrix

@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from nanoevolve_jax.configs import screen
 
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.evidence import trial
 from nanoevolve_jax.evidence.calibration_file import Calibration
 from nanoevolve_jax.evidence.card import Origin, make_card

@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
-from nanoevolve_jax.configs import screen
 from records import make_record
 
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.policy.spec import ANNEALING, Actuators, Sensors
 from nanoevolve_jax.reporting.history import History

@@ -9,10 +9,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nanoevolve_jax.configs import base
 from records import make_dead, make_record
 from specs import specs
 
+from nanoevolve_jax.configs import base
 from nanoevolve_jax.evidence import trajectories
 from nanoevolve_jax.evolution import archive
 from nanoevolve_jax.evolution.archive import ArchiveError, Record

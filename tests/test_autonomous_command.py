@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 from certified_code import entry
-from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_record
 from scripted_mutator import profile
 
@@ -13,6 +12,7 @@ from nanoevolve_jax.codegen import autonomous
 from nanoevolve_jax.codegen.campaign import setup
 from nanoevolve_jax.codegen.campaign.state import State, Status
 from nanoevolve_jax.codegen.mutators.providers import ProviderError
+from nanoevolve_jax.configs import codegen as codegen_config
 from nanoevolve_jax.evolution import proposals
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.evolution.campaign import ARCHIVE

@@ -12,10 +12,10 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from nanoevolve_jax.configs import screen
 from records import make_record
 from test_search import SETTINGS, write_corpus
 
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.sealed import write_sealed
 from nanoevolve_jax.evolution import archive

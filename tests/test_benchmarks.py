@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from nanoevolve_jax.configs import screen
 from test_search import write_corpus
 
 from benchmarks import document, optimizer
 from benchmarks.search import Parts
 from benchmarks.timing import interleaved, ratio
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.execution.settings import make_task
 
 TINY = "model.n_layer=1,model.n_embd=24,model.sequence_len=16,data.vocab_size=300"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from benches import AGREES, arm, card_of, make_bench, make_trial
 from markdown_it import MarkdownIt
-from nanoevolve_jax.configs import replay as replay_config
-from nanoevolve_jax.configs.base import get_config
 
 from nanoevolve_jax import replay
+from nanoevolve_jax.configs import replay as replay_config
+from nanoevolve_jax.configs.base import get_config
 from nanoevolve_jax.evidence import levels, trial
 from nanoevolve_jax.evidence.card import KIND, read_card
 from nanoevolve_jax.evidence.errors import EvidenceError

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from nanoevolve_jax.configs import screen
 
 from nanoevolve_jax.codegen import validate as command
 from nanoevolve_jax.codegen.sandbox import certify, runner
 from nanoevolve_jax.codegen.sandbox.runner import Limits
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.policy.certified import Code
 from nanoevolve_jax.policy.sensors import gate_value
 from nanoevolve_jax.policy.slots import SLOTS, built_in_source, control_of

@@ -8,10 +8,10 @@ import tomllib
 from importlib import metadata
 
 import pytest
-from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
 import nanoevolve_jax
 from nanoevolve_jax.cli import COMMANDS
+from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
 SCREEN = 24
 

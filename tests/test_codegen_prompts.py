@@ -6,7 +6,6 @@ import re
 import pytest
 from certified_code import BLEND, certify, entry, write_campaign
 from histories import make_columns, save
-from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_dead, make_record
 
 from nanoevolve_jax.codegen.campaign import questions
@@ -23,6 +22,7 @@ from nanoevolve_jax.codegen.mutators.prompts import (
     quoted,
 )
 from nanoevolve_jax.codegen.validation.vocabulary import BUILTINS, MODULES
+from nanoevolve_jax.configs import codegen as codegen_config
 from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.policy.slots import SCOPES, SLOTS, built_in_source
 

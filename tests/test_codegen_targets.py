@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from certified_code import entry
-from nanoevolve_jax.configs import codegen as codegen_config
 from records import make_dead, make_record
 
 from nanoevolve_jax.codegen.campaign.state import State, draw_target
+from nanoevolve_jax.configs import codegen as codegen_config
 
 ISLANDS, EVERY, KNOWN = 3, 4, 24
 

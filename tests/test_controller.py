@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import training
 from benches import FormulaRuns
-from nanoevolve_jax.configs import codegen as codegen_config
 
 from nanoevolve_jax.codegen.campaign import proposal, questions
 from nanoevolve_jax.codegen.campaign.controller import OUTAGE, Controller, Plan
@@ -25,6 +24,7 @@ from nanoevolve_jax.codegen.mutators.calls import Answer
 from nanoevolve_jax.codegen.sandbox.certify import Verdict
 from nanoevolve_jax.codegen.validation import language
 from nanoevolve_jax.codegen.validation.refusals import Refused
+from nanoevolve_jax.configs import codegen as codegen_config
 from nanoevolve_jax.evidence.score import Scale
 from nanoevolve_jax.evolution import archive, proposals
 from nanoevolve_jax.evolution.archive import ArchiveError

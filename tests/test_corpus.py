@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nanoevolve_jax.data.corpus import CorpusError, load_corpus
 from nanoevolve_jax.data.rows import build_rows
 from nanoevolve_jax.data.stdlib import (

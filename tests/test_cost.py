@@ -5,13 +5,13 @@ import functools
 import jax
 import numpy as np
 import pytest
-from nanoevolve_jax.model.gpt import GPTConfig, init_params
 from specs import random_spec
 
 from nanoevolve_jax.execution import cost
 from nanoevolve_jax.execution.cost import lowered_flops, optimizer_step, step_flops, structure
 from nanoevolve_jax.execution.train import Task
 from nanoevolve_jax.execution.uncounted import WEIGHTS
+from nanoevolve_jax.model.gpt import GPTConfig, init_params
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.spec import (
     ANNEALING,

@@ -18,8 +18,6 @@ from histories import family, write_folder
 from jax import export
 from ml_collections import ConfigDict
 from msgspec.structs import replace
-from nanoevolve_jax.configs.base import SETTINGS as FIELDS
-from nanoevolve_jax.data import CorpusError, files
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, site
@@ -27,6 +25,8 @@ from nanoevolve_jax.codegen import trace
 from nanoevolve_jax.codegen.deploy import deployment
 from nanoevolve_jax.codegen.deployment import folder, registry, remote
 from nanoevolve_jax.codegen.deployment.folder import Submission, make_folder, portable, read_folder
+from nanoevolve_jax.configs.base import SETTINGS as FIELDS
+from nanoevolve_jax.data import CorpusError, files
 from nanoevolve_jax.evidence.comparison import Arm, Bench, shared_seeds
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.sealed import FORMAT, seal_of, write_sealed

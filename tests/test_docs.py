@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 
 from nanoevolve_jax.cli import COMMANDS
+from nanoevolve_jax.configs.base import CONFIRM_SETTINGS, SETTINGS
 from nanoevolve_jax.execution.settings import is_valid
 
 ROOT = Path(__file__).parent.parent

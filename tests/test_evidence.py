@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from events import read_events
 from ml_collections import ConfigDict
-from nanoevolve_jax.configs import confirm as confirm_config
-from nanoevolve_jax.configs import replay as replay_config
-from nanoevolve_jax.configs.base import SETTINGS, get_config
 from test_search import SETTINGS as SEARCH
 from test_search import make_config, write_corpus
 
 from nanoevolve_jax import calibrate, confirm, replay, search, site
+from nanoevolve_jax.configs import confirm as confirm_config
+from nanoevolve_jax.configs import replay as replay_config
+from nanoevolve_jax.configs.base import SETTINGS, get_config
 from nanoevolve_jax.evidence import confirmation, eligibility, trial
 from nanoevolve_jax.evidence.calibration_file import load_calibration
 from nanoevolve_jax.evidence.comparison import LR_FACTORS

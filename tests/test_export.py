@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from nanoevolve_jax.model.parity_optimizer import FLIPS, STEP_GATE
-from nanoevolve_jax.model.reference import Reference
 from records import make_record
 from specs import EVERYTHING, wandered_spec
 
@@ -23,6 +21,8 @@ from nanoevolve_jax.exports.forms import FORMS, export
 from nanoevolve_jax.exports.origin import Compared, Origin, in_sentences, to_document
 from nanoevolve_jax.exports.source import FRAMEWORKS, module_name, source_of
 from nanoevolve_jax.exports.stepping import load_module
+from nanoevolve_jax.model.parity_optimizer import FLIPS, STEP_GATE
+from nanoevolve_jax.model.reference import Reference
 from nanoevolve_jax.policy.spec import ANNEALING, NANOCHAT, TRUST_RATIO, set_field
 from nanoevolve_jax.policy.spec_json import load_spec
 from nanoevolve_jax.reporting.policies import find_policy

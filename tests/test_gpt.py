@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from nanoevolve_jax.model import attention, gpt, loss, nanochat
 from nanoevolve_jax.model.gpt import GPTConfig
 from nanoevolve_jax.model.reference import Reference, drawn_params

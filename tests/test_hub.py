@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from nanoevolve_jax.data import hub
 from nanoevolve_jax.data.corpus import CorpusError, load_corpus
 from nanoevolve_jax.data.rows import build_rows

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from certified_code import BLEND, certify, write_campaign
 from mutations_of_json import REMOVED, TEXTS, VALUES, is_plain, mutated, paths, to_text
-from nanoevolve_jax.configs.confirm import get_config
 
 from nanoevolve_jax.codegen import ensemble
 from nanoevolve_jax.codegen.mutators import providers
 from nanoevolve_jax.codegen.mutators.calls import ANSWER, Answer
+from nanoevolve_jax.configs.confirm import get_config
 from nanoevolve_jax.errors import UserError
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.ledger import open_ledger

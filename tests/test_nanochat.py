@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nanoevolve_jax.model import nanochat, parity, parity_optimizer
 from nanoevolve_jax.model.gpt import GPTConfig, init_params
 from nanoevolve_jax.model.reference import BadReference, Reference, drawn_params, write_cut
-
 from nanoevolve_jax.policy.spec import NANOCHAT
 from nanoevolve_jax.terminal.console import Console
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nanoevolve_jax.configs import screen
 from test_search import assert_one_line, flags_of, start
 
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.evidence.work import MAIN, Call, Group, call, total_runs, total_steps
 from nanoevolve_jax.evolution import promotion
 from nanoevolve_jax.evolution.plan import (

@@ -5,6 +5,7 @@ import pwd
 
 import jax
 import pytest
+
 from nanoevolve_jax.configs import screen
 from nanoevolve_jax.configs.base import (
     CONFIRM_SETTINGS,
@@ -14,7 +15,6 @@ from nanoevolve_jax.configs.base import (
     get_config,
 )
 from nanoevolve_jax.data import files
-
 from nanoevolve_jax.execution.machine import keep_programs
 from nanoevolve_jax.execution.settings import ConfigError, corpus_here, flat, received
 

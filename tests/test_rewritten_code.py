@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from certified_code import BLEND, SOURCES, certify, code_of, write_campaign
 from histories import family, make_columns, save, write_folder
-from nanoevolve_jax.configs import replay as replay_config
-from nanoevolve_jax.configs import screen
 from test_search import SETTINGS, make_config, write_corpus
 
 from nanoevolve_jax import compare, replay, site
 from nanoevolve_jax.codegen.sandbox.certify import matrices_of
+from nanoevolve_jax.configs import replay as replay_config
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.evidence import page as card_page
 from nanoevolve_jax.evidence.card import KIND
 from nanoevolve_jax.evidence.comparison import Arm

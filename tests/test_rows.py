@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nanoevolve_jax.data.corpus import CorpusError, load_corpus
 from nanoevolve_jax.data.rows import batch, batches, build_rows, check_horizon, pack
 from nanoevolve_jax.data.tokenizer import Tokenizer

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from nanoevolve_jax.configs import screen
 
 from nanoevolve_jax import search as command
 from nanoevolve_jax import site
+from nanoevolve_jax.configs import screen
 from nanoevolve_jax.evolution.archive import ArchiveError
 from nanoevolve_jax.execution.engine import LocalEngine
 from nanoevolve_jax.execution.measurements import PROGRAMS

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nanoevolve_jax.configs import base, screen
 from nanoevolve_jax.configs.base import SETTINGS
-
 from nanoevolve_jax.execution import schedules
 from nanoevolve_jax.execution.schedules import Recipe, scale_recipe
 from nanoevolve_jax.execution.settings import ConfigError, get_setting, make_recipe, validate

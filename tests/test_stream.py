@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from nanoevolve_jax.data.batches import batch
 from training import BATCH, LENGTH, VOCAB, candidate
 
+from nanoevolve_jax.data.batches import batch
 from nanoevolve_jax.execution.job import (
     BATCH_SIZE,
     CORPUS_SWITCH,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nanoevolve_jax.data import tokenizer as module
 from nanoevolve_jax.data.corpus import CorpusError, load_corpus
 from nanoevolve_jax.data.tokenizer import (

@@ -7,10 +7,10 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nanoevolve_jax.configs import base
 from records import make_dead, make_record
 from specs import flat
 
+from nanoevolve_jax.configs import base
 from nanoevolve_jax.evolution import tournament
 from nanoevolve_jax.policy.canonical import canonical
 from nanoevolve_jax.policy.mutations import OPERATORS

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from nanoevolve_jax.configs import base
 
+from nanoevolve_jax.configs import base
 from nanoevolve_jax.evidence.calibration import dimensions, recipe_of
 from nanoevolve_jax.evidence.errors import EvidenceError
 from nanoevolve_jax.evidence.tuning import (

@@ -2,12 +2,12 @@
 
 import jax
 import numpy as np
-from nanoevolve_jax.model.gpt import GPTConfig
 
 from nanoevolve_jax.execution import population, train
 from nanoevolve_jax.execution.engine import LocalEngine, validation_sets
 from nanoevolve_jax.execution.job import Stream
 from nanoevolve_jax.execution.schedules import Recipe
+from nanoevolve_jax.model.gpt import GPTConfig
 from nanoevolve_jax.policy.spec import NANOCHAT
 
 VOCAB, LENGTH, BATCH = 64, 16, 4

@@ -129,8 +129,7 @@ def require_text(card: Mapping[str, Any], facts: Facts, path: Path) -> None:
     for name, fingerprint in (("corpus", facts.corpus), ("tokenizer", facts.tokenizer)):
         if (before := card["fingerprints"].get(name)) != fingerprint:
             raise EvidenceError(
-                f"{name} must be {before}, with which {path} was made with {name}, "
-                f"got {fingerprint}"
+                f"the {name} must have fingerprint {before}, as for {path}, got {fingerprint}"
             )
 
 

@@ -194,13 +194,13 @@ def _not_private(path: Path) -> str | None:
     """Creates a folder unless it exists, and returns the reason to reject it, or None."""
     try:
         private_folder(path)
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError as error:
         return f"{path} cannot be used ({error.strerror})"
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         return f"{path} must be a folder, not a link"
-    if found.st_uid != os.geteuid():
-        return f"{path} must belong to user {os.geteuid()}, not {found.st_uid}"
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{path} must not be writable by others, got mode {stat.S_IMODE(found.st_mode):o}"
+    if status.st_uid != os.geteuid():
+        return f"{path} must belong to user {os.geteuid()}, not {status.st_uid}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"{path} must not be writable by others, got mode {stat.S_IMODE(status.st_mode):o}"
     return None

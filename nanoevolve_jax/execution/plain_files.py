@@ -180,7 +180,7 @@ _KINDS = {
 
 def _unlike(wanted: str, path: Path) -> FileError:
     status = os.lstat(path)
-    found = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
     if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-        found = f"one with {status.st_nlink} (hard links)"
-    return FileError(f"{path} must be a {wanted}, got {found}")
+        kind = f"one with {status.st_nlink} (hard links)"
+    return FileError(f"{path} must be a {wanted}, got {kind}")

@@ -254,8 +254,8 @@ class Pool(contextlib.AbstractContextManager):
         if isinstance(facts, Facts) and self._facts is None:
             self._facts = facts
         if isinstance(facts, Facts):
-            found = differences(self._facts._asdict(), facts._asdict())
-            reason = "; ".join(f"its {difference}" for difference in found)
+            changed = differences(self._facts._asdict(), facts._asdict())
+            reason = "; ".join(f"its {difference}" for difference in changed)
         else:
             reason = facts.reason
         member.joined, member.refused = not reason, bool(reason)

@@ -421,9 +421,9 @@ def presets_on(baseline: OptimizerSpec) -> dict[str, OptimizerSpec]:
         return dict(PRESETS)
     beta = baseline.second_moment_beta
     tuned = {"momentum": baseline.momentum, "second_moment_beta": beta}
-    found = {name: spec._replace(**tuned) for name, spec in PRESETS.items()}
+    presets = {name: spec._replace(**tuned) for name, spec in PRESETS.items()}
     longer = min(1.0 - (1.0 - beta) / 2.0, FIELDS["second_moment_beta"].high)
     for pole, value in (("aggressive", beta), ("conservative", longer)):
         path = f"control.{pole}.second_moment_beta"
-        found = {name: set_field(spec, path, value) for name, spec in found.items()}
-    return found
+        presets = {name: set_field(spec, path, value) for name, spec in presets.items()}
+    return presets
