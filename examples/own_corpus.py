@@ -53,7 +53,13 @@ def write_corpus(files: list[Path], folder: Path) -> tuple[int, int]:
         piece
         for file in files
         for paragraph in file.read_text(encoding="utf-8").split("\n\n")
-        for piece in textwrap.wrap(paragraph, _PIECE, replace_whitespace=False)
+        for piece in textwrap.wrap(
+            paragraph,
+            _PIECE,
+            replace_whitespace=False,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     ]
     validation = pieces[::_VALIDATION]
     training = [piece for i, piece in enumerate(pieces) if i % _VALIDATION]

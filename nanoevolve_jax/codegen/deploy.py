@@ -126,7 +126,8 @@ def deploy(config: ConfigDict, names: Sequence[str]) -> None:
         command.fail("candidates must be given: DIR:ID, presets or JSON files")
     deployments = [deployment(name, config) for name in names]  # checks all before any is sent
     runs = [job for d in deployments for own in d.submission.arms.values() for job in own]
-    recertify.require_validated((job.candidate.code for job in runs), config.codegen.isolation)
+    codes = [code for job in runs if (code := job.candidate.code)]
+    recertify.require_validated(codes, config.codegen.isolation)
     for each in deployments:
         streams.print_line(f"{each.name}: {_send(each, address, cache)}")
     streams.print_line("`trace JOB` in place of `deploy` follows a job; `status` lists all jobs")
