@@ -409,7 +409,7 @@ def test_a_text_that_is_a_folder_is_found_by_its_fingerprint_or_named(
     other = shutil.copytree(workshop / "corpus", tmp_path / "other")
     shutil.copy(other / "shard_00001.parquet", other / "shard_00002.parquet")
     settings.data.corpus = f"parquet:{other}"
-    with pytest.raises(EvidenceError, match="made with corpus"):
+    with pytest.raises(EvidenceError, match="the corpus must have fingerprint"):
         replayed(workshop, path, settings=settings)
     for corpus in (f"parquet:{shutil.copytree(workshop / 'corpus', tmp_path / 'corpus')}", "same"):
         settings.data.corpus = corpus

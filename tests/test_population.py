@@ -109,7 +109,7 @@ def test_no_spec_recipe_seed_or_horizon_compiles_a_program_twice():
             segment=5,
         )
     assert measurements.compilations() == before
-    assert before["train_segment"] >= 1
+    assert before["train_segment"] + before["cache_hits"] >= 1
 
 
 def test_a_restored_state_goes_on_bitwise_and_compiles_nothing(tmp_path):
