@@ -260,6 +260,7 @@ def test_the_folder_of_a_policy_does_not_choose_the_walls_around_its_file(
     assert isolations == ["required", "available"]
 
 
+@pytest.mark.usefixtures("walls")
 def test_the_command_exports_a_candidate_with_code(folder, tmp_path):
     for name in ("p0000", "p0000m1"):  # the mutant has its parent's code
         out = tmp_path / f"{name}.py"
@@ -273,6 +274,7 @@ def test_the_command_exports_a_candidate_with_code(folder, tmp_path):
     assert state.nu["w"].shape == (3, 1, 7)
 
 
+@pytest.mark.usefixtures("walls")
 def test_json_has_the_sources_and_cannot_be_taken_for_a_spec(folder, tmp_path):
     out = tmp_path / "p0000.json"
     done = exported("p0000", "json", folder, out)
@@ -292,6 +294,7 @@ def test_a_candidate_of_a_run_folder_is_no_policy_of_the_library(folder):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("walls")
 def test_the_command_line_refuses_torch_with_code_2(folder, shell, tmp_path):
     done = shell("export", "p0000", "--to=torch", f"--workdir={folder}", folder=tmp_path)
     assert done.code == 2 and done.errors.count("\n") == 1 and not done.output
