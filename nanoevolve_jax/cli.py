@@ -13,21 +13,21 @@ from nanoevolve_jax.terminal import streams
 
 PROGRAM = "nanoevolve"
 COMMANDS = {
-    "search": "evolve optimizer policies, and promote one of them",
+    "search": "evolve optimizer policies and promote the best one",
     "calibrate": "measure the noise, tune the baseline, test the evaluator",
     "confirm": "test one candidate against the tuned baseline",
     "replay": "train pairs of a confirmation again and compare",
     "report": "write a run folder as one HTML page",
-    "show": "the best, the front, a candidate's lineage and spec",
+    "show": "print the best candidates, the front or one candidate",
     "compare": "train given specs side by side on the same seeds",
-    "export": "a spec as code for optax or torch, or as JSON",
+    "export": "write a policy as code for optax or torch, or as JSON",
     "codegen.autonomous": "let language models rewrite parts of the optimizer",
-    "codegen.propose": "ask one model for one rewriting",
-    "codegen.validate": "prove a rewritten function harmless, in a jail",
-    "codegen.ensemble": "the models that can be asked, and what each was worth",
+    "codegen.propose": "request one rewritten function from a language model",
+    "codegen.validate": "validate a rewritten function in the sandbox",
+    "codegen.ensemble": "list the configured models and the results of their code",
     "codegen.deploy": "train candidates as jobs of a Ray cluster",
-    "codegen.trace": "follow such a job, and fetch its result",
-    "codegen.status": "list such jobs",
+    "codegen.trace": "follow a job and fetch its result",
+    "codegen.status": "list the jobs that were sent",
 }
 _HELP = ("-h", "--help", "--helpshort", "--helpfull")
 _BAD_INPUT = 2
