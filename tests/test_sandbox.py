@@ -155,7 +155,7 @@ def test_a_crash_has_the_signal_in_its_code(attack, either):
 
 
 def test_incomplete_walls_are_refused_unless_accepted():
-    with pytest.raises(IsolationError, match=r"must be available .*without .*files out of sight"):
+    with pytest.raises(IsolationError, match=r"must be available .*lacks .*files out of sight"):
         runner.isolation("required", LIMITS)
     accepted = runner.isolation("available", LIMITS)
     assert accepted.refusal is None

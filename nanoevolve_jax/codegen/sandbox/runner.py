@@ -22,7 +22,7 @@ from nanoevolve_jax.execution.settings import ConfigError
 
 REQUIRED, AVAILABLE = "required", "available"
 SETTINGS = (REQUIRED, AVAILABLE)
-"""Values of `config.codegen.isolation`: every wall must exist, or those of this machine suffice."""
+"""Values of `config.codegen.isolation`: all protections, or those that this machine has."""
 BUBBLEWRAP, LIMITS = "bubblewrap", "limits only"
 """Means of isolation, the best first. Limits alone hide nothing."""
 
@@ -69,8 +69,9 @@ class Isolation(NamedTuple):
         if self.accepted or not self.missing:
             return None
         return (
-            f"config.codegen.isolation must be {AVAILABLE} to run code with {self.means!r} and "
-            f"without {', '.join(self.missing)}, or install bubblewrap and allow user namespaces"
+            f"config.codegen.isolation must be {AVAILABLE} on this machine, which lacks these "
+            f"protections: {', '.join(self.missing)}. Install bubblewrap and allow user "
+            "namespaces to get them"
         )
 
     def in_words(self) -> str:
